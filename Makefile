@@ -1,0 +1,36 @@
+# make demo   trains mGradNet-C on a 2-D convex field and shows the result
+# make test   runs the whole suite
+# Both set up everything in .venv first; they need Python 3.10 to 3.13 and a C++17 compiler.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt
+
+.PHONY: demo test lint table-2d clean
+
+demo: $(VENV)/.installed
+	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 100 --out runs/demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(filter-out %_gen.h,$(wildcard csrc/*.h csrc/*.cpp))
+	$(BIN)/python -m gradnets_fast.activations.codegen --check
+
+table-2d: $(VENV)/.installed
+	$(BIN)/python -m bench.published_2d
+
+$(VENV)/.installed: $(SOURCES)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 13) and f"make: PYTHON: expected Python 3.10 to 3.13, got {v[0]}.{v[1]}; run make PYTHON=/path/to/python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) lacks venv; on Debian: apt-get install python3-venv python3-dev" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,triton]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info gradnets_fast/_C*.so runs

@@ -1,0 +1,107 @@
+// The one matrix product: C[m, n] (+)= A[m, k]·B[k, n], A read through run-time strides (so that it may be a
+// transpose), B packed into panels of kPanel columns.  Every sum over k runs in ascending order, for every tile size
+// and thread count.
+
+template <class T> struct Tile {
+    static constexpr int lanes = Simd<T>::lanes;
+    static constexpr int rows = GRADNETS_TILE_ROWS;
+    static constexpr int vectors = GRADNETS_TILE_VECTORS;
+    static constexpr int panel = vectors * lanes;
+};
+
+inline int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+inline int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+inline int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+// dst[panel][k][kPanel] from src(k, n) = src[k·row_stride + n·column_stride]; columns past n become 0.
+template <class T>
+inline void pack_panels(const T *src, int64_t k, int64_t n, int64_t row_stride, int64_t column_stride, T *dst) {
+    constexpr int panel = Tile<T>::panel;
+    for (int64_t j0 = 0; j0 < n; j0 += panel, dst += k * panel) {
+        const int64_t valid = smaller(panel, n - j0);
+        for (int64_t p = 0; p < k; ++p) {
+            const T *row = src + p * row_stride + j0 * column_stride;
+            T *to = dst + p * panel;
+            for (int64_t j = 0; j < valid; ++j)
+                to[j] = row[j * column_stride];
+            for (int64_t j = valid; j < panel; ++j)
+                to[j] = 0;
+        }
+    }
+}
+
+// Unrolled over the accumulators: an accumulator array indexed in a loop would live in memory.
+template <class T, int rows>
+inline void multiply_tile(int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c, int64_t c_row,
+                          int64_t valid, bool accumulate) {
+    using V = typename Simd<T>::Vector;
+    constexpr int vectors = Tile<T>::vectors, lanes = Tile<T>::lanes, panel = Tile<T>::panel;
+    V sum[rows][vectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j)
+            sum[i][j] = V{};
+    for (int64_t p = 0; p < k; ++p, a += a_column, b += panel) {
+        V right[vectors];
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j)
+            right[j] = load(b + j * lanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; ++i) {
+            const V left = broadcast<V>(a[i * a_row]);
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; ++j)
+                sum[i][j] += left * right[j];
+        }
+    }
+    if (valid >= panel) {
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; ++j) {
+                T *to = c + i * c_row + j * lanes;
+                store(to, accumulate ? load(to) + sum[i][j] : sum[i][j]);
+            }
+        return;
+    }
+    T spill[rows][panel];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j)
+            store(&spill[i][j * lanes], sum[i][j]);
+    for (int i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < valid; ++j)
+            c[i * c_row + j] = accumulate ? c[i * c_row + j] + spill[i][j] : spill[i][j];
+}
+
+template <class T, int rows = Tile<T>::rows - 1>
+inline void multiply_tail(int64_t remaining, int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c,
+                          int64_t c_row, int64_t valid, bool accumulate) {
+    if constexpr (rows > 0) {
+        if (remaining == rows)
+            multiply_tile<T, rows>(k, a, a_row, a_column, b, c, c_row, valid, accumulate);
+        else
+            multiply_tail<T, rows - 1>(remaining, k, a, a_row, a_column, b, c, c_row, valid, accumulate);
+    }
+}
+
+// C[m, n] (+)= A·B for packed B; columns past n are not written.
+template <class T>
+inline void multiply(int64_t m, int64_t n, int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c,
+                     int64_t c_row, bool accumulate) {
+    constexpr int rows = Tile<T>::rows, panel = Tile<T>::panel;
+    for (int64_t j = 0; j < n; j += panel, b += k * panel) {
+        int64_t i = 0;
+        for (; i + rows <= m; i += rows)
+            multiply_tile<T, rows>(k, a + i * a_row, a_row, a_column, b, c + i * c_row + j, c_row, n - j, accumulate);
+        multiply_tail<T>(m - i, k, a + i * a_row, a_row, a_column, b, c + i * c_row + j, c_row, n - j, accumulate);
+    }
+}

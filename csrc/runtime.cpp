@@ -1,0 +1,104 @@
+// Threads, workspace, and the choice among instruction sets; compiled for the baseline, so that it runs anywhere.
+#include "runtime.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace gradnets {
+
+#define GRADNETS_DECLARE(isa)                                                                                          \
+    namespace isa {                                                                                                    \
+    extern const BasisNames basis_names;                                                                               \
+    extern const Kernels<float> kernels_f32;                                                                           \
+    extern const Kernels<double> kernels_f64;                                                                          \
+    }
+#if defined(__x86_64__)
+GRADNETS_DECLARE(avx512)
+GRADNETS_DECLARE(avx2)
+#endif
+GRADNETS_DECLARE(baseline)
+#undef GRADNETS_DECLARE
+
+namespace {
+
+std::vector<InstructionSet> known_instruction_sets() {
+    std::vector<InstructionSet> sets;
+#if defined(__x86_64__)
+    sets.push_back({"avx512",
+                    [] {
+                        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+                    },
+                    avx512::basis_names, avx512::kernels_f32, avx512::kernels_f64});
+    sets.push_back({"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+                    avx2::basis_names, avx2::kernels_f32, avx2::kernels_f64});
+#endif
+    sets.push_back(
+        {"baseline", [] { return true; }, baseline::basis_names, baseline::kernels_f32, baseline::kernels_f64});
+    return sets;
+}
+
+} // namespace
+
+std::vector<const InstructionSet *> available_instruction_sets() {
+    static const std::vector<InstructionSet> known = known_instruction_sets();
+    std::vector<const InstructionSet *> available;
+    for (const InstructionSet &set : known)
+        if (set.supported())
+            available.push_back(&set);
+    return available;
+}
+
+const InstructionSet &active_instruction_set() {
+    static const InstructionSet *const active = [] {
+        const auto available = available_instruction_sets();
+        const char *wanted = std::getenv("GRADNETS_FAST_CPU_ISA");
+        if (wanted == nullptr || *wanted == '\0')
+            return available.front();
+        std::string names;
+        for (const InstructionSet *set : available) {
+            if (std::strcmp(set->name, wanted) == 0)
+                return set;
+            names += names.empty() ? set->name : std::string(", ") + set->name;
+        }
+        throw std::runtime_error(std::string("GRADNETS_FAST_CPU_ISA: expected one of ") + names +
+                                 " (what this processor has), got " + wanted + "; unset it to take the best");
+    }();
+    return *active;
+}
+
+void parallel_for(int threads, int64_t count, void (*task)(void *, int64_t, int), void *context) {
+#ifdef _OPENMP
+    if (threads > 1 && count > 1) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+        for (int64_t i = 0; i < count; ++i)
+            task(context, i, omp_get_thread_num());
+        return;
+    }
+#endif
+    (void)threads;
+    for (int64_t i = 0; i < count; ++i)
+        task(context, i, 0);
+}
+
+void *workspace_allocate(size_t bytes) {
+    const size_t rounded = (bytes + 63) / 64 * 64;
+    void *memory = std::aligned_alloc(64, rounded == 0 ? 64 : rounded);
+#ifdef GRADNETS_POISON_WORKSPACE
+    // All bits set is a NaN in every floating-point format.
+    if (memory != nullptr)
+        std::memset(memory, 0xff, rounded);
+#endif
+    return memory;
+}
+
+void workspace_free(void *memory) {
+    std::free(memory);
+}
+
+} // namespace gradnets

@@ -1,0 +1,79 @@
+// Vectors of one register, by the compiler's vector extensions.  Included once per instruction set, inside the
+// namespace GRADNETS_ISA with GRADNETS_VECTOR_BYTES set; nothing here may have external linkage shared between
+// instruction sets.
+
+template <class T> struct Simd;
+
+template <> struct Simd<float> {
+    typedef float Vector __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
+    typedef int32_t Integers __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
+    typedef float Unaligned __attribute__((vector_size(GRADNETS_VECTOR_BYTES), aligned(4), may_alias));
+    static constexpr int lanes = GRADNETS_VECTOR_BYTES / 4;
+};
+
+template <> struct Simd<double> {
+    typedef double Vector __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
+    typedef int64_t Integers __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
+    typedef double Unaligned __attribute__((vector_size(GRADNETS_VECTOR_BYTES), aligned(8), may_alias));
+    static constexpr int lanes = GRADNETS_VECTOR_BYTES / 8;
+};
+
+template <class V> struct VectorTraits;
+template <> struct VectorTraits<Simd<float>::Vector> {
+    using Scalar = float;
+};
+template <> struct VectorTraits<Simd<double>::Vector> {
+    using Scalar = double;
+};
+template <class V> using ScalarOf = typename VectorTraits<V>::Scalar;
+
+template <class T> inline typename Simd<T>::Vector load(const T *p) {
+    return *reinterpret_cast<const typename Simd<T>::Unaligned *>(p);
+}
+
+template <class T> inline void store(T *p, typename Simd<T>::Vector v) {
+    *reinterpret_cast<typename Simd<T>::Unaligned *>(p) = v;
+}
+
+// c − 0 rather than 0 + c, which would turn −0 into +0.
+template <class V> inline V broadcast(ScalarOf<V> c) {
+    return c - V{};
+}
+
+// Both follow x < y ? … and so keep a NaN in the first argument.
+template <class V> inline V minimum(V a, V limit) {
+    return a > limit ? limit : a;
+}
+template <class V> inline V maximum(V a, V limit) {
+    return a < limit ? limit : a;
+}
+
+template <class M, class V> inline V select(M mask, V a, V b) {
+    return mask ? a : b;
+}
+
+template <class V> inline V absolute(V a) {
+    using I = typename Simd<ScalarOf<V>>::Integers;
+    const I sign = (I)broadcast<V>(ScalarOf<V>(-0.0));
+    return (V)((I)a & ~sign);
+}
+
+template <class V> inline V v_copysign(V magnitude, V sign_source) {
+    using I = typename Simd<ScalarOf<V>>::Integers;
+    const I sign = (I)broadcast<V>(ScalarOf<V>(-0.0));
+    return (V)(((I)magnitude & ~sign) | ((I)sign_source & sign));
+}
+
+template <class T> inline T horizontal_sum(typename Simd<T>::Vector v) {
+    T total = 0;
+    for (int i = 0; i < Simd<T>::lanes; ++i)
+        total += v[i];
+    return total;
+}
+
+template <class T> inline T horizontal_max(typename Simd<T>::Vector v) {
+    T top = v[0];
+    for (int i = 1; i < Simd<T>::lanes; ++i)
+        top = v[i] > top ? v[i] : top;
+    return top;
+}

@@ -1,0 +1,71 @@
+"""Gradient networks with fused kernels.
+
+>>> import torch, gradnets_fast
+>>> net = gradnets_fast.mGradNetC(num_layers=4, in_dim=2, embed_dim=7, activation="tanh")
+>>> net(torch.zeros(10, 2)).shape, net.potential(torch.zeros(10, 2)).shape
+(torch.Size([10, 2]), torch.Size([10]))
+
+Importing the package loads nothing but itself: neither triton nor the compiled extension, until they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BackendUnavailableError": "backend",
+    "use_backend": "backend",
+    "Explanation": "explanation",
+    "explain": "explanation",
+    "ridge": "functional",
+    "ridge_potential": "functional",
+    "softmax_modules": "functional",
+    "softmax_modules_potential": "functional",
+    "transformed_modules": "functional",
+    "transformed_modules_potential": "functional",
+    "GradNetC": "nn",
+    "GradNetM": "nn",
+    "RidgeGradNet": "nn",
+    "mGradNetC": "nn",
+    "mGradNetM": "nn",
+    "mRidgeGradNet": "nn",
+}
+_SUBMODULES = ("activations", "backend", "errors", "functional", "nn", "ops", "reference", "tasks")
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from .backend import BackendUnavailableError as BackendUnavailableError
+    from .backend import use_backend as use_backend
+    from .explanation import Explanation as Explanation
+    from .explanation import explain as explain
+    from .functional import ridge as ridge
+    from .functional import ridge_potential as ridge_potential
+    from .functional import softmax_modules as softmax_modules
+    from .functional import softmax_modules_potential as softmax_modules_potential
+    from .functional import transformed_modules as transformed_modules
+    from .functional import transformed_modules_potential as transformed_modules_potential
+    from .nn import GradNetC as GradNetC
+    from .nn import GradNetM as GradNetM
+    from .nn import RidgeGradNet as RidgeGradNet
+    from .nn import mGradNetC as mGradNetC
+    from .nn import mGradNetM as mGradNetM
+    from .nn import mRidgeGradNet as mRidgeGradNet
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    elif name in _SUBMODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_SUBMODULES})

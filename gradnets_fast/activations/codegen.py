@@ -1,0 +1,211 @@
+"""Prints the C++ header and the Triton module of the activation table.
+
+python -m gradnets_fast.activations.codegen            # writes both files
+python -m gradnets_fast.activations.codegen --check    # exits 1 if a committed file is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .expression import Expression, terms_for
+from .spec import TABLE, Basis
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = {"cpp": ROOT / "csrc" / "activations_gen.h", "triton": ROOT / "kernels" / "_activations_gen.py"}
+
+FLOAT32_TERM_EPSILON = 2.0**-27
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "gt": ">", "le": "<="}
+_OUTPUTS: dict[str, Callable[[Basis], tuple[Expression, ...]]] = {
+    "antiderivative": lambda b: (b.antiderivative,),
+    "value": lambda b: (b.value,),
+    "value_first": lambda b: (b.value, b.first),
+    "value_first_second": lambda b: (b.value, b.first, b.second),
+}
+"""The functions printed per basis; a kernel that needs value and derivative shares their subexpressions."""
+
+
+class _Printer:
+    """Turns expressions into assignments, one for each node that is used more than once."""
+
+    def __init__(self, leaf: Callable[[Expression], str], call: Callable[[Expression, list[str]], str]) -> None:
+        self._leaf = leaf
+        self._call = call
+        self._uses: dict[Expression, int] = {}
+        self._names: dict[Expression, str] = {}
+        self.assignments: list[tuple[str, str]] = []
+
+    def print(self, outputs: tuple[Expression, ...]) -> list[str]:
+        for output in outputs:
+            self._count(output)
+        return [self._emit(output) for output in outputs]
+
+    def _count(self, node: Expression) -> None:
+        self._uses[node] = self._uses.get(node, 0) + 1
+        if self._uses[node] == 1:
+            for operand in node.operands:
+                self._count(operand)
+
+    def _emit(self, node: Expression) -> str:
+        if not node.operands:
+            return self._leaf(node)
+        if node in self._names:
+            return self._names[node]
+        operands = [self._emit(operand) for operand in node.operands]
+        text = f"({operands[0]} {_INFIX[node.op]} {operands[1]})" if node.op in _INFIX else self._call(node, operands)
+        if self._uses[node] == 1:
+            return text
+        name = f"t{len(self.assignments)}"
+        self._names[node] = name
+        self.assignments.append((name, text))
+        return name
+
+
+def _strip(text: str) -> str:
+    """Drops the outer parentheses of a whole expression."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0 and position < len(text) - 1:
+            return text
+    return text[1:-1]
+
+
+def _cpp_call(node: Expression, operands: list[str]) -> str:
+    if node.op == "polynomial":
+        bound, *coefficients = node.numbers
+        short = terms_for(coefficients, bound, FLOAT32_TERM_EPSILON)
+        numbers = ", ".join(repr(c) for c in coefficients)
+        return f"polynomial<{short}>({_strip(operands[0])}, {{{numbers}}})"
+    if node.op == "neg":
+        return f"(-{operands[0]})"
+    operands = list(map(_strip, operands))
+    name = {"abs": "absolute", "min": "minimum", "where": "select"}.get(node.op, f"v_{node.op}")
+    return f"{name}({', '.join(operands)})"
+
+
+def _cpp_leaf(node: Expression) -> str:
+    return "x" if node.op == "x" else f"broadcast<V>({node.numbers[0]!r})"
+
+
+def print_cpp() -> str:
+    """The C++ header: one struct of inline templates per basis, and a dispatcher from its number."""
+    lines = [
+        "// Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit.",
+        "// Included by simd_math.h inside the namespace of one instruction set, once in each of them.",
+        "",
+    ]
+    for basis in TABLE.values():
+        lines.append(f"struct {basis.name}_basis {{")
+        for method, outputs in _OUTPUTS.items():
+            lines += _cpp_method(method, outputs(basis))
+        lines += ["};", ""]
+    lines += [
+        "static constexpr const char *kBasisNames[] = {",
+        *(f'    "{name}",' for name in TABLE),
+        "};",
+        "",
+        "template <class F>",
+        "inline void with_basis(int basis, F &&body) {",
+        "    switch (basis) {",
+    ]
+    for number, name in enumerate(TABLE):
+        lines += [f"    case {number}:", f"        body({name}_basis{{}});", "        break;"]
+    lines += ["    }", "}", ""]
+    return "\n".join(lines)
+
+
+def _cpp_method(method: str, outputs: tuple[Expression, ...]) -> list[str]:
+    printer = _Printer(_cpp_leaf, _cpp_call)
+    results = printer.print(outputs)
+    targets = ["out"] if len(outputs) == 1 else ["value", "first", "second"][: len(outputs)]
+    unused = "" if any("x" in _leaves(o) for o in outputs) else "[[maybe_unused]] "
+    arguments = ", ".join([f"{unused}V x", *(f"V &{t}" for t in targets)])
+    lines = ["    template <class V>", f"    static inline void {method}({arguments}) {{"]
+    lines += [f"        const auto {name} = {_strip(text)};" for name, text in printer.assignments]
+    lines += [f"        {target} = {_strip(result)};" for target, result in zip(targets, results)]
+    return [*lines, "    }"]
+
+
+def _leaves(node: Expression) -> set[str]:
+    return {node.op} if not node.operands else set().union(*map(_leaves, node.operands))
+
+
+def _triton_call(node: Expression, operands: list[str]) -> str:
+    if node.op == "polynomial":
+        bound, *coefficients = node.numbers
+        kept = coefficients[: terms_for(coefficients, bound, FLOAT32_TERM_EPSILON)]
+        text = repr(kept[-1])
+        for coefficient in reversed(kept[:-1]):
+            text = f"{coefficient!r} + {operands[0]} * ({text})"
+        return f"({text})"
+    if node.op == "neg":
+        return f"(-{operands[0]})"
+    operands = list(map(_strip, operands))
+    known = {"abs": "tl.abs", "where": "tl.where", "exp": "tl.exp", "log": "tl.log", "sin": "tl.sin"}
+    known |= {"cos": "tl.cos", "erf": "tl.erf", "min": "common.minimum"}
+    return f"{known.get(node.op, f'common.{node.op}')}({', '.join(operands)})"
+
+
+def _triton_leaf(node: Expression) -> str:
+    return "x" if node.op == "x" else repr(node.numbers[0])
+
+
+def print_triton() -> str:
+    """The Triton module: device functions `<basis>_<output>` of float32 blocks."""
+    lines = [
+        '"""Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit."""',
+        "",
+        "import triton",
+        "import triton.language as tl",
+        "",
+        "from . import common",
+        "",
+    ]
+    for basis in TABLE.values():
+        for method, outputs in _OUTPUTS.items():
+            printer = _Printer(_triton_leaf, _triton_call)
+            results = [_strip(r) for r in printer.print(outputs(basis))]
+            shaped = [
+                r if "x" in _leaves(o) else f"tl.full(x.shape, {r}, tl.float32)"
+                for r, o in zip(results, outputs(basis))
+            ]
+            lines += ["", "@triton.jit", f"def {basis.name}_{method}(x):"]
+            lines += [f"    {name} = {_strip(text)}" for name, text in printer.assignments]
+            lines += [f"    return {', '.join(shaped)}", ""]
+    return "\n".join(lines)
+
+
+PRINTERS: dict[str, Callable[[], str]] = {"cpp": print_cpp, "triton": print_triton}
+
+
+def stale() -> list[Path]:
+    """The committed files that differ from what the table prints now."""
+    return [
+        path
+        for kind, path in TARGETS.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != PRINTERS[kind]()
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the generated files, or checks them with --check."""
+    parser = argparse.ArgumentParser(prog="python -m gradnets_fast.activations.codegen", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a committed file is stale")
+    if parser.parse_args(arguments).check:
+        for path in stale():
+            print(f"stale: {path}; run python -m gradnets_fast.activations.codegen", file=sys.stderr)
+        return 1 if stale() else 0
+    for kind, path in TARGETS.items():
+        path.write_text(PRINTERS[kind](), encoding="utf-8")
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""THE definition of every basis function: antiderivative, value, first and second derivative, and flags.
+
+Everything else that knows a basis function (the C++ header, the Triton module, the monotonicity checks,
+the Lipschitz bounds) is printed or read from this table.  Formulas keep relative accuracy in both tails;
+where the textbook form cancels, a comment says what was done.  At kinks the derivative is torch's.
+
+>>> TABLE["tanh"].nondecreasing, TABLE["tanh"].derivative_range
+(True, (0.0, 1.0))
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .expression import (
+    Expression,
+    absolute,
+    arctangent,
+    constant,
+    copysign,
+    cosine,
+    erf,
+    erfc,
+    exp,
+    expm1,
+    log,
+    log1p,
+    minimum,
+    polynomial,
+    sine,
+    where,
+    x,
+)
+
+SMOOTH = 99
+"""`continuous_derivatives` of an analytic function."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A parameter-free scalar function b with its antiderivative Φ and two derivatives.
+
+    Attributes:
+        name: the name that users write.
+        antiderivative: Φ with Φ' = b; every Φ here is nonnegative wherever b is nondecreasing.
+        antiderivative_at_zero: Φ(0).
+        value, first, second: b, b', b''.
+        derivative_range: (inf b', sup b') over the reals, for Lipschitz and monotonicity bounds.
+        continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
+    """
+
+    name: str
+    antiderivative: Expression
+    antiderivative_at_zero: float
+    value: Expression
+    first: Expression
+    second: Expression
+    derivative_range: tuple[float, float]
+    continuous_derivatives: int = SMOOTH
+
+    @property
+    def nondecreasing(self) -> bool:
+        """Whether b' >= 0 everywhere, so that Φ is convex."""
+        return self.derivative_range[0] >= 0.0
+
+
+def _bernoulli(count: int) -> list[Fraction]:
+    """B_0 … B_count, by the defining recurrence."""
+    numbers = [Fraction(1)]
+    for m in range(1, count + 1):
+        numbers.append(-sum((math.comb(m + 1, k) * numbers[k] for k in range(m)), Fraction(0)) / (m + 1))
+    return numbers
+
+
+_B = _bernoulli(44)
+_ABS = absolute(x)
+_LN2 = math.log(2.0)
+
+
+def _sign(e: Expression) -> Expression:
+    return where(e < 0.0, -1.0, where(e > 0.0, 1.0, 0.0))
+
+
+def _identity() -> Basis:
+    return Basis("identity", 0.5 * (x * x), 0.0, x, constant(1.0), constant(0.0), (1.0, 1.0))
+
+
+def _tanh() -> Basis:
+    e = exp(-2.0 * _ABS)
+    em = expm1(-2.0 * _ABS)
+    value = copysign(-em / (2.0 + em), x)
+    # 1 − tanh² would lose the tail: sech² = 4e/(1+e)².
+    first = 4.0 * e / ((1.0 + e) * (1.0 + e))
+    # log cosh near 0 from cosh − 1 = q²/(2(1+q)), q = e^|x| − 1, because |x| + log1p(e) − log 2 cancels there.
+    q = expm1(minimum(_ABS, 1.0))
+    log_cosh = where(_ABS < 1.0, log1p(minimum(q * q / (2.0 * (1.0 + q)), 1.0)), _ABS + log1p(e) - _LN2)
+    return Basis("tanh", log_cosh, 0.0, value, first, -2.0 * value * first, (0.0, 1.0))
+
+
+_E = exp(-_ABS)
+_SIGMOID = where(x < 0.0, _E, 1.0) / (1.0 + _E)
+_SIGMOID_COMPLEMENT = where(x < 0.0, 1.0, _E) / (1.0 + _E)
+_SIGMOID_FIRST = _E / ((1.0 + _E) * (1.0 + _E))
+_SOFTPLUS = where(x > 0.0, x, 0.0) + log1p(_E)
+
+
+def _sigmoid() -> Basis:
+    # 1 − 2σ = −tanh(x/2), from expm1 because the difference cancels near 0.
+    em = expm1(-_ABS)
+    second = _SIGMOID_FIRST * copysign(em / (2.0 + em), -x)
+    return Basis("sigmoid", _SOFTPLUS, _LN2, _SIGMOID, _SIGMOID_FIRST, second, (0.0, 0.25))
+
+
+def _minus_dilogarithm() -> Expression:
+    """−Li₂(−e^x) = ∫_{−∞}^x softplus, from the Bernoulli series in log1p(e^{−|x|}) and the inversion formula."""
+    u = log1p(_E)
+    odd = [float(_B[2 * k] / math.factorial(2 * k + 1)) for k in range(1, 11)]
+    left = u * (1.0 + 0.25 * u) + u * u * u * polynomial(u * u, odd, _LN2**2)
+    return where(x > 0.0, 0.5 * (x * x) + (math.pi**2 / 6.0 - left), left)
+
+
+_MINUS_DILOGARITHM = _minus_dilogarithm()
+
+
+def _softplus() -> Basis:
+    return Basis("softplus", _MINUS_DILOGARITHM, math.pi**2 / 12.0, _SOFTPLUS, _SIGMOID, _SIGMOID_FIRST, (0.0, 1.0))
+
+
+def _relu() -> Basis:
+    # The comparison is false for NaN, which thus stays.
+    value = where(x <= 0.0, 0.0, x)
+    step = where(x > 0.0, 1.0, 0.0)
+    return Basis("relu", 0.5 * (value * value), 0.0, value, step, constant(0.0), (0.0, 1.0), 0)
+
+
+def _elu() -> Basis:
+    negative = minimum(x, 0.0)
+    # e^x − 1 − x = x²/2 + x³/6 + … near 0, where the closed form cancels.
+    series = [1.0 / math.factorial(k + 2) for k in range(18)]
+    near = minimum(-negative, 1.0)
+    tail = where(
+        negative > -1.0,
+        near * near * polynomial(-near, series, 1.0),
+        expm1(negative) - negative,
+    )
+    return Basis(
+        "elu",
+        where(x > 0.0, 0.5 * (x * x), tail),
+        0.0,
+        where(x > 0.0, x, expm1(negative)),
+        where(x > 0.0, 1.0, exp(negative)),
+        where(x < 0.0, exp(negative), 0.0),
+        (0.0, 1.0),
+        1,
+    )
+
+
+def _silu() -> Basis:
+    first = _SIGMOID * (1.0 + x * _SIGMOID_COMPLEMENT)
+    em = expm1(-_ABS)
+    second = _SIGMOID_FIRST * (2.0 + x * copysign(em / (2.0 + em), -x))
+    # Φ = x·softplus(x) + Li₂(−e^x) + π²/12 cancels near 0: there Φ = x²/4 + ∫ t·tanh(t/2)/2 dt by its series.
+    series = [float((4**n - 1) * _B[2 * n] / (math.factorial(2 * n) * (2 * n + 1))) for n in range(1, 22)]
+    near = copysign(minimum(_ABS, 1.0), x)
+    small = x * x * (0.25 + near * polynomial(near * near, series, 1.0))
+    large = (x * _SOFTPLUS - _MINUS_DILOGARITHM) + math.pi**2 / 12.0
+    # sup of the derivative where x·tanh(x/2) = 2; by symmetry the infimum is 1 − sup.
+    top = 2.399357280520548
+    sigma = 1.0 / (1.0 + math.exp(-top))
+    supremum = sigma * (1.0 + top * (1.0 - sigma))
+    return Basis(
+        "silu",
+        where(_ABS < 1.0, small, large),
+        0.0,
+        x * _SIGMOID,
+        first,
+        second,
+        (1.0 - supremum, supremum),
+    )
+
+
+def _gelu() -> Basis:
+    normal_cdf = 0.5 * erfc(-math.sqrt(0.5) * x)
+    normal_pdf = exp(-0.5 * (x * x)) * (1.0 / math.sqrt(2.0 * math.pi))
+    # Φ = ½[(x²−1)N(x) + x n(x)] + ¼; near 0 the odd part (x²−1)(N−½) + x n = x³(2/3 − …)/√(2π) by its series.
+    pdf = [(-0.5) ** k / math.factorial(k) for k in range(20)]
+    series = [pdf[k - 1] / (2 * k - 1) - pdf[k] / (2 * k + 1) + pdf[k] for k in range(1, 20)]
+    near = copysign(minimum(_ABS, 1.0), x)
+    odd = polynomial(near * near, [0.5 / math.sqrt(2.0 * math.pi) * c for c in series], 1.0)
+    small = x * x * (0.25 + near * odd)
+    large = 0.5 * ((x * x - 1.0) * normal_cdf + x * normal_pdf) + 0.25
+    supremum = 0.5 * math.erfc(-1.0) + math.sqrt(2.0) * math.exp(-1.0) / math.sqrt(2.0 * math.pi)
+    return Basis(
+        "gelu",
+        where(_ABS < 1.0, small, large),
+        0.0,
+        x * normal_cdf,
+        normal_cdf + x * normal_pdf,
+        normal_pdf * (2.0 - x * x),
+        (1.0 - supremum, supremum),
+    )
+
+
+def _sin() -> Basis:
+    half = sine(0.5 * x)
+    return Basis("sin", 2.0 * (half * half), 0.0, sine(x), cosine(x), -sine(x), (-1.0, 1.0))
+
+
+def _arctan() -> Basis:
+    # With t = min(|x|, 1/|x|) in place of x, because x² overflows: 1/(1+x²) = t²/(1+t²) beyond 1.
+    far = _ABS > 1.0
+    outside = where(far, _ABS, 1.0)
+    t = where(far, 1.0 / outside, _ABS)
+    denominator = 1.0 + t * t
+    half_log = log(outside) + 0.5 * log1p(t * t)
+    first = where(far, t * t, 1.0) / denominator
+    second = -2.0 * first * copysign(t / denominator, x)
+    return Basis("arctan", x * arctangent(x) - half_log, 0.0, arctangent(x), first, second, (0.0, 1.0))
+
+
+def _softsign() -> Basis:
+    d = 1.0 + _ABS
+    # |x| − log1p|x| = |x|s − 2(atanh s − s), s = |x|/(2+|x|), near 0, where the difference cancels.
+    near = minimum(_ABS, 1.0)
+    s = near / (2.0 + near)
+    tail = s * s * s * polynomial(s * s, [2.0 / (2 * k + 3) for k in range(16)], 1.0 / 9.0)
+    antiderivative = where(_ABS < 1.0, near * s - tail, _ABS - log(d))
+    return Basis("softsign", antiderivative, 0.0, x / d, 1.0 / (d * d), -2.0 * _sign(x) / (d * d * d), (0.0, 1.0), 1)
+
+
+def _erf() -> Basis:
+    peak = 2.0 / math.sqrt(math.pi)
+    first = peak * exp(-(x * x))
+    antiderivative = x * erf(x) + 0.5 * peak * expm1(-(x * x))
+    return Basis("erf", antiderivative, 0.0, erf(x), first, -2.0 * x * first, (0.0, peak))
+
+
+def _softshrink() -> Basis:
+    value = where(_ABS <= 0.5, 0.0, x - copysign(constant(0.5), x))
+    step = where(_ABS <= 0.5, 0.0, 1.0)
+    return Basis("softshrink", 0.5 * (value * value), 0.0, value, step, constant(0.0), (0.0, 1.0), 0)
+
+
+TABLE: dict[str, Basis] = {
+    basis.name: basis
+    for basis in (
+        _identity(),
+        _tanh(),
+        _sigmoid(),
+        _softplus(),
+        _relu(),
+        _elu(),
+        _silu(),
+        _gelu(),
+        _sin(),
+        _arctan(),
+        _softsign(),
+        _erf(),
+        _softshrink(),
+    )
+}
+"""Every basis function by name.  The order is the numbering that compiled code uses."""

@@ -1,0 +1,136 @@
+"""Which backend runs an operator, and why.
+
+Per call: the argument `backend=`, else `with use_backend(...)`, else the environment variable
+GRADNETS_FAST_BACKEND, else the first backend that can.  A named backend runs or raises.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .errors import check_choice, message
+
+BACKENDS = ("reference", "cpp", "triton")
+_AUTOMATIC_ORDER = ("triton", "cpp", "reference")
+ENVIRONMENT_VARIABLE = "GRADNETS_FAST_BACKEND"
+
+CPP_OPERATORS = ("ridge", "softmax_modules", "transformed_modules")
+_CPP_DTYPES = (torch.float32, torch.float64)
+
+
+class _Requests(threading.local):
+    """The backends that enclosing `use_backend` blocks of this thread ask for, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[str] = []
+
+
+_requests = _Requests()
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend was asked for by name and cannot run the call."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        backend: the chosen backend.
+        reason: why it was chosen.
+        rejected: for each other backend, why it cannot or does not run this call.
+    """
+
+    backend: str
+    reason: str
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs every operator of the block, in this thread, on the backend `name`.
+
+    Equivalent to: passing `backend=name` to each call.
+
+    Args:
+        name: "reference", "cpp" or "triton".
+
+    Raises:
+        ValueError: `name` is not a backend.  BackendUnavailableError: at the call that it cannot run.
+
+    >>> import torch, gradnets_fast
+    >>> with gradnets_fast.use_backend("reference"):
+    ...     gradnets_fast.mGradNetC(2, 2, 3)(torch.zeros(5, 2)).shape
+    torch.Size([5, 2])
+    """
+    check_choice("use_backend", "name", name, BACKENDS)
+    _requests.stack.append(name)
+    try:
+        yield
+    finally:
+        _requests.stack.pop()
+
+
+def requested(argument: str | None = None) -> tuple[str, str] | None:
+    """The backend that was named, and by what; None if nobody named one."""
+    if argument is not None:
+        check_choice("backend", "backend", argument, BACKENDS)
+        return argument, "the argument backend="
+    if _requests.stack:
+        return _requests.stack[-1], "use_backend"
+    name = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if name:
+        check_choice("backend", ENVIRONMENT_VARIABLE, name, BACKENDS)
+        return name, f"the environment variable {ENVIRONMENT_VARIABLE}"
+    return None
+
+
+def why_not(backend: str, operator: str, device: str, dtype: torch.dtype) -> str | None:
+    """Why `backend` cannot run `operator` on tensors of this device type and dtype; None if it can."""
+    if backend == "reference":
+        return None
+    if backend == "triton":
+        return f"this version has no Triton kernel for {operator}"
+    if operator not in CPP_OPERATORS:
+        return f"csrc has no kernel for {operator}"
+    if device != "cpu":
+        return f"it runs on CPU tensors, and these are on {device}"
+    if dtype not in _CPP_DTYPES:
+        return f"its dtypes are float32 and float64, not {dtype}"
+    from .ops import _cpp
+
+    return _cpp.why_unavailable()
+
+
+def choose(operator: str, x: Tensor, argument: str | None = None) -> Choice:
+    """The backend for one call of `operator` on x, with the reasons."""
+    named = requested(argument)
+    order = _AUTOMATIC_ORDER if named is None else (named[0],)
+    refusals: dict[str, str] = {}
+    for backend in order:
+        refusal = why_not(backend, operator, x.device.type, x.dtype)
+        if refusal is None:
+            reason = "the fastest that can run this call" if named is None else f"asked for by {named[1]}"
+            return Choice(backend, reason, refusals)
+        refusals[backend] = refusal
+    assert named is not None  # the reference refuses nothing
+    able = [b for b in BACKENDS if why_not(b, operator, x.device.type, x.dtype) is None]
+    fix = f"choose one of {', '.join(able)}, or drop the request to take the best"
+    raise BackendUnavailableError(
+        message(
+            operator, f"backend {named[0]!r}, asked for by {named[1]}", "to be able to run it", refusals[named[0]], fix
+        )
+    )
+
+
+def select(operator: str, x: Tensor, argument: str | None = None) -> str:
+    """The name of the backend for one call: what `choose` answers, without the account of it."""
+    return choose(operator, x, argument).backend

@@ -1,0 +1,91 @@
+"""Input checks of the public operators, and their messages: argument, expected, got, fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .activations import TABLE, TRANSFORMS
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def message(where: str, argument: str, expected: object, got: object, fix: str) -> str:
+    """The one form of every error message.
+
+    >>> message("ridge", "W", "2 dimensions (h, d)", "shape (3,)", "pass a matrix")
+    'ridge: W: expected 2 dimensions (h, d), got shape (3,); pass a matrix'
+    """
+    return f"{where}: {argument}: expected {expected}, got {got}; {fix}"
+
+
+def check_choice(where: str, argument: str, got: str, choices: Sequence[str], fix: str = "choose one of these") -> None:
+    """Raises ValueError unless `got` is one of `choices`."""
+    if got not in choices:
+        raise ValueError(message(where, argument, "one of " + ", ".join(choices), repr(got), fix))
+
+
+def check_positive(where: str, argument: str, got: object) -> None:
+    """Raises unless `got` is an integer above 0."""
+    if not isinstance(got, int) or isinstance(got, bool):
+        raise TypeError(message(where, argument, "a positive integer", repr(got), f"pass {argument} as an int"))
+    if got < 1:
+        raise ValueError(message(where, argument, "a positive integer", got, f"pass {argument} >= 1"))
+
+
+def check_basis(where: str, basis: Sequence[str]) -> None:
+    """Raises ValueError unless every name is in the activation table."""
+    if not basis:
+        raise ValueError(message(where, "basis", "at least one name", "none", 'for example basis="tanh"'))
+    for name in basis:
+        check_choice(where, "basis", name, list(TABLE), "these are the functions that kernels exist for")
+
+
+def check_transform(where: str, transform: str) -> None:
+    """Raises ValueError unless the name is in the table of transforms."""
+    check_choice(where, "transform", transform, list(TRANSFORMS))
+
+
+def check_points(where: str, x: Tensor, d: int) -> None:
+    """Checks the points x (…, d)."""
+    _check_tensor(where, "x", x)
+    if x.dtype not in FLOATING:
+        fix = "convert it, for example x.float()"
+        raise TypeError(message(where, "x", "a floating dtype", x.dtype, fix))
+    if x.dim() < 1 or x.shape[-1] != d:
+        fix = "put the coordinates of a sample in the last dimension"
+        raise ValueError(message(where, "x", f"shape (…, {d}), W being (…, {d})", f"shape {tuple(x.shape)}", fix))
+
+
+def check_weight(where: str, W: Tensor, dimensions: str) -> None:
+    """Checks the weight matrix: `dimensions` is "(h, d)" or "(M, h, d)"."""
+    _check_tensor(where, "W", W)
+    if W.dim() != dimensions.count(",") + 1 or 0 in W.shape:
+        fix = "pass one row of W for each hidden unit"
+        raise ValueError(message(where, "W", f"a nonempty {dimensions}", f"shape {tuple(W.shape)}", fix))
+
+
+def check_like(where: str, argument: str, got: Tensor | None, shape: tuple[int, ...], names: str, x: Tensor) -> None:
+    """Checks a parameter's shape, device and dtype against the points; float32 may accompany 16-bit points."""
+    if got is None:
+        return
+    _check_tensor(where, argument, got)
+    if tuple(got.shape) != shape:
+        fix = f"reshape {argument} to {names} = {shape}"
+        raise ValueError(message(where, argument, f"shape {names} = {shape}", f"shape {tuple(got.shape)}", fix))
+    if got.device != x.device:
+        fix = f"move one of them, for example x.to({str(got.device)!r})"
+        raise ValueError(message(where, argument, f"device {x.device} like x", got.device, fix))
+    vector_in_float32 = argument != "W" and got.dtype == torch.float32 and x.dtype in _HALF
+    if got.dtype != x.dtype and not vector_in_float32:
+        fix = f"convert one of them, for example x.to({got.dtype})"
+        raise TypeError(message(where, argument, f"dtype {x.dtype} like x", got.dtype, fix))
+
+
+def _check_tensor(where: str, argument: str, got: object) -> None:
+    if not isinstance(got, Tensor):
+        fix = f"wrap it, for example torch.as_tensor({argument})"
+        raise TypeError(message(where, argument, "a torch.Tensor", type(got).__name__, fix))

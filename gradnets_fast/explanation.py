@@ -1,0 +1,90 @@
+"""`explain`: what would run, on which kernel, and why not something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .backend import choose
+from .errors import check_choice, message
+
+_OPERATORS = tuple(functional.__all__)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What would run for one call.
+
+    Attributes:
+        operator: the operator's name.
+        backend: the backend that would run it.
+        kernel: what exactly would run.
+        reason: why this backend.
+        rejected: for the other backends, why not.
+    """
+
+    operator: str
+    backend: str
+    kernel: str
+    reason: str
+    rejected: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"operator  {self.operator}",
+            f"backend   {self.backend}: {self.reason}",
+            f"kernel    {self.kernel}",
+        ]
+        lines += [f"not       {backend}: {reason}" for backend, reason in self.rejected.items()]
+        return "\n".join(lines)
+
+
+def explain(
+    module_or_op: torch.nn.Module | Callable[..., Tensor] | str, x: Tensor, *, backend: str | None = None
+) -> Explanation:
+    """Says which backend and kernel would compute a module or an operator at x, and why not the others.
+
+    Equivalent to: the choice that the call itself makes; nothing is computed.
+
+    Args:
+        module_or_op: a module of gradnets_fast.nn, a function of gradnets_fast.functional, or its name.
+        x: the points of the call, (…, d); only device and dtype matter.
+        backend: as in the call.
+
+    Raises:
+        TypeError, ValueError: not such a module or operator.
+        BackendUnavailableError: a backend is asked for by name and cannot run the call.
+
+    >>> import torch, gradnets_fast
+    >>> gradnets_fast.explain("ridge", torch.zeros(3, 2), backend="reference").backend
+    'reference'
+    """
+    operator = _operator_name(module_or_op)
+    choice = choose(operator, x, backend)
+    return Explanation(operator, choice.backend, _kernel(choice.backend, x), choice.reason, choice.rejected)
+
+
+def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) -> str:
+    if isinstance(module_or_op, str):
+        name = module_or_op
+    else:
+        name = getattr(module_or_op, "operator_name", getattr(module_or_op, "__name__", ""))
+        if not isinstance(name, str) or not name:
+            fix = "pass a module of gradnets_fast.nn or a function of gradnets_fast.functional"
+            raise TypeError(
+                message("explain", "module_or_op", "a module or operator", type(module_or_op).__name__, fix)
+            )
+    check_choice("explain", "module_or_op", name, _OPERATORS)
+    return name
+
+
+def _kernel(backend: str, x: Tensor) -> str:
+    if backend == "reference":
+        return f"PyTorch's own operators, {x.dtype}, on {x.device}"
+    from .ops import _cpp
+
+    return _cpp.describe(x.dtype)

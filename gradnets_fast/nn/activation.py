@@ -1,0 +1,188 @@
+"""What users may write for `activation`, and the parameters of the learnable ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..activations import TABLE
+from ..errors import message
+
+Activation = str | Sequence[str] | nn.Module | Callable[[], nn.Module]
+
+WEIGHTED_TANH = "weighted_tanh"
+WEIGHTED_SOFTMAX = "weighted_softmax"
+
+_TORCH_MODULES: dict[type[nn.Module], tuple[str, dict[str, Any]]] = {
+    nn.Identity: ("identity", {}),
+    nn.Tanh: ("tanh", {}),
+    nn.Sigmoid: ("sigmoid", {}),
+    nn.Softplus: ("softplus", {"beta": 1.0}),
+    nn.ReLU: ("relu", {}),
+    nn.ELU: ("elu", {"alpha": 1.0}),
+    nn.SiLU: ("silu", {}),
+    nn.GELU: ("gelu", {"approximate": "none"}),
+    nn.Softsign: ("softsign", {}),
+    nn.Softshrink: ("softshrink", {"lambd": 0.5}),
+    nn.Softmax: ("softmax", {"dim": -1}),
+}
+"""torch's modules that are basis functions, with the settings at which they are."""
+
+
+@dataclass(frozen=True)
+class ActivationSpec:
+    """An activation, resolved.
+
+    Attributes:
+        label: what it is called in a repr.
+        basis: the basis functions it mixes, or ("softmax",).
+        kind: "fixed", "weighted_tanh", "weighted_softmax" or "mixture".
+    """
+
+    label: str
+    basis: tuple[str, ...]
+    kind: str
+
+    @property
+    def key(self) -> str | tuple[str, ...]:
+        """How `gradnets_fast.reference` names it."""
+        return self.basis if self.kind == "mixture" else self.basis[0] if self.kind == "fixed" else self.kind
+
+
+def parse_activation(where: str, activation: Activation, *, monotone: bool, coupled: bool = False) -> ActivationSpec:
+    """Resolves a name, a list of names, a torch.nn module or a factory of one.
+
+    Args:
+        where: the module's name, for messages.
+        activation: what the user wrote.
+        monotone: only nondecreasing functions are allowed.
+        coupled: softmax and weighted_softmax are what is expected (GradNet-M); else they are refused.
+
+    Raises:
+        TypeError, ValueError: naming what is known.
+    """
+    choices = [*TABLE, "softmax", WEIGHTED_SOFTMAX] if coupled else [*TABLE, WEIGHTED_TANH]
+    if callable(activation) and not isinstance(activation, nn.Module):
+        activation = activation()
+    if isinstance(activation, nn.Module):
+        activation = _name_of_module(where, activation, choices)
+    if isinstance(activation, str):
+        spec = _named(where, activation, choices)
+    elif (
+        isinstance(activation, Sequence) and activation and all(isinstance(n, str) for n in activation) and not coupled
+    ):
+        names = tuple(activation)
+        for name in names:
+            _require_known(where, name, list(TABLE))
+        spec = ActivationSpec(" + ".join(names), names, "mixture")
+    else:
+        fix = "for example activation='tanh'" if not coupled else "for example activation='softmax'"
+        expected = "a name" if coupled else "a name, a list of names"
+        raise TypeError(
+            message(
+                where,
+                "activation",
+                f"{expected}, a torch.nn activation or a function that makes one",
+                repr(activation),
+                fix,
+            )
+        )
+    if monotone:
+        _require_nondecreasing(where, spec)
+    return spec
+
+
+def _named(where: str, name: str, choices: list[str]) -> ActivationSpec:
+    _require_known(where, name, choices)
+    if name == WEIGHTED_TANH:
+        return ActivationSpec(name, ("tanh", "identity"), name)
+    if name == WEIGHTED_SOFTMAX:
+        return ActivationSpec(name, ("softmax",), name)
+    return ActivationSpec(name, (name,), "fixed")
+
+
+def _require_known(where: str, name: str, choices: list[str]) -> None:
+    if name not in choices:
+        fix = "choose one of these, or a list of them to learn a mixture"
+        raise ValueError(message(where, "activation", "one of " + ", ".join(choices), repr(name), fix))
+
+
+def _require_nondecreasing(where: str, spec: ActivationSpec) -> None:
+    falling = [name for name in spec.basis if name in TABLE and not TABLE[name].nondecreasing]
+    if falling:
+        rising = ", ".join(name for name, basis in TABLE.items() if basis.nondecreasing)
+        fix = "choose one of these, or the architecture without the leading m"
+        raise ValueError(message(where, "activation", f"nondecreasing functions ({rising})", falling[0], fix))
+
+
+def _name_of_module(where: str, module: nn.Module, choices: list[str]) -> str:
+    known = _TORCH_MODULES.get(type(module))
+    if known is None:
+        fix = "choose one of these by name"
+        raise ValueError(
+            message(where, "activation", "one of " + ", ".join(choices), f"torch.nn.{type(module).__name__}", fix)
+        )
+    name, settings = known
+    for setting, expected in settings.items():
+        got = getattr(module, setting)
+        if got != expected:
+            fix = f"use the default, or scale the weights: only {setting}={expected!r} has a kernel"
+            raise ValueError(
+                message(where, f"activation {type(module).__name__}.{setting}", repr(expected), repr(got), fix)
+            )
+    return name
+
+
+class ElementwiseActivation(nn.Module):
+    """The parameters of one layer's activation, as coefficients of the basis functions."""
+
+    def __init__(self, spec: ActivationSpec, width: int, monotone: bool, **factory: Any) -> None:
+        super().__init__()
+        self.spec = spec
+        self.monotone = monotone
+        if spec.kind == WEIGHTED_TANH:
+            self.a = nn.Parameter(torch.empty(width, **factory))
+            self.b = nn.Parameter(torch.empty(width, **factory))
+        elif spec.kind == "mixture":
+            self.weight = nn.Parameter(torch.empty(len(spec.basis), width, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters uniformly from [0, 1)."""
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter)
+
+    def coefficients(self) -> Tensor | None:
+        """C with act(z) = Σ_k C_k ⊙ b_k(z), (K, h); None where C = 1."""
+        if self.spec.kind == WEIGHTED_TANH:
+            if self.monotone:
+                a, b = F.softplus(self.a), F.softplus(self.b)
+                return torch.stack([a - b, b])
+            return torch.stack([self.a + self.b, -self.b])
+        if self.spec.kind == "mixture":
+            return F.softplus(self.weight) if self.monotone else self.weight
+        return None
+
+    def extra_repr(self) -> str:
+        return self.spec.label
+
+
+class SoftmaxWeights(nn.Module):
+    """The two scalars of a weighted softmax, a·softmax(z) − b·softmax(−z)."""
+
+    def __init__(self, monotone: bool, **factory: Any) -> None:
+        super().__init__()
+        self.monotone = monotone
+        self.a = nn.Parameter(torch.empty((), **factory))
+        self.b = nn.Parameter(torch.empty((), **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets both to ½."""
+        nn.init.constant_(self.a, 0.5)
+        nn.init.constant_(self.b, 0.5)

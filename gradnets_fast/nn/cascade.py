@@ -1,0 +1,147 @@
+"""GradNet-C and mGradNet-C: cascaded layers that share one weight matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import functional
+from ..errors import message
+from .activation import Activation, ElementwiseActivation, parse_activation
+from .base import GradNet, check_sizes, init_uniform, init_weights
+
+
+class GradNetC(GradNet):
+    """Cascaded gradient network: f(x) = Wᵀ(α_{L−1} ⊙ act(z_{L−1})) + bias_L with all layers sharing W.
+
+    Equivalent to:
+        z = beta[0] * (x @ W.T + bias[0])
+        for l in range(1, L):
+            z = beta[l] * (x @ W.T + bias[l]) + alpha[l - 1] * act(z)
+        f = (alpha[L - 1] * act(z)) @ W + bias[L]
+
+    Args:
+        num_layers: L.
+        in_dim: d, the dimension of x and f(x).
+        embed_dim: h, the number of hidden units.
+        activation: a name of the activation table or "weighted_tanh", a list of names (a learned mixture), a torch.nn
+            activation, or a function without arguments that makes one.
+        linear: adds a learned symmetric linear map, "psd" (VᵀV) or "symmetric"; None for none.
+        reuse_penultimate_activation: after the last layer apply the activation of the layer before it, as the authors'
+            GradNet_C does; only their checkpoints with learnable activations need it.
+        device, dtype: of the parameters.
+
+    Shapes: x (…, d) → f(x) (…, d), potential (…,).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected, and the fix.
+
+    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, GradNet-C.
+
+    >>> import torch
+    >>> net = GradNetC(num_layers=3, in_dim=2, embed_dim=5, activation="tanh")
+    >>> net(torch.zeros(4, 2)).shape, net.potential(torch.zeros(4, 2)).shape
+    (torch.Size([4, 2]), torch.Size([4]))
+    """
+
+    operator_name = "ridge"
+
+    def __init__(
+        self,
+        num_layers: int,
+        in_dim: int,
+        embed_dim: int,
+        activation: Activation = "tanh",
+        *,
+        linear: str | None = None,
+        reuse_penultimate_activation: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        where = type(self).__name__
+        check_sizes(where, num_layers=num_layers, in_dim=in_dim, embed_dim=embed_dim)
+        if reuse_penultimate_activation and num_layers < 2:
+            fix = "use num_layers >= 2, or leave reuse_penultimate_activation=False"
+            raise ValueError(message(where, "num_layers", "at least 2, to have a penultimate layer", num_layers, fix))
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        spec = parse_activation(where, activation, monotone=self.monotone)
+        self.num_layers, self.in_dim, self.embed_dim, self.spec = num_layers, in_dim, embed_dim, spec
+        self.reuse_penultimate_activation = reuse_penultimate_activation
+        self.nonlinearity = nn.ModuleList(
+            [ElementwiseActivation(spec, embed_dim, self.monotone, **factory) for _ in range(num_layers)]
+        )
+        self.W = nn.Parameter(torch.empty(embed_dim, in_dim, **factory))
+        sizes = [embed_dim] * num_layers + [in_dim]
+        self.bias = nn.ParameterList([nn.Parameter(torch.empty(size, **factory)) for size in sizes])
+        self.beta = nn.ParameterList([nn.Parameter(torch.empty(embed_dim, **factory)) for _ in range(num_layers)])
+        self.alpha = nn.ParameterList([nn.Parameter(torch.empty(embed_dim, **factory)) for _ in range(num_layers)])
+        self._set_linear(linear, in_dim, **factory)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew."""
+        init_uniform(self.W, self.in_dim)
+        for i, bias in enumerate(self.bias):
+            init_uniform(bias, self.in_dim if i == 0 else self.embed_dim)
+        for parameter in (*self.beta, *self.alpha):
+            init_weights(parameter, self.monotone)
+        for layer in self.nonlinearity:
+            layer.reset_parameters()  # type: ignore[operator]
+        if self.linear is not None:
+            self.linear.reset_parameters()
+
+    def _operator_arguments(self) -> dict[str, Any]:
+        L = self.num_layers
+        beta, alpha = torch.stack(list(self.beta)), torch.stack(list(self.alpha))
+        if self.monotone:
+            beta, alpha = F.softplus(beta), F.softplus(alpha)
+        shift = beta * torch.stack(list(self.bias)[:L])
+        coef = alpha.unsqueeze(1)
+        layers = list(self.nonlinearity)
+        if self.reuse_penultimate_activation:
+            layers[-1] = layers[-2]
+        mixtures = [layer.coefficients() for layer in layers]  # type: ignore[operator]
+        if mixtures[0] is not None:
+            coef = coef * torch.stack(mixtures)
+        return {
+            "W": self.W,
+            "scale": beta,
+            "shift": shift,
+            "coef": coef,
+            "bias": self.bias[L],
+            "basis": self.spec.basis,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x), (…, d)."""
+        return self._add_linear(functional.ridge(x, **self._operator_arguments()), x)
+
+    def potential(self, x: Tensor) -> Tensor:
+        """F(x) with ∇F = f and F(0) = 0, (…,); see `gradnets_fast.ridge_potential` for the quadrature."""
+        return self._add_linear_potential(functional.ridge_potential(x, **self._operator_arguments()), x)
+
+    def extra_repr(self) -> str:
+        sizes = f"num_layers={self.num_layers}, in_dim={self.in_dim}, embed_dim={self.embed_dim}"
+        flag = ", reuse_penultimate_activation=True" if self.reuse_penultimate_activation else ""
+        return f"{sizes}, activation={self.spec.label!r}{flag}"
+
+
+class mGradNetC(GradNetC):
+    """Monotone cascaded gradient network: `GradNetC` with β = softplus(beta), α = softplus(alpha), so ∇f ⪰ 0.
+
+    Equivalent to: `GradNetC` after `beta, alpha = softplus(beta), softplus(alpha)`, with a nondecreasing activation.
+
+    Args, Shapes, Raises: as `GradNetC`; `linear` may be "psd" or None.
+
+    Source: arXiv 2404.07361, mGradNet-C.
+
+    >>> import torch
+    >>> sum(p.numel() for p in mGradNetC(num_layers=4, in_dim=2, embed_dim=7).parameters())
+    100
+    """
+
+    monotone = True

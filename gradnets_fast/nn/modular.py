@@ -1,0 +1,182 @@
+"""GradNet-M and mGradNet-M: sums of modules, each the gradient of a potential of its own projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import functional
+from ..activations import TRANSFORMS
+from ..errors import check_choice, message
+from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
+from .base import GradNet, check_sizes, init_uniform, init_weights
+
+
+class _Module(nn.Module):
+    """One module's parameters: W (h, d), b (h,), and for softmax modules beta (1,) and the activation's weights."""
+
+    def __init__(
+        self, in_dim: int, embed_dim: int, spec: ActivationSpec, monotone: bool, softmax: bool, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.monotone = monotone
+        if softmax:
+            self.beta = nn.Parameter(torch.empty(1, **factory))
+        self.W = nn.Parameter(torch.empty(embed_dim, in_dim, **factory))
+        self.b = nn.Parameter(torch.empty(embed_dim, **factory))
+        if spec.kind == WEIGHTED_SOFTMAX:
+            self.act = SoftmaxWeights(monotone, **factory)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        in_dim = self.W.shape[1]
+        init_uniform(self.W, in_dim)
+        init_uniform(self.b, in_dim)
+        if hasattr(self, "beta"):
+            init_weights(self.beta, self.monotone)
+        if hasattr(self, "act"):
+            self.act.reset_parameters()
+
+
+class GradNetM(GradNet):
+    """Modular gradient network: f(x) = Σ_i α_i · (gradient of module i's potential) + bias.
+
+    Equivalent to, with softmax modules:
+        f = bias
+        for i, m in enumerate(mmgn_modules):
+            f = f + alpha[i] * (act(softplus(m.beta) * (x @ m.W.T + m.b)) @ m.W)
+    and with transform=ρ, σ the activation and Ψ its antiderivative:
+        z = x @ m.W.T + m.b
+        f = f + alpha[i] * ((rho_prime(Psi(z).sum(-1, keepdim=True)) * sigma(z)) @ m.W)
+
+    Args:
+        num_modules: M.
+        in_dim: d, the dimension of x and f(x).
+        embed_dim: h, the number of hidden units of each module.
+        activation: "softmax" or "weighted_softmax" (a·softmax(z) − b·softmax(−z) with learned a, b), or
+            torch.nn.Softmax(dim=-1), or a function that makes it; with `transform`, a name of the activation table.
+        transform: ρ, a name of gradnets_fast.activations.TRANSFORMS, or None for softmax modules.
+        linear: as in `GradNetC`.
+        device, dtype: of the parameters.
+
+    Shapes: x (…, d) → f(x) (…, d), potential (…,).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected, and the fix.
+
+    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, GradNet-M; arXiv 2301.10862, M-MGN.
+
+    >>> import torch
+    >>> net = GradNetM(num_modules=2, in_dim=3, embed_dim=5, activation="weighted_softmax")
+    >>> net(torch.zeros(4, 3)).shape
+    torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        num_modules: int,
+        in_dim: int,
+        embed_dim: int,
+        activation: Activation = "softmax",
+        *,
+        transform: str | None = None,
+        linear: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        where = type(self).__name__
+        check_sizes(where, num_modules=num_modules, in_dim=in_dim, embed_dim=embed_dim)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        spec = parse_activation(where, activation, monotone=self.monotone, coupled=True)
+        _check_transform(where, spec, transform, self.monotone)
+        self.num_modules, self.in_dim, self.embed_dim = num_modules, in_dim, embed_dim
+        self.spec, self.transform = spec, transform
+        self.mmgn_modules = nn.ModuleList(
+            [_Module(in_dim, embed_dim, spec, self.monotone, transform is None, **factory) for _ in range(num_modules)]
+        )
+        self.alpha = nn.Parameter(torch.empty(num_modules, **factory))
+        self.bias = nn.Parameter(torch.empty(in_dim, **factory))
+        self._set_linear(linear, in_dim, **factory)
+        self.reset_parameters()
+
+    @property
+    def operator_name(self) -> str:  # type: ignore[override]
+        """The functional operator that `forward` calls."""
+        return "softmax_modules" if self.transform is None else "transformed_modules"
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew."""
+        for module in self.mmgn_modules:
+            module.reset_parameters()  # type: ignore[operator]
+        init_weights(self.alpha, self.monotone)
+        init_uniform(self.bias, self.embed_dim)
+        if self.linear is not None:
+            self.linear.reset_parameters()
+
+    def _operator_arguments(self) -> dict[str, Any]:
+        modules: list[Any] = list(self.mmgn_modules)
+        alpha = F.softplus(self.alpha) if self.monotone else self.alpha
+        shared = {"W": torch.stack([m.W for m in modules]), "b": torch.stack([m.b for m in modules]), "bias": self.bias}
+        if self.transform is not None:
+            return {**shared, "weight": alpha, "basis": self.spec.basis[0], "transform": self.transform}
+        temperature = F.softplus(torch.cat([m.beta for m in modules]))
+        if self.spec.kind != WEIGHTED_SOFTMAX:
+            return {**shared, "temperature": temperature, "positive": alpha}
+        weights = torch.stack([torch.stack([m.act.a for m in modules]), torch.stack([m.act.b for m in modules])])
+        positive, negative = alpha * (F.softplus(weights) if self.monotone else weights)
+        return {**shared, "temperature": temperature, "positive": positive, "negative": negative}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x), (…, d)."""
+        function = functional.softmax_modules if self.transform is None else functional.transformed_modules
+        return self._add_linear(function(x, **self._operator_arguments()), x)
+
+    def potential(self, x: Tensor) -> Tensor:
+        """F(x) with ∇F = f, in closed form, (…,)."""
+        softmax = self.transform is None
+        function = functional.softmax_modules_potential if softmax else functional.transformed_modules_potential
+        return self._add_linear_potential(function(x, **self._operator_arguments()), x)
+
+    def extra_repr(self) -> str:
+        sizes = f"num_modules={self.num_modules}, in_dim={self.in_dim}, embed_dim={self.embed_dim}"
+        transform = "" if self.transform is None else f", transform={self.transform!r}"
+        return f"{sizes}, activation={self.spec.label!r}{transform}"
+
+
+def _check_transform(where: str, spec: ActivationSpec, transform: str | None, monotone: bool) -> None:
+    softmax = spec.basis == ("softmax",)
+    if transform is None:
+        if not softmax:
+            fix = "add transform=, for example transform='half_square', or use RidgeGradNet"
+            raise ValueError(message(where, "activation", "softmax or weighted_softmax", spec.label, fix))
+        return
+    check_choice(where, "transform", transform, list(TRANSFORMS), "or None for softmax modules")
+    if softmax:
+        fix = "choose a name of the activation table, for example activation='tanh'"
+        raise ValueError(
+            message(where, "activation", "an elementwise function, since transform is given", spec.label, fix)
+        )
+    chosen = TRANSFORMS[transform]
+    if monotone and not chosen.keeps_convexity_on_nonnegative:
+        able = ", ".join(t.name for t in TRANSFORMS.values() if t.keeps_convexity_on_nonnegative)
+        raise ValueError(message(where, "transform", f"one that keeps convexity ({able})", transform, chosen.why_not))
+
+
+class mGradNetM(GradNetM):
+    """Monotone modular gradient network: `GradNetM` with α = softplus(alpha) and nonnegative weights, so ∇f ⪰ 0.
+
+    Equivalent to: `GradNetM` after softplus of alpha and of the weights of a weighted softmax.
+
+    Args, Shapes, Raises: as `GradNetM`; `linear` may be "psd" or None; `transform` must keep convexity.
+
+    Source: arXiv 2404.07361, mGradNet-M.
+
+    >>> sum(p.numel() for p in mGradNetM(num_modules=4, in_dim=2, embed_dim=7).parameters())
+    94
+    """
+
+    monotone = True

@@ -1,0 +1,53 @@
+"""The module family as operators."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import reference
+from . import _cpp
+from .operator import Operator, register
+
+
+def _softmax_reference(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    bias: Tensor | None,
+    config: str,
+) -> Tensor:
+    return reference.softmax_modules(x, W, b, temperature, positive, negative, bias)
+
+
+def _transformed_reference(x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, config: str) -> Tensor:
+    return reference.transformed_modules(x, W, b, weight, bias, *config.split(","))
+
+
+def _hidden_width(x: Tensor, W: Tensor, *_: Tensor | None) -> int:
+    return W.shape[0] * W.shape[1]
+
+
+softmax_modules = register(
+    Operator(
+        name="softmax_modules",
+        arguments=("x", "W", "b", "temperature", "positive", "negative?", "bias?"),
+        reference=_softmax_reference,
+        forward=_cpp.softmax_modules_forward,
+        backward=_cpp.softmax_modules_backward,
+        hidden_width=_hidden_width,
+    )
+)
+
+transformed_modules = register(
+    Operator(
+        name="transformed_modules",
+        arguments=("x", "W", "b", "weight", "bias?"),
+        reference=_transformed_reference,
+        forward=_cpp.transformed_modules_forward,
+        backward=_cpp.transformed_modules_backward,
+        hidden_width=_hidden_width,
+    )
+)

@@ -1,0 +1,110 @@
+"""The basis functions as torch writes them, and their antiderivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # torch's default threshold of 20 drops log1p(e^{-x}), up to 2e-9, which float64 sees.
+    return F.softplus(x, threshold=40.0)
+
+
+VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": _softplus,
+    "relu": F.relu,
+    "elu": F.elu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "sin": torch.sin,
+    "arctan": torch.atan,
+    "softsign": F.softsign,
+    "erf": torch.erf,
+    "softshrink": F.softshrink,
+}
+
+
+def _minus_dilogarithm(x: Tensor) -> Tensor:
+    """−Li₂(−eˣ), by Σ_n B_n u^{n+1}/(n+1)! in u = log(1 + e^{−|x|}) and the inversion formula."""
+    u = torch.log1p(torch.exp(-x.abs()))
+    # B_2k/(2k+1)! for k = 1 … 9; |u| <= log 2, so the next term is below 1e-17.
+    series = torch.zeros_like(u)
+    bernoulli = [1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798]
+    for k, number in reversed(list(enumerate(bernoulli, start=1))):
+        series = series * u * u + number / math.factorial(2 * k + 1)
+    left = u + u * u / 4 + u**3 * series
+    return torch.where(x > 0, x * x / 2 + math.pi**2 / 6 - left, left)
+
+
+def _elu(x: Tensor) -> Tensor:
+    negative = x.clamp(max=0)
+    return torch.where(x > 0, x * x / 2, torch.expm1(negative) - negative)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    cdf: Tensor = torch.special.ndtr(x)
+    pdf = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return ((x * x - 1) * cdf + x * pdf) / 2 + 0.25
+
+
+ANTIDERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x * x / 2,
+    "tanh": lambda x: x.abs() + _softplus(-2 * x.abs()) - math.log(2.0),
+    "sigmoid": _softplus,
+    "softplus": _minus_dilogarithm,
+    "relu": lambda x: F.relu(x) ** 2 / 2,
+    "elu": _elu,
+    "silu": lambda x: x * _softplus(x) - _minus_dilogarithm(x) + math.pi**2 / 12,
+    "gelu": _gelu,
+    "sin": lambda x: 1 - torch.cos(x),
+    "arctan": lambda x: x * torch.atan(x) - torch.log1p(x * x) / 2,
+    "softsign": lambda x: x.abs() - torch.log1p(x.abs()),
+    "erf": lambda x: x * torch.erf(x) + torch.expm1(-x * x) / math.sqrt(math.pi),
+    "softshrink": lambda x: F.softshrink(x) ** 2 / 2,
+}
+"""Φ with Φ' = the value: Φ(0) = 0, but log 2 for sigmoid and π²/12 for softplus, which vanish at −∞."""
+
+
+def value(name: str, x: Tensor) -> Tensor:
+    """The basis function `name`, elementwise."""
+    return VALUES[name](x)
+
+
+class _Antiderivative(torch.autograd.Function):
+    """Φ(x), whose derivative is declared to be b(x), rather than found by differentiating a formula with branches."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, name: str) -> Tensor:
+        return ANTIDERIVATIVES[name](x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        x, ctx.name = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return g * value(ctx.name, ctx.saved_tensors[0]), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return tangent * value(ctx.name, ctx.saved_tensors[0])
+
+
+def antiderivative(name: str, x: Tensor) -> Tensor:
+    """The antiderivative of the basis function `name`, elementwise."""
+    function: Any = _Antiderivative
+    result: Tensor = function.apply(x, name)
+    return result

@@ -1,0 +1,190 @@
+"""Every architecture from its state_dict alone, in the structure of the authors' code: W x is recomputed in each layer.
+
+`parameters` maps the names of a module's state_dict to tensors; `activation` is a basis name, "weighted_tanh",
+"weighted_softmax", "softmax" or a tuple of basis names (a learned mixture).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .activations import antiderivative, value
+from .modules import TRANSFORM_VALUES
+from .ridge import PANELLED_RULE
+
+Parameters = Mapping[str, Tensor]
+Activation = str | tuple[str, ...]
+
+
+def _sign_constraint(monotone: bool) -> Callable[[Tensor], Tensor]:
+    return F.softplus if monotone else lambda raw: raw
+
+
+def _activate(
+    parameters: Parameters,
+    prefix: str,
+    activation: Activation,
+    monotone: bool,
+    z: Tensor,
+    function: Callable[[str, Tensor], Tensor] = value,
+) -> Tensor:
+    positive = _sign_constraint(monotone)
+    if activation == "weighted_tanh":
+        a, b = positive(parameters[f"{prefix}.a"]), positive(parameters[f"{prefix}.b"])
+        tanh = function("tanh", z)
+        shrink = function("identity", z) - tanh
+        return a * tanh + b * shrink if monotone else a * tanh - b * shrink
+    if isinstance(activation, tuple):
+        weight = positive(parameters[f"{prefix}.weight"])
+        return sum((weight[k] * function(name, z) for k, name in enumerate(activation)), torch.zeros_like(z))
+    return function(activation, z)
+
+
+def _linear(parameters: Parameters, x: Tensor) -> Tensor:
+    if "linear.V" in parameters:
+        V = parameters["linear.V"]
+        return F.linear(F.linear(x, V), V.T)
+    if "linear.S" in parameters:
+        S = parameters["linear.S"]
+        return F.linear(x, (S + S.T) / 2)
+    return torch.zeros_like(x)
+
+
+def _linear_potential(parameters: Parameters, x: Tensor) -> Tensor:
+    return (x * _linear(parameters, x)).sum(-1) / 2
+
+
+def _depth(parameters: Parameters, prefix: str) -> int:
+    return len({name.split(".")[1] for name in parameters if name.startswith(prefix + ".")})
+
+
+def _gradnet_c_hidden(
+    parameters: Parameters,
+    projection: Callable[[int], Tensor],
+    activation: Activation,
+    monotone: bool,
+    reuse_penultimate_activation: bool,
+) -> Tensor:
+    """α_{L−1} ⊙ act(z_{L−1}), where projection(l) is W x + bias_l."""
+    layers = _depth(parameters, "beta")
+    positive = _sign_constraint(monotone)
+    z = positive(parameters["beta.0"]) * projection(0)
+    for layer in range(1, layers):
+        act = _activate(parameters, f"nonlinearity.{layer - 1}", activation, monotone, z)
+        z = positive(parameters[f"beta.{layer}"]) * projection(layer) + positive(parameters[f"alpha.{layer - 1}"]) * act
+    last = layers - 2 if reuse_penultimate_activation else layers - 1
+    act = _activate(parameters, f"nonlinearity.{last}", activation, monotone, z)
+    return positive(parameters[f"alpha.{layers - 1}"]) * act
+
+
+def gradnet_c(
+    parameters: Parameters,
+    x: Tensor,
+    *,
+    activation: Activation,
+    monotone: bool,
+    reuse_penultimate_activation: bool = False,
+) -> Tensor:
+    """GradNet-C / mGradNet-C (arXiv 2404.07361): W shared by L cascaded layers."""
+    W = parameters["W"]
+    hidden = _gradnet_c_hidden(
+        parameters,
+        lambda layer: F.linear(x, W, parameters[f"bias.{layer}"]),
+        activation,
+        monotone,
+        reuse_penultimate_activation,
+    )
+    return F.linear(hidden, W.T, parameters[f"bias.{_depth(parameters, 'beta')}"]) + _linear(parameters, x)
+
+
+def gradnet_c_potential(
+    parameters: Parameters,
+    x: Tensor,
+    *,
+    activation: Activation,
+    monotone: bool,
+    reuse_penultimate_activation: bool = False,
+) -> Tensor:
+    """F with F(0) = 0 and ∇F = gradnet_c, as the line integral ∫_0^1 f(tx)·x dt by Gauss–Legendre panels."""
+    total = torch.zeros_like(x[..., 0])
+    for t, weight in PANELLED_RULE:
+        f = gradnet_c(
+            parameters,
+            t * x,
+            activation=activation,
+            monotone=monotone,
+            reuse_penultimate_activation=reuse_penultimate_activation,
+        )
+        total = total + weight * (f * x).sum(-1)
+    return total
+
+
+def ridge_gradnet(parameters: Parameters, x: Tensor, *, activation: Activation, monotone: bool) -> Tensor:
+    """Wᵀσ(Wx + b) + bias."""
+    W = parameters["W"]
+    hidden = _activate(parameters, "act", activation, monotone, F.linear(x, W, parameters["b"]))
+    return F.linear(hidden, W.T, parameters["bias"]) + _linear(parameters, x)
+
+
+def ridge_gradnet_potential(parameters: Parameters, x: Tensor, *, activation: Activation, monotone: bool) -> Tensor:
+    """Σ_j [Φ(w_j·x + b_j) − Φ(b_j)] + bias·x, Φ' = σ."""
+    b = parameters["b"]
+    z = F.linear(x, parameters["W"], b)
+    rise = _activate(parameters, "act", activation, monotone, z, antiderivative) - _activate(
+        parameters, "act", activation, monotone, b, antiderivative
+    )
+    return rise.sum(-1) + x @ parameters["bias"] + _linear_potential(parameters, x)
+
+
+def gradnet_m(
+    parameters: Parameters, x: Tensor, *, activation: str, monotone: bool, transform: str | None = None
+) -> Tensor:
+    """GradNet-M / mGradNet-M (arXiv 2404.07361), and M-MGN (arXiv 2301.10862) with transform="half_square"."""
+    alpha = _sign_constraint(monotone)(parameters["alpha"])
+    f = parameters["bias"].expand_as(x)
+    for m in range(alpha.shape[0]):
+        prefix = f"mmgn_modules.{m}"
+        W = parameters[f"{prefix}.W"]
+        z = F.linear(x, W, parameters[f"{prefix}.b"])
+        if transform is None:
+            hidden = _weighted_softmax(parameters, prefix, activation, monotone, z)
+        else:
+            total = antiderivative(activation, z).sum(-1, keepdim=True)
+            hidden = TRANSFORM_VALUES[transform][1](total) * value(activation, z)
+        f = f + alpha[m] * F.linear(hidden, W.T)
+    return f + _linear(parameters, x)
+
+
+def _weighted_softmax(parameters: Parameters, prefix: str, activation: str, monotone: bool, z: Tensor) -> Tensor:
+    z = F.softplus(parameters[f"{prefix}.beta"]) * z
+    if activation == "softmax":
+        return torch.softmax(z, -1)
+    positive = _sign_constraint(monotone)
+    a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
+    return a * torch.softmax(z, -1) - b * torch.softmax(-z, -1)
+
+
+def gradnet_m_potential(
+    parameters: Parameters, x: Tensor, *, activation: str, monotone: bool, transform: str | None = None
+) -> Tensor:
+    """F with ∇F = gradnet_m."""
+    positive = _sign_constraint(monotone)
+    alpha = positive(parameters["alpha"])
+    total = x @ parameters["bias"]
+    for m in range(alpha.shape[0]):
+        prefix = f"mmgn_modules.{m}"
+        z = F.linear(x, parameters[f"{prefix}.W"], parameters[f"{prefix}.b"])
+        if transform is not None:
+            term = TRANSFORM_VALUES[transform][0](antiderivative(activation, z).sum(-1))
+        else:
+            tau = F.softplus(parameters[f"{prefix}.beta"])
+            term = torch.logsumexp(tau * z, -1) / tau
+            if activation == "weighted_softmax":
+                a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
+                term = a * term + b * torch.logsumexp(-tau * z, -1) / tau
+        total = total + alpha[m] * term
+    return total + _linear_potential(parameters, x)

@@ -1,0 +1,1 @@
+"""What the command line does: fields, data files, training, evaluation, reports."""

@@ -1,0 +1,1 @@
+"""Triton kernels and their device functions.  Imported as gradnets_fast.kernels; imports triton and torch only."""

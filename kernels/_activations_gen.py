@@ -1,0 +1,353 @@
+"""Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit."""
+
+import triton
+import triton.language as tl
+
+from . import common
+
+
+@triton.jit
+def identity_antiderivative(x):
+    return 0.5 * (x * x)
+
+
+@triton.jit
+def identity_value(x):
+    return x
+
+
+@triton.jit
+def identity_value_first(x):
+    return x, tl.full(x.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def identity_value_first_second(x):
+    return x, tl.full(x.shape, 1.0, tl.float32), tl.full(x.shape, 0.0, tl.float32)
+
+
+@triton.jit
+def tanh_antiderivative(x):
+    t0 = tl.abs(x)
+    t1 = common.expm1(common.minimum(t0, 1.0))
+    return tl.where(t0 < 1.0, common.log1p(common.minimum((t1 * t1) / (2.0 * (1.0 + t1)), 1.0)), (t0 + common.log1p(tl.exp(-2.0 * t0))) - 0.6931471805599453)
+
+
+@triton.jit
+def tanh_value(x):
+    t0 = common.expm1(-2.0 * tl.abs(x))
+    return common.copysign((-t0) / (2.0 + t0), x)
+
+
+@triton.jit
+def tanh_value_first(x):
+    t0 = -2.0 * tl.abs(x)
+    t1 = common.expm1(t0)
+    t2 = tl.exp(t0)
+    t3 = 1.0 + t2
+    return common.copysign((-t1) / (2.0 + t1), x), (4.0 * t2) / (t3 * t3)
+
+
+@triton.jit
+def tanh_value_first_second(x):
+    t0 = -2.0 * tl.abs(x)
+    t1 = common.expm1(t0)
+    t2 = common.copysign((-t1) / (2.0 + t1), x)
+    t3 = tl.exp(t0)
+    t4 = 1.0 + t3
+    t5 = (4.0 * t3) / (t4 * t4)
+    return t2, t5, (-2.0 * t2) * t5
+
+
+@triton.jit
+def sigmoid_antiderivative(x):
+    return tl.where(x > 0.0, x, 0.0) + common.log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def sigmoid_value(x):
+    t0 = tl.exp(-tl.abs(x))
+    return tl.where(x < 0.0, t0, 1.0) / (1.0 + t0)
+
+
+@triton.jit
+def sigmoid_value_first(x):
+    t0 = tl.exp(-tl.abs(x))
+    t1 = 1.0 + t0
+    return tl.where(x < 0.0, t0, 1.0) / t1, t0 / (t1 * t1)
+
+
+@triton.jit
+def sigmoid_value_first_second(x):
+    t0 = -tl.abs(x)
+    t1 = tl.exp(t0)
+    t2 = 1.0 + t1
+    t3 = t1 / (t2 * t2)
+    t4 = common.expm1(t0)
+    return tl.where(x < 0.0, t1, 1.0) / t2, t3, t3 * common.copysign(t4 / (2.0 + t4), -x)
+
+
+@triton.jit
+def softplus_antiderivative(x):
+    t0 = common.log1p(tl.exp(-tl.abs(x)))
+    t1 = t0 * t0
+    t2 = (t0 * (1.0 + (0.25 * t0))) + ((t1 * t0) * (0.027777777777777776 + t1 * (-0.0002777777777777778 + t1 * (4.72411186696901e-06 + t1 * (-9.185773074661964e-08)))))
+    return tl.where(x > 0.0, (0.5 * (x * x)) + (1.6449340668482264 - t2), t2)
+
+
+@triton.jit
+def softplus_value(x):
+    return tl.where(x > 0.0, x, 0.0) + common.log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def softplus_value_first(x):
+    t0 = tl.exp(-tl.abs(x))
+    return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t0, 1.0) / (1.0 + t0)
+
+
+@triton.jit
+def softplus_value_first_second(x):
+    t0 = tl.exp(-tl.abs(x))
+    t1 = 1.0 + t0
+    return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t0, 1.0) / t1, t0 / (t1 * t1)
+
+
+@triton.jit
+def relu_antiderivative(x):
+    t0 = tl.where(x <= 0.0, 0.0, x)
+    return 0.5 * (t0 * t0)
+
+
+@triton.jit
+def relu_value(x):
+    return tl.where(x <= 0.0, 0.0, x)
+
+
+@triton.jit
+def relu_value_first(x):
+    return tl.where(x <= 0.0, 0.0, x), tl.where(x > 0.0, 1.0, 0.0)
+
+
+@triton.jit
+def relu_value_first_second(x):
+    return tl.where(x <= 0.0, 0.0, x), tl.where(x > 0.0, 1.0, 0.0), tl.full(x.shape, 0.0, tl.float32)
+
+
+@triton.jit
+def elu_antiderivative(x):
+    t0 = common.minimum(x, 0.0)
+    t1 = common.minimum(-t0, 1.0)
+    return tl.where(x > 0.0, 0.5 * (x * x), tl.where(t0 > -1.0, (t1 * t1) * (0.5 + (-t1) * (0.16666666666666666 + (-t1) * (0.041666666666666664 + (-t1) * (0.008333333333333333 + (-t1) * (0.001388888888888889 + (-t1) * (0.0001984126984126984 + (-t1) * (2.48015873015873e-05 + (-t1) * (2.7557319223985893e-06 + (-t1) * (2.755731922398589e-07 + (-t1) * (2.505210838544172e-08)))))))))), common.expm1(t0) - t0))
+
+
+@triton.jit
+def elu_value(x):
+    return tl.where(x > 0.0, x, common.expm1(common.minimum(x, 0.0)))
+
+
+@triton.jit
+def elu_value_first(x):
+    t0 = x > 0.0
+    t1 = common.minimum(x, 0.0)
+    return tl.where(t0, x, common.expm1(t1)), tl.where(t0, 1.0, tl.exp(t1))
+
+
+@triton.jit
+def elu_value_first_second(x):
+    t0 = x > 0.0
+    t1 = common.minimum(x, 0.0)
+    t2 = tl.exp(t1)
+    return tl.where(t0, x, common.expm1(t1)), tl.where(t0, 1.0, t2), tl.where(x < 0.0, t2, 0.0)
+
+
+@triton.jit
+def silu_antiderivative(x):
+    t0 = tl.abs(x)
+    t1 = x * x
+    t2 = common.copysign(common.minimum(t0, 1.0), x)
+    t3 = x > 0.0
+    t4 = common.log1p(tl.exp(-t0))
+    t5 = t4 * t4
+    t6 = (t4 * (1.0 + (0.25 * t4))) + ((t5 * t4) * (0.027777777777777776 + t5 * (-0.0002777777777777778 + t5 * (4.72411186696901e-06 + t5 * (-9.185773074661964e-08)))))
+    return tl.where(t0 < 1.0, t1 * (0.25 + (t2 * (0.08333333333333333 + (t2 * t2) * (-0.004166666666666667 + (t2 * t2) * (0.00029761904761904765 + (t2 * t2) * (-2.3423721340388008e-05 + (t2 * t2) * (1.9415383998717333e-06 + (t2 * t2) * (-1.6645198936865603e-07 + (t2 * t2) * (1.4616406398813807e-08 + (t2 * t2) * (-1.3067217542323558e-09)))))))))), ((x * (tl.where(t3, x, 0.0) + t4)) - tl.where(t3, (0.5 * t1) + (1.6449340668482264 - t6), t6)) + 0.8224670334241132)
+
+
+@triton.jit
+def silu_value(x):
+    t0 = tl.exp(-tl.abs(x))
+    return x * (tl.where(x < 0.0, t0, 1.0) / (1.0 + t0))
+
+
+@triton.jit
+def silu_value_first(x):
+    t0 = x < 0.0
+    t1 = tl.exp(-tl.abs(x))
+    t2 = 1.0 + t1
+    t3 = tl.where(t0, t1, 1.0) / t2
+    return x * t3, t3 * (1.0 + (x * (tl.where(t0, 1.0, t1) / t2)))
+
+
+@triton.jit
+def silu_value_first_second(x):
+    t0 = x < 0.0
+    t1 = -tl.abs(x)
+    t2 = tl.exp(t1)
+    t3 = 1.0 + t2
+    t4 = tl.where(t0, t2, 1.0) / t3
+    t5 = common.expm1(t1)
+    return x * t4, t4 * (1.0 + (x * (tl.where(t0, 1.0, t2) / t3))), (t2 / (t3 * t3)) * (2.0 + (x * common.copysign(t5 / (2.0 + t5), -x)))
+
+
+@triton.jit
+def gelu_antiderivative(x):
+    t0 = tl.abs(x)
+    t1 = x * x
+    t2 = common.copysign(common.minimum(t0, 1.0), x)
+    return tl.where(t0 < 1.0, t1 * (0.25 + (t2 * (0.1329807601338109 + (t2 * t2) * (-0.013298076013381087 + (t2 * t2) * (0.001424793858576546 + (t2 * t2) * (-0.00013192535727560604 + (t2 * t2) * (1.0494062510559568e-05 + (t2 * t2) * (-7.265120199618165e-07 + (t2 * t2) * (4.439795677544436e-08 + (t2 * t2) * (-2.425098479330993e-09)))))))))), (0.5 * (((t1 - 1.0) * (0.5 * common.erfc(-0.7071067811865476 * x))) + (x * (tl.exp(-0.5 * t1) * 0.3989422804014327)))) + 0.25)
+
+
+@triton.jit
+def gelu_value(x):
+    return x * (0.5 * common.erfc(-0.7071067811865476 * x))
+
+
+@triton.jit
+def gelu_value_first(x):
+    t0 = 0.5 * common.erfc(-0.7071067811865476 * x)
+    return x * t0, t0 + (x * (tl.exp(-0.5 * (x * x)) * 0.3989422804014327))
+
+
+@triton.jit
+def gelu_value_first_second(x):
+    t0 = 0.5 * common.erfc(-0.7071067811865476 * x)
+    t1 = x * x
+    t2 = tl.exp(-0.5 * t1) * 0.3989422804014327
+    return x * t0, t0 + (x * t2), t2 * (2.0 - t1)
+
+
+@triton.jit
+def sin_antiderivative(x):
+    t0 = tl.sin(0.5 * x)
+    return 2.0 * (t0 * t0)
+
+
+@triton.jit
+def sin_value(x):
+    return tl.sin(x)
+
+
+@triton.jit
+def sin_value_first(x):
+    return tl.sin(x), tl.cos(x)
+
+
+@triton.jit
+def sin_value_first_second(x):
+    t0 = tl.sin(x)
+    return t0, tl.cos(x), -t0
+
+
+@triton.jit
+def arctan_antiderivative(x):
+    t0 = tl.abs(x)
+    t1 = t0 > 1.0
+    t2 = tl.where(t1, t0, 1.0)
+    t3 = tl.where(t1, 1.0 / t2, t0)
+    return (x * common.atan(x)) - (tl.log(t2) + (0.5 * common.log1p(t3 * t3)))
+
+
+@triton.jit
+def arctan_value(x):
+    return common.atan(x)
+
+
+@triton.jit
+def arctan_value_first(x):
+    t0 = tl.abs(x)
+    t1 = t0 > 1.0
+    t2 = tl.where(t1, 1.0 / tl.where(t1, t0, 1.0), t0)
+    t3 = t2 * t2
+    return common.atan(x), tl.where(t1, t3, 1.0) / (1.0 + t3)
+
+
+@triton.jit
+def arctan_value_first_second(x):
+    t0 = tl.abs(x)
+    t1 = t0 > 1.0
+    t2 = tl.where(t1, 1.0 / tl.where(t1, t0, 1.0), t0)
+    t3 = t2 * t2
+    t4 = 1.0 + t3
+    t5 = tl.where(t1, t3, 1.0) / t4
+    return common.atan(x), t5, (-2.0 * t5) * common.copysign(t2 / t4, x)
+
+
+@triton.jit
+def softsign_antiderivative(x):
+    t0 = tl.abs(x)
+    t1 = common.minimum(t0, 1.0)
+    t2 = t1 / (2.0 + t1)
+    t3 = t2 * t2
+    return tl.where(t0 < 1.0, (t1 * t2) - ((t3 * t2) * (0.6666666666666666 + t3 * (0.4 + t3 * (0.2857142857142857 + t3 * (0.2222222222222222 + t3 * (0.18181818181818182 + t3 * (0.15384615384615385 + t3 * (0.13333333333333333 + t3 * (0.11764705882352941))))))))), t0 - tl.log(1.0 + t0))
+
+
+@triton.jit
+def softsign_value(x):
+    return x / (1.0 + tl.abs(x))
+
+
+@triton.jit
+def softsign_value_first(x):
+    t0 = 1.0 + tl.abs(x)
+    return x / t0, 1.0 / (t0 * t0)
+
+
+@triton.jit
+def softsign_value_first_second(x):
+    t0 = 1.0 + tl.abs(x)
+    t1 = t0 * t0
+    return x / t0, 1.0 / t1, (-2.0 * tl.where(x < 0.0, -1.0, tl.where(x > 0.0, 1.0, 0.0))) / (t1 * t0)
+
+
+@triton.jit
+def erf_antiderivative(x):
+    return (x * tl.erf(x)) + (0.5641895835477563 * common.expm1(-(x * x)))
+
+
+@triton.jit
+def erf_value(x):
+    return tl.erf(x)
+
+
+@triton.jit
+def erf_value_first(x):
+    return tl.erf(x), 1.1283791670955126 * tl.exp(-(x * x))
+
+
+@triton.jit
+def erf_value_first_second(x):
+    t0 = 1.1283791670955126 * tl.exp(-(x * x))
+    return tl.erf(x), t0, (-2.0 * x) * t0
+
+
+@triton.jit
+def softshrink_antiderivative(x):
+    t0 = tl.where(tl.abs(x) <= 0.5, 0.0, x - common.copysign(0.5, x))
+    return 0.5 * (t0 * t0)
+
+
+@triton.jit
+def softshrink_value(x):
+    return tl.where(tl.abs(x) <= 0.5, 0.0, x - common.copysign(0.5, x))
+
+
+@triton.jit
+def softshrink_value_first(x):
+    t0 = tl.abs(x) <= 0.5
+    return tl.where(t0, 0.0, x - common.copysign(0.5, x)), tl.where(t0, 0.0, 1.0)
+
+
+@triton.jit
+def softshrink_value_first_second(x):
+    t0 = tl.abs(x) <= 0.5
+    return tl.where(t0, 0.0, x - common.copysign(0.5, x)), tl.where(t0, 0.0, 1.0), tl.full(x.shape, 0.0, tl.float32)
