@@ -98,6 +98,10 @@ class _Antiderivative(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         return g * value(ctx.name, ctx.saved_tensors[0]), None
 
+
+class _ForwardModeAntiderivative(_Antiderivative):
+    """The same with forward mode, which torch.compile refuses to trace."""
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return tangent * value(ctx.name, ctx.saved_tensors[0])
@@ -105,6 +109,6 @@ class _Antiderivative(torch.autograd.Function):
 
 def antiderivative(name: str, x: Tensor) -> Tensor:
     """The antiderivative of the basis function `name`, elementwise."""
-    function: Any = _Antiderivative
+    function: Any = _Antiderivative if torch.compiler.is_compiling() else _ForwardModeAntiderivative
     result: Tensor = function.apply(x, name)
     return result
