@@ -12,7 +12,7 @@ from .. import functional
 from ..activations import TRANSFORMS
 from ..errors import check_choice, message
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
-from .base import GradNet, check_sizes, init_uniform, init_weights
+from .base import GradNet, check_sizes, init_uniform
 
 
 class _Module(nn.Module):
@@ -36,7 +36,7 @@ class _Module(nn.Module):
         init_uniform(self.W, in_dim)
         init_uniform(self.b, in_dim)
         if hasattr(self, "beta"):
-            init_weights(self.beta, self.monotone)
+            nn.init.uniform_(self.beta)
         if hasattr(self, "act"):
             self.act.reset_parameters()
 
@@ -112,7 +112,7 @@ class GradNetM(GradNet):
         """Draws all parameters anew."""
         for module in self.mmgn_modules:
             module.reset_parameters()  # type: ignore[operator]
-        init_weights(self.alpha, self.monotone)
+        nn.init.uniform_(self.alpha) if self.monotone else nn.init.normal_(self.alpha)
         init_uniform(self.bias, self.embed_dim)
         if self.linear is not None:
             self.linear.reset_parameters()

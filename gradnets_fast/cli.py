@@ -1,0 +1,215 @@
+"""The command line: reads options, runs a task, and turns every foreseen failure into one line and exit code 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import __version__
+from .tasks.checkpoint import (
+    SETTINGS_FILE,
+    load_checkpoint,
+    load_settings,
+    prepare_folder,
+    save_checkpoint,
+    write_json,
+)
+from .tasks.evaluation import Evaluation, evaluate
+from .tasks.fields import FIELDS
+from .tasks.training import ARCHITECTURES, SCHEDULES, Settings, Trainer, decibel
+
+app = typer.Typer(name="gradnets-fast", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_EXPECTED_FAILURES = (ArithmeticError, OSError, RuntimeError, TypeError, ValueError)
+_SAVE_EVERY_SECONDS = 30.0
+_PLAIN_LINES = 10
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Gradient networks with fused kernels."""
+    if version:
+        print(f"gradnets_fast {__version__}")
+        raise typer.Exit
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except _EXPECTED_FAILURES as error:
+        print(f"gradnets-fast: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def _help(text: str, choices: object) -> str:
+    return f"{text}: {', '.join(choices)}." if isinstance(choices, (tuple, list, dict)) else text
+
+
+@app.command()
+def train(
+    field: Annotated[str | None, typer.Option(help=_help("Synthetic field", FIELDS) + " [default: convex2d]")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="File of samples (.csv, .parquet, .npz, .npy) in place of a field.")
+    ] = None,
+    arch: Annotated[str, typer.Option(help=_help("Architecture", ARCHITECTURES))] = Settings.arch,
+    dim: Annotated[int | None, typer.Option(help="Dimension, for polymax.")] = None,
+    embed_dim: Annotated[int, typer.Option(help="Hidden units h (per module).")] = Settings.embed_dim,
+    layers: Annotated[int, typer.Option(help="Layers, or modules.")] = Settings.layers,
+    activation: Annotated[
+        str | None, typer.Option(help="A name of the activation table, or several joined by +.")
+    ] = None,
+    linear: Annotated[str | None, typer.Option(help="Linear part: psd or symmetric.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Points per step.")] = Settings.batch_size,
+    samples: Annotated[int, typer.Option(help="Training points drawn from the field.")] = Settings.samples,
+    steps: Annotated[int | None, typer.Option(help="Steps of Adam. [default: 200 epochs]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training points, in place of --steps.")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = Settings.lr,
+    schedule: Annotated[str, typer.Option(help=_help("Of the learning rate", SCHEDULES))] = Settings.schedule,
+    seed: Annotated[int, typer.Option(help="Of data, initialisation and shuffling.")] = 0,
+    backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. [default: the fastest]")] = None,
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, report and figure.")] = Path("runs/train"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --out, with its settings.")
+    ] = False,
+) -> None:
+    """Train a gradient network on a gradient field, and report error, Jacobian and speed."""
+    console = Console()
+    with _one_line_errors():
+        if resume:
+            trainer = _resumed(out)
+        else:
+            options = {
+                "arch": arch,
+                "field": field if field is not None or data is not None else Settings.field,
+                "data": None if data is None else str(data),
+                "dim": dim,
+                "embed_dim": embed_dim,
+                "layers": layers,
+                "activation": activation,
+                "linear": linear,
+                "batch_size": batch_size,
+                "samples": samples,
+                "lr": lr,
+                "schedule": schedule,
+                "seed": seed,
+                "backend": backend,
+                "device": device,
+            }
+            trainer = _started(options, steps, epochs)
+            prepare_folder(out)
+            write_json(out / SETTINGS_FILE, trainer.settings.to_json())
+        _train(console, trainer, out)
+        console.print("measuring error, Jacobian and time per step …")
+        evaluation = evaluate(trainer)
+        _finish(console, trainer, evaluation, out)
+
+
+def _started(options: dict[str, Any], steps: int | None, epochs: int | None) -> Trainer:
+    from .errors import check_positive, message
+
+    if steps is not None and epochs is not None:
+        raise ValueError(message("train", "steps, epochs", "one of them", "both", "leave one out"))
+    trainer = Trainer(Settings(**options, steps=1 if steps is None else steps))
+    if steps is None:
+        count = 200 if epochs is None else epochs
+        check_positive("train", "epochs", count)
+        points = trainer.problem.x.shape[0]
+        total = count * (points // min(points, trainer.settings.batch_size))
+        trainer.settings = dataclasses.replace(trainer.settings, steps=total)
+    return trainer
+
+
+def _resumed(out: Path) -> Trainer:
+    trainer = Trainer(Settings.from_json(load_settings(out)))
+    trainer.resume(load_checkpoint(out))
+    return trainer
+
+
+def _train(console: Console, trainer: Trainer, out: Path) -> None:
+    settings = trainer.settings
+    console.print(
+        f"training {type(trainer.module).__name__} "
+        f"({sum(p.numel() for p in trainer.module.parameters())} parameters) on {trainer.problem.label}: "
+        f"{settings.steps} steps of {settings.batch_size}"
+        + (f", resumed at step {trainer.step}" if trainer.step else ""),
+        highlight=False,
+    )
+    try:
+        with _progress(console, trainer) as report:
+            for _ in trainer.run(report, _SAVE_EVERY_SECONDS, out):
+                pass
+    except KeyboardInterrupt:
+        save_checkpoint(out, trainer.checkpoint())
+        console.print(f"stopped at step {trainer.step}; go on with: gradnets-fast train --resume --out {out}")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _progress(console: Console, trainer: Trainer) -> Iterator[Callable[[int, float], None]]:
+    total = trainer.settings.steps
+    if not console.is_terminal:
+        every = max(1, total // _PLAIN_LINES)
+        last = [trainer.step]
+
+        def plain(step: int, loss: float) -> None:
+            if step - last[0] >= every or step == total:
+                last[0] = step
+                print(f"step {step}/{total}  batch error {decibel(loss):.2f} dB", flush=True)
+
+        yield plain
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("batch error", total=total, completed=trainer.step)
+
+        def bar(step: int, loss: float) -> None:
+            progress.update(task, completed=step, description=f"batch error {decibel(loss):7.2f} dB")
+
+        yield bar
+
+
+def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, out: Path) -> None:
+    from .tasks.figure import save_figure
+
+    report = {
+        "gradnets_fast": __version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "module": type(trainer.module).__name__,
+        "problem": trainer.problem.label,
+        "settings": trainer.settings.to_json(),
+        "evaluation": evaluation.to_json(),
+        "history": trainer.history,
+    }
+    write_json(out / "report.json", report)
+    save_figure(trainer, evaluation, out / "figure.png")
+    console.print(_table(trainer, evaluation))
+    for name in ("figure.png", "report.json", "checkpoint.safetensors"):
+        console.print(f"  {out / name}", highlight=False)
+
+
+def _table(trainer: Trainer, evaluation: Evaluation) -> Table:
+    table = Table(title=f"{type(trainer.module).__name__} on {trainer.problem.label}", show_header=False, min_width=64)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    ratio = evaluation.reference_milliseconds_per_step / evaluation.milliseconds_per_step
+    table.add_row("test error", f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)")
+    table.add_row("Jacobian: largest |J − Jᵀ| / |J|", f"{evaluation.asymmetry:.1e}")
+    table.add_row("Jacobian: smallest eigenvalue", f"{evaluation.smallest_eigenvalue:.4g}")
+    table.add_row("time per step, backend " + evaluation.backend, f"{evaluation.milliseconds_per_step:.3f} ms")
+    if evaluation.backend != "reference":
+        time_text = f"{evaluation.reference_milliseconds_per_step:.3f} ms ({ratio:.2f}×)"
+        table.add_row("time per step, backend reference", time_text)
+    return table

@@ -1,0 +1,127 @@
+"""Samples of a gradient field from a user's file: CSV, Parquet, NPZ or NPY."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import message
+
+FORMATS = (".csv", ".parquet", ".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Points x and target gradients g, both (n, d), float32, and where they came from."""
+
+    x: Tensor
+    g: Tensor
+    source: str
+
+
+def load_samples(path: Path) -> Samples:
+    """Reads points and target gradients.
+
+    CSV and Parquet: columns x0 … x{d−1} and g0 … g{d−1}, in any order, others ignored.  NPZ: arrays x and g, (n, d).
+    NPY: one array (n, 2d), x before g.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and the column, array or row at fault.
+    """
+    suffix = path.suffix.lower()
+    where = str(path)
+    if suffix not in FORMATS:
+        fix = "convert the file"
+        raise ValueError(message("data", where, "a file ending in " + ", ".join(FORMATS), repr(path.suffix), fix))
+    if not path.is_file():
+        raise FileNotFoundError(message("data", where, "an existing file", "none", "check the path"))
+    try:
+        x, g, names = _read(path, suffix)
+    except (OSError, EOFError) as error:
+        raise ValueError(
+            message("data", where, f"a readable {suffix[1:]} file", str(error), "write it again")
+        ) from error
+    _check_values(where, x, names[0])
+    _check_values(where, g, names[1])
+    return Samples(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(g.astype(np.float32)), where)
+
+
+def _read(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str]]]:
+    if suffix in (".csv", ".parquet"):
+        return _read_table(path, suffix)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(
+            message("data", str(path), f"a numeric {suffix[1:]} file", str(error), "write it again")
+        ) from error
+    if suffix == ".npz":
+        for name in ("x", "g"):
+            if name not in loaded.files:
+                fix = "save it as numpy.savez(file, x=points, g=gradients)"
+                raise ValueError(message("data", str(path), "arrays x and g", ", ".join(loaded.files) or "none", fix))
+        x, g = loaded["x"], loaded["g"]
+    else:
+        if loaded.ndim != 2 or loaded.shape[1] % 2 or not loaded.shape[1]:
+            fix = "join the points and the gradients along the last axis"
+            raise ValueError(message("data", str(path), "an array (n, 2d)", f"shape {loaded.shape}", fix))
+        x, g = np.split(loaded, 2, axis=1)
+    if x.ndim != 2 or x.shape != g.shape:
+        fix = "give each point one target gradient of its dimension"
+        raise ValueError(message("data", str(path), "x and g of one shape (n, d)", f"{x.shape} and {g.shape}", fix))
+    for name, array in (("x", x), ("g", g)):
+        if array.dtype.kind not in "fiu":
+            raise ValueError(message("data", f"{path}: {name}", "numbers", f"dtype {array.dtype}", "save numbers"))
+    return x, g, ([f"x[:, {i}]" for i in range(x.shape[1])], [f"g[:, {i}]" for i in range(x.shape[1])])
+
+
+def _read_table(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str]]]:
+    import polars as pl
+
+    try:
+        table = pl.read_csv(path, infer_schema_length=None) if suffix == ".csv" else pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        cause = str(error).splitlines()[0]
+        raise ValueError(
+            message("data", str(path), f"a readable {suffix[1:]} file", cause, "write it again")
+        ) from error
+    dim = sum(1 for name in table.columns if name.startswith("x") and name[1:].isdigit())
+    names = [f"x{i}" for i in range(dim)], [f"g{i}" for i in range(dim)]
+    if dim == 0:
+        fix = "rename the coordinates x0, x1, … and the target gradient g0, g1, …"
+        raise ValueError(message("data", str(path), "columns x0, …, g0, …", ", ".join(table.columns), fix))
+    for name in (*names[0], *names[1]):
+        if name not in table.columns:
+            fix = f"add it: there are {dim} columns x…, so x0 … x{dim - 1} and g0 … g{dim - 1} are needed"
+            raise ValueError(message("data", str(path), f"a column {name}", ", ".join(table.columns), fix))
+        if not table[name].dtype.is_numeric():
+            row, value = _first_non_number(table[name].cast(pl.String).to_list())
+            fix = "correct or delete that row"
+            raise ValueError(message("data", f"{path}: column {name}, row {row}", "a number", repr(value), fix))
+    filled = table.select([*names[0], *names[1]]).cast(pl.Float64).fill_null(float("nan"))
+    values = filled.to_numpy()
+    return values[:, :dim], values[:, dim:], names
+
+
+def _first_non_number(values: list[str | None]) -> tuple[int, str | None]:
+    for row, value in enumerate(values, start=1):
+        try:
+            float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return row, value
+    return 1, values[0] if values else None
+
+
+def _check_values(where: str, values: np.ndarray, names: list[str]) -> None:
+    if not len(values):
+        raise ValueError(message("data", where, "at least one row", "none", "give some samples"))
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        got = "no value or NaN" if np.isnan(values[row, column]) else str(values[row, column])
+        argument = f"{where}: column {names[column]}, row {row + 1}"
+        raise ValueError(message("data", argument, "a finite number", got, "correct or delete that row"))
