@@ -1,23 +1,31 @@
 // The elementwise middle of the ridge family: φ and its derivatives on strips of neurons of one row, in cache.
 
-// The cascade's parameters in zero-padded rows of `stride` neurons, so that whole vectors may be read.
+// The cascade's parameters in zero-padded rows of `stride` values, so that whole vectors may be read.  Where h is small
+// the h (padded) values repeat `copies` times, so that one strip holds that many rows of the batch and stays long.
 template <class T> struct PaddedCascade {
     int layers, terms;
     const int *basis;
-    int64_t stride;
+    int64_t stride, copies, width;
     const T *rows;
 
     static int64_t row_count(int layers, int terms) { return int64_t(layers) * (2 + terms); }
+    static int64_t copies_for(int64_t h, int64_t tile_h) { return larger(1, tile_h / round_up(h, Simd<T>::lanes)); }
+    static int64_t stride_for(int64_t h, int64_t tile_h) { return round_up(larger(h, tile_h), Tile<T>::panel); }
 
-    PaddedCascade(const Cascade<T> &c, int64_t h, int64_t padded_h, T *memory)
-        : layers(c.layers), terms(c.terms), basis(c.basis), stride(padded_h), rows(memory) {
+    // memory: row_count · stride_for values.
+    PaddedCascade(const Cascade<T> &c, int64_t h, int64_t tile_h, T *memory)
+        : layers(c.layers), terms(c.terms), basis(c.basis), stride(stride_for(h, tile_h)),
+          copies(copies_for(h, tile_h)), width(round_up(h, Simd<T>::lanes)), rows(memory) {
         fill_zero(memory, row_count(layers, terms) * stride);
         const T *sources[] = {c.scale, c.shift, c.coef};
         const int64_t counts[] = {layers, layers, int64_t(layers) * terms};
         for (int s = 0; s < 3; ++s)
             for (int64_t r = 0; r < counts[s]; ++r, memory += stride)
-                __builtin_memcpy(memory, sources[s] + r * h, size_t(h) * sizeof(T));
+                for (int64_t copy = 0; copy < copies; ++copy)
+                    __builtin_memcpy(memory + copy * width, sources[s] + r * h, size_t(h) * sizeof(T));
     }
+    // Between rows of a tile of hidden values: rows that share a strip must adjoin.
+    int64_t tile_stride(int64_t tile_h) const { return copies > 1 ? width : tile_h; }
     int64_t scale_row(int l) const { return l; }
     int64_t shift_row(int l) const { return layers + l; }
     int64_t coef_row(int l, int k) const { return 2 * layers + int64_t(l) * terms + k; }

@@ -45,16 +45,17 @@ template <class T> inline void broadcast_rows(const T *row, int64_t rows, int64_
 template <class T> bool ridge_forward(const RidgeForward<T> &p) {
     constexpr int64_t tile_h = RidgeTiles<T>::forward;
     const BatchPlan plan(p.batch, p.d, Tile<T>::rows);
-    const int64_t padded_h = round_up(p.h, Tile<T>::panel);
     const int threads = threads_for(4.0 * p.batch * p.d * p.h, p.threads);
-    const int64_t parameters = PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms) * padded_h;
+    const int64_t parameters =
+        PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms) * PaddedCascade<T>::stride_for(p.h, tile_h);
     const int64_t per_worker = Workspace<T>::padded(plan.tile * tile_h) + Workspace<T>::padded(2 * tile_h);
     const int64_t packed = PackedWeights<T>::count(p.d, p.h, true);
     Workspace<T> workspace(packed + Workspace<T>::padded(parameters) + threads * per_worker);
     if (!workspace.ok())
         return false;
     const PackedWeights<T> W(p.W, p.d, p.h, tile_h, true, workspace.take(packed));
-    const PaddedCascade<T> phi(p.phi, p.h, padded_h, workspace.take(parameters));
+    const PaddedCascade<T> phi(p.phi, p.h, tile_h, workspace.take(parameters));
+    const int64_t stride = phi.tile_stride(tile_h), granule = phi.copies > 1 ? Simd<T>::lanes : Tile<T>::panel;
     T *const scratch = workspace.take(threads * per_worker);
 
     auto body = [&](int64_t tile, int worker) {
@@ -66,10 +67,10 @@ template <class T> bool ridge_forward(const RidgeForward<T> &p) {
         broadcast_rows(p.bias, rows, p.d, out);
         for (int64_t j = 0; j < p.h; j += tile_h) {
             const int64_t neurons = smaller(tile_h, p.h - j), width = round_up(neurons, Simd<T>::lanes);
-            multiply<T>(rows, round_up(neurons, Tile<T>::panel), p.d, x, p.d, 1, W.transposed_at(j), u, tile_h, false);
-            for (int64_t i = 0; i < rows; ++i)
-                cascade_value(phi, j, width, u + i * tile_h, strips);
-            multiply<T>(rows, p.d, neurons, u, tile_h, 1, W.straight_at(j), out, p.d, true);
+            multiply<T>(rows, round_up(neurons, granule), p.d, x, p.d, 1, W.transposed_at(j), u, stride, false);
+            for (int64_t i = 0; i < rows; i += phi.copies)
+                cascade_value(phi, j, width * smaller(phi.copies, rows - i), u + i * stride, strips);
+            multiply<T>(rows, p.d, neurons, u, stride, 1, W.straight_at(j), out, p.d, true);
         }
     };
     parallel(threads, plan.tiles, body);
@@ -119,9 +120,10 @@ void finish_ridge_backward(const RidgeBackward<T> &p, const PaddedCascade<T> &ph
 template <class T> bool ridge_backward(const RidgeBackward<T> &p) {
     constexpr int64_t tile_h = RidgeTiles<T>::backward;
     const BatchPlan plan(p.batch, p.d, Tile<T>::rows);
-    const int64_t padded_h = round_up(p.h, Tile<T>::panel), padded_d = round_up(p.d, Tile<T>::panel);
+    const int64_t padded_d = round_up(p.d, Tile<T>::panel);
     const int threads = threads_for(10.0 * p.batch * p.d * p.h, p.threads);
-    const int64_t row_count = PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms), parameters = row_count * padded_h;
+    const int64_t row_count = PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms);
+    const int64_t parameters = row_count * PaddedCascade<T>::stride_for(p.h, tile_h);
     const RidgePartials<T> sizes(p, parameters);
     const int64_t tile_size = Workspace<T>::padded(plan.tile * tile_h);
     const int64_t packed_rows = Workspace<T>::padded(plan.tile * padded_d);
@@ -134,7 +136,8 @@ template <class T> bool ridge_backward(const RidgeBackward<T> &p) {
     if (!workspace.ok())
         return false;
     const PackedWeights<T> W(p.W, p.d, p.h, tile_h, p.dx != nullptr, workspace.take(packed));
-    const PaddedCascade<T> phi(p.phi, p.h, padded_h, workspace.take(parameters));
+    const PaddedCascade<T> phi(p.phi, p.h, tile_h, workspace.take(parameters));
+    const int64_t stride = phi.tile_stride(tile_h), granule = phi.copies > 1 ? Simd<T>::lanes : Tile<T>::panel;
     T *const partials = workspace.take(plan.chunks * sizes.size());
     T *const scratch = workspace.take(threads * per_worker);
 
@@ -153,20 +156,21 @@ template <class T> bool ridge_backward(const RidgeBackward<T> &p) {
         }
         for (int64_t j = 0; j < p.h; j += tile_h) {
             const int64_t neurons = smaller(tile_h, p.h - j), width = round_up(neurons, Simd<T>::lanes);
-            const int64_t columns = round_up(neurons, Tile<T>::panel);
-            multiply<T>(rows, columns, p.d, x, p.d, 1, W.transposed_at(j), u, tile_h, false);
-            multiply<T>(rows, columns, p.d, g, p.d, 1, W.transposed_at(j), a, tile_h, false);
+            multiply<T>(rows, round_up(neurons, granule), p.d, x, p.d, 1, W.transposed_at(j), u, stride, false);
+            multiply<T>(rows, round_up(neurons, granule), p.d, g, p.d, 1, W.transposed_at(j), a, stride, false);
             fill_zero(local, row_count * tile_h);
-            for (int64_t i = 0; i < rows; ++i)
-                cascade_gradient(phi, j, width, u + i * tile_h, a + i * tile_h, local, tile_h, strip);
+            for (int64_t i = 0; i < rows; i += phi.copies)
+                cascade_gradient(phi, j, width * smaller(phi.copies, rows - i), u + i * stride, a + i * stride, local,
+                                 tile_h, strip);
             for (int64_t r = 0; r < row_count; ++r)
-                for (int64_t n = 0; n < neurons; ++n)
-                    partial[sizes.weights + r * phi.stride + j + n] += local[r * tile_h + n];
+                for (int64_t copy = 0; copy < phi.copies; ++copy)
+                    for (int64_t n = 0; n < neurons; ++n)
+                        partial[sizes.weights + r * phi.stride + j + n] += local[r * tile_h + copy * width + n];
             if (p.dx)
-                multiply<T>(rows, p.d, neurons, a, tile_h, 1, W.straight_at(j), p.dx + first * p.d, p.d, j > 0);
+                multiply<T>(rows, p.d, neurons, a, stride, 1, W.straight_at(j), p.dx + first * p.d, p.d, j > 0);
             if (p.dW) {
-                multiply<T>(neurons, p.d, rows, u, 1, tile_h, packed_g, partial + j * p.d, p.d, true);
-                multiply<T>(neurons, p.d, rows, a, 1, tile_h, packed_x, partial + j * p.d, p.d, true);
+                multiply<T>(neurons, p.d, rows, u, 1, stride, packed_g, partial + j * p.d, p.d, true);
+                multiply<T>(neurons, p.d, rows, a, 1, stride, packed_x, partial + j * p.d, p.d, true);
             }
         }
     };

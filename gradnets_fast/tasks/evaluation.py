@@ -90,16 +90,16 @@ def sample_jacobians(module: torch.nn.Module, points: Tensor, backend: str) -> T
 def time_steps(trainer: Trainer, backend: str) -> tuple[float, float]:
     """Median milliseconds of a training step on `backend` and on the reference, interleaved, on copies."""
     x, g = trainer.batch(0)
-    contenders: list[tuple[str, torch.nn.Module, torch.optim.Optimizer, list[float]]] = []
+    contenders: list[tuple[str, torch.nn.Module, torch.optim.Adam, list[float]]] = []
     for name in (backend, "reference"):
         module = copy.deepcopy(trainer.module)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-12, fused=True)
         contenders.append((name, module, optimizer, []))
     for round_number in range(_WARMUP_ROUNDS + TIMED_ROUNDS):
-        for name, module, optimizer, times in contenders:
+        for name, network, optimizer, times in contenders:
             with use_backend(name):
                 start = time.perf_counter()
-                training_step(module, optimizer, x, g).item()
+                training_step(network, optimizer, x, g).item()
                 if round_number >= _WARMUP_ROUNDS:
                     times.append(1e3 * (time.perf_counter() - start))
     ours, reference = (statistics.median(times) for _, _, _, times in contenders)
