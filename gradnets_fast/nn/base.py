@@ -16,11 +16,13 @@ LINEAR_PARTS = ("psd", "symmetric")
 class LinearPart(nn.Module):
     """x ↦ VᵀV x ("psd") or (S + Sᵀ)/2 x ("symmetric"): the gradient of ½|Vx|² or ½xᵀSx."""
 
+    V: nn.Parameter
+    S: nn.Parameter
+
     def __init__(self, kind: str, in_dim: int, **factory: Any) -> None:
         super().__init__()
         self.kind = kind
-        matrix = nn.Parameter(torch.empty(in_dim, in_dim, **factory))
-        self.register_parameter("V" if kind == "psd" else "S", matrix)
+        setattr(self, "V" if kind == "psd" else "S", nn.Parameter(torch.empty(in_dim, in_dim, **factory)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -31,10 +33,8 @@ class LinearPart(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The linear part's gradient at x, (…, d)."""
         if self.kind == "psd":
-            V = self.get_parameter("V")
-            return x @ V.T @ V
-        S = self.get_parameter("S")
-        return x @ ((S + S.T) / 2)
+            return x @ self.V.T @ self.V
+        return x @ ((self.S + self.S.T) / 2)
 
     def potential(self, x: Tensor) -> Tensor:
         """½ x·(linear part of x), (…,)."""

@@ -1,0 +1,106 @@
+"""Every architecture with its reference and its test cases: what tests and benchmarks enumerate.
+
+A new architecture is nn/<arch>.py, reference/<arch>.py and one entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from .. import reference
+from ..activations import TABLE, TRANSFORMS
+from ..reference.architectures import Parameters
+from .base import GradNet
+from .cascade import GradNetC, mGradNetC
+from .modular import GradNetM, mGradNetM
+from .ridge import RidgeGradNet, mRidgeGradNet
+
+_IN_DIM, _EMBED_DIM, _DEPTH = 3, 11, 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network to test.
+
+    Attributes:
+        label: unique in the registry.
+        make: (**factory) -> the network; factory: device, dtype.
+        reference: (parameters, x) -> f(x) in plain PyTorch.
+        potential: (parameters, x) -> F(x) up to a constant, likewise.
+        monotone: the Jacobian must be positive semidefinite.
+        smooth: the basis functions have a continuous second derivative, so that finite differences apply.
+        bases: the basis functions it uses.
+    """
+
+    label: str
+    make: Callable[..., GradNet]
+    reference: Callable[[Parameters, Tensor], Tensor]
+    potential: Callable[[Parameters, Tensor], Tensor]
+    monotone: bool
+    smooth: bool = True
+    bases: tuple[str, ...] = field(default=())
+
+
+def _case(
+    module: type[GradNet], functions: tuple[Any, Any], sizes: dict[str, int], options: dict[str, Any], **extra: Any
+) -> Case:
+    activation = options["activation"]
+    key = tuple(activation) if isinstance(activation, list) else activation
+    names = key if isinstance(key, tuple) else (key,)
+    arguments: dict[str, Any] = {"activation": key, "monotone": module.monotone, **extra}
+    forward, potential = (partial(_call, function, arguments) for function in functions)
+    label = "-".join([module.__name__, "+".join(names), *(f"{k}={v}" for k, v in options.items() if k != "activation")])
+    smooth = all(TABLE[name].continuous_derivatives >= 2 for name in names if name in TABLE)
+    bases = tuple(name for name in names if name in TABLE)
+    make = partial(module, **sizes, **options)
+    return Case(label, make, forward, potential, module.monotone, smooth, bases)
+
+
+def _call(function: Any, arguments: dict[str, Any], parameters: Any, x: Tensor) -> Tensor:
+    result: Tensor = function(parameters, x, **arguments)
+    return result
+
+
+def _elementwise(module: type[GradNet]) -> list[str | list[str]]:
+    names = [name for name, basis in TABLE.items() if basis.nondecreasing or not module.monotone]
+    mixture = ["tanh", "softplus"] if module.monotone else ["tanh", "sin", "gelu"]
+    return [*names, "weighted_tanh", mixture]
+
+
+def cases() -> Iterator[Case]:
+    """Every architecture × activation, and each option once."""
+    ridge = (reference.ridge_gradnet, reference.ridge_gradnet_potential)
+    cascade = (reference.gradnet_c, reference.gradnet_c_potential)
+    modular = (reference.gradnet_m, reference.gradnet_m_potential)
+    sizes = {"in_dim": _IN_DIM, "embed_dim": _EMBED_DIM}
+    for wide in (RidgeGradNet, mRidgeGradNet):
+        for activation in _elementwise(wide):
+            yield _case(wide, ridge, sizes, {"activation": activation})
+        yield _case(wide, ridge, sizes, {"activation": "tanh", "linear": "psd"})
+    for deep in (GradNetC, mGradNetC):
+        deep_sizes = {"num_layers": _DEPTH, **sizes}
+        for activation in _elementwise(deep):
+            yield _case(deep, cascade, deep_sizes, {"activation": activation})
+        yield _case(deep, cascade, {**deep_sizes, "num_layers": 1}, {"activation": "softplus", "linear": "psd"})
+        reuse = {"reuse_penultimate_activation": True}
+        yield _case(deep, cascade, deep_sizes, {"activation": "weighted_tanh", **reuse}, **reuse)
+    yield _case(GradNetC, cascade, {"num_layers": 2, **sizes}, {"activation": "sin", "linear": "symmetric"})
+    for sums in (GradNetM, mGradNetM):
+        module_sizes = {"num_modules": _DEPTH, **sizes}
+        for activation in ("softmax", "weighted_softmax"):
+            yield _case(sums, modular, module_sizes, {"activation": activation})
+        yield _case(sums, modular, module_sizes, {"activation": "softmax", "linear": "psd"})
+        for name, basis in TABLE.items():
+            if basis.nondecreasing or not sums.monotone:
+                options = {"activation": name, "transform": "half_square"}
+                yield _case(sums, modular, module_sizes, options, transform="half_square")
+        for transform in TRANSFORMS.values():
+            # The sum of softplus's antiderivatives is positive, which log and exp need and want.
+            if transform.name != "half_square" and (transform.keeps_convexity_on_nonnegative or not sums.monotone):
+                options = {"activation": "softplus", "transform": transform.name}
+                yield _case(sums, modular, module_sizes, options, transform=transform.name)

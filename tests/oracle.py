@@ -1,0 +1,51 @@
+"""The rule by which a backend passes: at most twice the error of eager PyTorch in the same dtype, plus a floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Sequence[Tensor]], Tensor]
+
+FLOOR_ULPS = 8.0
+FLOAT64_FLOOR_ULPS = 64.0
+"""In float64 eager PyTorch is the oracle itself, so its error reads 0 and the floor stands for it."""
+
+
+def outputs_and_gradients(function: Function, tensors: Sequence[Tensor], g: Tensor) -> list[Tensor]:
+    """f, and the gradients of <g, f> for every tensor."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    f = function(leaves)
+    gradients = torch.autograd.grad(f, leaves, g.to(f.dtype), materialize_grads=True)
+    return [f.detach(), *gradients]
+
+
+def second_gradients(function: Function, tensors: Sequence[Tensor], g: Tensor) -> list[Tensor]:
+    """The gradients of Σ <v_i, ∇_i <g, f>>, with fixed pseudo-random v, for g and every tensor."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    cotangent = g.detach().requires_grad_()
+    first = torch.autograd.grad(function(leaves), leaves, cotangent, create_graph=True, materialize_grads=True)
+    total = sum((d * torch.sin(torch.arange(d.numel(), dtype=d.dtype) + 1).view_as(d)).sum() for d in first)
+    return list(torch.autograd.grad(total, [cotangent, *leaves], materialize_grads=True))
+
+
+def assert_as_good_as_eager(ours: Sequence[Tensor], eager: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
+    """Each tensor's largest error against the float64 one is at most twice eager's, plus the floor.
+
+    The floor is in units of the largest value of all the tensors: a sum over the batch may cancel to much less than its
+    terms, whose rounding errors it keeps.
+    """
+    assert len(ours) == len(eager) == len(exact)
+    largest = max((t.abs().max().item() for t in exact if t.numel()), default=0.0)
+    for position, (mine, theirs, truth) in enumerate(zip(ours, eager, exact)):
+        assert mine.shape == truth.shape, position
+        assert mine.dtype == theirs.dtype, position
+        if not truth.numel():
+            continue
+        error = (mine.double() - truth).abs().max().item()
+        eager_error = (theirs.double() - truth).abs().max().item()
+        ulps = FLOAT64_FLOOR_ULPS if mine.dtype == torch.float64 else FLOOR_ULPS
+        floor = ulps * torch.finfo(mine.dtype).eps * largest
+        assert error <= 2 * eager_error + floor, (position, error, eager_error, floor)

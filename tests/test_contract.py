@@ -1,0 +1,201 @@
+"""The contract that every registered architecture fulfils on every backend."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Iterator
+
+import pytest
+import torch
+from oracle import assert_as_good_as_eager, outputs_and_gradients
+from torch import Tensor
+from torch.func import functional_call, jacrev, vmap
+
+import gradnets_fast
+from gradnets_fast.nn import GradNet
+from gradnets_fast.nn.registry import Case, cases
+
+CASES = list(cases())
+BACKENDS = ("reference", "cpp")
+POINTS = 23
+
+all_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+all_backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@pytest.fixture(params=BACKENDS)
+def _on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    with gradnets_fast.use_backend(request.param):
+        yield
+
+
+def make(case: Case, dtype: torch.dtype = torch.float64) -> tuple[GradNet, Tensor]:
+    """The network, its raw parameters drawn wider than at initialisation, and points that reach its nonlinear range."""
+    net = case.make(dtype=dtype)
+    generator = torch.Generator().manual_seed(len(case.label))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype), alpha=0.3)
+    x = torch.randn(POINTS, 3, generator=generator, dtype=torch.float64).to(dtype)
+    return net, x
+
+
+def test_labels_are_unique() -> None:
+    assert len({case.label for case in CASES}) == len(CASES)
+
+
+@all_cases
+@pytest.mark.usefixtures("_on_backend")
+def test_forward_and_gradients_match_the_reference_architecture(case: Case) -> None:
+    for dtype in (torch.float64, torch.float32):
+        net, x = make(case, dtype)
+        names = [name for name, _ in net.named_parameters()]
+        tensors = [x, *(p.detach() for p in net.parameters())]
+        g = torch.randn(x.shape, dtype=dtype)
+
+        def ours(values: list[Tensor], net: GradNet = net, names: list[str] = names) -> Tensor:
+            return functional_call(net, dict(zip(names, values[1:])), (values[0],))
+
+        def eager(values: list[Tensor], names: list[str] = names) -> Tensor:
+            return case.reference(dict(zip(names, values[1:])), values[0])
+
+        exact = outputs_and_gradients(eager, [t.double() for t in tensors], g.double())
+        assert_as_good_as_eager(
+            outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), exact
+        )
+
+
+@all_cases
+@pytest.mark.usefixtures("_on_backend")
+def test_gradcheck_and_gradgradcheck(case: Case) -> None:
+    if not case.smooth:
+        case_is_kinked(case)
+        return
+    net, x = make(case)
+    names = [name for name, _ in net.named_parameters()]
+
+    def function(points: Tensor, *parameters: Tensor) -> Tensor:
+        return functional_call(net, dict(zip(names, parameters)), (points,))
+
+    inputs = (x[:3].requires_grad_(), *(p.detach().requires_grad_() for p in net.parameters()))
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True, atol=1e-6, rtol=1e-4)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True, atol=1e-5, rtol=1e-3)
+
+
+def case_is_kinked(case: Case) -> None:
+    """Finite differences across a kink mean nothing; the gradients are compared with autograd's instead, above."""
+    kinked = {"relu", "elu", "softsign", "softshrink"}
+    assert kinked & set(case.bases), case.label
+
+
+@all_cases
+@pytest.mark.usefixtures("_on_backend")
+def test_jacobian_is_symmetric(case: Case) -> None:
+    net, x = make(case)
+    jacobian = vmap(jacrev(net))(x)
+    scale = jacobian.abs().amax()
+    assert scale > 0
+    assert (jacobian - jacobian.mT).abs().amax() <= 1e-13 * scale
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.monotone], ids=lambda case: case.label)
+@pytest.mark.usefixtures("_on_backend")
+def test_monotone_jacobian_is_positive_semidefinite(case: Case) -> None:
+    net, x = make(case)
+    jacobian = vmap(jacrev(net))(5 * x)
+    eigenvalues = torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2)
+    assert eigenvalues.min() >= -1e-13 * eigenvalues.abs().max()
+
+
+def test_the_eigenvalue_check_can_fail() -> None:
+    """Some network without the leading m has a negative eigenvalue, so the check above says something."""
+    smallest = []
+    for case in CASES:
+        if not case.monotone:
+            net, x = make(case)
+            jacobian = vmap(jacrev(net))(x)
+            smallest.append(torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2).min().item())
+    assert min(smallest) < -0.1
+
+
+@all_cases
+@pytest.mark.usefixtures("_on_backend")
+def test_gradient_of_the_potential_is_the_network(case: Case) -> None:
+    net, x = make(case)
+    x.requires_grad_()
+    with gradnets_fast.use_backend("reference"):
+        potential = net.potential(x)
+    assert potential.shape == (POINTS,)
+    (gradient,) = torch.autograd.grad(potential.sum(), x)
+    f = net(x)
+    tolerance = 1e-12 if case.smooth else 2e-3  # quadrature across a kink of a cascade
+    assert (gradient - f).abs().max() <= tolerance * f.abs().max()
+
+
+@all_cases
+def test_potential_matches_the_reference_architecture(case: Case) -> None:
+    net, x = make(case)
+    potential = net.potential(x)
+    difference = potential - case.potential(dict(net.named_parameters()), x)
+    tolerance = 1e-11 if case.smooth else 2e-3
+    assert (difference - difference[0]).abs().max() <= tolerance * (1 + potential.abs().max())
+
+
+@all_cases
+@pytest.mark.usefixtures("_on_backend")
+def test_every_parameter_gets_a_gradient(case: Case) -> None:
+    net, x = make(case)
+    net(x).square().sum().backward()
+    unused = {"nonlinearity.2.a", "nonlinearity.2.b"} if "reuse" in case.label else set()
+    for name, parameter in net.named_parameters():
+        if name in unused:
+            assert parameter.grad is None or not parameter.grad.any(), name
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+@all_cases
+def test_state_dict_pickle_and_copy_round_trip(case: Case) -> None:
+    net, x = make(case)
+    expected = net(x)
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    buffer.seek(0)
+    other = case.make(dtype=torch.float64)
+    other.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    for twin in (other, pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        assert torch.equal(twin(x), expected)
+        assert repr(twin) == repr(net)
+
+
+@all_cases
+@pytest.mark.usefixtures("_on_backend")
+def test_shapes_strides_and_the_empty_batch(case: Case) -> None:
+    net, x = make(case)
+    expected = net(x)
+    assert torch.equal(net(x[5]), expected[5]) or torch.allclose(net(x[5]), expected[5], rtol=1e-12)
+    assert net(x[:0]).shape == (0, 3)
+    with gradnets_fast.use_backend("reference"):
+        assert net.potential(x[:0]).shape == (0,)
+    strided = torch.empty(3, POINTS, dtype=x.dtype).T.copy_(x)
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(net(strided), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(net(x[:22].view(2, 11, 3)).reshape(22, 3), expected[:22], rtol=1e-12, atol=1e-14)
+    net(x[:0]).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in net.parameters())
+
+
+@all_cases
+@pytest.mark.usefixtures("_on_backend")
+def test_nan_stays_in_its_row(case: Case) -> None:
+    net, x = make(case)
+    expected = net(x)
+    x[4, 1] = float("nan")
+    f = net(x)
+    assert f[4].isnan().any()
+    others = [i for i in range(POINTS) if i != 4]
+    assert torch.equal(f[others], expected[others])
