@@ -75,8 +75,13 @@ def train(
     samples: Annotated[int, typer.Option(help="Training points drawn from the field.")] = Settings.samples,
     steps: Annotated[int | None, typer.Option(help="Steps of Adam. [default: 200 epochs]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training points, in place of --steps.")] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = Settings.lr,
-    schedule: Annotated[str, typer.Option(help=_help("Of the learning rate", SCHEDULES))] = Settings.schedule,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of Adam. [default: 1e-2, for gradnet-m and mgradnet-m 5e-3]")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help=_help("Schedule", SCHEDULES) + " [default: cosine, for gradnet-m and mgradnet-m constant]"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of data, initialisation and shuffling.")] = 0,
     backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. [default: the fastest]")] = None,
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",

@@ -22,6 +22,8 @@ from .fields import Field, make_field
 
 ARCHITECTURES = ("gradnet-c", "mgradnet-c", "gradnet-m", "mgradnet-m", "ridge")
 SCHEDULES = ("constant", "cosine")
+_CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
+"""Learning rate and schedule, as bench/published_2d.py found them best; the second is the published one."""
 HISTORY_POINTS = 400
 _TEST_FRACTION = 0.1
 
@@ -30,7 +32,8 @@ _TEST_FRACTION = 0.1
 class Settings:
     """Everything that determines a run.
 
-    Attributes are those of the command line; `data` is a file of samples, in place of `field`.
+    Attributes are those of the command line; `data` is a file of samples, in place of `field`; a learning rate or a
+    schedule of None becomes the architecture's default.
     """
 
     arch: str = "mgradnet-c"
@@ -44,21 +47,24 @@ class Settings:
     batch_size: int = 1000
     samples: int = 100_000
     steps: int = 20_000
-    lr: float = 5e-3
-    schedule: str = "cosine"
+    lr: float | None = None
+    schedule: str | None = None
     seed: int = 0
     backend: str | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_choice("train", "arch", self.arch, ARCHITECTURES)
-        check_choice("train", "schedule", self.schedule, SCHEDULES)
+        lr, schedule = _MODULE_DEFAULTS if self.arch.endswith("-m") else _CASCADE_DEFAULTS
+        object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
+        object.__setattr__(self, "schedule", schedule if self.schedule is None else self.schedule)
+        check_choice("train", "schedule", str(self.schedule), SCHEDULES)
         if (self.field is None) == (self.data is None):
             got = "neither" if self.field is None else "both"
             raise ValueError(message("train", "field, data", "one of them", got, "give --field or --data"))
         for name in ("embed_dim", "layers", "batch_size", "samples", "steps"):
             check_positive("train", name, getattr(self, name))
-        if not (math.isfinite(self.lr) and self.lr > 0):
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(message("train", "lr", "a positive number", self.lr, "for example --lr 5e-3"))
         try:
             device = torch.device(self.device)
@@ -67,6 +73,12 @@ class Settings:
             cause = str(error).splitlines()[0]
             fix = "choose a device that torch finds here, for example --device cpu"
             raise ValueError(message("train", "device", "a usable device", f"{self.device} ({cause})", fix)) from error
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, resolved."""
+        assert self.lr is not None
+        return self.lr
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Settings:
@@ -166,7 +178,7 @@ class Trainer:
         self.step = 0
         self.history: list[tuple[int, float]] = []
         self._names = [name for name, _ in self.module.named_parameters()]
-        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate, fused=True)
         self._order: tuple[int, Tensor] | None = None
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -202,7 +214,7 @@ class Trainer:
         """One step; returns the loss where the history keeps it."""
         settings = self.settings
         if settings.schedule == "cosine":
-            lr = settings.lr * (1 + math.cos(math.pi * self.step / settings.steps)) / 2
+            lr = settings.learning_rate * (1 + math.cos(math.pi * self.step / settings.steps)) / 2
             self.optimizer.param_groups[0]["lr"] = lr
         x, g = self.batch(self.step)
         loss = training_step(self.module, self.optimizer, x, g)

@@ -1,0 +1,204 @@
+"""The table of basis functions, against mpmath (values, tails) and torch (kinks, infinities, NaN)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import mpmath
+import pytest
+import torch
+from torch import Tensor
+
+from gradnets_fast import reference
+from gradnets_fast.activations import TABLE, codegen
+from gradnets_fast.activations.spec import SMOOTH
+from gradnets_fast.ops import _cpp
+
+mpmath.mp.dps = 60
+mpf = mpmath.mpf
+
+EXACT = {
+    "identity": lambda x: x,
+    "tanh": mpmath.tanh,
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "softplus": lambda x: mpmath.log1p(mpmath.exp(x)) if x > -200 else mpmath.exp(x),
+    "relu": lambda x: max(x, mpf(0)),
+    "elu": lambda x: x if x > 0 else mpmath.expm1(x),
+    "silu": lambda x: x / (1 + mpmath.exp(-x)),
+    "gelu": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
+    "sin": mpmath.sin,
+    "arctan": mpmath.atan,
+    "softsign": lambda x: x / (1 + abs(x)),
+    "erf": mpmath.erf,
+    "softshrink": lambda x: x - mpf("0.5") if x > 0.5 else x + mpf("0.5") if x < -0.5 else mpf(0),
+}
+"""The definitions, independent of the table."""
+
+AT_ZERO = {"sigmoid": mpmath.log(2), "softplus": mpmath.pi**2 / 12}
+"""Φ(0), where it is not 0."""
+
+MAGNITUDES = [1e-6, 1e-3, 0.02, 0.1, 0.3, 0.49, 0.6, 0.9, 1.1, 1.6, 2.3, 3.7, 5.0, 8.0, 12.0, 25.0, 60.0]
+# Exact in float32, so that both precisions share the true values.
+POINTS = torch.tensor([-m for m in reversed(MAGNITUDES)] + MAGNITUDES).tolist()
+OUTPUTS = ("antiderivative", "value", "first", "second")
+ALLOWED_ULPS = 8.0
+ALLOWED_ULPS_ANTIDERIVATIVE = 16.0
+
+each_basis = pytest.mark.parametrize("name", list(TABLE))
+
+
+def compiled(name: str, which: str, x: Tensor) -> Tensor:
+    out = torch.full_like(x, float("nan"))
+    function = getattr(_cpp.extension(), f"evaluate_basis_{'f32' if x.dtype == torch.float32 else 'f64'}")
+    function(list(TABLE).index(name), OUTPUTS.index(which), x.numel(), x.data_ptr(), out.data_ptr())
+    return out
+
+
+@lru_cache(maxsize=None)
+def exact_and_condition(name: str, which: str, x: float) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """The true value, and |x·derivative|: what a relative error of the argument does to it."""
+    function, point = EXACT[name], mpf(x)
+    if which == "antiderivative":
+        kinks = sorted({mpf(0), point, *(mpf(k) for k in ("-0.5", "0.5") if min(0, x) < float(k) < max(0, x))})
+        pieces = kinks if x > 0 else kinks[::-1]
+        integral = mpmath.quad(function, _refined(pieces))
+        return AT_ZERO.get(name, mpf(0)) + integral, abs(point * function(point))
+    order = OUTPUTS.index(which) - 1
+    # erf(25) is 1 − 10⁻²⁷³: numerical differentiation must resolve that.
+    with mpmath.workdps(400 if abs(x) > 5 else 60):
+        here = function(point) if order == 0 else mpmath.diff(function, point, order)
+        return here, abs(point * mpmath.diff(function, point, order + 1))
+
+
+def _refined(pieces: list[mpmath.mpf]) -> list[mpmath.mpf]:
+    refined = [pieces[0]]
+    for start, end in zip(pieces, pieces[1:]):
+        count = max(1, math.ceil(abs(end - start) / 2))
+        refined += [start + (end - start) * k / count for k in range(1, count + 1)]
+    return refined
+
+
+def assert_accurate(name: str, which: str, points: list[float], got: list[float], dtype: torch.dtype) -> None:
+    info = torch.finfo(dtype)
+    allowed = ALLOWED_ULPS_ANTIDERIVATIVE if which == "antiderivative" else ALLOWED_ULPS
+    for x, y in zip(points, got):
+        truth, condition = exact_and_condition(name, which, x)
+        # The antiderivatives that do not vanish at −∞ are differences from their constant there.
+        constant = 2.0 if which == "antiderivative" and name in ("silu", "gelu") and abs(x) > 1 else 0.0
+        error = abs(mpf(y) - truth)
+        assert error <= info.eps / 2 * allowed * (abs(truth) + condition + constant) + info.tiny, (x, y, truth)
+
+
+@each_basis
+@pytest.mark.parametrize("which", OUTPUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_compiled_functions_are_accurate(name: str, which: str, dtype: torch.dtype) -> None:
+    x = torch.tensor(POINTS, dtype=dtype)
+    assert_accurate(name, which, x.tolist(), compiled(name, which, x).tolist(), dtype)
+
+
+def test_triton_functions_are_accurate() -> None:
+    """In Triton's interpreter, which must be chosen before triton is imported: hence another process."""
+    script = Path(__file__).parent / "triton_activations.py"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run(
+        [sys.executable, str(script)],
+        input=json.dumps(POINTS),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    results = json.loads(run.stdout)
+    assert set(results) == set(TABLE)
+    for name, outputs in results.items():
+        for which, got in outputs.items():
+            assert_accurate(name, which, POINTS, got, torch.float32)
+
+
+@each_basis
+def test_special_points_agree_with_torch(name: str) -> None:
+    kinks = [0.0, -0.0, 0.5, -0.5]
+    extremes = [math.inf, -math.inf, math.nan, 1e30, -1e30]
+    x = torch.tensor([*kinks, *extremes, 1e4, -1e4], dtype=torch.float64, requires_grad=True)
+    value = reference.value(name, x)
+    (first,) = torch.autograd.grad(value.sum(), x, create_graph=True, materialize_grads=True)
+    finite = x.isfinite()
+    points = x.detach()
+    got = compiled(name, "value", points)
+    assert torch.allclose(got[finite], value.detach()[finite], rtol=1e-12, atol=0)
+    assert torch.equal(got[finite].sign(), value.detach()[finite].sign())
+    assert torch.allclose(got[~finite], value.detach()[~finite], rtol=0, atol=0, equal_nan=True)
+    assert torch.allclose(compiled(name, "first", points)[:4], first.detach()[:4], rtol=1e-12)
+    if first.requires_grad:
+        (second,) = torch.autograd.grad(first.sum(), x, materialize_grads=True)
+        assert torch.allclose(compiled(name, "second", points)[:4], second[:4], rtol=1e-12)
+
+
+@each_basis
+def test_reference_agrees_with_the_definition(name: str) -> None:
+    x = torch.tensor(POINTS, dtype=torch.float64)
+    exact = torch.tensor([float(EXACT[name](mpf(p))) for p in POINTS], dtype=torch.float64)
+    torch.testing.assert_close(reference.value(name, x), exact, rtol=1e-12, atol=1e-15)
+    potential = [float(exact_and_condition(name, "antiderivative", p)[0]) for p in POINTS]
+    torch.testing.assert_close(
+        reference.antiderivative(name, x), torch.tensor(potential, dtype=torch.float64), rtol=1e-10, atol=1e-14
+    )
+
+
+@each_basis
+def test_flags(name: str) -> None:
+    basis = TABLE[name]
+    x = torch.cat([torch.linspace(-30, 30, 200_001, dtype=torch.float64), torch.tensor([-1e6, 1e6]).double()])
+    slope = compiled(name, "first", x)
+    low, high = basis.derivative_range
+    assert low - 1e-9 <= slope.min() <= low + 1e-3
+    assert high - 1e-3 <= slope.max() <= high + 1e-9
+    assert basis.nondecreasing == bool((slope >= 0).all())
+    potential = compiled(name, "antiderivative", x)
+    at_zero = compiled(name, "antiderivative", torch.zeros(1, dtype=torch.float64)).item()
+    assert at_zero == pytest.approx(basis.antiderivative_at_zero, rel=1e-15)
+    if basis.nondecreasing:
+        assert potential.min() >= 0
+
+
+@each_basis
+def test_smoothness_flag(name: str) -> None:
+    """A jump in derivative n shows as a jump of its values across the kinks."""
+    epsilon = 1e-9
+    jumps = []
+    for which in ("first", "second"):
+        sides = [
+            compiled(name, which, torch.tensor([k - epsilon, k + epsilon], dtype=torch.float64))
+            for k in (-0.5, 0.0, 0.5)
+        ]
+        jumps.append(max((b - a).abs().item() for a, b in sides))
+    smooth = TABLE[name].continuous_derivatives
+    assert (jumps[0] > 0.1) == (smooth < 1)
+    assert (jumps[1] > 0.1) == (smooth == 1)
+    assert smooth in (0, 1, SMOOTH)
+
+
+def test_generated_files_are_fresh() -> None:
+    assert codegen.stale() == []
+    assert codegen.main(["--check"]) == 0
+
+
+def test_check_notices_a_stale_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = tmp_path / "activations_gen.h"
+    stale.write_text(codegen.print_cpp() + "\n")
+    monkeypatch.setitem(codegen.TARGETS, "cpp", stale)
+    assert codegen.main(["--check"]) == 1
+    assert "stale" in capsys.readouterr().err
+
+
+def test_the_extension_knows_the_same_table() -> None:
+    assert _cpp.extension().basis_names() == list(TABLE)

@@ -1,0 +1,44 @@
+"""Evaluates the generated Triton functions on the points of standard input; run by test_activations.py."""
+
+import json
+import sys
+
+import torch
+import triton
+import triton.language as tl
+
+from gradnets_fast.kernels import _activations_gen as generated
+
+OUTPUTS = ("antiderivative", "value", "first", "second")
+
+
+@triton.jit
+def evaluate(x, out, stride, antiderivative: tl.constexpr, value_first_second: tl.constexpr, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    points = tl.load(x + offsets)
+    value, first, second = value_first_second(points)
+    tl.store(out + offsets, antiderivative(points))
+    tl.store(out + stride + offsets, value)
+    tl.store(out + 2 * stride + offsets, first)
+    tl.store(out + 3 * stride + offsets, second)
+
+
+def main() -> None:
+    points = json.load(sys.stdin)
+    block = triton.next_power_of_2(len(points))
+    x = torch.zeros(block)
+    x[: len(points)] = torch.tensor(points)
+    names = [
+        name.removesuffix("_value_first_second") for name in dir(generated) if name.endswith("_value_first_second")
+    ]
+    results = {}
+    for name in names:
+        out = torch.full((4, block), float("nan"))
+        functions = (getattr(generated, f"{name}_antiderivative"), getattr(generated, f"{name}_value_first_second"))
+        evaluate[(1,)](x, out, block, *functions, BLOCK=block)
+        results[name] = dict(zip(OUTPUTS, out[:, : len(points)].tolist()))
+    json.dump(results, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
