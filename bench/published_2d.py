@@ -1,7 +1,8 @@
 """Reproduces the published errors on the two-dimensional fields: `make table-2d`.
 
-Four layers or modules of seven hidden units, Adam, 200 epochs of 100 000 points in batches of 1000, five seeds, error on a
-100×100 grid (Chaudhari, Pranav, Moura, arXiv 2404.07361).  Each row is `gradnets-fast train` with the settings it prints.
+Four layers or modules of seven hidden units, Adam, 200 epochs of 100 000 points in batches of 1000, five seeds, error
+on a 100×100 grid (Chaudhari, Pranav, Moura, arXiv 2404.07361).  Each trial is what
+`gradnets-fast train --field FIELD --arch ARCH --layers 4 --embed-dim 7 --epochs 200 --seed SEED` does.
 """
 
 from __future__ import annotations

@@ -34,20 +34,27 @@ _SAVE_EVERY_SECONDS = 30.0
 _PLAIN_LINES = 10
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    """Gradient networks with fused kernels."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"gradnets_fast {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Gradient networks with fused kernels."""
 
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
+    except typer.Exit:
+        raise
     except _EXPECTED_FAILURES as error:
         print(f"gradnets-fast: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from error
@@ -151,6 +158,7 @@ def _train(console: Console, trainer: Trainer, out: Path) -> None:
         f"{settings.steps} steps of {settings.batch_size}"
         + (f", resumed at step {trainer.step}" if trainer.step else ""),
         highlight=False,
+        soft_wrap=True,
     )
     try:
         with _progress(console, trainer) as report:
@@ -158,7 +166,9 @@ def _train(console: Console, trainer: Trainer, out: Path) -> None:
                 pass
     except KeyboardInterrupt:
         save_checkpoint(out, trainer.checkpoint())
-        console.print(f"stopped at step {trainer.step}; go on with: gradnets-fast train --resume --out {out}")
+        console.print(
+            f"stopped at step {trainer.step}; go on with: gradnets-fast train --resume --out {out}", soft_wrap=True
+        )
         raise typer.Exit(130) from None
 
 
@@ -202,7 +212,7 @@ def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, out: Pat
     save_figure(trainer, evaluation, out / "figure.png")
     console.print(_table(trainer, evaluation))
     for name in ("figure.png", "report.json", "checkpoint.safetensors"):
-        console.print(f"  {out / name}", highlight=False)
+        console.print(f"  {out / name}", highlight=False, soft_wrap=True)
 
 
 def _table(trainer: Trainer, evaluation: Evaluation) -> Table:

@@ -300,7 +300,7 @@ def transformed_modules_potential(
 
 def _autocast(x: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), W.to(dtype)
     return x, W

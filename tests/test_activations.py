@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import mpmath
@@ -78,7 +79,7 @@ def exact_and_condition(name: str, which: str, x: float) -> tuple[mpmath.mpf, mp
 
 def _refined(pieces: list[mpmath.mpf]) -> list[mpmath.mpf]:
     refined = [pieces[0]]
-    for start, end in zip(pieces, pieces[1:]):
+    for start, end in pairwise(pieces):
         count = max(1, math.ceil(abs(end - start) / 2))
         refined += [start + (end - start) * k / count for k in range(1, count + 1)]
     return refined

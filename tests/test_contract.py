@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from oracle import assert_as_good_as_eager, outputs_and_gradients
 from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 
 import gradnets_fast
 from gradnets_fast.nn import GradNet
 from gradnets_fast.nn.registry import Case, cases
+from oracle import assert_as_good_as_eager, outputs_and_gradients
 
 CASES = list(cases())
 BACKENDS = ("reference", "cpp")

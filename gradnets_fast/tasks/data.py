@@ -53,23 +53,7 @@ def load_samples(path: Path) -> Samples:
 def _read(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str]]]:
     if suffix in (".csv", ".parquet"):
         return _read_table(path, suffix)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(
-            message("data", str(path), f"a numeric {suffix[1:]} file", str(error), "write it again")
-        ) from error
-    if suffix == ".npz":
-        for name in ("x", "g"):
-            if name not in loaded.files:
-                fix = "save it as numpy.savez(file, x=points, g=gradients)"
-                raise ValueError(message("data", str(path), "arrays x and g", ", ".join(loaded.files) or "none", fix))
-        x, g = loaded["x"], loaded["g"]
-    else:
-        if loaded.ndim != 2 or loaded.shape[1] % 2 or not loaded.shape[1]:
-            fix = "join the points and the gradients along the last axis"
-            raise ValueError(message("data", str(path), "an array (n, 2d)", f"shape {loaded.shape}", fix))
-        x, g = np.split(loaded, 2, axis=1)
+    x, g = _read_numpy(path, suffix)
     if x.ndim != 2 or x.shape != g.shape:
         fix = "give each point one target gradient of its dimension"
         raise ValueError(message("data", str(path), "x and g of one shape (n, d)", f"{x.shape} and {g.shape}", fix))
@@ -77,6 +61,28 @@ def _read(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[list[s
         if array.dtype.kind not in "fiu":
             raise ValueError(message("data", f"{path}: {name}", "numbers", f"dtype {array.dtype}", "save numbers"))
     return x, g, ([f"x[:, {i}]" for i in range(x.shape[1])], [f"g[:, {i}]" for i in range(x.shape[1])])
+
+
+def _read_numpy(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if suffix == ".npz":
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+    except ValueError as error:
+        raise ValueError(
+            message("data", str(path), f"a numeric {suffix[1:]} file", str(error), "write it again")
+        ) from error
+    if suffix == ".npy":
+        if loaded.ndim != 2 or loaded.shape[1] % 2 or not loaded.shape[1]:
+            fix = "join the points and the gradients along the last axis"
+            raise ValueError(message("data", str(path), "an array (n, 2d)", f"shape {loaded.shape}", fix))
+        return loaded[:, : loaded.shape[1] // 2], loaded[:, loaded.shape[1] // 2 :]
+    for name in ("x", "g"):
+        if name not in arrays:
+            fix = "save it as numpy.savez(file, x=points, g=gradients)"
+            raise ValueError(message("data", str(path), "arrays x and g", ", ".join(arrays) or "none", fix))
+    return arrays["x"], arrays["g"]
 
 
 def _read_table(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str]]]:
@@ -98,7 +104,7 @@ def _read_table(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[
         if name not in table.columns:
             fix = f"add it: there are {dim} columns x…, so x0 … x{dim - 1} and g0 … g{dim - 1} are needed"
             raise ValueError(message("data", str(path), f"a column {name}", ", ".join(table.columns), fix))
-        if not table[name].dtype.is_numeric():
+        if len(table) and not table[name].dtype.is_numeric():
             row, value = _first_non_number(table[name].cast(pl.String).to_list())
             fix = "correct or delete that row"
             raise ValueError(message("data", f"{path}: column {name}, row {row}", "a number", repr(value), fix))

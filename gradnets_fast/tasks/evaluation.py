@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backend import choose, use_backend
+from ..backend import use_backend
 from .training import Trainer, decibel, mean_squared_error, training_step
 
 JACOBIAN_POINTS = 200
@@ -53,7 +53,7 @@ class Evaluation:
 def evaluate(trainer: Trainer) -> Evaluation:
     """Measures a trained network."""
     problem, module = trainer.problem, trainer.module
-    backend = choose(module.operator_name, problem.x, trainer.settings.backend).backend
+    backend = trainer.backend
     with torch.no_grad(), use_backend(backend):
         error = mean_squared_error(module(problem.test_x), problem.test_g).item()
     size = problem.test_g.square().sum(-1).mean().item()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import nn
-from ..backend import use_backend
+from ..backend import choose, use_backend
 from ..errors import check_choice, check_positive, message
 from .checkpoint import Checkpoint, adam_state, restore_adam, save_checkpoint
 from .data import Samples, load_samples
@@ -175,6 +174,7 @@ class Trainer:
         self.settings = settings
         self.problem = make_problem(settings)
         self.module = make_module(settings, self.problem.dim)
+        self.backend = choose(self.module.operator_name, self.problem.x, settings.backend).backend
         self.step = 0
         self.history: list[tuple[int, float]] = []
         self._names = [name for name, _ in self.module.named_parameters()]
@@ -231,7 +231,7 @@ class Trainer:
     def run(self, report: Callable[[int, float], None], save_every: float, folder: Path) -> Iterator[int]:
         """Steps to the end, saving a checkpoint every `save_every` seconds and at the end; yields after each step."""
         saved = time.monotonic()
-        with use_backend(self.settings.backend) if self.settings.backend else nullcontext():
+        with use_backend(self.backend):
             while self.step < self.settings.steps:
                 loss = self.advance()
                 if loss is not None:

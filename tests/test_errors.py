@@ -1,0 +1,154 @@
+"""Bad input: one line, naming the argument, what was expected, what came, and the fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gradnets_fast as gf
+
+D, H, L, M = 3, 5, 2, 2
+
+
+def ridge_arguments(**changes: Any) -> dict[str, Any]:
+    shapes = {"x": (4, D), "W": (H, D), "scale": (L, H), "shift": (L, H), "coef": (L, 1, H), "bias": (D,)}
+    return {**{name: torch.ones(shape) for name, shape in shapes.items()}, "basis": "tanh", **changes}
+
+
+def softmax_arguments(**changes: Any) -> dict[str, Any]:
+    shapes = {
+        "x": (4, D),
+        "W": (M, H, D),
+        "b": (M, H),
+        "temperature": (M,),
+        "positive": (M,),
+        "negative": (M,),
+        "bias": (D,),
+    }
+    return {**{name: torch.ones(shape) for name, shape in shapes.items()}, **changes}
+
+
+def transformed_arguments(**changes: Any) -> dict[str, Any]:
+    shapes = {"x": (4, D), "W": (M, H, D), "b": (M, H), "weight": (M,), "bias": (D,)}
+    return {**{name: torch.ones(shape) for name, shape in shapes.items()}, **changes}
+
+
+OPERATORS = {
+    "ridge": (gf.ridge, ridge_arguments),
+    "ridge_potential": (gf.ridge_potential, ridge_arguments),
+    "softmax_modules": (gf.softmax_modules, softmax_arguments),
+    "softmax_modules_potential": (gf.softmax_modules_potential, softmax_arguments),
+    "transformed_modules": (gf.transformed_modules, transformed_arguments),
+    "transformed_modules_potential": (gf.transformed_modules_potential, transformed_arguments),
+}
+TENSORS = [
+    (operator, name)
+    for operator, (_, arguments) in OPERATORS.items()
+    for name, value in arguments().items()
+    if isinstance(value, torch.Tensor)
+]
+
+
+def rejection(operator: str, error: type[Exception], **changes: Any) -> str:
+    function, arguments = OPERATORS[operator]
+    function(**arguments())
+    with pytest.raises(error) as caught:
+        function(**arguments(**changes))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{operator}: ")
+    for word in ("expected ", ", got ", "; "):
+        assert word in text
+    return text
+
+
+@pytest.mark.parametrize(("operator", "name"), TENSORS)
+def test_not_a_tensor(operator: str, name: str) -> None:
+    assert f": {name}: expected a torch.Tensor, got list" in rejection(operator, TypeError, **{name: [1.0]})
+
+
+@pytest.mark.parametrize(("operator", "name"), TENSORS)
+def test_wrong_shape(operator: str, name: str) -> None:
+    good = OPERATORS[operator][1]()[name]
+    text = rejection(operator, ValueError, **{name: torch.ones(*good.shape[:-1], good.shape[-1] + 1)})
+    assert "shape" in text
+    # Another number of columns of W is taken for another d: then x is what does not fit.
+    assert f": {'x' if name == 'W' else name}: " in text
+    if name != "x":
+        assert f": {name}: " in rejection(operator, ValueError, **{name: torch.ones(2, *good.shape)})
+
+
+@pytest.mark.parametrize(("operator", "name"), TENSORS)
+def test_wrong_dtype(operator: str, name: str) -> None:
+    text = rejection(operator, TypeError, **{name: OPERATORS[operator][1]()[name].double()})
+    assert "dtype" in text
+    assert "float64" in text
+    if name == "x":
+        integers = torch.ones(4, D, dtype=torch.long)
+        assert "a floating dtype, got torch.int64" in rejection(operator, TypeError, x=integers)
+
+
+@pytest.mark.parametrize(("operator", "name"), TENSORS)
+def test_wrong_device(operator: str, name: str) -> None:
+    text = rejection(operator, ValueError, **{name: OPERATORS[operator][1]()[name].to("meta")})
+    assert "device" in text
+    assert "meta" in text
+
+
+def test_unknown_basis_and_transform() -> None:
+    assert "one of identity, tanh, sigmoid" in rejection("ridge", ValueError, basis="mish")
+    assert "at least one name" in rejection("ridge", ValueError, basis=[])
+    assert "'mish'" in rejection("transformed_modules", ValueError, basis="mish")
+    assert "half_square" in rejection("transformed_modules", ValueError, transform="cube")
+    assert "(L, K, h) = (2, 2, 5)" in rejection("ridge", ValueError, basis=["tanh", "sin"])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: gf.mGradNetC(0, 2, 3), ValueError, ["mGradNetC: num_layers", "positive", "got 0"]),
+        (lambda: gf.mGradNetC(2, 2.0, 3), TypeError, ["in_dim", "got 2.0"]),
+        (lambda: gf.GradNetM(True, 2, 3), TypeError, ["num_modules", "got True"]),
+        (lambda: gf.mRidgeGradNet(2, -1), ValueError, ["embed_dim", "got -1"]),
+        (lambda: gf.mGradNetC(2, 2, 3, "mish"), ValueError, ["one of identity, tanh", "weighted_tanh", "'mish'"]),
+        (lambda: gf.mGradNetC(2, 2, 3, "sin"), ValueError, ["nondecreasing functions (identity, tanh", "got sin"]),
+        (lambda: gf.mRidgeGradNet(2, 3, ["tanh", "gelu"]), ValueError, ["nondecreasing", "gelu"]),
+        (lambda: gf.GradNetC(2, 2, 3, nn.Mish()), ValueError, ["one of identity, tanh", "torch.nn.Mish"]),
+        (lambda: gf.GradNetC(2, 2, 3, lambda: nn.Hardtanh()), ValueError, ["torch.nn.Hardtanh"]),
+        (lambda: gf.GradNetC(2, 2, 3, nn.ELU(alpha=2.0)), ValueError, ["ELU.alpha", "1.0", "2.0"]),
+        (lambda: gf.GradNetC(2, 2, 3, nn.GELU("tanh")), ValueError, ["GELU.approximate", "'none'", "'tanh'"]),
+        (lambda: gf.GradNetC(2, 2, 3, 7), TypeError, ["activation", "got 7"]),
+        (lambda: gf.GradNetC(2, 2, 3, []), TypeError, ["activation", "got []"]),
+        (lambda: gf.GradNetC(2, 2, 3, "softmax"), ValueError, ["'softmax'", "tanh"]),
+        (lambda: gf.GradNetM(2, 2, 3, "tanh"), ValueError, ["softmax or weighted_softmax", "transform="]),
+        (lambda: gf.GradNetM(2, 2, 3, "softmax", transform="exp"), ValueError, ["elementwise"]),
+        (lambda: gf.GradNetM(2, 2, 3, nn.Softmax(dim=0)), ValueError, ["Softmax.dim", "-1", "got 0"]),
+        (lambda: gf.mGradNetM(2, 2, 3, "softplus", transform="log"), ValueError, ["keeps convexity", "log is concave"]),
+        (lambda: gf.GradNetM(2, 2, 3, "tanh", transform="cube"), ValueError, ["transform", "half_square", "'cube'"]),
+        (lambda: gf.mGradNetC(2, 2, 3, linear="symmetric"), ValueError, ["linear", "'psd' or None"]),
+        (lambda: gf.GradNetC(2, 2, 3, linear="full"), ValueError, ["one of psd, symmetric", "'full'"]),
+        (
+            lambda: gf.GradNetC(1, 2, 3, reuse_penultimate_activation=True),
+            ValueError,
+            ["num_layers", "at least 2", "got 1"],
+        ),
+    ],
+)
+def test_constructors(make: Any, error: type[Exception], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        make()
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in ("expected ", ", got ", "; ", *words):
+        assert word in text
+
+
+def test_the_module_names_the_operator_for_bad_points() -> None:
+    net = gf.mGradNetC(2, 3, 4)
+    with pytest.raises(ValueError, match=r"ridge: x: expected shape \(…, 3\)"):
+        net(torch.zeros(5, 2))
+    with pytest.raises(TypeError, match=r"W: expected dtype torch.float64 like x, got torch.float32"):
+        net(torch.zeros(5, 3).double())

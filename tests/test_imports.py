@@ -1,0 +1,119 @@
+"""What may import what, and how little `import gradnets_fast` does."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "gradnets_fast"
+
+STANDARD = set(sys.stdlib_module_names)
+RULES: dict[str, set[str]] = {
+    "reference": {"torch", "reference"},
+    "activations": {"activations"},
+    "errors.py": {"torch", "activations"},
+    "backend.py": {"torch", "errors", "ops"},
+    "ops": {"torch", "ops", "activations", "reference", "_C"},
+    "functional.py": {"torch", "ops", "backend", "errors", "reference"},
+    "explanation.py": {"torch", "ops", "backend", "errors", "functional"},
+    "nn": {"torch", "nn", "functional", "activations", "errors", "reference"},
+}
+"""Each room and what it may import besides the standard library; the package's own rooms by their names."""
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms and top-level packages that a file imports, wherever in the file."""
+    found = set()
+    package = ("gradnets_fast", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {(*module, alias.name) for alias in node.names} if module == ("gradnets_fast",) else {module}
+    return {name[1] if name[0] == "gradnets_fast" and len(name) > 1 else name[0] for name in found}
+
+
+@pytest.mark.parametrize("room", RULES)
+def test_import_rules(room: str) -> None:
+    place = PACKAGE / room
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        foreign = imports(path) - STANDARD - RULES[room]
+        if path.name == "registry.py":
+            foreign -= {"reference"}
+        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
+def test_only_the_registry_of_nn_knows_the_reference() -> None:
+    for path in (PACKAGE / "nn").glob("*.py"):
+        assert path.name == "registry.py" or "reference" not in imports(path), path.name
+
+
+def test_kernels_import_only_triton_and_torch() -> None:
+    for path in (ROOT / "kernels").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= {"torch", "triton"} | STANDARD
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 1 or (node.module or "").split(".")[0] in {"torch", "triton"} | STANDARD
+
+
+def test_only_one_file_imports_the_extension() -> None:
+    users = [path for path in PACKAGE.rglob("*.py") if "gradnets_fast._C" in path.read_text(encoding="utf-8")]
+    assert [path.relative_to(PACKAGE).as_posix() for path in users] == ["ops/_cpp.py"]
+
+
+def run(script: str) -> str:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_loads_neither_triton_nor_the_extension_nor_torch_extras() -> None:
+    loaded = run("import sys, gradnets_fast; print(*sys.modules)").split()
+    for heavy in ("triton", "numpy", "torch", "matplotlib", "gradnets_fast._C", "gradnets_fast.nn"):
+        assert heavy not in loaded
+
+
+def test_import_takes_under_50_ms_beyond_torch() -> None:
+    script = """
+import time, torch
+start = time.perf_counter()
+import gradnets_fast, gradnets_fast.backend
+print(time.perf_counter() - start)
+"""
+    assert min(float(run(script)) for _ in range(3)) < 0.05
+
+
+def test_everything_works_without_triton_and_without_the_extension() -> None:
+    script = """
+import sys
+sys.modules["triton"] = None
+sys.modules["gradnets_fast._C"] = None
+import torch, gradnets_fast
+net, x = gradnets_fast.mGradNetC(2, 2, 3), torch.zeros(4, 2)
+net(x).sum().backward()
+print(gradnets_fast.explain(net, x))
+try:
+    gradnets_fast.ridge(x, x[:2], x[:1], x[:1], x[None, :1], backend="cpp")
+except gradnets_fast.BackendUnavailableError as error:
+    print(error)
+"""
+    text = run(script)
+    assert "backend   reference" in text
+    assert text.count("cannot be imported") == 2
+    assert "choose one of reference" in text
+
+
+def test_every_public_name_exists_and_is_listed() -> None:
+    import gradnets_fast
+
+    for name in gradnets_fast.__all__:
+        assert getattr(gradnets_fast, name) is not None
+        assert name in dir(gradnets_fast)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        gradnets_fast.nothing  # noqa: B018

@@ -1,0 +1,94 @@
+"""Every instruction set that this processor has, from a build with warnings as errors and scratch memory full of NaN."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradnets_fast.ops import _cpp
+
+ROOT = Path(__file__).resolve().parents[1]
+INSTRUCTION_SETS = _cpp.extension().available_instruction_sets()
+
+CHECK = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("gradnets_fast._C", sys.argv[1])
+sys.modules["gradnets_fast._C"] = extension = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(extension)
+import gradnets_fast, torch
+from gradnets_fast.ops import _cpp
+assert _cpp.extension() is extension and extension.instruction_set() == sys.argv[2]
+sys.path.insert(0, sys.argv[3])
+from oracle import assert_as_good_as_eager, outputs_and_gradients
+import test_operators
+torch.use_deterministic_algorithms(True)
+torch.manual_seed(0)
+checked = 0
+for call in test_operators.CALLS:
+    for size in test_operators.SIZES:
+        for dtype in (torch.float32, torch.float64):
+            tensors = [t.to(dtype) for t in call.draw(*size)]
+            g = torch.randn(size[0], size[1], dtype=torch.float64).to(dtype)
+            truth = outputs_and_gradients(call.exact, [t.double() for t in tensors], g.double())
+            eager = outputs_and_gradients(call.exact, tensors, g)
+            assert_as_good_as_eager(outputs_and_gradients(call.ours, tensors, g), eager, truth)
+            checked += 1
+print(checked, "cases")
+"""
+
+
+@pytest.fixture(scope="module")
+def poisoned_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a build with -Werror whose workspaces start as NaN."""
+    import pybind11
+
+    folder = tmp_path_factory.mktemp("build")
+    tools = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DGRADNETS_WERROR=ON"]
+    configure += ["-DGRADNETS_POISON_WORKSPACE=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    for command in (configure, ["cmake", "--build", str(folder)]):
+        run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_instruction_set(name: str, poisoned_build: Path) -> None:
+    (extension,) = poisoned_build.glob("_C*.so")
+    environment = {**os.environ, "GRADNETS_FAST_CPU_ISA": name}
+    command = [sys.executable, "-c", CHECK, str(extension), name, str(ROOT / "tests")]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "98 cases"
+
+
+def test_an_instruction_set_that_is_not_there_is_refused() -> None:
+    script = "import torch, gradnets_fast; print(gradnets_fast.explain('ridge', torch.zeros(1, 1)))"
+    environment = {**os.environ, "GRADNETS_FAST_CPU_ISA": "mmx"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert "backend   reference" in run.stdout
+    assert f"expected one of {', '.join(INSTRUCTION_SETS)}" in run.stdout
+    assert "got mmx" in run.stdout
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, of binutils")
+def test_units_of_one_instruction_set_share_no_symbols(poisoned_build: Path) -> None:
+    """A weak symbol outside the unit's own namespace could be linked into code for machines without its instructions."""
+    objects = sorted(poisoned_build.glob("CMakeFiles/kernels_*.dir/**/*.o"))
+    assert len(objects) == (3 if platform.machine() == "x86_64" else 1)
+    for path in objects:
+        name = path.relative_to(poisoned_build / "CMakeFiles").parts[0].removeprefix("kernels_").removesuffix(".dir")
+        symbols = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout
+        for line in symbols.splitlines():
+            kind, symbol = line[17:18], line[19:]
+            if kind in "WVuT":
+                assert f"gradnets::{name}::" in symbol, symbol
+        assert "_GLOBAL__sub_I" not in symbols

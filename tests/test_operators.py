@@ -1,0 +1,245 @@
+"""The functional operators: shapes, dtypes, second derivatives, reproducibility, memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradnets_fast
+from gradnets_fast import reference
+from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
+
+SIZES = [(1, 1, 1), (5, 2, 7), (97, 3, 65), (200, 33, 193), (130, 70, 130), (64, 130, 20), (7, 600, 250)]
+"""(batch, d, h): around the tile sizes 6, 64, 66, 96, 128 and 192, and below and above one panel."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator at one configuration: how to draw its tensors, and the two functions to compare."""
+
+    name: str
+    draw: Callable[[int, int, int], list[Tensor]]
+    ours: Callable[[Sequence[Tensor]], Tensor]
+    exact: Callable[[Sequence[Tensor]], Tensor]
+
+
+def _normal(*shape: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64) * scale
+
+
+def _ridge_call(layers: int, basis: tuple[str, ...]) -> Call:
+    def draw(batch: int, d: int, h: int) -> list[Tensor]:
+        shapes = ((layers, h), (layers, h), (layers, len(basis), h), (d,))
+        return [_normal(batch, d), _normal(h, d, scale=d**-0.5), *(_normal(*shape) for shape in shapes)]
+
+    return Call(
+        f"ridge-{layers}-{'+'.join(basis)}",
+        draw,
+        lambda t: gradnets_fast.ridge(*t, basis=basis, backend="cpp"),
+        lambda t: reference.ridge(*t, basis),
+    )
+
+
+def _softmax_call(modules: int, signs: int) -> Call:
+    def draw(batch: int, d: int, h: int) -> list[Tensor]:
+        W = _normal(modules, h, d, scale=d**-0.5)
+        scalars = [_normal(modules).abs() + 0.1, _normal(modules), _normal(modules)][: 1 + signs]
+        return [_normal(batch, d), W, _normal(modules, h), *scalars, _normal(d)]
+
+    def arguments(t: Sequence[Tensor]) -> list[Tensor | None]:
+        return [*t[:-1], *([None] if signs == 1 else []), t[-1]]
+
+    return Call(
+        f"softmax_modules-{modules}-{signs}",
+        draw,
+        lambda t: gradnets_fast.softmax_modules(*arguments(t), backend="cpp"),
+        lambda t: reference.softmax_modules(*arguments(t)),
+    )
+
+
+def _transformed_call(modules: int, basis: str, transform: str) -> Call:
+    def draw(batch: int, d: int, h: int) -> list[Tensor]:
+        W = _normal(modules, h, d, scale=d**-0.5)
+        return [_normal(batch, d), W, _normal(modules, h), _normal(modules), _normal(d)]
+
+    return Call(
+        f"transformed_modules-{modules}-{basis}-{transform}",
+        draw,
+        lambda t: gradnets_fast.transformed_modules(*t, basis=basis, transform=transform, backend="cpp"),
+        lambda t: reference.transformed_modules(*t, basis, transform),
+    )
+
+
+CALLS = [
+    _ridge_call(1, ("tanh",)),
+    _ridge_call(4, ("tanh",)),
+    _ridge_call(3, ("softplus", "sin", "identity")),
+    _softmax_call(3, 1),
+    _softmax_call(2, 2),
+    _transformed_call(2, "tanh", "half_square"),
+    _transformed_call(2, "softplus", "logcosh"),
+]
+each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+
+
+@each_call
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    exact = call.draw(*size)
+    g = _normal(size[0], size[1])
+    tensors = [t.to(dtype) for t in exact]
+    truth = outputs_and_gradients(call.exact, [t.to(dtype).double() for t in tensors], g.to(dtype).double())
+    eager = outputs_and_gradients(call.exact, tensors, g.to(dtype))
+    assert_as_good_as_eager(outputs_and_gradients(call.ours, tensors, g.to(dtype)), eager, truth)
+
+
+@each_call
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_second_derivatives(call: Call, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradnets_fast.ops.operator.DOUBLE_BACKWARD_ELEMENTS", 1000)  # several chunks
+    tensors = [t.to(dtype) for t in call.draw(97, 5, 30)]
+    g = _normal(97, 5).to(dtype)
+    truth = second_gradients(call.exact, [t.double() for t in tensors], g.double())
+    assert_as_good_as_eager(second_gradients(call.ours, tensors, g), second_gradients(call.exact, tensors, g), truth)
+
+
+@each_call
+def test_third_derivatives_are_refused_with_the_way_out(call: Call) -> None:
+    tensors = [t.requires_grad_() for t in call.draw(3, 2, 4)]
+    x = tensors[0]
+    (first,) = torch.autograd.grad(call.ours(tensors).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='use_backend\\("reference"\\)'):
+        torch.autograd.grad(second.sum(), x)
+
+
+@each_call
+def test_bitwise_equal_for_any_thread_count(call: Call) -> None:
+    tensors = [t.float() for t in call.draw(3000, 20, 150)]
+    g = _normal(3000, 20).float()
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            results.append(outputs_and_gradients(call.ours, tensors, g))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@each_call
+def test_a_row_does_not_depend_on_its_batch(call: Call) -> None:
+    tensors = [t.float() for t in call.draw(210, 20, 150)]
+    whole = call.ours(tensors)
+    assert torch.equal(call.ours([tensors[0][100:], *tensors[1:]]), whole[100:])
+
+
+@each_call
+def test_only_what_is_needed_gets_a_gradient(call: Call) -> None:
+    reference_tensors = [t.requires_grad_() for t in call.draw(50, 4, 70)]
+    g = _normal(50, 4)
+    everything = torch.autograd.grad(call.exact(reference_tensors), reference_tensors, g)
+    for needed in range(len(reference_tensors)):
+        tensors = [t.detach().requires_grad_(i == needed) for i, t in enumerate(reference_tensors)]
+        call.ours(tensors).backward(g)
+        for i, (tensor, expected) in enumerate(zip(tensors, everything)):
+            if i == needed:
+                assert tensor.grad is not None
+                torch.testing.assert_close(tensor.grad, expected, rtol=1e-11, atol=1e-12)
+            else:
+                assert tensor.grad is None
+    with torch.no_grad():
+        assert not call.ours([t.detach() for t in reference_tensors]).requires_grad
+
+
+@each_call
+def test_inputs_are_left_alone(call: Call) -> None:
+    tensors = call.draw(20, 3, 9)
+    copies = [t.clone() for t in tensors]
+    outputs_and_gradients(call.ours, tensors, _normal(20, 3))
+    assert all(torch.equal(a, b) for a, b in zip(tensors, copies))
+
+
+@each_call
+def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call) -> None:
+    tensors = call.draw(40, 6, 10)
+    g = _normal(40, 6)
+    expected = outputs_and_gradients(call.ours, tensors, g)
+
+    def spread(t: Tensor) -> Tensor:
+        wide = torch.full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"), dtype=t.dtype)
+        wide[..., ::2] = t
+        return wide[..., ::2]
+
+    strided = outputs_and_gradients(call.ours, [spread(t) for t in tensors], spread(g))
+    assert all(torch.equal(a, b) for a, b in zip(expected, strided))
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    gradients = torch.autograd.grad(call.ours(leaves).sum(), leaves)  # an expanded, stride-0 gradient
+    ones = outputs_and_gradients(call.ours, tensors, torch.ones(40, 6, dtype=torch.float64))
+    assert all(torch.equal(a, b) for a, b in zip(gradients, ones[1:]))
+
+
+@pytest.mark.parametrize("modules", [1, 3])
+def test_softmax_modules_do_not_overflow(modules: int) -> None:
+    tensors = [t.float() for t in _softmax_call(modules, 2).draw(30, 4, 20)]
+    tensors[1] *= 1e4
+    ours = _softmax_call(modules, 2).ours(tensors)
+    truth = reference.softmax_modules(*[t.double() for t in tensors])
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours.double(), truth, rtol=1e-2, atol=1e-2 * truth.abs().max().item())
+
+
+def test_infinity_and_nan_follow_the_reference() -> None:
+    call = _ridge_call(2, ("tanh", "softplus"))
+    tensors = call.draw(6, 2, 5)
+    tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
+    torch.testing.assert_close(call.ours(tensors), call.exact(tensors), equal_nan=True)
+
+
+def test_half_precision_runs_on_the_reference() -> None:
+    tensors = [t.bfloat16() for t in _ridge_call(1, ("tanh",)).draw(10, 4, 8)]
+    out = gradnets_fast.ridge(*tensors, basis="tanh")
+    assert out.dtype == torch.bfloat16
+    exact = reference.ridge(*[t.double() for t in tensors], ("tanh",))
+    assert (out.double() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_autocast_casts_points_and_weights() -> None:
+    net = gradnets_fast.mGradNetC(2, 3, 8)
+    x = torch.randn(10, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = net(x)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
+    assert (y.float() - net(x)).abs().max() < 0.05
+
+
+_MEMORY_SCRIPT = """
+import resource, torch, gradnets_fast
+torch.set_num_threads(2)
+batch, d, h = 150_000, 4, 1024
+net = gradnets_fast.{network}
+x = torch.randn(batch, d, requires_grad=True)
+net(x[:100]).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+net(x).square().sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (batch * h * 4))
+"""
+
+
+@pytest.mark.parametrize("network", ["mGradNetC(4, d, h)", "mGradNetM(2, d, h, 'weighted_softmax')"])
+def test_a_step_stores_nothing_of_size_batch_times_hidden(network: str) -> None:
+    """One float32 array of that size would be 614 MB; all extra memory together stays below a fifth of it."""
+    script = _MEMORY_SCRIPT.format(network=network)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 0.2

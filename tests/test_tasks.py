@@ -1,0 +1,340 @@
+"""Fields, data files, checkpoints, and the command line with its failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from gradnets_fast.cli import app
+from gradnets_fast.tasks.checkpoint import load_checkpoint, write_atomically
+from gradnets_fast.tasks.data import load_samples
+from gradnets_fast.tasks.fields import make_field
+from gradnets_fast.tasks.training import ARCHITECTURES, Settings, Trainer
+
+QUICK = ["--steps", "40", "--samples", "2000", "--batch-size", "200"]
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def fails(*arguments: object, words: list[str]) -> None:
+    code, _, error = invoke(*arguments)
+    assert code == 2, error
+    assert error.startswith("gradnets-fast: ")
+    assert error.count("\n") == 1
+    for word in ("expected ", "got ", "; ", *words):
+        assert word in error, error
+
+
+POTENTIALS = {
+    "convex2d": lambda a, b: a**4 + a**2 / 2 + a * b / 2 + 3 * b**2 / 2 - b**3 / 3,
+    "nonconvex2d": lambda a, b: torch.sin(2 * torch.pi * a) * torch.cos(torch.pi * b) / 4 + a * b / 2 - b**2 / 2,
+}
+
+
+@pytest.mark.parametrize("name", list(POTENTIALS))
+def test_fields_are_gradients_of_their_potentials(name: str) -> None:
+    x = torch.rand(50, 2, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(POTENTIALS[name](*x.unbind(-1)).sum(), x)
+    torch.testing.assert_close(make_field(name).gradient(x.detach()), gradient)
+
+
+@pytest.mark.parametrize(("dim", "published"), [(256, -11.71), (1024, -11.25)])
+def test_polymax_is_the_published_field(dim: int, published: float) -> None:
+    """A least-squares symmetric positive semidefinite linear map gets the published error."""
+    field = make_field("polymax", dim)
+    x = field.sample(12 * dim, torch.Generator().manual_seed(1))
+    g, centred = field.gradient(x), x - 0.5
+    A = torch.linalg.lstsq(centred, g).solution
+    values, vectors = torch.linalg.eigh((A + A.T) / 2)
+    A = vectors @ torch.diag(values.clamp(min=0)) @ vectors.T
+    test = field.sample(5000, torch.Generator().manual_seed(2))
+    error = ((test - 0.5) @ A - field.gradient(test)).square().sum(1).mean().log10().item() * 10
+    assert error == pytest.approx(published, abs=0.35)
+    assert g.norm(dim=1).mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_train_writes_everything_and_learns(arch: str, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    code, text, error = invoke("--arch", arch, "--field", "convex2d", "--out", out, "--steps", 300, "--samples", 3000)
+    assert code == 0, error
+    assert {p.name for p in out.iterdir()} == {"settings.json", "checkpoint.safetensors", "report.json", "figure.png"}
+    report = json.loads((out / "report.json").read_text())
+    evaluation = report["evaluation"]
+    assert evaluation["error_db"] < 0
+    assert f"{evaluation['error_db']:.2f} dB" in text
+    assert evaluation["asymmetry"] < 1e-12
+    if arch.startswith("m"):
+        assert evaluation["smallest_eigenvalue"] >= -1e-12
+    assert evaluation["backend"] == "cpp"
+    assert evaluation["reference_milliseconds_per_step"] > 0
+    assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    losses = [loss for _, loss in report["history"]]
+    assert losses[-1] < losses[0] / 2
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in out.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_resume_continues_bit_for_bit(backend: str, tmp_path: Path) -> None:
+    settings = Settings(arch="mgradnet-c", steps=60, samples=1000, batch_size=300, backend=backend)
+    whole = Trainer(settings)
+    for _ in whole.run(lambda *_: None, 1e9, tmp_path):
+        pass
+    first = Trainer(settings)
+    for step in first.run(lambda *_: None, 1e9, tmp_path):
+        if step == 23:
+            break
+    from gradnets_fast.tasks.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path, first.checkpoint())
+    second = Trainer(settings)
+    second.resume(load_checkpoint(tmp_path))
+    assert second.step == 23
+    for _ in second.run(lambda *_: None, 1e9, tmp_path):
+        pass
+    assert second.history == whole.history
+    for (name, a), b in zip(whole.module.named_parameters(), second.module.parameters()):
+        assert torch.equal(a, b), name
+
+
+def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gradnets_fast", "train", "--steps", "1000000", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert "training mGradNetC" in process.stdout.readline()
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert "--resume" in out
+    assert "Traceback" not in error
+    checkpoint = load_checkpoint(tmp_path)
+    assert 0 < checkpoint.step < 1_000_000
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    settings["steps"] = checkpoint.step + 5
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    code, text, error = invoke("--resume", "--out", tmp_path)
+    assert code == 0, error
+    assert f"resumed at step {checkpoint.step}" in text
+    assert load_checkpoint(tmp_path).step == checkpoint.step + 5
+
+
+def samples(count: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    x = np.random.default_rng(0).random((count, 2))
+    return x, np.stack([x[:, 0] * 2, x[:, 1] * 3], axis=1)
+
+
+def write_samples(path: Path, x: np.ndarray, g: np.ndarray) -> Path:
+    table = pl.DataFrame({"g1": g[:, 1], "x0": x[:, 0], "note": ["a"] * len(x), "x1": x[:, 1], "g0": g[:, 0]})
+    if path.suffix == ".csv":
+        table.write_csv(path)
+    elif path.suffix == ".parquet":
+        table.write_parquet(path)
+    elif path.suffix == ".npz":
+        np.savez(path, x=x, g=g)
+    else:
+        np.save(path, np.concatenate([x, g], axis=1))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".npy"])
+def test_data_files(suffix: str, tmp_path: Path) -> None:
+    x, g = samples()
+    path = write_samples(tmp_path / f"data{suffix}", x, g)
+    loaded = load_samples(path)
+    torch.testing.assert_close(loaded.x, torch.from_numpy(x).float())
+    torch.testing.assert_close(loaded.g, torch.from_numpy(g).float())
+    code, text, error = invoke("--data", path, "--arch", "ridge", *QUICK[:2], "--out", tmp_path / "out")
+    assert code == 0, error
+    assert path.name in text
+    assert (tmp_path / "out" / "figure.png").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".npy"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_in_data_names_column_and_row(suffix: str, bad: float, tmp_path: Path) -> None:
+    x, g = samples()
+    g[7, 1] = bad
+    path = write_samples(tmp_path / f"data{suffix}", x, g)
+    fails(
+        "--data",
+        path,
+        "--out",
+        tmp_path / "out",
+        words=["g1" if suffix in (".csv", ".parquet") else "g[:, 1]", "row 8"],
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("data.csv", "x0,x1,g0\n1,2,3\n", ["a column g1"]),
+        ("data.csv", "a,b\n1,2\n", ["columns x0", "a, b"]),
+        ("data.csv", "x0,g0\n1,2\noops,3\n", ["column x0, row 2", "'oops'"]),
+        ("data.csv", "x0,g0\n1,2\n3,\n", ["column g0, row 2", "no value"]),
+        ("data.csv", "x0,g0\n", ["at least one row"]),
+        ("data.csv", "", ["a readable csv file"]),
+        ("data.parquet", "not parquet", ["a readable parquet file"]),
+        ("data.npy", "not numpy", ["npy file"]),
+        ("data.npz", "not numpy", ["npz file"]),
+        ("data.txt", "1 2", [".csv, .parquet, .npz, .npy", "'.txt'"]),
+        ("missing.csv", None, ["an existing file", "none"]),
+    ],
+)
+def test_bad_data_files(name: str, content: str | None, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    fails("--data", path, "--out", tmp_path / "out", words=[name, *words])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": np.zeros((4, 2))}, ["arrays x and g", "got x"]),
+        ({"x": np.zeros((4, 2)), "g": np.zeros((3, 2))}, ["one shape", "(3, 2)"]),
+        ({"x": np.array([["a"]]), "g": np.array([["b"]])}, ["numbers", "<U1"]),
+        ({"x": np.zeros(4), "g": np.zeros(4)}, ["(n, d)"]),
+    ],
+)
+def test_bad_archives(arrays: dict[str, np.ndarray], words: list[str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    fails("--data", tmp_path / "data.npz", "--out", tmp_path / "out", words=words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--field", "helix"], ["field", "convex2d, nonconvex2d, polymax", "'helix'"]),
+        (["--arch", "mlp"], ["arch", "gradnet-c, mgradnet-c", "'mlp'"]),
+        (["--activation", "mish"], ["activation", "tanh", "'mish'"]),
+        (["--activation", "sin"], ["nondecreasing"]),
+        (["--backend", "cuda"], ["reference, cpp, triton"]),
+        (["--backend", "triton"], ["no Triton kernel"]),
+        (["--device", "cuda"], ["device", "--device cpu"]),
+        (["--device", "toaster"], ["device", "toaster"]),
+        (["--dim", "3"], ["dim", "2 for convex2d", "got 3"]),
+        (["--field", "polymax", "--dim", "1"], ["dim", "at least 2"]),
+        (["--steps", "0"], ["steps", "got 0"]),
+        (["--epochs", "-1"], ["epochs", "got -1"]),
+        (["--steps", "5", "--epochs", "5"], ["one of them", "both"]),
+        (["--field", "convex2d", "--data", "x.csv"], ["field, data", "both"]),
+        (["--lr", "nan"], ["lr", "nan"]),
+        (["--batch-size", "0"], ["batch_size", "got 0"]),
+        (["--schedule", "linear"], ["schedule", "constant, cosine"]),
+        (["--linear", "symmetric"], ["linear", "psd"]),
+        (["--lr", "1e30", "--steps", "20", "--activation", "identity"], ["loss at step", "finite", "lower --lr"]),
+    ],
+)
+def test_bad_options(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    fails(*arguments, "--out", tmp_path / "out", words=words)
+    if "loss at step" not in words:
+        assert not (tmp_path / "out").exists()
+
+
+def test_unwritable_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    fails(*QUICK, "--out", tmp_path / "file" / "out", words=["a folder that can be written", "--out"])
+    fails(*QUICK, "--out", "/proc/gradnets", words=["a folder that can be written"])
+
+
+def test_resume_of_nothing_and_of_damage(tmp_path: Path) -> None:
+    fails("--resume", "--out", tmp_path, words=["settings", "start without --resume"])
+    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
+    path = tmp_path / "checkpoint.safetensors"
+    good = path.read_bytes()
+    for damaged in (good[: len(good) // 2], b"", b"\xff" * 40, good[:300] + b"{" + good[301:]):
+        path.write_bytes(damaged)
+        fails("--resume", "--out", tmp_path, words=["undamaged checkpoint", "put back a copy"])
+        assert path.read_bytes() == damaged
+    path.unlink()
+    fails("--resume", "--out", tmp_path, words=["checkpoint", "none"])
+    path.write_bytes(good)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    for change, words in (({"embed_dim": 9}, ["the parameters of these settings"]), ({"colour": 1}, ["colour"])):
+        (tmp_path / "settings.json").write_text(json.dumps({**settings, **change}))
+        fails("--resume", "--out", tmp_path, words=words)
+    (tmp_path / "settings.json").write_text("{")
+    fails("--resume", "--out", tmp_path, words=["valid JSON"])
+
+
+def test_atomic_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def half(temporary: Path) -> None:
+        temporary.write_text("ha")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoint_is_plain_safetensors(tmp_path: Path) -> None:
+    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
+    tensors = load_file(tmp_path / "checkpoint.safetensors")
+    assert tensors["model.W"].shape == (7, 2)
+    assert {"optimizer.W.exp_avg", "optimizer.W.exp_avg_sq", "optimizer.W.step"} <= set(tensors)
+
+
+def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+    """Through a pseudo-terminal; the report's file names survive at 80 columns."""
+    import pty
+
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
+    command = [sys.executable, "-m", "gradnets_fast", "train", *QUICK, "--out", str(tmp_path / "o")]
+    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    chunks = []
+    try:
+        while chunk := os.read(controller, 65536):
+            chunks.append(chunk)
+    except OSError:
+        pass  # the other end has closed
+    assert process.wait(timeout=120) == 0
+    text = b"".join(chunks).decode()
+    assert "━" in text
+    assert "40/40" in text
+    assert "test error" in text
+
+
+def test_version_and_help() -> None:
+    run = CliRunner().invoke(app, ["--version"])
+    assert run.stdout.startswith("gradnets_fast ")
+    assert "--field" in CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "120"}).stdout
+
+
+def test_missing_extras_are_named() -> None:
+    script = "import sys; sys.modules['typer'] = None; from gradnets_fast.__main__ import main; main()"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "pip install 'gradnets_fast[train]'" in run.stderr

@@ -1,0 +1,144 @@
+"""torch.compile, torch.func, opcheck and export over the operators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+
+import gradnets_fast as gf
+
+NETWORKS = {
+    "cascade": lambda: gf.mGradNetC(3, 3, 9, "weighted_tanh", linear="psd", dtype=torch.float64),
+    "mixture": lambda: gf.RidgeGradNet(3, 9, ["tanh", "sin"], dtype=torch.float64),
+    "softmax": lambda: gf.GradNetM(2, 3, 9, "softmax", dtype=torch.float64),
+    "weighted_softmax": lambda: gf.mGradNetM(2, 3, 9, "weighted_softmax", dtype=torch.float64),
+    "transformed": lambda: gf.mGradNetM(2, 3, 9, "tanh", transform="half_square", dtype=torch.float64),
+}
+each_network = pytest.mark.parametrize("name", list(NETWORKS))
+
+
+def network(name: str) -> tuple[nn.Module, Tensor]:
+    return NETWORKS[name](), torch.randn(8, 3, dtype=torch.float64)
+
+
+def both(function: object) -> tuple[Tensor, Tensor]:
+    """The result on compiled kernels, and on the reference."""
+    with gf.use_backend("cpp"):
+        ours = function()  # type: ignore[operator]
+    with gf.use_backend("reference"):
+        return ours, function()  # type: ignore[operator]
+
+
+@each_network
+@pytest.mark.parametrize("jacobian", [jacrev, jacfwd], ids=lambda f: f.__name__)
+def test_vmapped_jacobian(name: str, jacobian: object) -> None:
+    net, x = network(name)
+    torch.testing.assert_close(*both(lambda: vmap(jacobian(net))(x)))  # type: ignore[operator]
+
+
+@each_network
+@pytest.mark.parametrize(
+    "second", [lambda f: jacrev(jacrev(f)), lambda f: jacfwd(jacrev(f))], ids=["rev-rev", "fwd-rev"]
+)
+def test_vmapped_second_derivative(name: str, second: object) -> None:
+    net, x = network(name)
+    torch.testing.assert_close(*both(lambda: vmap(second(net))(x)))  # type: ignore[operator]
+
+
+@each_network
+def test_hessian_of_a_scalar(name: str) -> None:
+    net, x = network(name)
+    torch.testing.assert_close(*both(lambda: hessian(lambda p: net(p).square().sum())(x[0])))
+
+
+@each_network
+def test_per_sample_gradients_of_the_parameters(name: str) -> None:
+    net, x = network(name)
+    parameters = dict(net.named_parameters())
+
+    def loss(values: dict[str, Tensor], point: Tensor) -> Tensor:
+        return functional_call(net, values, (point,)).square().sum()
+
+    ours, expected = both(lambda: vmap(grad(loss), in_dims=(None, 0))(parameters, x))
+    for key in parameters:
+        torch.testing.assert_close(ours[key], expected[key])
+
+
+@each_network
+def test_tangents_of_points_and_parameters(name: str) -> None:
+    net, x = network(name)
+    parameters = {key: value.detach() for key, value in net.named_parameters()}
+    directions = {key: torch.randn_like(value) for key, value in parameters.items()}
+    v = torch.randn_like(x)
+
+    def f(values: dict[str, Tensor], points: Tensor) -> Tensor:
+        return functional_call(net, values, (points,))
+
+    torch.testing.assert_close(*both(lambda: jvp(f, (parameters, x), (directions, v))[1]))
+    ours = jvp(lambda points: f(parameters, points), (x,), (v,))[1]
+    assert ours.abs().max() > 0  # a silent zero is the known failure of registered operators
+    torch.testing.assert_close(ours, torch.einsum("nij,nj->ni", vmap(jacrev(net))(x), v))
+
+
+@each_network
+def test_an_ensemble_by_vmap_over_parameters(name: str) -> None:
+    nets = [network(name)[0] for _ in range(3)]
+    x = network(name)[1]
+    stacked = {
+        key: torch.stack([dict(n.named_parameters())[key].detach() for n in nets]) for key in nets[0].state_dict()
+    }
+    together = vmap(lambda values: functional_call(nets[0], values, (x,)))(stacked)
+    torch.testing.assert_close(together, torch.stack([n(x) for n in nets]))
+
+
+@pytest.mark.parametrize("name", ["cascade", "weighted_softmax", "transformed"])
+def test_compiles_without_graph_breaks_for_any_batch(name: str) -> None:
+    net, x = network(name)
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True, dynamic=True)
+    for points in (x, x[:5]):
+        points = points.clone().requires_grad_()
+        expected = net(points)
+        y = compiled(points)
+        torch.testing.assert_close(y, expected)
+        ours = torch.autograd.grad(y.square().sum(), [points, *net.parameters()])
+        for got, wanted in zip(ours, torch.autograd.grad(expected.square().sum(), [points, *net.parameters()])):
+            torch.testing.assert_close(got, wanted)
+    with gf.use_backend("reference"):
+        torch.testing.assert_close(compiled(x), net(x))
+
+
+@pytest.mark.parametrize("name", ["cascade", "weighted_softmax"])
+def test_exports(name: str) -> None:
+    net, x = network(name)
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+    torch.testing.assert_close(program.module()(x[:5]), net(x[:5]))
+    assert any("gradnets_fast" in str(node.target) for node in program.graph.nodes)
+
+
+def operator_samples() -> list[tuple[object, tuple[object, ...]]]:
+    def parameter(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    import gradnets_fast.ops.modules
+    import gradnets_fast.ops.ridge
+
+    assert gradnets_fast.ops.ridge.ridge.name == "ridge"
+    ops = torch.ops.gradnets_fast
+    ridge = (parameter(5, 3), parameter(4, 3), parameter(2, 4), parameter(2, 4), parameter(2, 1, 4), parameter(3))
+    softmax = (parameter(5, 3), parameter(2, 4, 3), parameter(2, 4), parameter(2), parameter(2), None, parameter(3))
+    transformed = (parameter(5, 3), parameter(2, 4, 3), parameter(2, 4), parameter(2), None)
+    return [
+        (ops.ridge.default, (*ridge, "tanh")),
+        (ops.softmax_modules.default, (*softmax, "")),
+        (ops.transformed_modules.default, (*transformed, "tanh,half_square")),
+        (ops.ridge_backward.default, (parameter(5, 3), *ridge, "tanh", [True, True, False, True, True, True])),
+    ]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_opcheck(index: int) -> None:
+    operator, arguments = operator_samples()[index]
+    torch.library.opcheck(operator, arguments)  # type: ignore[arg-type]
