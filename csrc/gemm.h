@@ -93,15 +93,26 @@ inline void multiply_tail(int64_t remaining, int64_t k, const T *a, int64_t a_ro
     }
 }
 
+// A sum of k products in one accumulator has an error that grows with k; blocks of this many, added up, keep it at the
+// level of a library's product and cost one more pass over C each.
+static constexpr int64_t kSumBlock = 128;
+
 // C[m, n] (+)= A·B for packed B; columns past n are not written.
 template <class T>
 inline void multiply(int64_t m, int64_t n, int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c,
                      int64_t c_row, bool accumulate) {
     constexpr int rows = Tile<T>::rows, panel = Tile<T>::panel;
     for (int64_t j = 0; j < n; j += panel, b += k * panel) {
-        int64_t i = 0;
-        for (; i + rows <= m; i += rows)
-            multiply_tile<T, rows>(k, a + i * a_row, a_row, a_column, b, c + i * c_row + j, c_row, n - j, accumulate);
-        multiply_tail<T>(m - i, k, a + i * a_row, a_row, a_column, b, c + i * c_row + j, c_row, n - j, accumulate);
+        for (int64_t p = 0; p < k; p += kSumBlock) {
+            const int64_t depth = smaller(kSumBlock, k - p);
+            const T *block_a = a + p * a_column, *block_b = b + p * panel;
+            const bool add = accumulate || p > 0;
+            int64_t i = 0;
+            for (; i + rows <= m; i += rows)
+                multiply_tile<T, rows>(depth, block_a + i * a_row, a_row, a_column, block_b, c + i * c_row + j, c_row,
+                                       n - j, add);
+            multiply_tail<T>(m - i, depth, block_a + i * a_row, a_row, a_column, block_b, c + i * c_row + j, c_row,
+                             n - j, add);
+        }
     }
 }

@@ -38,10 +38,10 @@ template <class T> struct ModuleRow {
     T negative() const { return modules->negative ? modules->negative[m] : T(0); }
 };
 
-// Sums over the batch of one module's parameter gradients.
+// Sums over the batch of one module's parameter gradients.  The scalars add up one term for each row: in double.
 template <class T> struct ModuleSums {
-    T *db; // [h]
-    T temperature, positive, negative;
+    T *db; // [width]
+    double temperature, positive, negative;
 };
 
 // z: a strip of logits; becomes softmax(sign·z).
@@ -93,6 +93,7 @@ template <class T> inline void softmax_value(const ModuleRow<T> &r, T *z, T *scr
 
 // z becomes s(z), a becomes temperature·(∂s/∂z)ᵀ a; the parameters' gradients are added to sums.  scratch: two strips.
 template <class T> inline void softmax_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *scratch) {
+    using V = typename Simd<T>::Vector;
     T *pi = scratch, *omega = scratch + r.width;
     softmax_strip(z, T(1), r.h, r.width, pi);
     const T a_pi = dot(a, pi, r.width), positive = r.positive(), negative = r.negative(), temperature = r.temperature();
@@ -103,24 +104,25 @@ template <class T> inline void softmax_gradient(const ModuleRow<T> &r, T *z, T *
     } else {
         fill_zero(omega, r.width);
     }
-    sums.positive += a_pi;
-    sums.negative -= a_omega;
-    T dtemperature = 0;
-    for (int64_t j = 0; j < r.h; ++j) {
-        const T dz = positive * pi[j] * (a[j] - a_pi) + negative * omega[j] * (a[j] - a_omega);
-        dtemperature += dz * z[j];
-        z[j] = positive * pi[j] - negative * omega[j];
-        a[j] = temperature * dz;
-        sums.db[j] += a[j];
+    sums.positive += double(a_pi);
+    sums.negative -= double(a_omega);
+    V dtemperature = {};
+    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+        const V p = positive * load(pi + j), q = negative * load(omega + j), here = load(a + j);
+        const V dz = p * (here - a_pi) + q * (here - a_omega);
+        dtemperature += dz * load(z + j);
+        store(z + j, p - q);
+        store(a + j, temperature * dz);
+        store(sums.db + j, load(sums.db + j) + temperature * dz);
     }
-    sums.temperature += dtemperature / temperature;
+    sums.temperature += double(horizontal_sum<T>(dtemperature)) / double(temperature);
 }
 
 // Σ_j Ψ(z_j) over the real neurons; z becomes σ(z) and, if wanted, slope σ'(z).
 template <class T> inline T basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
-    T sum = 0;
+    V sums = {};
     with_basis(r.modules->basis, [&](auto b) {
         for (int64_t j = 0; j < r.width; j += lanes) {
             V antiderivative, value, first;
@@ -129,13 +131,13 @@ template <class T> inline T basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
             store(z + j, value);
             if (slope)
                 store(slope + j, first);
-            const int64_t valid = smaller(lanes, r.h - j);
-            for (int64_t i = 0; i < valid; ++i)
-                sum += antiderivative[i];
+            for (int64_t i = r.h - j; i < lanes; ++i)
+                antiderivative[i] = 0;
+            sums += antiderivative;
         }
     });
     fill_zero(z + r.h, r.width - r.h);
-    return sum;
+    return horizontal_sum<T>(sums);
 }
 
 template <class T> inline void transformed_value(const ModuleRow<T> &r, T *z) {
@@ -145,13 +147,16 @@ template <class T> inline void transformed_value(const ModuleRow<T> &r, T *z) {
 }
 
 template <class T> inline void transformed_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *slope) {
+    using V = typename Simd<T>::Vector;
     const Transform<T> rho = transform_at(r.modules->transform, basis_sum(r, z, slope));
     const T weight = r.positive(), a_sigma = dot(a, z, r.width);
-    sums.positive += rho.first * a_sigma;
-    for (int64_t j = 0; j < r.h; ++j) {
-        a[j] = weight * (rho.first * a[j] * slope[j] + rho.second * a_sigma * z[j]);
-        z[j] *= weight * rho.first;
-        sums.db[j] += a[j];
+    sums.positive += double(rho.first * a_sigma);
+    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+        const V value = load(z + j);
+        const V dz = weight * (rho.first * load(a + j) * load(slope + j) + rho.second * a_sigma * value);
+        store(a + j, dz);
+        store(z + j, value * (weight * rho.first));
+        store(sums.db + j, load(sums.db + j) + dz);
     }
 }
 
@@ -286,9 +291,9 @@ template <class T> bool modules_backward(const ModulesBackward<T> &p) {
             for (int64_t tile = chunk * tiles / chunks; tile < (chunk + 1) * tiles / chunks; ++tile)
                 tile_body(tile, partial, sums, scratch + worker * per_worker);
             T *const scalars = partial + sizes.weights + sizes.shifts;
-            scalars[0] = sums.temperature;
-            scalars[1] = sums.positive;
-            scalars[2] = sums.negative;
+            scalars[0] = T(sums.temperature);
+            scalars[1] = T(sums.positive);
+            scalars[2] = T(sums.negative);
         };
         parallel(threads, chunks, chunk_body);
         finish_module_backward(p, m, sizes, chunks, partials);

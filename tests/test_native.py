@@ -1,4 +1,4 @@
-"""Every instruction set that this processor has, from a build with warnings as errors and scratch memory full of NaN."""
+"""Every instruction set that this processor has, built with warnings as errors and scratch memory full of NaN."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ for call in test_operators.CALLS:
             g = torch.randn(size[0], size[1], dtype=torch.float64).to(dtype)
             truth = outputs_and_gradients(call.exact, [t.double() for t in tensors], g.double())
             eager = outputs_and_gradients(call.exact, tensors, g)
+            print(call.name, size, dtype, file=sys.stderr)
             assert_as_good_as_eager(outputs_and_gradients(call.ours, tensors, g), eager, truth)
             checked += 1
 print(checked, "cases")
@@ -66,7 +67,7 @@ def test_instruction_set(name: str, poisoned_build: Path) -> None:
     environment = {**os.environ, "GRADNETS_FAST_CPU_ISA": name}
     command = [sys.executable, "-c", CHECK, str(extension), name, str(ROOT / "tests")]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.strip() == "98 cases"
 
 
@@ -81,7 +82,7 @@ def test_an_instruction_set_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, of binutils")
 def test_units_of_one_instruction_set_share_no_symbols(poisoned_build: Path) -> None:
-    """A weak symbol outside the unit's own namespace could be linked into code for machines without its instructions."""
+    """A weak symbol outside the unit's namespace could be linked into code for machines without its instructions."""
     objects = sorted(poisoned_build.glob("CMakeFiles/kernels_*.dir/**/*.o"))
     assert len(objects) == (3 if platform.machine() == "x86_64" else 1)
     for path in objects:
