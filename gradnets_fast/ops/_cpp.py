@@ -25,12 +25,12 @@ def _load() -> tuple[ModuleType | None, str | None]:
         extension = importlib.import_module("gradnets_fast._C")
     except ImportError as error:
         return None, f"the compiled extension gradnets_fast._C cannot be imported ({error}); reinstall the package"
-    if list(extension.basis_names()) != list(TABLE):
-        return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
     try:
-        extension.instruction_set()
-    except RuntimeError as error:
+        names = list(extension.basis_names())
+    except RuntimeError as error:  # GRADNETS_FAST_CPU_ISA names what this processor lacks
         return None, str(error)
+    if names != list(TABLE):
+        return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
     return extension, None
 
 
