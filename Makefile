@@ -10,7 +10,7 @@ SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints
 .PHONY: demo test lint table-2d clean
 
 demo: $(VENV)/.installed
-	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 100 --out runs/demo
+	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
@@ -28,9 +28,10 @@ table-2d: $(VENV)/.installed
 $(VENV)/.installed: $(SOURCES)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 13) and f"make: PYTHON: expected Python 3.10 to 3.13, got {v[0]}.{v[1]}; run make PYTHON=/path/to/python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) lacks venv; on Debian: apt-get install python3-venv python3-dev" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,triton]'
-	touch $@
+	@echo "setting up $(VENV): PyTorch and the tools, then the extension (a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,triton]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info gradnets_fast/_C*.so runs

@@ -170,7 +170,7 @@ template <class T> inline int64_t module_rows(int64_t batch, int64_t padded_h, i
 template <class T> bool modules_forward(const ModulesForward<T> &p) {
     const int64_t padded_h = round_up(p.h, Tile<T>::panel), rows_per_tile = module_rows<T>(p.batch, padded_h, 1);
     const int64_t tiles = (p.batch + rows_per_tile - 1) / rows_per_tile, count = p.modules.count;
-    const int threads = threads_for(4.0 * p.batch * p.d * p.h * count, p.threads);
+    const int threads = threads_for((4.0 * p.d + 20.0) * p.batch * p.h * count, p.threads);
     const int64_t tile_size = Workspace<T>::padded(rows_per_tile * padded_h);
     const int64_t per_worker = tile_size + Workspace<T>::padded(2 * padded_h);
     const int64_t packed = PackedWeights<T>::count(p.d, p.h, true);
@@ -240,7 +240,7 @@ template <class T> bool modules_backward(const ModulesBackward<T> &p) {
     const int64_t rows_per_tile = module_rows<T>(p.batch, padded_h, 2);
     const int64_t tiles = (p.batch + rows_per_tile - 1) / rows_per_tile;
     const int64_t chunks = smaller(tiles, BatchPlan::kMostChunks);
-    const int threads = threads_for(10.0 * p.batch * p.d * p.h * p.modules.count, p.threads);
+    const int threads = threads_for((10.0 * p.d + 40.0) * p.batch * p.h * p.modules.count, p.threads);
     const ModulePartials<T> sizes(p);
     const int64_t tile_size = Workspace<T>::padded(rows_per_tile * padded_h);
     const int64_t packed_rows = Workspace<T>::padded(rows_per_tile * padded_d);

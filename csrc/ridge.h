@@ -45,7 +45,8 @@ template <class T> inline void broadcast_rows(const T *row, int64_t rows, int64_
 template <class T> bool ridge_forward(const RidgeForward<T> &p) {
     constexpr int64_t tile_h = RidgeTiles<T>::forward;
     const BatchPlan plan(p.batch, p.d, Tile<T>::rows);
-    const int threads = threads_for(4.0 * p.batch * p.d * p.h, p.threads);
+    const int threads =
+        threads_for(4.0 * p.batch * p.d * p.h + 20.0 * cascade_evaluations(p.phi, p.batch, p.h), p.threads);
     const int64_t parameters =
         PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms) * PaddedCascade<T>::stride_for(p.h, tile_h);
     const int64_t per_worker = Workspace<T>::padded(plan.tile * tile_h) + Workspace<T>::padded(2 * tile_h);
@@ -121,7 +122,8 @@ template <class T> bool ridge_backward(const RidgeBackward<T> &p) {
     constexpr int64_t tile_h = RidgeTiles<T>::backward;
     const BatchPlan plan(p.batch, p.d, Tile<T>::rows);
     const int64_t padded_d = round_up(p.d, Tile<T>::panel);
-    const int threads = threads_for(10.0 * p.batch * p.d * p.h, p.threads);
+    const int threads =
+        threads_for(10.0 * p.batch * p.d * p.h + 40.0 * cascade_evaluations(p.phi, p.batch, p.h), p.threads);
     const int64_t row_count = PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms);
     const int64_t parameters = row_count * PaddedCascade<T>::stride_for(p.h, tile_h);
     const RidgePartials<T> sizes(p, parameters);
