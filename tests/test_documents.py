@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from bench import tables
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-
-
-def result(name: str) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = json.loads((ROOT / "bench" / "results" / name).read_text())["rows"]
-    return rows
 
 
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
@@ -29,18 +25,8 @@ def test_readme_has_code() -> None:
     assert len(BLOCKS) >= 2
 
 
-def test_readme_table_of_errors_is_the_result_file() -> None:
-    for row in result("published_2d.json"):
-        assert f"{row['mean_db']:.2f} ± {row['spread_db']:.2f}" in README
-        assert f"{row['published_db']:.2f} ± {row['published_spread_db']:.2f}" in README
-
-
-def test_readme_table_of_speeds_is_the_result_file() -> None:
-    for row in result("cpu_layers.json"):
-        gain = row["gain"]
-        assert isinstance(gain, dict)
-        assert f"| {row['batch']}, {row['d']}, {row['h']} |" in README
-        assert f"{gain['forward']:.1f}× / {gain['step']:.1f}×" in README
+def test_tables_are_those_of_the_result_files() -> None:
+    assert tables.rendered(README) == README
 
 
 def test_relative_links_lead_somewhere() -> None:

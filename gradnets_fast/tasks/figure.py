@@ -36,7 +36,10 @@ def _draw(trainer: Trainer, evaluation: Evaluation) -> Figure:
     two_dimensional = problem.field is not None and problem.dim == 2
     figure = Figure(figsize=(14, 4.2) if two_dimensional else (7, 4.2), layout="constrained")
     title = f"{type(trainer.module).__name__} on {problem.label}: {evaluation.error_db:.2f} dB"
-    figure.suptitle(f"{title}, {evaluation.parameters} parameters, {settings.steps} steps of {settings.batch_size}")
+    figure.suptitle(
+        f"{title}, {evaluation.parameters} parameters, {settings.steps} steps of {settings.batch_size}",
+        fontsize="medium",
+    )
     if two_dimensional:
         axes = figure.subplots(1, 4, gridspec_kw={"width_ratios": [1, 1, 1, 1.15]})
         _draw_fields(figure, axes, trainer, evaluation.backend)
