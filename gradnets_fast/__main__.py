@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Runs the command line, or says what to install for it."""
     try:
-        from .cli import app
+        from .cli import run
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("gradnets_fast"):
             raise
@@ -16,7 +16,7 @@ def main() -> None:
             f"gradnets-fast: the command line needs {error.name}; pip install 'gradnets_fast[train]'", file=sys.stderr
         )
         sys.exit(2)
-    app()
+    sys.exit(run())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from .tasks.evaluation import Evaluation, evaluate
 from .tasks.fields import FIELDS
 from .tasks.training import ARCHITECTURES, SCHEDULES, Settings, Trainer, decibel
 
-app = typer.Typer(name="gradnets-fast", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
 _EXPECTED_FAILURES = (ArithmeticError, OSError, RuntimeError, TypeError, ValueError)
 _SAVE_EVERY_SECONDS = 30.0
 _PLAIN_LINES = 10
@@ -40,13 +40,29 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Gradient networks with fused kernels."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run() -> int:
+    """Runs the command line on this process's arguments; returns the exit code."""
+    try:
+        return app(standalone_mode=False) or 0
+    except Exception as error:
+        # typer's usage errors, whose class has moved between its versions, format themselves; others are our bugs.
+        if not hasattr(error, "format_message"):
+            raise
+        text = " ".join(error.format_message().split())
+        print(f"gradnets-fast: {text} (see gradnets-fast train --help)", file=sys.stderr)
+        return 2
 
 
 @contextmanager
@@ -66,7 +82,7 @@ def _help(text: str, choices: object) -> str:
 
 @app.command()
 def train(
-    field: Annotated[str | None, typer.Option(help=_help("Synthetic field", FIELDS) + " [default: convex2d]")] = None,
+    field: Annotated[str | None, typer.Option(help=_help("Synthetic field", FIELDS) + " (default: convex2d)")] = None,
     data: Annotated[
         Path | None, typer.Option(help="File of samples (.csv, .parquet, .npz, .npy) in place of a field.")
     ] = None,
@@ -80,17 +96,17 @@ def train(
     linear: Annotated[str | None, typer.Option(help="Linear part: psd or symmetric.")] = None,
     batch_size: Annotated[int, typer.Option(help="Points per step.")] = Settings.batch_size,
     samples: Annotated[int, typer.Option(help="Training points drawn from the field.")] = Settings.samples,
-    steps: Annotated[int | None, typer.Option(help="Steps of Adam. [default: 200 epochs]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of Adam. (default: 200 epochs)")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training points, in place of --steps.")] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate of Adam. [default: 1e-2, for gradnet-m and mgradnet-m 5e-3]")
+        float | None, typer.Option(help="Learning rate of Adam. (default: 1e-2, for gradnet-m and mgradnet-m 5e-3)")
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help=_help("Schedule", SCHEDULES) + " [default: cosine, for gradnet-m and mgradnet-m constant]"),
+        typer.Option(help=_help("Schedule", SCHEDULES) + " (default: cosine, for gradnet-m and mgradnet-m constant)"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of data, initialisation and shuffling.")] = 0,
-    backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. [default: the fastest]")] = None,
+    backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, report and figure.")] = Path("runs/train"),
     resume: Annotated[

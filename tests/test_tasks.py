@@ -333,6 +333,16 @@ def test_version_and_help() -> None:
     assert "--field" in CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "120"}).stdout
 
 
+@pytest.mark.parametrize("arguments", [["--batch-size", "many"], ["--colour", "red"], ["extra"]])
+def test_usage_errors_are_one_line(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "gradnets_fast", "train", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.startswith("gradnets-fast: ")
+    assert run.stderr.count("\n") == 1
+    assert arguments[0] in run.stderr
+
+
 def test_missing_extras_are_named() -> None:
     script = "import sys; sys.modules['typer'] = None; from gradnets_fast.__main__ import main; main()"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
