@@ -121,6 +121,10 @@ template <class T> void evaluate_basis(int basis, int which, int64_t count, uint
     kernels<T>().evaluate_basis(basis, which, count, pointer<T>(x), pointer<T>(out));
 }
 
+std::vector<std::string> strings(const Names &names) {
+    return {names.names, names.names + names.count};
+}
+
 template <class T> void define(py::module_ &m, const std::string &suffix) {
     m.def(("ridge_forward_" + suffix).c_str(), &ridge_forward<T>);
     m.def(("ridge_backward_" + suffix).c_str(), &ridge_backward<T>);
@@ -135,10 +139,8 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "CPU kernels of gradnets_fast for raw addresses; gradnets_fast.ops is their only caller.";
     define<float>(m, "f32");
     define<double>(m, "f64");
-    m.def("basis_names", [] {
-        const BasisNames basis = active_instruction_set().basis;
-        return std::vector<std::string>(basis.names, basis.names + basis.count);
-    });
+    m.def("basis_names", [] { return strings(active_instruction_set().basis); });
+    m.def("transform_names", [] { return strings(active_instruction_set().transforms); });
     m.def("instruction_set", [] { return std::string(active_instruction_set().name); });
     m.def("available_instruction_sets", [] {
         std::vector<std::string> names;

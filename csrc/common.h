@@ -95,8 +95,8 @@ template <class T> struct Kernels {
     void (*evaluate_basis)(int basis, int which, int64_t count, const T *x, T *out);
 };
 
-// The names of the basis functions in the order of their numbers.
-struct BasisNames {
+// The names of the basis functions, or of the transforms, in the order of their numbers.
+struct Names {
     const char *const *names;
     int count;
 };
@@ -104,7 +104,8 @@ struct BasisNames {
 struct InstructionSet {
     const char *name;
     bool (*supported)();
-    BasisNames basis;
+    Names basis;
+    Names transforms;
     Kernels<float> f32;
     Kernels<double> f64;
 };

@@ -42,10 +42,12 @@ template <class T> constexpr Kernels<T> kernels() {
     return {ridge_forward<T>, ridge_backward<T>, modules_forward<T>, modules_backward<T>, evaluate_basis<T>};
 }
 
-extern const BasisNames basis_names;
+extern const Names basis_names;
+extern const Names transform_names;
 extern const Kernels<float> kernels_f32;
 extern const Kernels<double> kernels_f64;
-constexpr BasisNames basis_names{kBasisNames, sizeof(kBasisNames) / sizeof(kBasisNames[0])};
+constexpr Names basis_names{kBasisNames, sizeof(kBasisNames) / sizeof(kBasisNames[0])};
+constexpr Names transform_names{kTransformNames, sizeof(kTransformNames) / sizeof(kTransformNames[0])};
 constexpr Kernels<float> kernels_f32 = kernels<float>();
 constexpr Kernels<double> kernels_f64 = kernels<double>();
 

@@ -1,7 +1,10 @@
 // The module family: a row's neurons are coupled (softmax, or a function of a sum), so a tile holds all h neurons of a
 // few rows in cache.  Nothing of size batch × h: the tile's row count shrinks as h grows.
 
-// ρ(t) and its derivatives, in the order of TRANSFORMS in activations/transforms.py.
+// In the order of TRANSFORMS in activations/transforms.py; Python compares the names when it loads the extension.
+static constexpr const char *kTransformNames[] = {"identity", "half_square", "softplus", "logcosh", "exp", "log"};
+
+// ρ'(t) and ρ''(t).
 template <class T> struct Transform {
     T first, second;
 };
@@ -44,15 +47,15 @@ template <class T> struct ModuleSums {
     double temperature, positive, negative;
 };
 
-// z: a strip of logits; becomes softmax(sign·z).
-template <class T> inline void softmax_strip(const T *z, T sign, int64_t h, int64_t width, T *out) {
+// out = softmax(factor·v) over the first h values of a strip, and 0 after them.
+template <class T> inline void softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
-    T top = sign * z[0];
+    T top = factor * v[0];
     for (int64_t j = 1; j < h; ++j)
-        top = sign * z[j] > top ? sign * z[j] : top;
+        top = factor * v[j] > top ? factor * v[j] : top;
     for (int64_t j = 0; j < width; j += lanes)
-        store(out + j, v_exp(load(z + j) * sign - top));
+        store(out + j, v_exp(load(v + j) * factor - top));
     fill_zero(out + h, width - h);
     V sums = {};
     for (int64_t j = 0; j < width; j += lanes)
@@ -69,37 +72,38 @@ template <class T> inline T dot(const T *a, const T *b, int64_t width) {
     return horizontal_sum<T>(sum);
 }
 
-// u (= W x) becomes z = temperature·(u + b); neurons past h become 0.
-template <class T> inline void logits(const ModuleRow<T> &r, T *u) {
+// u (= W x) becomes v = u + b; neurons past h become 0.
+template <class T> inline void add_shift(const ModuleRow<T> &r, T *u) {
     const T *b = r.modules->b + r.m * r.h;
-    const T temperature = r.temperature();
     for (int64_t j = 0; j < r.h; ++j)
-        u[j] = temperature * (u[j] + b[j]);
+        u[j] += b[j];
     fill_zero(u + r.h, r.width - r.h);
 }
 
-// z becomes s(z); scratch: two strips.
-template <class T> inline void softmax_value(const ModuleRow<T> &r, T *z, T *scratch) {
+// v becomes s(temperature·v); scratch: two strips.
+template <class T> inline void softmax_value(const ModuleRow<T> &r, T *v, T *scratch) {
     T *pi = scratch, *omega = scratch + r.width;
-    softmax_strip(z, T(1), r.h, r.width, pi);
+    softmax_strip(v, r.temperature(), r.h, r.width, pi);
     if (r.modules->negative)
-        softmax_strip(z, T(-1), r.h, r.width, omega);
+        softmax_strip(v, -r.temperature(), r.h, r.width, omega);
     else
         fill_zero(omega, r.width);
     const T positive = r.positive(), negative = r.negative();
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
-        store(z + j, load(pi + j) * positive - load(omega + j) * negative);
+        store(v + j, load(pi + j) * positive - load(omega + j) * negative);
 }
 
-// z becomes s(z), a becomes temperature·(∂s/∂z)ᵀ a; the parameters' gradients are added to sums.  scratch: two strips.
-template <class T> inline void softmax_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *scratch) {
+// v becomes s(temperature·v), a becomes (∂s/∂v)ᵀ a; the parameters' gradients are added to sums.  scratch: two strips.
+// The temperature's comes from v itself, not from temperature·v over a temperature that may have underflowed.
+template <class T> inline void softmax_gradient(const ModuleRow<T> &r, T *v, T *a, ModuleSums<T> &sums, T *scratch) {
     using V = typename Simd<T>::Vector;
+    fill_zero(a + r.h, r.width - r.h); // a non-finite g times the padding of W is NaN
     T *pi = scratch, *omega = scratch + r.width;
-    softmax_strip(z, T(1), r.h, r.width, pi);
+    softmax_strip(v, r.temperature(), r.h, r.width, pi);
     const T a_pi = dot(a, pi, r.width), positive = r.positive(), negative = r.negative(), temperature = r.temperature();
     T a_omega = 0;
     if (r.modules->negative) {
-        softmax_strip(z, T(-1), r.h, r.width, omega);
+        softmax_strip(v, -r.temperature(), r.h, r.width, omega);
         a_omega = dot(a, omega, r.width);
     } else {
         fill_zero(omega, r.width);
@@ -110,12 +114,12 @@ template <class T> inline void softmax_gradient(const ModuleRow<T> &r, T *z, T *
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
         const V p = positive * load(pi + j), q = negative * load(omega + j), here = load(a + j);
         const V dz = p * (here - a_pi) + q * (here - a_omega);
-        dtemperature += dz * load(z + j);
-        store(z + j, p - q);
+        dtemperature += dz * load(v + j);
+        store(v + j, p - q);
         store(a + j, temperature * dz);
         store(sums.db + j, load(sums.db + j) + temperature * dz);
     }
-    sums.temperature += double(horizontal_sum<T>(dtemperature)) / double(temperature);
+    sums.temperature += double(horizontal_sum<T>(dtemperature));
 }
 
 // Σ_j Ψ(z_j) over the real neurons; z becomes σ(z) and, if wanted, slope σ'(z).
@@ -148,6 +152,7 @@ template <class T> inline void transformed_value(const ModuleRow<T> &r, T *z) {
 
 template <class T> inline void transformed_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *slope) {
     using V = typename Simd<T>::Vector;
+    fill_zero(a + r.h, r.width - r.h);
     const Transform<T> rho = transform_at(r.modules->transform, basis_sum(r, z, slope));
     const T weight = r.positive(), a_sigma = dot(a, z, r.width);
     sums.positive += double(rho.first * a_sigma);
@@ -170,7 +175,7 @@ template <class T> inline int64_t module_rows(int64_t batch, int64_t padded_h, i
 template <class T> bool modules_forward(const ModulesForward<T> &p) {
     const int64_t padded_h = round_up(p.h, Tile<T>::panel), rows_per_tile = module_rows<T>(p.batch, padded_h, 1);
     const int64_t tiles = (p.batch + rows_per_tile - 1) / rows_per_tile, count = p.modules.count;
-    const int threads = threads_for((4.0 * p.d + 20.0) * p.batch * p.h * count, p.threads);
+    const int threads = threads_for((4.0 * p.d + 20.0) * p.batch * p.h * count, p.threads, tiles);
     const int64_t tile_size = Workspace<T>::padded(rows_per_tile * padded_h);
     const int64_t per_worker = tile_size + Workspace<T>::padded(2 * padded_h);
     const int64_t packed = PackedWeights<T>::count(p.d, p.h, true);
@@ -193,7 +198,7 @@ template <class T> bool modules_forward(const ModulesForward<T> &p) {
             multiply<T>(rows, padded_h, p.d, p.x + first * p.d, p.d, 1, W.transposed, u, padded_h, false);
             for (int64_t i = 0; i < rows; ++i) {
                 T *z = u + i * padded_h;
-                logits(row, z);
+                add_shift(row, z);
                 if (p.modules.basis < 0)
                     softmax_value(row, z, strips);
                 else
@@ -223,7 +228,7 @@ void finish_module_backward(const ModulesBackward<T> &p, int64_t m, const Module
         auto reduce = [&](int64_t j, int) {
             reduce_partials(partials + j * p.d, chunks, sizes.size(), p.d, p.dW + (m * p.h + j) * p.d);
         };
-        parallel(threads_for(double(chunks) * p.h * p.d, p.threads), p.h, reduce);
+        parallel(threads_for(double(chunks) * p.h * p.d, p.threads, p.h), p.h, reduce);
     }
     const T *rest = partials + sizes.weights;
     reduce_partials(rest, chunks, sizes.size(), p.h, p.db + m * p.h);
@@ -239,8 +244,8 @@ template <class T> bool modules_backward(const ModulesBackward<T> &p) {
     const int64_t padded_h = round_up(p.h, Tile<T>::panel), padded_d = round_up(p.d, Tile<T>::panel);
     const int64_t rows_per_tile = module_rows<T>(p.batch, padded_h, 2);
     const int64_t tiles = (p.batch + rows_per_tile - 1) / rows_per_tile;
-    const int64_t chunks = smaller(tiles, BatchPlan::kMostChunks);
-    const int threads = threads_for((10.0 * p.d + 40.0) * p.batch * p.h * p.modules.count, p.threads);
+    const int64_t chunks = smaller(tiles, most_chunks(p.h * p.d));
+    const int threads = threads_for((10.0 * p.d + 40.0) * p.batch * p.h * p.modules.count, p.threads, chunks);
     const ModulePartials<T> sizes(p);
     const int64_t tile_size = Workspace<T>::padded(rows_per_tile * padded_h);
     const int64_t packed_rows = Workspace<T>::padded(rows_per_tile * padded_d);
@@ -269,7 +274,7 @@ template <class T> bool modules_backward(const ModulesBackward<T> &p) {
             multiply<T>(rows, padded_h, p.d, g, p.d, 1, W.transposed, a, padded_h, false);
             for (int64_t i = 0; i < rows; ++i) {
                 T *z = u + i * padded_h, *da = a + i * padded_h;
-                logits(row, z);
+                add_shift(row, z);
                 if (p.modules.basis < 0)
                     softmax_gradient(row, z, da, sums, strip);
                 else

@@ -44,9 +44,9 @@ template <class T> inline void broadcast_rows(const T *row, int64_t rows, int64_
 
 template <class T> bool ridge_forward(const RidgeForward<T> &p) {
     constexpr int64_t tile_h = RidgeTiles<T>::forward;
-    const BatchPlan plan(p.batch, p.d, Tile<T>::rows);
+    const BatchPlan plan(p.batch, p.d, p.h, Tile<T>::rows);
     const int threads =
-        threads_for(4.0 * p.batch * p.d * p.h + 20.0 * cascade_evaluations(p.phi, p.batch, p.h), p.threads);
+        threads_for(4.0 * p.batch * p.d * p.h + 20.0 * cascade_evaluations(p.phi, p.batch, p.h), p.threads, plan.tiles);
     const int64_t parameters =
         PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms) * PaddedCascade<T>::stride_for(p.h, tile_h);
     const int64_t per_worker = Workspace<T>::padded(plan.tile * tile_h) + Workspace<T>::padded(2 * tile_h);
@@ -106,7 +106,7 @@ void finish_ridge_backward(const RidgeBackward<T> &p, const PaddedCascade<T> &ph
         auto reduce = [&](int64_t j, int) {
             reduce_partials(partials + j * p.d, chunks, sizes.size(), p.d, p.dW + j * p.d);
         };
-        parallel(threads_for(double(chunks) * p.h * p.d, p.threads), p.h, reduce);
+        parallel(threads_for(double(chunks) * p.h * p.d, p.threads, p.h), p.h, reduce);
     }
     T *const outputs[] = {p.dscale, p.dshift, p.dcoef};
     const int64_t first_rows[] = {0, phi.layers, 2 * phi.layers, 2 * phi.layers + int64_t(phi.layers) * phi.terms};
@@ -120,10 +120,10 @@ void finish_ridge_backward(const RidgeBackward<T> &p, const PaddedCascade<T> &ph
 
 template <class T> bool ridge_backward(const RidgeBackward<T> &p) {
     constexpr int64_t tile_h = RidgeTiles<T>::backward;
-    const BatchPlan plan(p.batch, p.d, Tile<T>::rows);
+    const BatchPlan plan(p.batch, p.d, p.h, Tile<T>::rows);
     const int64_t padded_d = round_up(p.d, Tile<T>::panel);
-    const int threads =
-        threads_for(10.0 * p.batch * p.d * p.h + 40.0 * cascade_evaluations(p.phi, p.batch, p.h), p.threads);
+    const int threads = threads_for(10.0 * p.batch * p.d * p.h + 40.0 * cascade_evaluations(p.phi, p.batch, p.h),
+                                    p.threads, plan.chunks);
     const int64_t row_count = PaddedCascade<T>::row_count(p.phi.layers, p.phi.terms);
     const int64_t parameters = row_count * PaddedCascade<T>::stride_for(p.h, tile_h);
     const RidgePartials<T> sizes(p, parameters);

@@ -13,7 +13,7 @@ namespace gradnets {
 
 #define GRADNETS_DECLARE(isa)                                                                                          \
     namespace isa {                                                                                                    \
-    extern const BasisNames basis_names;                                                                               \
+    extern const Names basis_names, transform_names;                                                                   \
     extern const Kernels<float> kernels_f32;                                                                           \
     extern const Kernels<double> kernels_f64;                                                                          \
     }
@@ -34,12 +34,12 @@ std::vector<InstructionSet> known_instruction_sets() {
                         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
                     },
-                    avx512::basis_names, avx512::kernels_f32, avx512::kernels_f64});
+                    avx512::basis_names, avx512::transform_names, avx512::kernels_f32, avx512::kernels_f64});
     sets.push_back({"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-                    avx2::basis_names, avx2::kernels_f32, avx2::kernels_f64});
+                    avx2::basis_names, avx2::transform_names, avx2::kernels_f32, avx2::kernels_f64});
 #endif
-    sets.push_back(
-        {"baseline", [] { return true; }, baseline::basis_names, baseline::kernels_f32, baseline::kernels_f64});
+    sets.push_back({"baseline", [] { return true; }, baseline::basis_names, baseline::transform_names,
+                    baseline::kernels_f32, baseline::kernels_f64});
     return sets;
 }
 

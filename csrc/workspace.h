@@ -34,27 +34,31 @@ template <class F> inline void parallel(int threads, int64_t count, F &body) {
         &body);
 }
 
+// The batch is summed in at most this many chunks, each with its own copy of the weights' gradient: 16, but fewer where
+// the copies would exceed 16 Mi values.
+inline int64_t most_chunks(int64_t weights) {
+    return larger(2, smaller(16, (int64_t(1) << 24) / larger(1, weights)));
+}
+
 // How a batch is cut.  Everything depends on the shape alone, never on the thread count: so do all rounding errors.
 struct BatchPlan {
     int64_t tile, tiles, chunks;
 
-    BatchPlan(int64_t batch, int64_t d, int64_t multiple) {
+    BatchPlan(int64_t batch, int64_t d, int64_t h, int64_t multiple) {
         const int64_t most = round_up(d > 512 ? 66 : 96, multiple);
         const int64_t count = larger(1, (batch + most - 1) / most);
         tile = round_up(larger(1, (batch + count - 1) / count), multiple);
         tiles = (batch + tile - 1) / tile;
-        chunks = smaller(tiles, kMostChunks);
+        chunks = smaller(tiles, most_chunks(h * d));
     }
     int64_t first_tile(int64_t chunk) const { return chunk * tiles / chunks; }
-
-    static constexpr int64_t kMostChunks = 16;
 };
 
 // Waking a second thread costs about 7 µs: below this many floating-point operations it does not pay.
 static constexpr double kSerialFlops = 1.5e6;
 
-inline int threads_for(double flops, int threads) {
-    return flops < kSerialFlops ? 1 : threads;
+inline int threads_for(double flops, int threads, int64_t tasks) {
+    return flops < kSerialFlops ? 1 : int(larger(1, smaller(threads, tasks)));
 }
 
 // out[i] = Σ_c partial[c][i] in ascending c.

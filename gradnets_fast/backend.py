@@ -1,7 +1,8 @@
 """Which backend runs an operator, and why.
 
 Per call: the argument `backend=`, else `with use_backend(...)`, else the environment variable
-GRADNETS_FAST_BACKEND, else the first backend that can.  A named backend runs or raises.
+GRADNETS_FAST_BACKEND, else the first backend that can.  A named backend runs or raises.  Code under torch.compile keeps
+the environment variable's value of its compilation; `use_backend` it follows at each call.
 """
 
 from __future__ import annotations

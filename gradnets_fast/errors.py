@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -30,14 +31,16 @@ def check_choice(where: str, argument: str, got: str, choices: Sequence[str], fi
 
 def check_positive(where: str, argument: str, got: object) -> None:
     """Raises unless `got` is an integer above 0."""
-    if not isinstance(got, int) or isinstance(got, bool):
+    if not isinstance(got, Integral) or isinstance(got, bool):
         raise TypeError(message(where, argument, "a positive integer", repr(got), f"pass {argument} as an int"))
     if got < 1:
         raise ValueError(message(where, argument, "a positive integer", got, f"pass {argument} >= 1"))
 
 
 def check_basis(where: str, basis: Sequence[str]) -> None:
-    """Raises ValueError unless every name is in the activation table."""
+    """Raises unless it is a sequence of names of the activation table."""
+    if not isinstance(basis, Sequence) or not all(isinstance(name, str) for name in basis):
+        raise TypeError(message(where, "basis", "a name or a sequence of names", repr(basis), 'for example "tanh"'))
     if not basis:
         raise ValueError(message(where, "basis", "at least one name", "none", 'for example basis="tanh"'))
     for name in basis:
@@ -49,30 +52,40 @@ def check_transform(where: str, transform: str) -> None:
     check_choice(where, "transform", transform, list(TRANSFORMS))
 
 
-def check_points(where: str, x: Tensor, d: int) -> None:
+def check_points(where: str, x: Tensor, d: int | None = None) -> None:
     """Checks the points x (…, d)."""
-    _check_tensor(where, "x", x)
+    check_tensor(where, "x", x)
     if x.dtype not in FLOATING:
         fix = "convert it, for example x.float()"
         raise TypeError(message(where, "x", "a floating dtype", x.dtype, fix))
-    if x.dim() < 1 or x.shape[-1] != d:
+    if d is not None and (x.dim() < 1 or x.shape[-1] != d):
         fix = "put the coordinates of a sample in the last dimension"
         raise ValueError(message(where, "x", f"shape (…, {d}), W being (…, {d})", f"shape {tuple(x.shape)}", fix))
 
 
 def check_weight(where: str, W: Tensor, dimensions: str) -> None:
     """Checks the weight matrix: `dimensions` is "(h, d)" or "(M, h, d)"."""
-    _check_tensor(where, "W", W)
+    check_tensor(where, "W", W)
     if W.dim() != dimensions.count(",") + 1 or 0 in W.shape:
         fix = "pass one row of W for each hidden unit"
         raise ValueError(message(where, "W", f"a nonempty {dimensions}", f"shape {tuple(W.shape)}", fix))
 
 
-def check_like(where: str, argument: str, got: Tensor | None, shape: tuple[int, ...], names: str, x: Tensor) -> None:
+def check_like(
+    where: str,
+    argument: str,
+    got: Tensor | None,
+    shape: tuple[int, ...],
+    names: str,
+    x: Tensor,
+    *,
+    optional: bool = False,
+) -> None:
     """Checks a parameter's shape, device and dtype against the points; float32 may accompany 16-bit points."""
-    if got is None:
+    if got is None and optional:
         return
-    _check_tensor(where, argument, got)
+    check_tensor(where, argument, got)
+    assert got is not None
     if tuple(got.shape) != shape:
         fix = f"reshape {argument} to {names} = {shape}"
         raise ValueError(message(where, argument, f"shape {names} = {shape}", f"shape {tuple(got.shape)}", fix))
@@ -85,7 +98,10 @@ def check_like(where: str, argument: str, got: Tensor | None, shape: tuple[int, 
         raise TypeError(message(where, argument, f"dtype {x.dtype} like x", got.dtype, fix))
 
 
-def _check_tensor(where: str, argument: str, got: object) -> None:
+def check_tensor(where: str, argument: str, got: object) -> None:
+    """Raises TypeError unless `got` is a dense tensor."""
     if not isinstance(got, Tensor):
         fix = f"wrap it, for example torch.as_tensor({argument})"
         raise TypeError(message(where, argument, "a torch.Tensor", type(got).__name__, fix))
+    if got.layout != torch.strided:
+        raise TypeError(message(where, argument, "a dense tensor", got.layout, f"pass {argument}.to_dense()"))

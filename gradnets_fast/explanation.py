@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import functional
 from .backend import choose
-from .errors import check_choice, message
+from .errors import check_choice, check_points, message
 
 _OPERATORS = tuple(functional.__all__)
 
@@ -64,6 +64,8 @@ def explain(
     'reference'
     """
     operator = _operator_name(module_or_op)
+    check_points("explain", x)
+    x = functional.autocast(x)
     choice = choose(operator, x, backend)
     return Explanation(operator, choice.backend, _kernel(choice.backend, x), choice.reason, choice.rejected)
 

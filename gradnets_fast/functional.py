@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import backend as _backend
 from . import reference
-from .errors import check_basis, check_like, check_points, check_transform, check_weight
+from .errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight
 
 __all__ = [
     "ridge",
@@ -298,12 +298,12 @@ def transformed_modules_potential(
     return reference.transformed_modules_potential(x, W, b, weight, bias, basis, transform)
 
 
-def _autocast(x: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        return x.to(dtype), W.to(dtype)
-    return x, W
+def autocast(tensor: Tensor) -> Tensor:
+    """The points or weights in autocast's dtype, where autocast is on for their device."""
+    device = tensor.device.type
+    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
 def _checked_ridge(
@@ -316,18 +316,19 @@ def _checked_ridge(
     bias: Tensor | None,
     basis: str | Sequence[str],
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    check_basis(where, (basis,) if isinstance(basis, str) else basis)
     names = (basis,) if isinstance(basis, str) else tuple(basis)
-    check_basis(where, names)
     check_weight(where, W, "(h, d)")
     h, d = W.shape
     check_points(where, x, d)
-    x, W = _autocast(x, W)
-    layers = scale.shape[0] if isinstance(scale, Tensor) and scale.dim() == 2 and scale.shape[0] else 1
+    x, W = autocast(x), autocast(W)
+    check_tensor(where, "scale", scale)
+    layers = scale.shape[0] if scale.dim() == 2 and scale.shape[0] else 1
     check_like(where, "W", W, (h, d), "(h, d)", x)
     check_like(where, "scale", scale, (layers, h), "(L, h)", x)
     check_like(where, "shift", shift, (layers, h), "(L, h)", x)
     check_like(where, "coef", coef, (layers, len(names), h), "(L, K, h)", x)
-    check_like(where, "bias", bias, (d,), "(d,)", x)
+    check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
     return x, W, names
 
 
@@ -337,10 +338,10 @@ def _checked_modules(
     check_weight(where, W, "(M, h, d)")
     modules, h, d = W.shape
     check_points(where, x, d)
-    x, W = _autocast(x, W)
+    x, W = autocast(x), autocast(W)
     check_like(where, "W", W, (modules, h, d), "(M, h, d)", x)
     check_like(where, "b", b, (modules, h), "(M, h)", x)
-    check_like(where, "bias", bias, (d,), "(d,)", x)
+    check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
     for argument, tensor in per_module.items():
-        check_like(where, argument, tensor, (modules,), "(M,)", x)
+        check_like(where, argument, tensor, (modules,), "(M,)", x, optional=argument == "negative")
     return x, W

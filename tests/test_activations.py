@@ -186,6 +186,14 @@ def test_smoothness_flag(name: str) -> None:
     assert smooth in (0, 1, SMOOTH)
 
 
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "softplus", "elu", "silu", "gelu", "arctan", "softsign", "erf"])
+def test_antiderivatives_do_not_turn_over_at_the_end_of_the_range(name: str) -> None:
+    huge = torch.tensor([1e15, 1.5e19, 2e19, 3e38])
+    potential = compiled(name, "antiderivative", huge)
+    assert (potential > 0).all()
+    assert (potential.diff() >= 0)[potential[1:].isfinite()].all()
+
+
 def test_generated_files_are_fresh() -> None:
     assert codegen.stale() == []
     assert codegen.main(["--check"]) == 0

@@ -111,6 +111,19 @@ def test_explain_names_backend_kernel_and_reasons() -> None:
         gradnets_fast.explain(3, X)  # type: ignore[arg-type]
 
 
+def test_explain_under_autocast_and_for_bad_points() -> None:
+    net = gradnets_fast.mGradNetC(2, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        account = gradnets_fast.explain(net, X)
+        assert net(X).dtype == torch.bfloat16
+    assert account.backend == "reference"
+    assert "bfloat16" in account.kernel
+    with pytest.raises(TypeError, match=r"explain: x: expected a torch\.Tensor"):
+        gradnets_fast.explain(net, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a floating dtype"):
+        gradnets_fast.explain(net, X.long())
+
+
 def test_explain_says_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break the kernel: the module fails exactly where explain says that it would run."""
 

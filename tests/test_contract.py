@@ -132,8 +132,7 @@ def test_gradient_of_the_potential_is_the_network(case: Case) -> None:
     assert potential.shape == (POINTS,)
     (gradient,) = torch.autograd.grad(potential.sum(), x)
     f = net(x)
-    tolerance = 1e-12 if case.smooth else 2e-3  # quadrature across a kink of a cascade
-    assert (gradient - f).abs().max() <= tolerance * f.abs().max()
+    assert (gradient - f).abs().max() <= 1e-12 * f.abs().max()
 
 
 @all_cases

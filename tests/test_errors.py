@@ -71,6 +71,16 @@ def test_not_a_tensor(operator: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("operator", "name"), TENSORS)
+def test_none_and_sparse_tensors(operator: str, name: str) -> None:
+    function, arguments = OPERATORS[operator]
+    if name in ("bias", "negative"):
+        function(**arguments(**{name: None}))
+    else:
+        assert "got NoneType" in rejection(operator, TypeError, **{name: None})
+    assert "a dense tensor" in rejection(operator, TypeError, **{name: arguments()[name].to_sparse()})
+
+
+@pytest.mark.parametrize(("operator", "name"), TENSORS)
 def test_wrong_shape(operator: str, name: str) -> None:
     good = OPERATORS[operator][1]()[name]
     text = rejection(operator, ValueError, **{name: torch.ones(*good.shape[:-1], good.shape[-1] + 1)})
@@ -101,6 +111,7 @@ def test_wrong_device(operator: str, name: str) -> None:
 def test_unknown_basis_and_transform() -> None:
     assert "one of identity, tanh, sigmoid" in rejection("ridge", ValueError, basis="mish")
     assert "at least one name" in rejection("ridge", ValueError, basis=[])
+    assert "a sequence of names, got 3" in rejection("ridge", TypeError, basis=3)
     assert "'mish'" in rejection("transformed_modules", ValueError, basis="mish")
     assert "half_square" in rejection("transformed_modules", ValueError, transform="cube")
     assert "(L, K, h) = (2, 2, 5)" in rejection("ridge", ValueError, basis=["tanh", "sin"])
@@ -120,6 +131,7 @@ def test_unknown_basis_and_transform() -> None:
         (lambda: gf.GradNetC(2, 2, 3, lambda: nn.Hardtanh()), ValueError, ["torch.nn.Hardtanh"]),
         (lambda: gf.GradNetC(2, 2, 3, nn.ELU(alpha=2.0)), ValueError, ["ELU.alpha", "1.0", "2.0"]),
         (lambda: gf.GradNetC(2, 2, 3, nn.GELU("tanh")), ValueError, ["GELU.approximate", "'none'", "'tanh'"]),
+        (lambda: gf.GradNetC(2, 2, 3, torch.tanh), TypeError, ["activation", "activation='tanh'"]),
         (lambda: gf.GradNetC(2, 2, 3, 7), TypeError, ["activation", "got 7"]),
         (lambda: gf.GradNetC(2, 2, 3, []), TypeError, ["activation", "got []"]),
         (lambda: gf.GradNetC(2, 2, 3, "softmax"), ValueError, ["'softmax'", "tanh"]),

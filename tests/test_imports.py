@@ -18,7 +18,7 @@ RULES: dict[str, set[str]] = {
     "activations": {"activations"},
     "errors.py": {"torch", "activations"},
     "backend.py": {"torch", "errors", "ops"},
-    "ops": {"torch", "ops", "activations", "reference", "_C"},
+    "ops": {"torch", "ops", "activations", "errors", "reference", "_C"},
     "functional.py": {"torch", "ops", "backend", "errors", "reference"},
     "explanation.py": {"torch", "ops", "backend", "errors", "functional"},
     "nn": {"torch", "nn", "functional", "activations", "errors", "reference"},

@@ -198,6 +198,54 @@ def test_softmax_modules_do_not_overflow(modules: int) -> None:
     torch.testing.assert_close(ours.double(), truth, rtol=1e-2, atol=1e-2 * truth.abs().max().item())
 
 
+def test_a_temperature_that_underflows_has_finite_gradients() -> None:
+    call = _softmax_call(2, 2)
+    tensors = call.draw(6, 3, 5)
+    tensors[3].zero_()
+    g = _normal(6, 3)
+    for ours, expected in zip(
+        outputs_and_gradients(call.ours, tensors, g), outputs_and_gradients(call.exact, tensors, g)
+    ):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("call", CALLS[3:], ids=lambda call: call.name)
+def test_an_infinite_gradient_stays_in_its_row(call: Call) -> None:
+    tensors = call.draw(6, 3, 5)
+    g = _normal(6, 3)
+    finite = outputs_and_gradients(call.ours, tensors, g)[1]
+    g[2, 1] = float("inf")
+    dx = outputs_and_gradients(call.ours, tensors, g)[1]
+    expected = outputs_and_gradients(call.exact, tensors, g)[1]
+    rows = [0, 1, 3, 4, 5]
+    assert torch.equal(dx[rows], finite[rows])
+    assert torch.equal(dx[2].isfinite(), expected[2].isfinite())
+
+
+def test_lazily_negated_tensors() -> None:
+    call = _ridge_call(1, ("tanh",))
+    tensors = call.draw(6, 2, 5)
+    expected = call.ours(tensors)
+    negated = [torch._neg_view(-t) for t in tensors]
+    assert all(t.is_neg() for t in negated)
+    torch.testing.assert_close(call.ours(negated), expected)
+
+
+def test_second_derivatives_ignore_autocast() -> None:
+    call = _ridge_call(2, ("tanh",))
+    tensors = [t.float() for t in call.draw(20, 3, 9)]
+    g = _normal(20, 3).float()
+    expected = second_gradients(call.ours, tensors, g)
+    leaves = [t.requires_grad_() for t in tensors]
+    cotangent = g.clone().requires_grad_()
+    first = torch.autograd.grad(call.ours(leaves), leaves, cotangent, create_graph=True)
+    total = sum((d * torch.sin(torch.arange(d.numel()) + 1.0).view_as(d)).sum() for d in first)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        second = torch.autograd.grad(total, [cotangent, *leaves], materialize_grads=True)
+    for ours, wanted in zip(second, expected):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_infinity_and_nan_follow_the_reference() -> None:
     call = _ridge_call(2, ("tanh", "softplus"))
     tensors = call.draw(6, 2, 5)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import gradnets_fast as gf
 
@@ -108,6 +110,62 @@ def test_compiles_without_graph_breaks_for_any_batch(name: str) -> None:
             torch.testing.assert_close(got, wanted)
     with gf.use_backend("reference"):
         torch.testing.assert_close(compiled(x), net(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: torch.compile(lambda p: jvp(net, (p,), (p,))[1], fullgraph=True)(x),
+        lambda net, x: torch.compile(lambda p: vmap(jacrev(net))(p))(x),
+        lambda net, x: torch.compile(lambda p: grad(lambda q: net(q).square().sum())(p))(x),
+        lambda net, x: jvp(torch.compile(net), (x,), (x,))[1],
+        lambda net, x: vmap(jacfwd(torch.compile(net)))(x),
+        lambda net, x: vmap(jacrev(torch.compile(net)))(x),
+    ],
+    ids=[
+        "compiled jvp",
+        "compiled jacrev",
+        "compiled grad",
+        "jvp of compiled",
+        "jacfwd of compiled",
+        "jacrev of compiled",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, about graph breaks and its deprecations
+def test_functional_transforms_and_compilation_combine(function: object) -> None:
+    net, x = network("cascade")
+    ours, expected = [], []
+    for name, results in (("cpp", ours), ("reference", expected)):
+        torch.compiler.reset()
+        with gf.use_backend(name):
+            results.append(function(net, x))  # type: ignore[operator]
+    torch.testing.assert_close(ours, expected)
+
+
+@each_network
+def test_batched_traced_and_fake_tensors(name: str) -> None:
+    net, x = network(name)
+    torch.testing.assert_close(*both(lambda: torch.autograd.functional.jacobian(net, x, vectorize=True)))
+    torch.testing.assert_close(make_fx(net)(x)(2 * x), net(2 * x))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert net(mode.from_tensor(x)).shape == x.shape
+
+
+@each_network
+def test_more_derivatives_than_kernels_have_are_refused(name: str) -> None:
+    net, x = network(name)
+    parameters = {key: value.detach() for key, value in net.named_parameters()}
+    directions = {key: torch.ones_like(value) for key, value in parameters.items()}
+
+    def tangent(values: dict[str, Tensor]) -> Tensor:
+        return jvp(lambda v: functional_call(net, v, (x,)), (values,), (directions,))[1]
+
+    for outer in (
+        lambda: grad(lambda v: tangent(v).sin().sum())(parameters),
+        lambda: jvp(tangent, (parameters,), (directions,)),
+    ):
+        with pytest.raises(RuntimeError, match=r'at most two derivatives.*use_backend\("reference"\)'):
+            outer()
 
 
 @pytest.mark.parametrize("name", ["cascade", "weighted_softmax"])

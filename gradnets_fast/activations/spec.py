@@ -113,15 +113,16 @@ def _sigmoid() -> Basis:
     return Basis("sigmoid", _SOFTPLUS, _LN2, _SIGMOID, _SIGMOID_FIRST, second, (0.0, 0.25))
 
 
-def _minus_dilogarithm() -> Expression:
-    """−Li₂(−e^x) = ∫_{−∞}^x softplus, from the Bernoulli series in log1p(e^{−|x|}) and the inversion formula."""
+def _minus_dilogarithm_left() -> Expression:
+    """−Li₂(−e^{−|x|}), from the Bernoulli series in log1p(e^{−|x|})."""
     u = log1p(_E)
     odd = [float(_B[2 * k] / math.factorial(2 * k + 1)) for k in range(1, 11)]
-    left = u * (1.0 + 0.25 * u) + u * u * u * polynomial(u * u, odd, _LN2**2)
-    return where(x > 0.0, 0.5 * (x * x) + (math.pi**2 / 6.0 - left), left)
+    return u * (1.0 + 0.25 * u) + u * u * u * polynomial(u * u, odd, _LN2**2)
 
 
-_MINUS_DILOGARITHM = _minus_dilogarithm()
+_DILOGARITHM_LEFT = _minus_dilogarithm_left()
+# ∫_{−∞}^x softplus = −Li₂(−e^x), beyond 0 by the inversion formula.
+_MINUS_DILOGARITHM = where(x > 0.0, 0.5 * (x * x) + (math.pi**2 / 6.0 - _DILOGARITHM_LEFT), _DILOGARITHM_LEFT)
 
 
 def _softplus() -> Basis:
@@ -165,7 +166,9 @@ def _silu() -> Basis:
     series = [float((4**n - 1) * _B[2 * n] / (math.factorial(2 * n) * (2 * n + 1))) for n in range(1, 22)]
     near = copysign(minimum(_ABS, 1.0), x)
     small = x * x * (0.25 + near * polynomial(near * near, series, 1.0))
-    large = (x * _SOFTPLUS - _MINUS_DILOGARITHM) + math.pi**2 / 12.0
+    # x·softplus − x²/2 as one product for x > 0, where the difference of the two overflows.
+    constant_part = math.pi**2 / 12.0 - _DILOGARITHM_LEFT
+    large = x * (where(x > 0.0, 0.5 * x, 0.0) + log1p(_E)) + where(x > 0.0, -constant_part, constant_part)
     # sup of the derivative where x·tanh(x/2) = 2; by symmetry the infimum is 1 − sup.
     top = 2.399357280520548
     sigma = 1.0 / (1.0 + math.exp(-top))

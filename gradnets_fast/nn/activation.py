@@ -68,7 +68,7 @@ def parse_activation(where: str, activation: Activation, *, monotone: bool, coup
     """
     choices = [*TABLE, "softmax", WEIGHTED_SOFTMAX] if coupled else [*TABLE, WEIGHTED_TANH]
     if callable(activation) and not isinstance(activation, nn.Module):
-        activation = activation()
+        activation = _made_by(where, activation)
     if isinstance(activation, nn.Module):
         activation = _name_of_module(where, activation, choices)
     if isinstance(activation, str):
@@ -95,6 +95,17 @@ def parse_activation(where: str, activation: Activation, *, monotone: bool, coup
     if monotone:
         _require_nondecreasing(where, spec)
     return spec
+
+
+def _made_by(where: str, factory: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return factory()
+    except TypeError as error:
+        name = getattr(factory, "__name__", type(factory).__name__)
+        fix = f"pass its name, for example activation={name!r}, or a torch.nn module"
+        raise TypeError(
+            message(where, "activation", "a function without arguments that makes a torch.nn module", name, fix)
+        ) from error
 
 
 def _named(where: str, name: str, choices: list[str]) -> ActivationSpec:

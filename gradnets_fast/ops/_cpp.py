@@ -26,10 +26,12 @@ def _load() -> tuple[ModuleType | None, str | None]:
     except ImportError as error:
         return None, f"the compiled extension gradnets_fast._C cannot be imported ({error}); reinstall the package"
     try:
-        names = list(extension.basis_names())
+        names = [*extension.basis_names(), *extension.transform_names()]
+    except AttributeError:
+        names = []  # an extension from before the check
     except RuntimeError as error:  # GRADNETS_FAST_CPU_ISA names what this processor lacks
         return None, str(error)
-    if names != list(TABLE):
+    if names != [*TABLE, *TRANSFORMS]:
         return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
     return extension, None
 
@@ -60,7 +62,8 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.detach().contiguous() for t in tensors]
+    # A lazily negated tensor, such as the imaginary part of a conjugate, is contiguous and yet must be copied.
+    return [None if t is None else t.detach().resolve_neg().contiguous() for t in tensors]
 
 
 def _basis_numbers(config: str) -> list[int]:

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..errors import message
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -48,9 +51,18 @@ class Operator:
     def __call__(self, *tensors: Tensor | None, config: str) -> Tensor:
         """f(x), by kernels, differentiable twice."""
         if torch.compiler.is_compiling():
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                # The compiler cannot trace an autograd.Function with a jvp inside torch.func.
+                return self.reference(*tensors, config)
             compiled: Tensor = getattr(torch.ops.gradnets_fast, self.name)(*tensors, config)
             return compiled
-        result: Tensor = _apply(_Forward, self, config, *tensors)
+        # A compiled module under torch.func may fall back to running here, frame by frame: traced, the autograd
+        # Functions below would lose tangents.
+        prior = torch._C._dynamo.eval_frame.set_eval_frame(None)
+        try:
+            result: Tensor = _apply(_Forward, self, config, *tensors)
+        finally:
+            torch._C._dynamo.eval_frame.set_eval_frame(prior)
         return result
 
 
@@ -58,10 +70,21 @@ def _apply(function: Any, *arguments: Any) -> Any:
     return function.apply(*arguments)
 
 
+def _call_below_autograd(name: str, *arguments: Any) -> Any:
+    """The registered operator's kernel, by the dispatcher: fake, traced and batched tensors are its business."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return getattr(torch.ops.gradnets_fast, name)(*arguments)
+
+
+def _none_for_empty(parts: Sequence[Tensor], tensors: Sequence[Tensor | None], needed: Sequence[bool]) -> Gradients:
+    return tuple(p if need and t is not None else None for p, t, need in zip(parts, tensors, needed))
+
+
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(operator: Operator, config: str, *tensors: Tensor | None) -> Tensor:
-        return operator.forward(*tensors, config)
+        result: Tensor = _call_below_autograd(operator.name, *tensors, config)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -94,7 +117,8 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, operator: Operator, config: str, *tensors: Tensor | None) -> tuple[Any, Any]:
         rows = (True,) + (False,) * (len(tensors) - 1)
-        return _batched(_Forward, (operator, config), info.batch_size, in_dims[2:], tensors, rows, True)
+        call = partial(_apply, _Forward, operator, config)
+        return _batched(call, info.batch_size, in_dims[2:], tensors, rows, True)
 
 
 class _Backward(torch.autograd.Function):
@@ -102,7 +126,8 @@ class _Backward(torch.autograd.Function):
     def forward(
         operator: Operator, config: str, needs: tuple[bool, ...], g: Tensor, *tensors: Tensor | None
     ) -> Gradients:
-        return operator.backward(g, *tensors, config, needs)
+        gradients = _call_below_autograd(f"{operator.name}_backward", g, *tensors, config, needs)
+        return _none_for_empty(gradients, tensors, needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
@@ -137,8 +162,8 @@ class _Backward(torch.autograd.Function):
         info: Any, in_dims: Any, operator: Operator, config: str, needs: tuple[bool, ...], *tensors: Tensor | None
     ) -> tuple[Any, Any]:
         rows = (True, True) + (False,) * (len(tensors) - 2)
-        static = (operator, config, needs)
-        return _batched(_Backward, static, info.batch_size, in_dims[3:], tensors, rows, not any(needs[1:]))
+        call = partial(_apply, _Backward, operator, config, needs)
+        return _batched(call, info.batch_size, in_dims[3:], tensors, rows, not any(needs[1:]))
 
 
 class _DoubleBackward(torch.autograd.Function):
@@ -158,10 +183,11 @@ class _DoubleBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor | None) -> tuple[Any, ...]:
-        raise RuntimeError(
-            f"{ctx.name}: derivative order: expected at most 2 on compiled kernels, got 3; "
-            'run the model under gradnets_fast.use_backend("reference")'
-        )
+        raise RuntimeError(third_derivative_message(ctx.name))
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Gradients:
+        raise RuntimeError(third_derivative_message(ctx.name))
 
     @staticmethod
     def vmap(
@@ -170,13 +196,23 @@ class _DoubleBackward(torch.autograd.Function):
         parameters = len(operator.arguments) - 1
         rows = (True, True) + (False,) * parameters + (True,) + (False,) * parameters
         foldable = not any(wanted[2:])
-        static = (operator, config, wanted)
-        return _batched(_DoubleBackward, static, info.batch_size, in_dims[3:], tensors, rows, foldable)
+        call = partial(_apply, _DoubleBackward, operator, config, wanted)
+        return _batched(call, info.batch_size, in_dims[3:], tensors, rows, foldable)
+
+
+def third_derivative_message(name: str) -> str:
+    """Why no more than two derivatives can be taken, and what to do."""
+    return message(
+        name,
+        "derivative order",
+        "at most two derivatives through compiled kernels (one where forward mode in the parameters is involved)",
+        "one more",
+        'run the model under gradnets_fast.use_backend("reference")',
+    )
 
 
 def _batched(
-    function: Any,
-    static: tuple[Any, ...],
+    call: Callable[..., Any],
     size: int,
     dims: Sequence[int | None],
     tensors: Sequence[Tensor | None],
@@ -186,10 +222,10 @@ def _batched(
     """The vmap rule: fold the new dimension into the leading ones of the row tensors, or loop if a parameter has it."""
     if outputs_are_rows and all(row or dim is None for row, dim in zip(rows, dims)):
         folded = [_to_front(t, dim, size) if row and t is not None else t for t, dim, row in zip(tensors, dims, rows)]
-        result = function.apply(*static, *folded)
+        result = call(*folded)
         return result, _out_dims(result)
     slices = [
-        function.apply(*static, *(t if dim is None or t is None else t.select(dim, i) for t, dim in zip(tensors, dims)))
+        call(*(t if dim is None or t is None else t.select(dim, i) for t, dim in zip(tensors, dims)))
         for i in range(size)
     ]
     if isinstance(slices[0], Tensor):
@@ -225,15 +261,20 @@ def double_backward(
     parameters = tensors[2:]
     row_results: list[list[Tensor]] = [[], []]
     sums: list[Tensor | None] = [
-        torch.zeros_like(p) if want and p is not None else None for p, want in zip(parameters, wanted[2:])
+        torch.zeros_like(p, memory_format=torch.contiguous_format) if want and p is not None else None
+        for p, want in zip(parameters, wanted[2:])
     ]
     step = max(1, DOUBLE_BACKWARD_ELEMENTS // operator.hidden_width(*tensors[1:]))
     for start in range(0, x.shape[0], step):
         part = slice(start, start + step)
         chunk_cotangents = [None if dx is None else dx[part], *cotangents[1:]]
-        results = _double_backward_chunk(operator, config, [g[part], x[part], *parameters], chunk_cotangents)
-        for rows, result in zip(row_results, results):
-            rows.append(result)
+        with torch.autocast(x.device.type, enabled=False):
+            results = _double_backward_chunk(
+                operator, config, wanted, [g[part], x[part], *parameters], chunk_cotangents
+            )
+        for rows, result, want in zip(row_results, results, wanted):
+            if want:
+                rows.append(result)
         for total, result in zip(sums, results[2:]):
             if total is not None:
                 total += result
@@ -247,39 +288,38 @@ def _rows(tensor: Tensor | None) -> Tensor | None:
 
 
 def _double_backward_chunk(
-    operator: Operator, config: str, tensors: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]
+    operator: Operator,
+    config: str,
+    wanted: Sequence[bool],
+    tensors: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
 ) -> list[Tensor]:
-    """Zeros stand for the gradients of arguments that are None or have no influence."""
+    """Zeros stand for the gradients of arguments that are None, not wanted, or without influence."""
     with torch.enable_grad():
-        leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+        active = [c is not None for c in cotangents]
+        needed = [want or moving for want, moving in zip(wanted, [True, *active])]
+        leaves = [None if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needed)]
         g, *inputs = leaves
-        active = [(t, c) for t, c in zip(inputs, cotangents) if t is not None and c is not None]
+        pairs = [(t, c) for t, c in zip(inputs, cotangents) if t is not None and c is not None]
         f = operator.reference(*inputs, config)
-        first = torch.autograd.grad(f, [t for t, _ in active], g, create_graph=True, materialize_grads=True)
-        total = sum(((d * c.detach()).sum() for d, (_, c) in zip(first, active)), torch.zeros((), dtype=f.dtype))
-        present = [t for t in leaves if t is not None]
-        if not total.requires_grad:
-            second = [torch.zeros_like(t) for t in present]
-        else:
-            second = list(torch.autograd.grad(total, present, materialize_grads=True))
-    remaining = iter(second)
-    return [torch.zeros(()) if t is None else next(remaining) for t in leaves]
+        first = torch.autograd.grad(f, [t for t, _ in pairs], g, create_graph=True, materialize_grads=True)
+        total = sum(((d * c.detach()).sum() for d, (_, c) in zip(first, pairs)), f.new_zeros(()))
+        targets = [t for t, want in zip(leaves, wanted) if t is not None and want]
+        second = torch.autograd.grad(total, targets, materialize_grads=True) if total.requires_grad else ()
+    remaining = iter(second or [torch.zeros_like(t) for t in targets])
+    return [next(remaining) if t is not None and want else f.new_zeros(()) for t, want in zip(leaves, wanted)]
 
 
 _library = torch.library.Library("gradnets_fast", "FRAGMENT")
 
 
 def register(operator: Operator) -> Operator:
-    """Registers `operator` and its two derivatives as torch.ops.gradnets_fast.<name>[_backward|_double_backward]."""
+    """Registers `operator` and its gradient as torch.ops.gradnets_fast.<name> and <name>_backward."""
     name, count = operator.name, len(operator.arguments)
     tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
     result = ", ".join(["Tensor"] * count)
     _library.define(f"{name}({tensors}, str config) -> Tensor")
     _library.define(f"{name}_backward(Tensor g, {tensors}, str config, bool[] needs) -> ({result})")
-    cotangents = ", ".join(f"Tensor? cotangent_{i}" for i in range(count))
-    _library.define(
-        f"{name}_double_backward(Tensor g, {tensors}, {cotangents}, str config, bool[] wanted) -> (Tensor, {result})"
-    )
     qualified = f"gradnets_fast::{name}"
 
     def forward(*arguments: Any) -> Tensor:
@@ -296,55 +336,59 @@ def register(operator: Operator) -> Operator:
         *tensors, _, needs = arguments
         return tuple(_fake_gradient(g, t, need) for t, need in zip(tensors, needs))
 
-    def second(*arguments: Any) -> tuple[Tensor, ...]:
-        *tensors, config, wanted = arguments
-        parts = double_backward(operator, config, wanted, tensors[: count + 1], tensors[count + 1 :])
-        return _empty_for_none(tensors[0], parts)
-
-    def second_fake(*arguments: Any) -> tuple[Tensor, ...]:
-        *tensors, _, wanted = arguments
-        return tuple(_fake_gradient(tensors[0], t, want) for t, want in zip(tensors, wanted))
-
-    kernels = {
-        "": (forward, forward_fake),
-        "_backward": (backward, backward_fake),
-        "_double_backward": (second, second_fake),
-    }
+    kernels = {"": (forward, forward_fake), "_backward": (backward, backward_fake)}
     for suffix, (kernel, fake) in kernels.items():
         _library.impl(name + suffix, kernel, "CPU")
         torch.library.register_fake(qualified + suffix, fake, lib=_library)
-    _register_derivatives(operator, qualified)
+    _register_derivatives(operator)
     return operator
 
 
-def _register_derivatives(operator: Operator, qualified: str) -> None:
-    count = len(operator.arguments)
-    ops = torch.ops.gradnets_fast
+def _register_derivatives(operator: Operator) -> None:
+    """Gives the registered operators the same derivatives as the eager call, forward mode included.
 
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*(i for i in inputs if isinstance(i, Tensor)))
-        ctx.present = [isinstance(i, Tensor) for i in inputs]
-        ctx.inputs = tuple(None if isinstance(i, Tensor) else i for i in inputs)
+    torch.library.register_autograd knows no forward mode: under it a tangent would silently become 0.
+    """
 
-    def restored(ctx: Any) -> list[Any]:
-        saved = iter(ctx.saved_tensors)
-        return [next(saved) if present else other for present, other in zip(ctx.present, ctx.inputs)]
+    def forward(*arguments: Any) -> Tensor:
+        *tensors, config = arguments
+        if torch._C._are_functorch_transforms_active():
+            # A transform reaches inside the dispatcher, where an autograd.Function cannot be applied.
+            return operator.reference(*tensors, config)
+        result: Tensor = _apply(_Forward, operator, config, *tensors)
+        return result
 
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        *tensors, config = restored(ctx)
-        needs = list(ctx.needs_input_grad[:count])
-        gradients = getattr(ops, operator.name + "_backward")(g, *tensors, config, needs)
-        return *(d if need else None for d, need in zip(gradients, needs)), None
+    def backward(*arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, config, needs = arguments
+        if torch._C._are_functorch_transforms_active():
+            fix = "apply torch.func outside of torch.compile, not to a compiled backward pass"
+            where = f"{operator.name}_backward"
+            raise RuntimeError(
+                message(where, "torch.func transform", "none around a compiled backward pass", "one", fix)
+            )
+        return _empty_for_none(tensors[0], _apply(_Backward, operator, config, tuple(needs), *tensors))
 
-    def backward_again(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        g, *tensors, config, needs = restored(ctx)
-        wanted = list(ctx.needs_input_grad[: count + 1])
-        known = [c if need else None for c, need in zip(cotangents, needs)]
-        second = getattr(ops, operator.name + "_double_backward")(g, *tensors, *known, config, wanted)
-        return *(d if want else None for d, want in zip(second, wanted)), None, None
+    def forward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        *tensors, config = arguments
+        call = partial(_on_registered, operator.name, (config,))
+        rows = (True,) + (False,) * (len(tensors) - 1)
+        return _batched(call, info.batch_size, in_dims[:-1], tensors, rows, True)
 
-    torch.library.register_autograd(qualified, backward, setup_context=save, lib=_library)
-    torch.library.register_autograd(qualified + "_backward", backward_again, setup_context=save, lib=_library)
+    def backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        *tensors, config, needs = arguments
+        call = partial(_on_registered, operator.name + "_backward", (config, needs))
+        rows = (True, True) + (False,) * (len(tensors) - 2)
+        # A placeholder for a gradient that is not needed is no row, but folds as well as one.
+        return _batched(call, info.batch_size, in_dims[: len(tensors)], tensors, rows, not any(needs[1:]))
+
+    for suffix, vmap in (("", forward_vmap), ("_backward", backward_vmap)):
+        torch.library.register_vmap(f"gradnets_fast::{operator.name}{suffix}", vmap, lib=_library)
+    for suffix, function in (("", forward), ("_backward", backward)):
+        _library.impl(operator.name + suffix, function, "Autograd")
+
+
+def _on_registered(name: str, trailing: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+    return getattr(torch.ops.gradnets_fast, name)(*tensors, *trailing)
 
 
 def _empty_for_none(like: Tensor, parts: Sequence[Tensor | None]) -> tuple[Tensor, ...]:

@@ -86,7 +86,9 @@ class _Antiderivative(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, name: str) -> Tensor:
-        return ANTIDERIVATIVES[name](x)
+        # Some formulas cancel near 0, which float64 covers for every smaller dtype; Metal has no float64.
+        wide = x.float() if x.device.type == "mps" else x.double()
+        return ANTIDERIVATIVES[name](wide).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:

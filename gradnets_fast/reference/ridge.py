@@ -55,29 +55,43 @@ def ridge_potential(
 ) -> Tensor:
     """F(x) = Σ_j ∫_0^{u_j} φ_j(t) dt + bias·x, so F(0) = 0 and ∇F = f; returns (…,)."""
     u = x @ W.T
-    args = (scale, shift, coef, basis)
-    per_neuron = _closed_form(u, *args) if scale.shape[0] == 1 else _quadrature(u, *args, PANELLED_RULE)
-    F = per_neuron.sum(-1)
+    parameters = (scale, shift, coef, basis)
+    anchor = u.detach()
+    value = _closed_form if scale.shape[0] == 1 else _quadrature
+    # The integral from the anchor to u is 0, but its derivatives in u are φ, φ', … to rounding, whatever the error of
+    # the value: so ∇F = f even where a kink defeats the quadrature.
+    beyond = (u - anchor) * sum(w * cascade(anchor + t * (u - anchor), *parameters) for t, w in SINGLE_PANEL_RULE)
+    F = (value(anchor, *parameters) + beyond).sum(-1)
     return (F if bias is None else F + x @ bias.to(x.dtype)).to(x.dtype)
+
+
+_SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "sin", "arctan", "erf"})
 
 
 def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
     """Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β.
 
-    The quotient cancels as βu → 0: there one quadrature panel serves, which is exact in the limit.
+    The quotient cancels as βu → 0: there one quadrature panel serves the smooth basis functions, exact in the
+    limit; the piecewise quadratic ones cancel less than a kink would cost.
     """
     step = scale[0] * u
-    short = step.abs() < 2.0**-6
-    safe = torch.where(short, torch.ones_like(step), scale[0].expand_as(step))
-    long_form = torch.zeros_like(u)
+    total = torch.zeros_like(u)
     for k, name in enumerate(basis):
+        short = step.abs() < (2.0**-6 if name in _SMOOTH else torch.finfo(u.dtype).tiny)
+        safe = torch.where(short, torch.ones_like(step), scale[0].expand_as(step))
         rise = antiderivative(name, step + shift[0]) - antiderivative(name, shift[0])
-        long_form = long_form + coef[0, k] * rise / safe
-    return torch.where(short, _quadrature(u, scale, shift, coef, basis, SINGLE_PANEL_RULE), long_form)
+        near = _quadrature(u, scale, shift, coef[:, k : k + 1], (name,), SINGLE_PANEL_RULE)
+        total = total + torch.where(short, near, coef[0, k] * rise / safe)
+    return total
 
 
 def _quadrature(
-    u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str], rule: Sequence[tuple[float, float]]
+    u: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    basis: Sequence[str],
+    rule: Sequence[tuple[float, float]] = PANELLED_RULE,
 ) -> Tensor:
     """∫_0^u φ(t) dt by a rule on [0, 1], such as Gauss–Legendre nodes in equal panels of [0, u].
 
