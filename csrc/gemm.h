@@ -37,11 +37,11 @@ inline void pack_panels(const T *src, int64_t k, int64_t n, int64_t row_stride, 
 }
 
 // Unrolled over the accumulators: an accumulator array indexed in a loop would live in memory.
-template <class T, int rows>
+template <class T, int rows, int vectors>
 inline void multiply_tile(int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c, int64_t c_row,
                           int64_t valid, bool accumulate) {
     using V = typename Simd<T>::Vector;
-    constexpr int vectors = Tile<T>::vectors, lanes = Tile<T>::lanes, panel = Tile<T>::panel;
+    constexpr int lanes = Tile<T>::lanes, panel = Tile<T>::panel, columns = vectors * lanes;
     V sum[rows][vectors];
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
@@ -61,7 +61,7 @@ inline void multiply_tile(int64_t k, const T *a, int64_t a_row, int64_t a_column
                 sum[i][j] += left * right[j];
         }
     }
-    if (valid >= panel) {
+    if (valid >= columns) {
 #pragma GCC unroll 8
         for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
@@ -71,7 +71,7 @@ inline void multiply_tile(int64_t k, const T *a, int64_t a_row, int64_t a_column
             }
         return;
     }
-    T spill[rows][panel];
+    T spill[rows][columns];
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
@@ -82,15 +82,17 @@ inline void multiply_tile(int64_t k, const T *a, int64_t a_row, int64_t a_column
             c[i * c_row + j] = accumulate ? c[i * c_row + j] + spill[i][j] : spill[i][j];
 }
 
-template <class T, int rows = Tile<T>::rows - 1>
-inline void multiply_tail(int64_t remaining, int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c,
-                          int64_t c_row, int64_t valid, bool accumulate) {
-    if constexpr (rows > 0) {
-        if (remaining == rows)
-            multiply_tile<T, rows>(k, a, a_row, a_column, b, c, c_row, valid, accumulate);
-        else
-            multiply_tail<T, rows - 1>(remaining, k, a, a_row, a_column, b, c, c_row, valid, accumulate);
-    }
+// All rows of one panel, of which `vectors` vectors hold valid columns.
+template <class T, int vectors, int rows = Tile<T>::rows>
+inline void multiply_panel(int64_t m, int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c,
+                           int64_t c_row, int64_t valid, bool accumulate) {
+    int64_t i = 0;
+    for (; i + rows <= m; i += rows)
+        multiply_tile<T, rows, vectors>(k, a + i * a_row, a_row, a_column, b, c + i * c_row, c_row, valid, accumulate);
+    if constexpr (rows > 1)
+        if (i < m)
+            multiply_panel<T, vectors, rows - 1>(m - i, k, a + i * a_row, a_row, a_column, b, c + i * c_row, c_row,
+                                                 valid, accumulate);
 }
 
 // A sum of k products in one accumulator has an error that grows with k; blocks of this many, added up, keep it at the
@@ -101,18 +103,17 @@ static constexpr int64_t kSumBlock = 128;
 template <class T>
 inline void multiply(int64_t m, int64_t n, int64_t k, const T *a, int64_t a_row, int64_t a_column, const T *b, T *c,
                      int64_t c_row, bool accumulate) {
-    constexpr int rows = Tile<T>::rows, panel = Tile<T>::panel;
+    constexpr int panel = Tile<T>::panel;
     for (int64_t j = 0; j < n; j += panel, b += k * panel) {
         for (int64_t p = 0; p < k; p += kSumBlock) {
             const int64_t depth = smaller(kSumBlock, k - p);
             const T *block_a = a + p * a_column, *block_b = b + p * panel;
             const bool add = accumulate || p > 0;
-            int64_t i = 0;
-            for (; i + rows <= m; i += rows)
-                multiply_tile<T, rows>(depth, block_a + i * a_row, a_row, a_column, block_b, c + i * c_row + j, c_row,
-                                       n - j, add);
-            multiply_tail<T>(m - i, depth, block_a + i * a_row, a_row, a_column, block_b, c + i * c_row + j, c_row,
-                             n - j, add);
+            if (n - j <= Tile<T>::lanes)
+                multiply_panel<T, 1>(m, depth, block_a, a_row, a_column, block_b, c + j, c_row, n - j, add);
+            else
+                multiply_panel<T, Tile<T>::vectors>(m, depth, block_a, a_row, a_column, block_b, c + j, c_row, n - j,
+                                                    add);
         }
     }
 }
