@@ -40,7 +40,7 @@ template <class V> inline V broadcast(ScalarOf<V> c) {
     return c - V{};
 }
 
-// Both follow x < y ? … and so keep a NaN in the first argument.
+// A comparison with NaN is false, so a NaN in the first argument stays.
 template <class V> inline V minimum(V a, V limit) {
     return a > limit ? limit : a;
 }
@@ -69,11 +69,4 @@ template <class T> inline T horizontal_sum(typename Simd<T>::Vector v) {
     for (int i = 0; i < Simd<T>::lanes; ++i)
         total += v[i];
     return total;
-}
-
-template <class T> inline T horizontal_max(typename Simd<T>::Vector v) {
-    T top = v[0];
-    for (int i = 1; i < Simd<T>::lanes; ++i)
-        top = v[i] > top ? v[i] : top;
-    return top;
 }
