@@ -22,7 +22,7 @@ from .fields import Field, make_field
 ARCHITECTURES = ("gradnet-c", "mgradnet-c", "gradnet-m", "mgradnet-m", "ridge")
 SCHEDULES = ("constant", "cosine")
 _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
-"""Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second the published one."""
+"""Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
 HISTORY_POINTS = 400
 _TEST_FRACTION = 0.1
 
