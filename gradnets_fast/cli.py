@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import __version__
+from .errors import check_positive, is_message, message
 from .tasks.checkpoint import (
     SETTINGS_FILE,
     load_checkpoint,
@@ -72,12 +73,15 @@ def _one_line_errors() -> Iterator[None]:
     except typer.Exit:
         raise
     except _EXPECTED_FAILURES as error:
-        print(f"gradnets-fast: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        if not isinstance(error, OSError) and not is_message(text):
+            raise  # nobody foresaw it: the traceback is what helps
+        print(f"gradnets-fast: {text}", file=sys.stderr)
         raise typer.Exit(2) from error
 
 
-def _help(text: str, choices: object) -> str:
-    return f"{text}: {', '.join(choices)}." if isinstance(choices, (tuple, list, dict)) else text
+def _help(text: str, choices: Iterable[str]) -> str:
+    return f"{text}: {', '.join(choices)}."
 
 
 @app.command()
@@ -139,6 +143,8 @@ def train(
             trainer = _started(options, steps, epochs)
             prepare_folder(out)
             write_json(out / SETTINGS_FILE, trainer.settings.to_json())
+            # At once, so that --resume never meets an earlier run's checkpoint beside these settings.
+            save_checkpoint(out, trainer.checkpoint())
         _train(console, trainer, out)
         console.print("measuring error, Jacobian and time per step …")
         evaluation = evaluate(trainer)
@@ -146,8 +152,6 @@ def train(
 
 
 def _started(options: dict[str, Any], steps: int | None, epochs: int | None) -> Trainer:
-    from .errors import check_positive, message
-
     if steps is not None and epochs is not None:
         raise ValueError(message("train", "steps, epochs", "one of them", "both", "leave one out"))
     trainer = Trainer(Settings(**options, steps=1 if steps is None else steps))

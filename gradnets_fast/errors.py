@@ -23,6 +23,15 @@ def message(where: str, argument: str, expected: object, got: object, fix: str) 
     return f"{where}: {argument}: expected {expected}, got {got}; {fix}"
 
 
+def is_message(text: str) -> bool:
+    """Whether a text has the form that `message` gives.
+
+    >>> is_message(message("ridge", "W", "a matrix", "a vector", "reshape it")), is_message("index out of range")
+    (True, False)
+    """
+    return ": expected " in text and ", got " in text and "; " in text
+
+
 def check_choice(where: str, argument: str, got: str, choices: Sequence[str], fix: str = "choose one of these") -> None:
     """Raises ValueError unless `got` is one of `choices`."""
     if got not in choices:

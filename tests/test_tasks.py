@@ -247,6 +247,8 @@ def test_bad_archives(arrays: dict[str, np.ndarray], words: list[str], tmp_path:
         (["--field", "convex2d", "--data", "x.csv"], ["field, data", "both"]),
         (["--lr", "nan"], ["lr", "nan"]),
         (["--batch-size", "0"], ["batch_size", "got 0"]),
+        (["--seed", "-1"], ["seed", "got -1"]),
+        (["--seed", str(2**63)], ["seed", "2^63"]),
         (["--schedule", "linear"], ["schedule", "constant, cosine"]),
         (["--linear", "symmetric"], ["linear", "psd"]),
         (["--lr", "1e30", "--steps", "20", "--activation", "identity"], ["loss at step", "finite", "lower --lr"]),
@@ -282,6 +284,23 @@ def test_resume_of_nothing_and_of_damage(tmp_path: Path) -> None:
         fails("--resume", "--out", tmp_path, words=words)
     (tmp_path / "settings.json").write_text("{")
     fails("--resume", "--out", tmp_path, words=["valid JSON"])
+
+
+def test_a_new_run_replaces_an_older_checkpoint_at_once(tmp_path: Path) -> None:
+    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
+    assert load_checkpoint(tmp_path).step == 40
+    fails(*QUICK, "--lr", "1e30", "--activation", "identity", "--out", tmp_path, words=["loss at step"])
+    assert load_checkpoint(tmp_path).step == 0
+    assert json.loads((tmp_path / "settings.json").read_text())["lr"] == 1e30
+
+
+def test_unforeseen_failures_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("gradnets_fast.cli.evaluate", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        invoke(*QUICK, "--out", tmp_path)
 
 
 def test_atomic_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:

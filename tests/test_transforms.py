@@ -196,6 +196,15 @@ def operator_samples() -> list[tuple[object, tuple[object, ...]]]:
     ]
 
 
+def test_vmap_over_a_registered_gradient() -> None:
+    operator, (g, *rest) = operator_samples()[3]
+    rest = [t.detach() if isinstance(t, Tensor) else t for t in rest]
+    rest[-1] = [True] + [False] * 5
+    batch = torch.randn(4, *g.shape, dtype=torch.float64)  # type: ignore[attr-defined]
+    together = vmap(lambda cotangent: operator(cotangent, *rest)[0])(batch)  # type: ignore[operator]
+    torch.testing.assert_close(together, torch.stack([operator(b, *rest)[0] for b in batch]))  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("index", range(4))
 def test_opcheck(index: int) -> None:
     operator, arguments = operator_samples()[index]

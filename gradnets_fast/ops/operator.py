@@ -377,9 +377,9 @@ def _register_derivatives(operator: Operator) -> None:
     def backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, config, needs = arguments
         call = partial(_on_registered, operator.name + "_backward", (config, needs))
-        rows = (True, True) + (False,) * (len(tensors) - 2)
-        # A placeholder for a gradient that is not needed is no row, but folds as well as one.
-        return _batched(call, info.batch_size, in_dims[: len(tensors)], tensors, rows, not any(needs[1:]))
+        # In turn, because the placeholders for gradients that are not needed have no rows to fold.
+        rows = (False,) * len(tensors)
+        return _batched(call, info.batch_size, in_dims[: len(tensors)], tensors, rows, False)
 
     for suffix, vmap in (("", forward_vmap), ("_backward", backward_vmap)):
         torch.library.register_vmap(f"gradnets_fast::{operator.name}{suffix}", vmap, lib=_library)

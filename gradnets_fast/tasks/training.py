@@ -63,6 +63,8 @@ class Settings:
             raise ValueError(message("train", "field, data", "one of them", got, "give --field or --data"))
         for name in ("embed_dim", "layers", "batch_size", "samples", "steps"):
             check_positive("train", name, getattr(self, name))
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(message("train", "seed", "0 <= seed < 2^63", self.seed, "for example --seed 0"))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(message("train", "lr", "a positive number", self.lr, "for example --lr 5e-3"))
         try:
