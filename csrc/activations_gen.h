@@ -2,6 +2,7 @@
 // Included by simd_math.h inside the namespace of one instruction set, once in each of them.
 
 struct identity_basis {
+    static constexpr int number = 0;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         out = broadcast<V>(0.5) * (x * x);
@@ -24,6 +25,7 @@ struct identity_basis {
 };
 
 struct tanh_basis {
+    static constexpr int number = 1;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -59,6 +61,7 @@ struct tanh_basis {
 };
 
 struct sigmoid_basis {
+    static constexpr int number = 2;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp(-absolute(x)));
@@ -89,6 +92,7 @@ struct sigmoid_basis {
 };
 
 struct softplus_basis {
+    static constexpr int number = 3;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = v_log1p(v_exp(-absolute(x)));
@@ -117,6 +121,7 @@ struct softplus_basis {
 };
 
 struct relu_basis {
+    static constexpr int number = 4;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
@@ -140,6 +145,7 @@ struct relu_basis {
 };
 
 struct elu_basis {
+    static constexpr int number = 5;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = minimum(x, broadcast<V>(0.0));
@@ -169,6 +175,7 @@ struct elu_basis {
 };
 
 struct silu_basis {
+    static constexpr int number = 6;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -208,6 +215,7 @@ struct silu_basis {
 };
 
 struct gelu_basis {
+    static constexpr int number = 7;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -237,6 +245,7 @@ struct gelu_basis {
 };
 
 struct sin_basis {
+    static constexpr int number = 8;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = v_sin(broadcast<V>(0.5) * x);
@@ -261,6 +270,7 @@ struct sin_basis {
 };
 
 struct arctan_basis {
+    static constexpr int number = 9;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -297,6 +307,7 @@ struct arctan_basis {
 };
 
 struct softsign_basis {
+    static constexpr int number = 10;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -326,6 +337,7 @@ struct softsign_basis {
 };
 
 struct erf_basis {
+    static constexpr int number = 11;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         out = (x * v_erf(x)) + (broadcast<V>(0.5641895835477563) * v_expm1(-(x * x)));
@@ -349,6 +361,7 @@ struct erf_basis {
 };
 
 struct softshrink_basis {
+    static constexpr int number = 12;
     template <class V>
     static inline void antiderivative(V x, V &out) {
         const auto t0 = select(absolute(x) <= broadcast<V>(0.5), broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));

@@ -1,8 +1,8 @@
-// gradnets_fast._C: the kernels for raw addresses.  Python checks every argument before it calls; nothing is checked
-// here.
+// gradnets_fast._C: the kernels for tensors.  A kernel that the arguments do not fit (strides, dtypes, shapes) answers
+// False and has done nothing; Python's checks then say what is wrong, or mend it.
 #include "runtime.h"
+#include "tensor_argument.h"
 
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <new>
@@ -12,133 +12,237 @@ using namespace gradnets;
 
 namespace {
 
-template <class T> T *pointer(uintptr_t address) {
-    return reinterpret_cast<T *>(address);
-}
-
-template <class T> const Kernels<T> &kernels();
+template <class S> const Kernels<S> &kernels();
 template <> const Kernels<float> &kernels<float>() {
     return active_instruction_set().f32;
 }
 template <> const Kernels<double> &kernels<double>() {
     return active_instruction_set().f64;
 }
+template <> const Kernels<Bf16> &kernels<Bf16>() {
+    return active_instruction_set().bf16;
+}
+template <> const Kernels<Half> &kernels<Half>() {
+    return active_instruction_set().f16;
+}
 
-void require_workspace(bool ok) {
+// Below this many multiplications the work is done before another thread could have taken the lock.
+constexpr int64_t kKeepGil = 100000;
+
+template <class Problem> void call(bool (*kernel)(const Problem &), const Problem &problem, int64_t work) {
+    bool ok;
+    if (work < kKeepGil) {
+        ok = kernel(problem);
+    } else {
+        py::gil_scoped_release release;
+        ok = kernel(problem);
+    }
     if (!ok)
         throw std::bad_alloc();
 }
 
-template <class T>
-void ridge_forward(int64_t batch, int64_t d, int64_t h, int layers, const std::vector<int> &basis, uintptr_t scale,
-                   uintptr_t shift, uintptr_t coef, uintptr_t x, uintptr_t W, uintptr_t bias, uintptr_t out,
-                   int threads) {
-    const Cascade<T> phi{layers,          int(basis.size()), basis.data(), pointer<T>(scale), pointer<T>(shift),
-                         pointer<T>(coef)};
-    const RidgeForward<T> problem{batch,           d,      h, phi, pointer<T>(x), pointer<T>(W), pointer<T>(bias),
-                                  pointer<T>(out), threads};
-    py::gil_scoped_release release;
-    require_workspace(kernels<T>().ridge_forward(problem));
+// The rows (x, g, v, dx, dg, dv): of one dtype and number of values, with d in the last dimension.
+struct RowTensors {
+    TensorArgument x, g, v, dx, dg, dv;
+
+    Dtype dtype() const { return x.dtype(); }
+    Dtype sum_dtype() const { return dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+    bool regular() const {
+        const TensorArgument *const all[] = {&x, &g, &v, &dx, &dg, &dv};
+        for (const TensorArgument *t : all)
+            if (!t->regular() || (t->present() && (t->dtype() != dtype() || t->dimensions() != x.dimensions() ||
+                                                   t->count() != x.count() || t->size(0) != x.size(0))))
+                return false;
+        return x.present() && x.dimensions() > 0;
+    }
+    template <class S> RowArguments<S> rows() const {
+        RowArguments<S> rows;
+        rows.x = x.data<S>();
+        rows.g = g.data<S>();
+        rows.v = v.data<S>();
+        rows.dx = dx.data<S>();
+        rows.dg = dg.data<S>();
+        rows.dv = dv.data<S>();
+        return rows;
+    }
+};
+
+// The cascade's tensors or their gradients: W (h, d), scale (L, h), shift (L, h) or, for one layer, (h,), coef (L, K,
+// h), bias (d,).  All but W and shift may be absent; of gradients all.
+struct RidgeTensors {
+    TensorArgument W, scale, shift, coef, bias;
+
+    bool fit(const RowTensors &r, int64_t h, int64_t d, int64_t layers, int64_t terms) const {
+        const Dtype sums = r.sum_dtype();
+        const bool coef_fits = !coef.present() || (coef.dtype() == sums && coef.dimensions() == 3 &&
+                                                   coef.count() == layers * terms * h && coef.size(0) == h &&
+                                                   coef.size(1) == terms);
+        const bool shift_fits = shift.absent_or(sums, layers, h) || (layers == 1 && shift.is(sums, h));
+        return W.regular() && scale.regular() && shift.regular() && coef.regular() && bias.regular() &&
+               W.absent_or(r.dtype(), h, d) && scale.absent_or(sums, layers, h) && shift_fits && coef_fits &&
+               bias.absent_or(sums, d);
+    }
+};
+
+template <class S>
+void run_ridge(const RowTensors &r, const RidgeTensors &p, const RidgeTensors &gradients, const std::vector<int> &basis,
+               int layers, int threads) {
+    using T = Sum<S>;
+    Ridge<S> problem{};
+    problem.scalar = Scalar::value;
+    problem.d = p.W.size(0);
+    problem.h = p.W.size(1);
+    problem.batch = r.x.count() / problem.d;
+    problem.phi = {layers,           int(basis.size()),  basis.data(),
+                   p.scale.data<T>(), p.shift.data<T>(), p.coef.data<T>()};
+    problem.rows = r.rows<S>();
+    problem.W = p.W.data<S>();
+    problem.bias = p.bias.data<T>();
+    problem.dW = gradients.W.data<S>();
+    problem.dscale = gradients.scale.data<T>();
+    problem.dshift = gradients.shift.data<T>();
+    problem.dcoef = gradients.coef.data<T>();
+    problem.dbias = gradients.bias.data<T>();
+    problem.threads = threads;
+    call(kernels<S>().ridge, problem, problem.batch * problem.d * problem.h);
 }
 
-template <class T>
-void ridge_backward(int64_t batch, int64_t d, int64_t h, int layers, const std::vector<int> &basis, uintptr_t scale,
-                    uintptr_t shift, uintptr_t coef, uintptr_t g, uintptr_t x, uintptr_t W, uintptr_t dx, uintptr_t dW,
-                    uintptr_t dscale, uintptr_t dshift, uintptr_t dcoef, uintptr_t dbias, int threads) {
-    const Cascade<T> phi{layers,          int(basis.size()), basis.data(), pointer<T>(scale), pointer<T>(shift),
-                         pointer<T>(coef)};
-    const RidgeBackward<T> problem{batch,
-                                   d,
-                                   h,
-                                   phi,
-                                   pointer<T>(g),
-                                   pointer<T>(x),
-                                   pointer<T>(W),
-                                   pointer<T>(dx),
-                                   pointer<T>(dW),
-                                   pointer<T>(dscale),
-                                   pointer<T>(dshift),
-                                   pointer<T>(dcoef),
-                                   pointer<T>(dbias),
-                                   threads};
-    py::gil_scoped_release release;
-    require_workspace(kernels<T>().ridge_backward(problem));
+bool ridge(const std::vector<int> &basis, py::handle x, py::handle g, py::handle W, py::handle scale, py::handle shift,
+           py::handle coef, py::handle bias, py::handle dx, py::handle dg, py::handle dW, py::handle dscale,
+           py::handle dshift, py::handle dcoef, py::handle dbias, int threads) {
+    const py::none none;
+    const RowTensors r{TensorArgument(x),  TensorArgument(g),  TensorArgument(none),
+                       TensorArgument(dx), TensorArgument(dg), TensorArgument(none)};
+    const RidgeTensors p{TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef),
+                         TensorArgument(bias)};
+    if (!r.regular() || !p.W.regular() || p.W.dimensions() != 2 || p.shift.dimensions() < 1 || r.x.count() == 0)
+        return false;
+    const int64_t h = p.W.size(1), d = p.W.size(0), layers = p.shift.dimensions() == 2 ? p.shift.size(1) : 1;
+    const int64_t terms = int64_t(basis.size());
+    if (r.x.size(0) != d || h == 0 || layers == 0 || !p.fit(r, h, d, layers, terms) ||
+        (!p.coef.present() && terms != 1))
+        return false;
+    const RidgeTensors gradients{TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift),
+                                 TensorArgument(dcoef), TensorArgument(dbias)};
+    if (!gradients.fit(r, h, d, layers, terms))
+        return false;
+    switch (r.dtype()) {
+    case Dtype::f32:
+        run_ridge<float>(r, p, gradients, basis, int(layers), threads);
+        return true;
+    case Dtype::f64:
+        run_ridge<double>(r, p, gradients, basis, int(layers), threads);
+        return true;
+    case Dtype::bf16:
+        run_ridge<Bf16>(r, p, gradients, basis, int(layers), threads);
+        return true;
+    case Dtype::f16:
+        run_ridge<Half>(r, p, gradients, basis, int(layers), threads);
+        return true;
+    default:
+        return false;
+    }
 }
 
-template <class T>
-Modules<T> modules(int64_t count, int basis, int transform, uintptr_t W, uintptr_t b, uintptr_t temperature,
-                   uintptr_t positive, uintptr_t negative) {
-    return {count,
-            basis,
-            transform,
-            pointer<T>(W),
-            pointer<T>(b),
-            pointer<T>(temperature),
-            pointer<T>(positive),
-            pointer<T>(negative)};
+// The modules' tensors or their gradients: W (M, h, d), b (M, h), three scalars per module (M,), bias (d,).
+struct ModuleTensors {
+    TensorArgument W, b, temperature, positive, negative, bias;
+
+    bool fit(const RowTensors &r, int64_t count, int64_t h, int64_t d) const {
+        const Dtype sums = r.sum_dtype();
+        const bool W_fits = !W.present() || (W.dtype() == r.dtype() && W.dimensions() == 3 &&
+                                             W.count() == count * h * d && W.size(0) == d && W.size(1) == h);
+        return W.regular() && b.regular() && temperature.regular() && positive.regular() && negative.regular() &&
+               bias.regular() && W_fits && b.absent_or(sums, count, h) && temperature.absent_or(sums, count) &&
+               positive.absent_or(sums, count) && negative.absent_or(sums, count) && bias.absent_or(sums, d);
+    }
+};
+
+template <class S>
+void run_modules(const RowTensors &r, const ModuleTensors &p, const ModuleTensors &gradients, int basis, int transform,
+                 int threads) {
+    using T = Sum<S>;
+    Modules<S> problem{};
+    problem.scalar = Scalar::value;
+    problem.d = p.W.size(0);
+    problem.h = p.W.size(1);
+    problem.count = p.W.size(2);
+    problem.batch = r.x.count() / problem.d;
+    problem.basis = basis;
+    problem.transform = transform;
+    problem.rows = r.rows<S>();
+    problem.W = p.W.data<S>();
+    problem.b = p.b.data<T>();
+    problem.temperature = p.temperature.data<T>();
+    problem.positive = p.positive.data<T>();
+    problem.negative = p.negative.data<T>();
+    problem.bias = p.bias.data<T>();
+    problem.dW = gradients.W.data<S>();
+    problem.db = gradients.b.data<T>();
+    problem.dtemperature = gradients.temperature.data<T>();
+    problem.dpositive = gradients.positive.data<T>();
+    problem.dnegative = gradients.negative.data<T>();
+    problem.dbias = gradients.bias.data<T>();
+    problem.threads = threads;
+    call(kernels<S>().modules, problem, problem.batch * problem.d * problem.h * problem.count);
 }
 
-template <class T>
-void modules_forward(int64_t batch, int64_t d, int64_t h, int64_t count, int basis, int transform, uintptr_t W,
-                     uintptr_t b, uintptr_t temperature, uintptr_t positive, uintptr_t negative, uintptr_t x,
-                     uintptr_t bias, uintptr_t out, int threads) {
-    const ModulesForward<T> problem{batch,
-                                    d,
-                                    h,
-                                    modules<T>(count, basis, transform, W, b, temperature, positive, negative),
-                                    pointer<T>(x),
-                                    pointer<T>(bias),
-                                    pointer<T>(out),
-                                    threads};
-    py::gil_scoped_release release;
-    require_workspace(kernels<T>().modules_forward(problem));
+bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W, py::handle b, py::handle temperature,
+             py::handle positive, py::handle negative, py::handle bias, py::handle dx, py::handle dg, py::handle dW,
+             py::handle db, py::handle dtemperature, py::handle dpositive, py::handle dnegative, py::handle dbias,
+             int threads) {
+    const py::none none;
+    const RowTensors r{TensorArgument(x),  TensorArgument(g),  TensorArgument(none),
+                       TensorArgument(dx), TensorArgument(dg), TensorArgument(none)};
+    const ModuleTensors p{TensorArgument(W),        TensorArgument(b),        TensorArgument(temperature),
+                          TensorArgument(positive), TensorArgument(negative), TensorArgument(bias)};
+    if (!r.regular() || !p.W.regular() || p.W.dimensions() != 3 || r.x.count() == 0 || p.W.count() == 0)
+        return false;
+    const int64_t count = p.W.size(2), h = p.W.size(1), d = p.W.size(0);
+    const ModuleTensors gradients{TensorArgument(dW),        TensorArgument(db),        TensorArgument(dtemperature),
+                                  TensorArgument(dpositive), TensorArgument(dnegative), TensorArgument(dbias)};
+    if (r.x.size(0) != d || !p.b.present() || !p.positive.present() || !p.fit(r, count, h, d) ||
+        !gradients.fit(r, count, h, d))
+        return false;
+    switch (r.dtype()) {
+    case Dtype::f32:
+        run_modules<float>(r, p, gradients, basis, transform, threads);
+        return true;
+    case Dtype::f64:
+        run_modules<double>(r, p, gradients, basis, transform, threads);
+        return true;
+    case Dtype::bf16:
+        run_modules<Bf16>(r, p, gradients, basis, transform, threads);
+        return true;
+    case Dtype::f16:
+        run_modules<Half>(r, p, gradients, basis, transform, threads);
+        return true;
+    default:
+        return false;
+    }
 }
 
-template <class T>
-void modules_backward(int64_t batch, int64_t d, int64_t h, int64_t count, int basis, int transform, uintptr_t W,
-                      uintptr_t b, uintptr_t temperature, uintptr_t positive, uintptr_t negative, uintptr_t g,
-                      uintptr_t x, uintptr_t dx, uintptr_t dW, uintptr_t db, uintptr_t dtemperature,
-                      uintptr_t dpositive, uintptr_t dnegative, uintptr_t dbias, int threads) {
-    const ModulesBackward<T> problem{batch,
-                                     d,
-                                     h,
-                                     modules<T>(count, basis, transform, W, b, temperature, positive, negative),
-                                     pointer<T>(g),
-                                     pointer<T>(x),
-                                     pointer<T>(dx),
-                                     pointer<T>(dW),
-                                     pointer<T>(db),
-                                     pointer<T>(dtemperature),
-                                     pointer<T>(dpositive),
-                                     pointer<T>(dnegative),
-                                     pointer<T>(dbias),
-                                     threads};
-    py::gil_scoped_release release;
-    require_workspace(kernels<T>().modules_backward(problem));
-}
-
-template <class T> void evaluate_basis(int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
-    kernels<T>().evaluate_basis(basis, which, count, pointer<T>(x), pointer<T>(out));
+template <class T> void evaluate(EvaluateBasis<T> function, int basis, int which, uintptr_t x, uintptr_t out, int64_t n) {
+    function(basis, which, n, reinterpret_cast<const T *>(x), reinterpret_cast<T *>(out));
 }
 
 std::vector<std::string> strings(const Names &names) {
     return {names.names, names.names + names.count};
 }
 
-template <class T> void define(py::module_ &m, const std::string &suffix) {
-    m.def(("ridge_forward_" + suffix).c_str(), &ridge_forward<T>);
-    m.def(("ridge_backward_" + suffix).c_str(), &ridge_backward<T>);
-    m.def(("modules_forward_" + suffix).c_str(), &modules_forward<T>);
-    m.def(("modules_backward_" + suffix).c_str(), &modules_backward<T>);
-    m.def(("evaluate_basis_" + suffix).c_str(), &evaluate_basis<T>);
-}
-
 } // namespace
 
 PYBIND11_MODULE(_C, m) {
-    m.doc() = "CPU kernels of gradnets_fast for raw addresses; gradnets_fast.ops is their only caller.";
-    define<float>(m, "f32");
-    define<double>(m, "f64");
+    m.doc() = "CPU kernels of gradnets_fast; gradnets_fast.ops is their only caller.";
+    m.def("set_dtypes", &set_dtypes);
+    m.def("ridge", &ridge);
+    m.def("modules", &modules);
+    m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
+        evaluate(active_instruction_set().evaluate_f32, basis, which, x, out, count);
+    });
+    m.def("evaluate_basis_f64", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
+        evaluate(active_instruction_set().evaluate_f64, basis, which, x, out, count);
+    });
     m.def("basis_names", [] { return strings(active_instruction_set().basis); });
     m.def("transform_names", [] { return strings(active_instruction_set().transforms); });
     m.def("instruction_set", [] { return std::string(active_instruction_set().name); });

@@ -1,125 +1,207 @@
-// The elementwise middle of the ridge family: φ and its derivatives on strips of neurons of one row, in cache.
+// The elementwise middle of the ridge family: φ, φ' and their derivatives, on blocks of N vectors in registers.  A
+// block's vectors share their parameters: N rows of the same neurons, or N vectors of rows of one neuron.
 
-// The cascade's parameters in zero-padded rows of `stride` values, so that whole vectors may be read.  Where h is small
-// the h (padded) values repeat `copies` times, so that one strip holds that many rows of the batch and stays long.
-template <class T> struct PaddedCascade {
+// Where the parameters lie: row r at `data + r·stride`, in the order scale [layers], shift [layers], coef [layers,
+// terms].
+struct CascadeRows {
     int layers, terms;
-    const int *basis;
-    int64_t stride, copies, width;
-    const T *rows;
-
-    static int64_t row_count(int layers, int terms) { return int64_t(layers) * (2 + terms); }
-    static int64_t copies_for(int64_t h, int64_t tile_h) { return larger(1, tile_h / round_up(h, Simd<T>::lanes)); }
-    static int64_t stride_for(int64_t h, int64_t tile_h) { return round_up(larger(h, tile_h), Tile<T>::panel); }
-
-    // memory: row_count · stride_for values.
-    PaddedCascade(const Cascade<T> &c, int64_t h, int64_t tile_h, T *memory)
-        : layers(c.layers), terms(c.terms), basis(c.basis), stride(stride_for(h, tile_h)),
-          copies(copies_for(h, tile_h)), width(round_up(h, Simd<T>::lanes)), rows(memory) {
-        fill_zero(memory, row_count(layers, terms) * stride);
-        const T *sources[] = {c.scale, c.shift, c.coef};
-        const int64_t counts[] = {layers, layers, int64_t(layers) * terms};
-        for (int s = 0; s < 3; ++s)
-            for (int64_t r = 0; r < counts[s]; ++r, memory += stride)
-                for (int64_t copy = 0; copy < copies; ++copy)
-                    __builtin_memcpy(memory + copy * width, sources[s] + r * h, size_t(h) * sizeof(T));
-    }
-    // Between rows of a tile of hidden values: rows that share a strip must adjoin.
-    int64_t tile_stride(int64_t tile_h) const { return copies > 1 ? width : tile_h; }
-    int64_t scale_row(int l) const { return l; }
-    int64_t shift_row(int l) const { return layers + l; }
-    int64_t coef_row(int l, int k) const { return 2 * layers + int64_t(l) * terms + k; }
-    const T *at(int64_t row, int64_t j) const { return rows + row * stride + j; }
+    int scale(int l) const { return l; }
+    int shift(int l) const { return layers + l; }
+    int coef(int l, int k) const { return 2 * layers + l * terms + k; }
+    int count() const { return layers * (2 + terms); }
 };
 
-// How often basis functions are evaluated, padding included: a forward one costs about 20 operations, a backward
-// one 40.
-template <class T> inline double cascade_evaluations(const Cascade<T> &c, int64_t batch, int64_t h) {
-    return double(batch) * double(round_up(h, Simd<T>::lanes)) * c.layers * c.terms;
+// A vector of neighbouring neurons.
+template <class T> struct NeuronVector {
+    const T *data;
+    int64_t stride;
+    typename Simd<T>::Vector operator()(int row) const { return load(data + row * stride); }
+};
+// One neuron, for vectors along the batch.
+template <class T> struct NeuronScalar {
+    const T *data;
+    int64_t stride;
+    typename Simd<T>::Vector operator()(int row) const { return broadcast<typename Simd<T>::Vector>(data[row * stride]); }
+};
+
+// Which rows of parameter gradients are wanted, and where their sums lie.
+template <class T> struct GradientRows {
+    T *data;
+    int64_t stride;
+    bool scale, shift, coef;
+    bool any() const { return scale || shift || coef; }
+};
+
+template <int N, class V, class T> inline void add_block(const V (&terms)[N], const GradientRows<T> &to, int row) {
+    V total = terms[0];
+#pragma GCC unroll 8
+    for (int i = 1; i < N; ++i)
+        total += terms[i];
+    T *at = to.data + row * to.stride;
+    store(at, load(at) + total);
 }
 
-// z = scale_l·u + shift_l
-template <class T> inline void affine(const PaddedCascade<T> &c, int l, int64_t j0, int64_t width, const T *u, T *z) {
-    const T *scale = c.at(c.scale_row(l), j0), *shift = c.at(c.shift_row(l), j0);
-    for (int64_t j = 0; j < width; j += Simd<T>::lanes)
-        store(z + j, load(scale + j) * load(u + j) + load(shift + j));
+// The basis functions of one layer: a single one known to the compiler, or any mixture.
+template <class B> struct SingleBasis {
+    template <class F> __attribute__((always_inline)) void each(const F &body) const { body(0, B{}); }
+};
+struct MixedBasis {
+    int terms;
+    const int *basis;
+    template <class F> __attribute__((always_inline)) void each(const F &body) const {
+        for (int k = 0; k < terms; ++k)
+            with_basis(basis[k], [&](auto b) { body(k, b); });
+    }
+};
+struct tanh_identity_bases {
+    template <class F> __attribute__((always_inline)) void each(const F &body) const {
+        body(0, tanh_basis{});
+        body(1, identity_basis{});
+    }
+};
+
+#define GRADNETS_EACH _Pragma("GCC unroll 8") for (int i = 0; i < N; ++i)
+
+// z_l = scale_l·u + shift_l + mixed, mixed being what layer l − 1 passed on.
+template <int N, class V, class Parameters>
+inline void enter_layer(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
+                        const V (&mixed)[N], V (&z)[N]) {
+    const V scale = parameter(rows.scale(l)), shift = parameter(rows.shift(l));
+    GRADNETS_EACH z[i] = l > 0 ? scale * u[i] + shift + mixed[i] : scale * u[i] + shift;
 }
 
-// next = scale_{l+1}·u + shift_{l+1} + Σ_k coef_{l,k}·b_k(z); after the last layer without the affine part.
-template <class T>
-inline void advance(const PaddedCascade<T> &c, int l, int64_t j0, int64_t width, const T *u, const T *z, T *next) {
-    if (l + 1 < c.layers)
-        affine(c, l + 1, j0, width, u, next);
-    else
-        fill_zero(next, width);
-    for (int k = 0; k < c.terms; ++k) {
-        const T *coef = c.at(c.coef_row(l, k), j0);
-        with_basis(c.basis[k], [&](auto b) {
-            for (int64_t j = 0; j < width; j += Simd<T>::lanes) {
-                typename Simd<T>::Vector value;
-                b.value(load(z + j), value);
-                store(next + j, load(next + j) + load(coef + j) * value);
+// mixed = Σ_k coef_{l,k}·b_k(z)
+template <int N, class V, class Bases, class Parameters>
+inline void leave_layer(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
+                        const V (&z)[N], V (&mixed)[N]) {
+    bases.each([&](int k, auto b) __attribute__((always_inline)) {
+        const V coef = parameter(rows.coef(l, k));
+        GRADNETS_EACH {
+            V value;
+            b.value(z[i], value);
+            mixed[i] = k > 0 ? mixed[i] + coef * value : coef * value;
+        }
+    });
+}
+
+// u becomes φ(u).
+template <int N, class V, class Bases, class Parameters>
+inline void block_value(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
+    V z[N], mixed[N] = {};
+    for (int l = 0; l < rows.layers; ++l) {
+        enter_layer(rows, l, parameter, u, mixed, z);
+        leave_layer(rows, l, bases, parameter, z, mixed);
+    }
+    GRADNETS_EACH u[i] = mixed[i];
+}
+
+// u becomes φ(u) and a becomes a·φ'(u); to += a·∂φ/∂θ.  history: layers·N vectors.
+template <int N, class V, class Bases, class Parameters, class T>
+inline void block_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
+                           V (&a)[N], const GradientRows<T> &to, V *history) {
+    V mixed[N] = {}, du[N] = {};
+    for (int l = 0; l + 1 < rows.layers; ++l) {
+        V z[N];
+        enter_layer(rows, l, parameter, u, mixed, z);
+        GRADNETS_EACH history[l * N + i] = z[i];
+        leave_layer(rows, l, bases, parameter, z, mixed);
+    }
+    V phi[N] = {};
+    for (int l = rows.layers - 1; l >= 0; --l) {
+        V z[N], slope[N] = {};
+        const bool last = l == rows.layers - 1;
+        if (last)
+            enter_layer(rows, l, parameter, u, mixed, z);
+        else
+            GRADNETS_EACH z[i] = history[l * N + i];
+        bases.each([&](int k, auto b) __attribute__((always_inline)) {
+            const V coef = parameter(rows.coef(l, k));
+            V value[N];
+            GRADNETS_EACH {
+                V first;
+                b.value_first(z[i], value[i], first);
+                slope[i] = k > 0 ? slope[i] + coef * first : coef * first;
+                if (last)
+                    phi[i] = k > 0 ? phi[i] + coef * value[i] : coef * value[i];
+                value[i] *= a[i];
             }
+            if (to.coef)
+                add_block<N>(value, to, rows.coef(l, k));
         });
+        const V scale = parameter(rows.scale(l));
+        GRADNETS_EACH {
+            a[i] *= slope[i];
+            du[i] = last ? a[i] * scale : du[i] + a[i] * scale;
+        }
+        if (to.shift)
+            add_block<N>(a, to, rows.shift(l));
+        if (to.scale) {
+            V product[N];
+            GRADNETS_EACH product[i] = a[i] * u[i];
+            add_block<N>(product, to, rows.scale(l));
+        }
+    }
+    GRADNETS_EACH {
+        u[i] = phi[i];
+        a[i] = du[i];
     }
 }
 
-// u becomes φ(u); scratch holds two strips.
-template <class T> inline void cascade_value(const PaddedCascade<T> &c, int64_t j0, int64_t width, T *u, T *scratch) {
-    T *z = scratch, *next = scratch + width;
-    affine(c, 0, j0, width, u, z);
-    for (int l = 0; l < c.layers; ++l) {
-        advance(c, l, j0, width, u, z, next);
-        T *swap = z;
-        z = next;
-        next = swap;
-    }
-    __builtin_memcpy(u, z, size_t(width) * sizeof(T));
+// Calls body(bases) with the mixture's type known where that pays.
+template <class F> inline void with_bases(int terms, const int *basis, const F &body) {
+    if (terms == 1)
+        with_basis(basis[0], [&](auto b) { body(SingleBasis<decltype(b)>{}); });
+    else if (terms == 2 && basis[0] == tanh_basis::number && basis[1] == identity_basis::number)
+        body(tanh_identity_bases{});
+    else
+        body(MixedBasis{terms, basis});
 }
 
-// u becomes φ(u), a becomes a·φ'(u), and gradients[row][j] += a·∂φ/∂θ for every parameter row (in PaddedCascade's
-// order). scratch holds layers + 4 strips.
-template <class T>
-inline void cascade_gradient(const PaddedCascade<T> &c, int64_t j0, int64_t width, T *u, T *a, T *gradients,
-                             int64_t gradient_stride, T *scratch) {
-    using V = typename Simd<T>::Vector;
-    constexpr int lanes = Simd<T>::lanes;
-    T *z = scratch, *delta = scratch + c.layers * width, *slope = delta + width;
-    affine(c, 0, j0, width, u, z);
-    for (int l = 0; l + 1 < c.layers; ++l)
-        advance(c, l, j0, width, u, z + l * width, z + (l + 1) * width);
-    T *phi = slope + width, *du = phi + width;
-    fill_zero(phi, width);
-    fill_zero(du, width);
-    __builtin_memcpy(delta, a, size_t(width) * sizeof(T));
-    for (int l = c.layers - 1; l >= 0; --l) {
-        fill_zero(slope, width);
-        const bool last = l == c.layers - 1;
-        for (int k = 0; k < c.terms; ++k) {
-            const T *coef = c.at(c.coef_row(l, k), j0);
-            T *dcoef = gradients + c.coef_row(l, k) * gradient_stride;
-            with_basis(c.basis[k], [&](auto b) {
-                for (int64_t j = 0; j < width; j += lanes) {
-                    V value, first;
-                    b.value_first(load(z + l * width + j), value, first);
-                    store(slope + j, load(slope + j) + load(coef + j) * first);
-                    store(dcoef + j, load(dcoef + j) + load(delta + j) * value);
-                    if (last)
-                        store(phi + j, load(phi + j) + load(coef + j) * value);
-                }
-            });
-        }
-        const T *scale = c.at(c.scale_row(l), j0);
-        T *dscale = gradients + c.scale_row(l) * gradient_stride;
-        T *dshift = gradients + c.shift_row(l) * gradient_stride;
-        for (int64_t j = 0; j < width; j += lanes) {
-            const V d = load(delta + j) * load(slope + j);
-            store(delta + j, d);
-            store(dscale + j, load(dscale + j) + d * load(u + j));
-            store(dshift + j, load(dshift + j) + d);
-            store(du + j, load(du + j) + d * load(scale + j));
-        }
+// The cascade's parameters in zero-padded rows, so that whole vectors may be read; ones where the caller gave none.
+template <class T> struct PaddedCascade {
+    CascadeRows rows;
+    int terms;
+    const int *basis;
+    int64_t stride;
+    Workspace memory;
+
+    PaddedCascade(const Cascade<T> &c, int64_t h)
+        : rows{c.layers, c.terms}, terms(c.terms), basis(c.basis), stride(round_up(h, Tile<T>::panel)),
+          memory(rows.count() * stride * int64_t(sizeof(T))) {
+        if (!memory.ok())
+            return;
+        const T *sources[] = {c.scale, c.shift, c.coef};
+        const int64_t counts[] = {c.layers, c.layers, int64_t(c.layers) * c.terms};
+        T *to = data();
+        for (int s = 0; s < 3; ++s)
+            for (int64_t r = 0; r < counts[s]; ++r, to += stride) {
+                if (sources[s])
+                    __builtin_memcpy(to, sources[s] + r * h, size_t(h) * sizeof(T));
+                else
+                    for (int64_t j = 0; j < h; ++j)
+                        to[j] = 1;
+                fill_zero(to + h, stride - h);
+            }
     }
-    __builtin_memcpy(u, phi, size_t(width) * sizeof(T));
-    __builtin_memcpy(a, du, size_t(width) * sizeof(T));
+    T *data() const { return piece<T>(memory.at(0), 0); }
+};
+
+// How often basis functions are evaluated: a forward one costs about 20 operations, a backward one 40.
+template <class S> inline double cascade_flops(const Ridge<S> &p) {
+    const bool forward = p.rows.g == nullptr;
+    return (forward ? 20.0 : 40.0) * double(p.batch) * double(p.h) * p.phi.layers * p.phi.terms;
 }
+
+// Sums of chunks, from rows [row][stride] to the caller's arrays [rows of that kind, h].
+template <class S>
+inline void finish_cascade(const Ridge<S> &p, const CascadeRows &rows, const Sum<S> *partials, int64_t stride,
+                           int64_t chunks, int64_t chunk_stride) {
+    Sum<S> *const outputs[] = {p.dscale, p.dshift, p.dcoef};
+    const int firsts[] = {rows.scale(0), rows.shift(0), rows.coef(0, 0), rows.count()};
+    for (int o = 0; o < 3; ++o)
+        for (int r = firsts[o]; outputs[o] && r < firsts[o + 1]; ++r)
+            reduce_partials(partials + r * stride, chunks, chunk_stride, p.h, outputs[o] + (r - firsts[o]) * p.h);
+}
+
+// Rows that go through the cascade together: enough to hide the latency of its chain of operations.
+static constexpr int kInterleaved = 4;

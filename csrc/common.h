@@ -7,8 +7,26 @@
 
 namespace gradnets {
 
+// Storage of 16-bit floating-point numbers; all arithmetic on them is in float.
+struct Bf16 {
+    uint16_t bits;
+};
+struct Half {
+    uint16_t bits;
+};
+
+// The type that values of storage S are summed in.
+template <class S> struct SumOf {
+    using Type = float;
+};
+template <> struct SumOf<double> {
+    using Type = double;
+};
+template <class S> using Sum = typename SumOf<S>::Type;
+
 // φ for h neurons: z_0 = scale_0·u + shift_0, z_l = scale_l·u + shift_l + Σ_k coef_{l-1,k}·b_k(z_{l-1}),
 // φ = Σ_k coef_{L-1,k}·b_k(z_{L-1}).  scale, shift: [layers, h]; coef: [layers, terms, h]; basis: [terms].
+// A null scale or coef stands for ones.
 template <class T> struct Cascade {
     int layers = 1;
     int terms = 1;
@@ -18,81 +36,57 @@ template <class T> struct Cascade {
     const T *coef = nullptr;
 };
 
-// f = φ(x Wᵀ) W + bias.  x, out: [batch, d] contiguous; W: [h, d] contiguous; bias: [d] or null.
-template <class T> struct RidgeForward {
+// A scalar S of points x, and of vectors g and v of the same shape; a kernel computes what S is differentiated to.
+//   value:       S = <g, f(x)>, whose gradient in g is f(x) itself
+//   derivative:  S = <g, J(x) v>, whose gradient in g is J(x) v
+//   potential:   S = Σ_rows weight·F(x)
+//   divergence:  S = Σ_rows weight·tr J(x)
+enum class Scalar : int { value, derivative, potential, divergence };
+
+// Three row inputs and their gradients, [batch, d] contiguous.  A null gradient is not computed.  `value` and
+// `derivative` may lack g when only dg is wanted; the scalars per row are [batch].
+template <class S> struct RowArguments {
+    const S *x = nullptr, *g = nullptr, *v = nullptr;
+    S *dx = nullptr, *dg = nullptr, *dv = nullptr;
+    const Sum<S> *weight = nullptr; // potential and divergence, backward
+    Sum<S> *result = nullptr;       // potential and divergence, forward: F(x) or tr J(x)
+};
+
+// f = φ(x Wᵀ) W + bias.  W: [h, d] contiguous; bias: [d] or null, added to dg of `value`.
+template <class S> struct Ridge {
+    using T = Sum<S>;
+    Scalar scalar;
     int64_t batch, d, h;
     Cascade<T> phi;
-    const T *x;
-    const T *W;
+    RowArguments<S> rows;
+    const S *W;
     const T *bias;
-    T *out;
+    S *dW;
+    T *dscale, *dshift, *dcoef, *dbias;
     int threads;
 };
 
-// The gradients of <g, f>.  Every output may be null, and is then not computed.
-template <class T> struct RidgeBackward {
-    int64_t batch, d, h;
-    Cascade<T> phi;
-    const T *g;
-    const T *x;
-    const T *W;
-    T *dx;
-    T *dW;
-    T *dscale;
-    T *dshift;
-    T *dcoef;
-    T *dbias;
-    int threads;
-};
-
-// f = bias + Σ_m W_mᵀ s_m(z_m).  W: [modules, h, d]; b: [modules, h]; the per-module scalars: [modules].
+// f = bias + Σ_m W_mᵀ s_m(z_m).  W: [count, h, d]; b: [count, h]; the per-module scalars: [count].
 // softmax (basis < 0):  z = temperature·(W x + b),  s = positive·softmax(z) − negative·softmax(−z), negative may be
 // null; transformed sums:     z = W x + b,  s = positive·ρ'(Σ_j Ψ(z_j))·σ(z), σ = basis, Ψ its antiderivative, ρ =
 // transform.
-template <class T> struct Modules {
-    int64_t count;
-    int basis;
-    int transform;
-    const T *W;
-    const T *b;
-    const T *temperature;
-    const T *positive;
-    const T *negative;
-};
-
-template <class T> struct ModulesForward {
-    int64_t batch, d, h;
-    Modules<T> modules;
-    const T *x;
-    const T *bias;
-    T *out;
+template <class S> struct Modules {
+    using T = Sum<S>;
+    Scalar scalar;
+    int64_t batch, d, h, count;
+    int basis, transform;
+    RowArguments<S> rows;
+    const S *W;
+    const T *b, *temperature, *positive, *negative, *bias;
+    S *dW;
+    T *db, *dtemperature, *dpositive, *dnegative, *dbias;
     int threads;
 };
 
-// The gradients of <g, f>.  dx, dW and dbias may be null, and are then not computed.
-template <class T> struct ModulesBackward {
-    int64_t batch, d, h;
-    Modules<T> modules;
-    const T *g;
-    const T *x;
-    T *dx;
-    T *dW;
-    T *db;
-    T *dtemperature;
-    T *dpositive;
-    T *dnegative;
-    T *dbias;
-    int threads;
-};
-
-// One instruction set's kernels.  A kernel that cannot get its workspace returns false.
-template <class T> struct Kernels {
-    bool (*ridge_forward)(const RidgeForward<T> &);
-    bool (*ridge_backward)(const RidgeBackward<T> &);
-    bool (*modules_forward)(const ModulesForward<T> &);
-    bool (*modules_backward)(const ModulesBackward<T> &);
-    // which: 0 antiderivative, 1 value, 2 first derivative, 3 second derivative.
-    void (*evaluate_basis)(int basis, int which, int64_t count, const T *x, T *out);
+// One instruction set's kernels for one storage type.  A kernel that cannot get its workspace returns false.
+template <class S> struct Kernels {
+    bool (*ridge)(const Ridge<S> &);
+    bool (*modules)(const Modules<S> &);
 };
 
 // The names of the basis functions, or of the transforms, in the order of their numbers.
@@ -101,6 +95,9 @@ struct Names {
     int count;
 };
 
+// which: 0 antiderivative, 1 value, 2 first derivative, 3 second derivative.
+template <class T> using EvaluateBasis = void (*)(int basis, int which, int64_t count, const T *x, T *out);
+
 struct InstructionSet {
     const char *name;
     bool (*supported)();
@@ -108,6 +105,10 @@ struct InstructionSet {
     Names transforms;
     Kernels<float> f32;
     Kernels<double> f64;
+    Kernels<Bf16> bf16;
+    Kernels<Half> f16;
+    EvaluateBasis<float> evaluate_f32;
+    EvaluateBasis<double> evaluate_f64;
 };
 
 // Runs task(context, index, worker) for every index in [0, count), on at most `threads` threads; worker < threads.

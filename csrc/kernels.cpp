@@ -5,6 +5,10 @@
 // whose instructions other machines lack.  For the same reason no static constructors.
 #include "common.h"
 
+#ifdef GRADNETS_BF16_DOT
+#include <immintrin.h>
+#endif
+
 namespace gradnets {
 namespace GRADNETS_ISA {
 
@@ -13,9 +17,15 @@ namespace GRADNETS_ISA {
 
 #include "gemm.h"
 
+#include "operands.h"
+
 #include "workspace.h"
 
+#include "pipeline.h"
+
 #include "cascade.h"
+
+#include "narrow.h"
 
 #include "ridge.h"
 
@@ -38,18 +48,31 @@ template <class T> void evaluate_basis(int basis, int which, int64_t count, cons
     });
 }
 
-template <class T> constexpr Kernels<T> kernels() {
-    return {ridge_forward<T>, ridge_backward<T>, modules_forward<T>, modules_backward<T>, evaluate_basis<T>};
+template <class S> constexpr Kernels<S> kernels() {
+    return {ridge<S>, modules<S>};
 }
 
-extern const Names basis_names;
-extern const Names transform_names;
+#ifdef GRADNETS_BF16_DOT
+// The other types gain nothing from this instruction set.
+extern const Kernels<Bf16> kernels_bf16;
+constexpr Kernels<Bf16> kernels_bf16 = kernels<Bf16>();
+#else
+extern const Names basis_names, transform_names;
 extern const Kernels<float> kernels_f32;
 extern const Kernels<double> kernels_f64;
+extern const Kernels<Bf16> kernels_bf16;
+extern const Kernels<Half> kernels_f16;
+extern const EvaluateBasis<float> evaluate_f32;
+extern const EvaluateBasis<double> evaluate_f64;
 constexpr Names basis_names{kBasisNames, sizeof(kBasisNames) / sizeof(kBasisNames[0])};
 constexpr Names transform_names{kTransformNames, sizeof(kTransformNames) / sizeof(kTransformNames[0])};
 constexpr Kernels<float> kernels_f32 = kernels<float>();
 constexpr Kernels<double> kernels_f64 = kernels<double>();
+constexpr Kernels<Bf16> kernels_bf16 = kernels<Bf16>();
+constexpr Kernels<Half> kernels_f16 = kernels<Half>();
+constexpr EvaluateBasis<float> evaluate_f32 = evaluate_basis<float>;
+constexpr EvaluateBasis<double> evaluate_f64 = evaluate_basis<double>;
+#endif
 
 } // namespace GRADNETS_ISA
 } // namespace gradnets

@@ -16,32 +16,57 @@ namespace gradnets {
     extern const Names basis_names, transform_names;                                                                   \
     extern const Kernels<float> kernels_f32;                                                                           \
     extern const Kernels<double> kernels_f64;                                                                          \
+    extern const Kernels<Bf16> kernels_bf16;                                                                           \
+    extern const Kernels<Half> kernels_f16;                                                                            \
+    extern const EvaluateBasis<float> evaluate_f32;                                                                    \
+    extern const EvaluateBasis<double> evaluate_f64;                                                                   \
     }
 #if defined(__x86_64__)
 GRADNETS_DECLARE(avx512)
 GRADNETS_DECLARE(avx2)
+#ifdef GRADNETS_HAS_AVX512_BF16
+namespace avx512_bf16 {
+extern const Kernels<Bf16> kernels_bf16;
+}
+#endif
 #endif
 GRADNETS_DECLARE(baseline)
 #undef GRADNETS_DECLARE
 
 namespace {
 
+#define GRADNETS_SET(isa, supported)                                                                                   \
+    InstructionSet {                                                                                                   \
+        #isa, supported, isa::basis_names, isa::transform_names, isa::kernels_f32, isa::kernels_f64,                   \
+            isa::kernels_bf16, isa::kernels_f16, isa::evaluate_f32, isa::evaluate_f64                                  \
+    }
+
+#if defined(__x86_64__)
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 std::vector<InstructionSet> known_instruction_sets() {
     std::vector<InstructionSet> sets;
 #if defined(__x86_64__)
-    sets.push_back({"avx512",
-                    [] {
-                        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-                    },
-                    avx512::basis_names, avx512::transform_names, avx512::kernels_f32, avx512::kernels_f64});
-    sets.push_back({"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-                    avx2::basis_names, avx2::transform_names, avx2::kernels_f32, avx2::kernels_f64});
+    const InstructionSet avx512 = GRADNETS_SET(avx512, has_avx512);
+#ifdef GRADNETS_HAS_AVX512_BF16
+    InstructionSet with_bf16 = avx512;
+    with_bf16.name = "avx512_bf16";
+    with_bf16.supported = [] { return has_avx512() && bool(__builtin_cpu_supports("avx512bf16")); };
+    with_bf16.bf16 = avx512_bf16::kernels_bf16;
+    sets.push_back(with_bf16);
 #endif
-    sets.push_back({"baseline", [] { return true; }, baseline::basis_names, baseline::transform_names,
-                    baseline::kernels_f32, baseline::kernels_f64});
+    sets.push_back(avx512);
+    sets.push_back(
+        GRADNETS_SET(avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }));
+#endif
+    sets.push_back(GRADNETS_SET(baseline, [] { return true; }));
     return sets;
 }
+#undef GRADNETS_SET
 
 } // namespace
 

@@ -64,9 +64,31 @@ template <class V> inline V v_copysign(V magnitude, V sign_source) {
     return (V)(((I)magnitude & ~sign) | ((I)sign_source & sign));
 }
 
+// The first `valid` lanes from memory, zeros in the others.
+template <class T> inline typename Simd<T>::Vector load_part(const T *p, int64_t valid) {
+    typename Simd<T>::Vector v = {};
+    __builtin_memcpy(&v, p, size_t(valid) * sizeof(T));
+    return v;
+}
+
+// Sums halves onto each other: the same tree on every machine of one vector width.
+template <class T, int lanes = Simd<T>::lanes> inline T horizontal_sum_of(const T *p) {
+    if constexpr (lanes == 1) {
+        return p[0];
+    } else {
+        typedef T Part __attribute__((vector_size(lanes / 2 * sizeof(T))));
+        Part low, high;
+        __builtin_memcpy(&low, p, sizeof(Part));
+        __builtin_memcpy(&high, p + lanes / 2, sizeof(Part));
+        low += high;
+        T sums[lanes / 2];
+        __builtin_memcpy(sums, &low, sizeof(Part));
+        return horizontal_sum_of<T, lanes / 2>(sums);
+    }
+}
+
 template <class T> inline T horizontal_sum(typename Simd<T>::Vector v) {
-    T total = 0;
-    for (int i = 0; i < Simd<T>::lanes; ++i)
-        total += v[i];
-    return total;
+    T values[Simd<T>::lanes];
+    __builtin_memcpy(values, &v, sizeof(v));
+    return horizontal_sum_of<T>(values);
 }

@@ -1,31 +1,35 @@
-// Scratch memory for one call, and the loop over tasks.  Included once per instruction set.
+// Scratch memory for one call, the loop over tasks, and how a problem is cut into them.
 
-// A block carved into 64-byte aligned pieces.  `measure` first, then `allocate`, then `take` the same pieces.
-template <class T> class Workspace {
+// Offsets of 64-byte aligned pieces in a block of memory.
+class Layout {
   public:
-    static int64_t padded(int64_t count) { return round_up(count, 64 / int64_t(sizeof(T))); }
+    template <class T> int64_t add(int64_t count) {
+        const int64_t offset = bytes_;
+        bytes_ += round_up(count * int64_t(sizeof(T)), 64);
+        return offset;
+    }
+    int64_t bytes() const { return bytes_; }
 
-    explicit Workspace(int64_t count)
-        : memory_(static_cast<T *>(workspace_allocate(size_t(count) * sizeof(T)))), next_(memory_) {}
+  private:
+    int64_t bytes_ = 0;
+};
+
+class Workspace {
+  public:
+    explicit Workspace(int64_t bytes) : memory_(static_cast<char *>(workspace_allocate(size_t(bytes)))) {}
     ~Workspace() { workspace_free(memory_); }
     Workspace(const Workspace &) = delete;
     Workspace &operator=(const Workspace &) = delete;
 
     bool ok() const { return memory_ != nullptr; }
-
-    T *take(int64_t count) {
-        T *piece = next_;
-        next_ += padded(count);
-        return piece;
-    }
+    char *at(int64_t offset) const { return memory_ + offset; }
 
   private:
-    T *memory_;
-    T *next_;
+    char *memory_;
 };
 
-template <class T> inline void fill_zero(T *p, int64_t count) {
-    __builtin_memset(p, 0, size_t(count) * sizeof(T));
+template <class T> inline T *piece(char *memory, int64_t offset) {
+    return reinterpret_cast<T *>(memory + offset);
 }
 
 template <class F> inline void parallel(int threads, int64_t count, F &body) {
@@ -34,31 +38,48 @@ template <class F> inline void parallel(int threads, int64_t count, F &body) {
         &body);
 }
 
+// Waking a second thread costs about 7 µs: below this many floating-point operations it does not pay.
+static constexpr double kSerialFlops = 1.0e6;
+
+inline int threads_for(double flops, int threads, int64_t tasks) {
+    return flops < kSerialFlops ? 1 : int(larger(1, smaller(threads, tasks)));
+}
+
 // The batch is summed in at most this many chunks, each with its own copy of the weights' gradient: 16, but fewer where
 // the copies would exceed 16 Mi values.
 inline int64_t most_chunks(int64_t weights) {
     return larger(2, smaller(16, (int64_t(1) << 24) / larger(1, weights)));
 }
 
-// How a batch is cut.  Everything depends on the shape alone, never on the thread count: so do all rounding errors.
-struct BatchPlan {
-    int64_t tile, tiles, chunks;
+// How batch and neurons are cut.  Everything depends on the shape alone, never on the thread count, and what decides
+// the order of a row's sums (block, groups) not on the batch either: so do all rounding errors.
+struct Plan {
+    int64_t rows, tiles, row_chunks; // rows of a tile; tiles of the batch; chunks of tiles
+    int64_t block, blocks, groups;   // neurons of a block; blocks; groups of blocks, whose sums are added in order
+    bool split;                      // whether the groups are tasks of their own
 
-    BatchPlan(int64_t batch, int64_t d, int64_t h, int64_t multiple) {
-        const int64_t most = round_up(d > 512 ? 66 : 96, multiple);
-        const int64_t count = larger(1, (batch + most - 1) / most);
-        tile = round_up(larger(1, (batch + count - 1) / count), multiple);
-        tiles = (batch + tile - 1) / tile;
-        chunks = smaller(tiles, most_chunks(h * d));
-    }
-    int64_t first_tile(int64_t chunk) const { return chunk * tiles / chunks; }
+    int64_t first_tile(int64_t chunk) const { return chunk * tiles / row_chunks; }
+    int64_t first_block(int64_t group) const { return group * blocks / groups; }
+    int64_t tasks() const { return row_chunks * (split ? groups : 1); }
 };
 
-// Waking a second thread costs about 7 µs: below this many floating-point operations it does not pay.
-static constexpr double kSerialFlops = 1.5e6;
+static constexpr int64_t kMostGroups = 4;
 
-inline int threads_for(double flops, int threads, int64_t tasks) {
-    return flops < kSerialFlops ? 1 : int(larger(1, smaller(threads, tasks)));
+inline Plan make_plan(int64_t batch, int64_t weights, int64_t hidden, int64_t block, int64_t most_rows,
+                      int64_t row_multiple, double flops) {
+    Plan plan;
+    const int64_t count = larger(1, (batch + most_rows - 1) / most_rows);
+    plan.rows = round_up(larger(1, (batch + count - 1) / count), row_multiple);
+    plan.tiles = (batch + plan.rows - 1) / plan.rows;
+    plan.block = smaller(block, hidden);
+    plan.blocks = (hidden + block - 1) / block;
+    plan.groups = smaller(kMostGroups, plan.blocks);
+    // Few tiles: the neurons are shared out too, and then fewer copies of the weights' gradient are needed.
+    plan.split = flops > 4 * kSerialFlops && plan.groups > 1 && plan.tiles < 16;
+    plan.row_chunks = smaller(plan.tiles, plan.split ? (plan.tiles <= 2 ? 1 : 4) : most_chunks(weights));
+    if (flops <= kSerialFlops)
+        plan.row_chunks = 1;
+    return plan;
 }
 
 // out[i] = Σ_c partial[c][i] in ascending c.

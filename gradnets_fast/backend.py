@@ -23,7 +23,7 @@ _AUTOMATIC_ORDER = ("triton", "cpp", "reference")
 ENVIRONMENT_VARIABLE = "GRADNETS_FAST_BACKEND"
 
 CPP_OPERATORS = ("ridge", "softmax_modules", "transformed_modules")
-_CPP_DTYPES = (torch.float32, torch.float64)
+_CPP_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class _Requests(threading.local):
@@ -105,7 +105,7 @@ def why_not(backend: str, operator: str, device: str, dtype: torch.dtype) -> str
     if device != "cpu":
         return f"it runs on CPU tensors, and these are on {device}"
     if dtype not in _CPP_DTYPES:
-        return f"its dtypes are float32 and float64, not {dtype}"
+        return f"its dtypes are float32, float64, bfloat16 and float16, not {dtype}"
     from .ops import _cpp
 
     return _cpp.why_unavailable()

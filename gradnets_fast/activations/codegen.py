@@ -100,8 +100,8 @@ def print_cpp() -> str:
         "// Included by simd_math.h inside the namespace of one instruction set, once in each of them.",
         "",
     ]
-    for basis in TABLE.values():
-        lines.append(f"struct {basis.name}_basis {{")
+    for number, basis in enumerate(TABLE.values()):
+        lines += [f"struct {basis.name}_basis {{", f"    static constexpr int number = {number};"]
         for method, outputs in _OUTPUTS.items():
             lines += _cpp_method(method, outputs(basis))
         lines += ["};", ""]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,14 @@ from ..activations import TABLE, TRANSFORMS
 
 Gradients = tuple[Tensor | None, ...]
 
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
+_SUM_DTYPE = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+_SUM_DTYPE_IS_OWN = (torch.float32, torch.float64)
 _BASIS_NUMBER = {name: number for number, name in enumerate(TABLE)}
 _TRANSFORM_NUMBER = {name: number for number, name in enumerate(TRANSFORMS)}
 _NO_BASIS = -1
@@ -33,6 +42,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, str(error)
     if names != [*TABLE, *TRANSFORMS]:
         return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
+    extension.set_dtypes(*_SUFFIX)
     return extension, None
 
 
@@ -57,43 +67,78 @@ def describe(dtype: torch.dtype) -> str:
     return f"csrc, {_SUFFIX[dtype]}, {extension().instruction_set()} instructions, {torch.get_num_threads()} thread(s)"
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The tensor as kernels read it."""
+    if tensor is None or (tensor.dtype is dtype and tensor.is_contiguous() and not tensor.is_neg()):
+        return tensor
     # A lazily negated tensor, such as the imaginary part of a conjugate, is contiguous and yet must be copied.
-    return [None if t is None else t.detach().resolve_neg().contiguous() for t in tensors]
+    return tensor.detach().resolve_neg().to(dtype).contiguous()
 
 
-def _basis_numbers(config: str) -> list[int]:
+@lru_cache(maxsize=None)
+def basis_numbers(config: str) -> list[int]:
+    """The kernels' numbers of the basis functions that `config` names."""
     return [_BASIS_NUMBER[name] for name in config.split(",")]
 
 
-def _gradients_like(needs: tuple[bool, ...], *tensors: Tensor | None) -> list[Tensor | None]:
-    return [torch.empty_like(t) if need and t is not None else None for need, t in zip(needs, tensors)]
+def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Memory for the gradients that are needed, those of vectors in the dtype that kernels sum in."""
+    dtype = tensors[0].dtype  # type: ignore[union-attr]
+    if dtype in _SUM_DTYPE_IS_OWN:
+        return [
+            torch.empty_like(t, memory_format=torch.contiguous_format) if need and t is not None else None
+            for need, t in zip(needs, tensors)
+        ]
+    return [
+        torch.empty(t.shape, dtype=dtype if i < 2 else _SUM_DTYPE[dtype]) if need and t is not None else None
+        for i, (need, t) in enumerate(zip(needs, tensors))
+    ]
 
 
-def _no_rows(needs: tuple[bool, ...], *tensors: Tensor | None) -> Gradients:
-    return tuple(torch.zeros_like(t) if need and t is not None else None for need, t in zip(needs, tensors))
+def _like(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor | None]) -> Gradients:
+    """Each gradient in its tensor's dtype."""
+    return tuple(g if g is None or t is None or g.dtype is t.dtype else g.to(t.dtype) for g, t in zip(gradients, tensors))
+
+
+def _no_rows(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> Gradients:
+    return tuple(
+        torch.zeros_like(t, memory_format=torch.contiguous_format) if need and t is not None else None
+        for need, t in zip(needs, tensors)
+    )
+
+
+def _mended(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """x, W and parameters as kernels read them, for points of `dtype`."""
+    return [_dense(t, dtype if i < 2 else _SUM_DTYPE[dtype]) for i, t in enumerate(tensors)]
+
+
+def _ran(done: bool) -> None:
+    if not done:
+        raise AssertionError("gradnets_fast._C refused tensors that Python's checks let pass")
+
+
+def ridge_attempt(
+    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, bias: Tensor | None, config: str
+) -> Tensor | None:
+    """f(x), or None if the tensors are not such as kernels read: shapes, dtypes, strides, device."""
+    out = torch.empty_like(x)
+    done = extension().ridge(
+        *(basis_numbers(config), x, None, W, scale, shift, coef, bias),
+        *(None, out, None, None, None, None, None, torch.get_num_threads()),
+    )
+    return out if done else None
 
 
 def ridge_forward(
-    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, config: str
+    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, bias: Tensor | None, config: str
 ) -> Tensor:
     """f(x); the shapes of reference.ridge, config = basis names joined by commas."""
-    x, W, scale, shift, coef, bias = _contiguous(x, W, scale, shift, coef, bias)  # type: ignore[assignment]
-    out = torch.empty_like(x)
+    out = torch.empty(x.shape, dtype=x.dtype)
     if x.numel():
-        getattr(extension(), f"ridge_forward_{_SUFFIX[x.dtype]}")(
-            x.numel() // x.shape[-1],
-            x.shape[-1],
-            W.shape[0],
-            scale.shape[0],
-            _basis_numbers(config),
-            *map(_address, (scale, shift, coef, x, W, bias, out)),
-            torch.get_num_threads(),
-        )
+        mended = _mended((x, W, scale, shift, coef, bias), x.dtype)
+        nothing = (None,) * 5
+        numbers, threads = basis_numbers(config), torch.get_num_threads()
+        _ran(extension().ridge(numbers, mended[0], None, *mended[1:], None, out, *nothing, threads))
     return out
 
 
@@ -101,89 +146,82 @@ def ridge_backward(
     g: Tensor,
     x: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None,
     config: str,
     needs: tuple[bool, ...],
 ) -> Gradients:
     """The gradients of <g, f> for those of (x, W, scale, shift, coef, bias) that `needs` marks."""
-    inputs = _contiguous(x, W, scale, shift, coef, bias)
+    tensors = (x, W, scale, shift, coef, bias)
     if not x.numel():
-        return _no_rows(needs, *inputs)
-    g, x, W, scale, shift, coef = _contiguous(g, *inputs[:5])  # type: ignore[assignment]
-    gradients = _gradients_like(needs, *inputs)
-    getattr(extension(), f"ridge_backward_{_SUFFIX[x.dtype]}")(
-        x.numel() // x.shape[-1],
-        x.shape[-1],
-        W.shape[0],
-        scale.shape[0],
-        _basis_numbers(config),
-        *map(_address, (scale, shift, coef, g, x, W, *gradients)),
-        torch.get_num_threads(),
-    )
-    return tuple(gradients)
-
-
-def _modules_forward(
-    x: Tensor,
-    W: Tensor,
-    b: Tensor,
-    temperature: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    bias: Tensor | None,
-    basis: int,
-    transform: int,
-) -> Tensor:
-    x, W, *rest = _contiguous(x, W, b, temperature, positive, negative, bias)  # type: ignore[assignment]
-    out = torch.empty_like(x)
-    if x.numel():
-        getattr(extension(), f"modules_forward_{_SUFFIX[x.dtype]}")(
-            x.numel() // x.shape[-1],
-            x.shape[-1],
-            W.shape[1],
-            W.shape[0],
-            basis,
-            transform,
-            *map(_address, (W, *rest[:4], x, rest[4], out)),
-            torch.get_num_threads(),
+        return _no_rows(needs, tensors)
+    gradients = _gradients(needs, tensors)
+    mended = _mended(tensors, x.dtype)
+    numbers, threads = basis_numbers(config), torch.get_num_threads()
+    _ran(
+        extension().ridge(
+            *(numbers, mended[0], _dense(g, x.dtype), *mended[1:]), *(gradients[0], None, *gradients[1:], threads)
         )
+    )
+    return _like(gradients, tensors)
+
+
+_ModuleTensors = tuple[Tensor, Tensor, Tensor, "Tensor | None", Tensor, "Tensor | None", "Tensor | None"]
+"""x, W, b, temperature, positive, negative, bias."""
+
+
+def _modules_forward(tensors: _ModuleTensors, basis: int, transform: int) -> Tensor:
+    x = tensors[0]
+    out = torch.empty(x.shape, dtype=x.dtype)
+    if x.numel():
+        mended = _mended(tensors, x.dtype)
+        nothing = (None,) * 6
+        threads = torch.get_num_threads()
+        _ran(extension().modules(basis, transform, mended[0], None, *mended[1:], None, out, *nothing, threads))
     return out
 
 
+def _modules_attempt(tensors: _ModuleTensors, basis: int, transform: int) -> Tensor | None:
+    x, *parameters = tensors
+    out = torch.empty_like(x)
+    done = extension().modules(
+        *(basis, transform, x, None, *parameters),
+        *(None, out, None, None, None, None, None, None, torch.get_num_threads()),
+    )
+    return out if done else None
+
+
 def _modules_backward(
-    g: Tensor,
+    g: Tensor, tensors: _ModuleTensors, basis: int, transform: int, needs: tuple[bool, ...]
+) -> Gradients:
+    x = tensors[0]
+    if not x.numel():
+        return _no_rows(needs, tensors)
+    gradients = _gradients(needs, tensors)
+    mended = _mended(tensors, x.dtype)
+    _ran(
+        extension().modules(
+            *(basis, transform, mended[0], _dense(g, x.dtype), *mended[1:]),
+            *(gradients[0], None, *gradients[1:], torch.get_num_threads()),
+        )
+    )
+    return _like(gradients, tensors)
+
+
+def softmax_modules_attempt(
     x: Tensor,
     W: Tensor,
     b: Tensor,
-    temperature: Tensor | None,
+    temperature: Tensor,
     positive: Tensor,
     negative: Tensor | None,
     bias: Tensor | None,
-    basis: int,
-    transform: int,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    inputs = _contiguous(x, W, b, temperature, positive, negative, bias)
-    if not x.numel():
-        return _no_rows(needs, *inputs)
-    # The kernel always sums the shifts' gradients; the products for x and W are what it can leave out.
-    asked = (needs[0], needs[1], True, *needs[3:])
-    gradients = _gradients_like(asked, *inputs)
-    (g,) = _contiguous(g)  # type: ignore[assignment]
-    getattr(extension(), f"modules_backward_{_SUFFIX[x.dtype]}")(
-        x.numel() // x.shape[-1],
-        x.shape[-1],
-        W.shape[1],
-        W.shape[0],
-        basis,
-        transform,
-        *map(_address, (inputs[1], *inputs[2:6], g, inputs[0], *gradients)),
-        torch.get_num_threads(),
-    )
-    return tuple(gradient if need else None for need, gradient in zip(needs, gradients))
+    config: str,
+) -> Tensor | None:
+    """f(x), or None if the tensors are not such as kernels read."""
+    return _modules_attempt((x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0)
 
 
 def softmax_modules_forward(
@@ -197,7 +235,7 @@ def softmax_modules_forward(
     config: str,
 ) -> Tensor:
     """f(x); the shapes of reference.softmax_modules, config unused."""
-    return _modules_forward(x, W, b, temperature, positive, negative, bias, _NO_BASIS, 0)
+    return _modules_forward((x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0)
 
 
 def softmax_modules_backward(
@@ -213,7 +251,7 @@ def softmax_modules_backward(
     needs: tuple[bool, ...],
 ) -> Gradients:
     """The gradients of <g, f> for those of (x, W, b, temperature, positive, negative, bias) that `needs` marks."""
-    return _modules_backward(g, x, W, b, temperature, positive, negative, bias, _NO_BASIS, 0, needs)
+    return _modules_backward(g, (x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0, needs)
 
 
 def _transformed_numbers(config: str) -> tuple[int, int]:
@@ -221,11 +259,18 @@ def _transformed_numbers(config: str) -> tuple[int, int]:
     return _BASIS_NUMBER[basis], _TRANSFORM_NUMBER[transform]
 
 
+def transformed_modules_attempt(
+    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, config: str
+) -> Tensor | None:
+    """f(x), or None if the tensors are not such as kernels read."""
+    return _modules_attempt((x, W, b, None, weight, None, bias), *_transformed_numbers(config))
+
+
 def transformed_modules_forward(
     x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, config: str
 ) -> Tensor:
     """f(x); the shapes of reference.transformed_modules, config = "basis,transform"."""
-    return _modules_forward(x, W, b, None, weight, None, bias, *_transformed_numbers(config))
+    return _modules_forward((x, W, b, None, weight, None, bias), *_transformed_numbers(config))
 
 
 def transformed_modules_backward(
@@ -240,5 +285,7 @@ def transformed_modules_backward(
 ) -> Gradients:
     """The gradients of <g, f> for those of (x, W, b, weight, bias) that `needs` marks."""
     all_needs = (*needs[:3], False, needs[3], False, needs[4])
-    gradients = _modules_backward(g, x, W, b, None, weight, None, bias, *_transformed_numbers(config), all_needs)
+    gradients = _modules_backward(
+        g, (x, W, b, None, weight, None, bias), *_transformed_numbers(config), all_needs
+    )
     return (*gradients[:3], gradients[4], gradients[6])

@@ -36,6 +36,7 @@ softmax_modules = register(
         arguments=("x", "W", "b", "temperature", "positive", "negative?", "bias?"),
         reference=_softmax_reference,
         forward=_cpp.softmax_modules_forward,
+        attempt=_cpp.softmax_modules_attempt,
         backward=_cpp.softmax_modules_backward,
         hidden_width=_hidden_width,
     )
@@ -47,6 +48,7 @@ transformed_modules = register(
         arguments=("x", "W", "b", "weight", "bias?"),
         reference=_transformed_reference,
         forward=_cpp.transformed_modules_forward,
+        attempt=_cpp.transformed_modules_attempt,
         backward=_cpp.transformed_modules_backward,
         hidden_width=_hidden_width,
     )

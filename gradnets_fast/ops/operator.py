@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..errors import message
 
@@ -35,6 +36,7 @@ class Operator:
         arguments: its tensor arguments, x first; a trailing "?" marks one that may be None.
         reference: (*tensors, config) -> f in plain PyTorch.
         forward: the same by compiled kernels.
+        attempt: the same, but None where the tensors are not such as kernels read; it checks them in passing.
         backward: (g, *tensors, config, needs) -> the gradients of <g, f>, None where `needs` is False.
         hidden_width: (*tensors) -> hidden values per row, which bounds the chunks of the double backward.
 
@@ -45,6 +47,7 @@ class Operator:
     arguments: tuple[str, ...]
     reference: Callable[..., Tensor]
     forward: Callable[..., Tensor]
+    attempt: Callable[..., Tensor | None]
     backward: Callable[..., Gradients]
     hidden_width: Callable[..., int]
 
@@ -56,6 +59,8 @@ class Operator:
                 return self.reference(*tensors, config)
             compiled: Tensor = getattr(torch.ops.gradnets_fast, self.name)(*tensors, config)
             return compiled
+        if _nothing_but_numbers(tensors):
+            return self._eager(self.forward, tensors, config)
         # A compiled module under torch.func may fall back to running here, frame by frame: traced, the autograd
         # Functions below would lose tangents.
         prior = torch._C._dynamo.eval_frame.set_eval_frame(None)
@@ -64,6 +69,46 @@ class Operator:
         finally:
             torch._C._dynamo.eval_frame.set_eval_frame(prior)
         return result
+
+
+    def quickly(self, tensors: tuple[Tensor | None, ...], config: str) -> Tensor | None:
+        """f(x) where nothing about the call is out of the ordinary, without any other check; else None."""
+        if torch.compiler.is_compiling() or not _nothing_but_numbers(tensors):
+            return None
+        try:
+            return self._eager(self._attempt_or_refuse, tensors, config)
+        except _RefusedError:
+            return None
+
+    def _attempt_or_refuse(self, *arguments: Any) -> Tensor:
+        result = self.attempt(*arguments)
+        if result is None:
+            raise _RefusedError
+        return result
+
+    def _eager(self, kernel: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], config: str) -> Tensor:
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            result: Tensor = _Eager.apply(self, kernel, config, *tensors)  # type: ignore[no-untyped-call]
+            return result
+        return kernel(*tensors, config)
+
+
+class _RefusedError(Exception):
+    """The kernels cannot read the tensors as they are."""
+
+
+def _nothing_but_numbers(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether no transform, mode, subclass or tangent is about: then the shortest path through autograd serves."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and forward_ad._current_level < 0
+        and all(type(t) in _PLAIN_TYPES for t in tensors)
+    )
+
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
@@ -78,6 +123,28 @@ def _call_below_autograd(name: str, *arguments: Any) -> Any:
 
 def _none_for_empty(parts: Sequence[Tensor], tensors: Sequence[Tensor | None], needed: Sequence[bool]) -> Gradients:
     return tuple(p if need and t is not None else None for p, t, need in zip(parts, tensors, needed))
+
+
+class _Eager(torch.autograd.Function):
+    """`_Forward` without what torch.func needs, whose set-up costs more than a small network."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, operator: Operator, kernel: Callable[..., Tensor], config: str, *tensors: Tensor | None
+    ) -> Tensor:
+        ctx.operator, ctx.config = operator, config
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return kernel(*tensors, config)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+        tensors, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        if g is None:
+            return (None,) * (3 + len(tensors))
+        if torch.is_grad_enabled() or not _nothing_but_numbers((g, *tensors)):
+            return None, None, None, *_apply(_Backward, ctx.operator, ctx.config, needs, g, *tensors)
+        return None, None, None, *ctx.operator.backward(g, *tensors, ctx.config, needs)
 
 
 class _Forward(torch.autograd.Function):

@@ -25,6 +25,7 @@ ridge = register(
         arguments=("x", "W", "scale", "shift", "coef", "bias?"),
         reference=_reference,
         forward=_cpp.ridge_forward,
+        attempt=_cpp.ridge_attempt,
         backward=_cpp.ridge_backward,
         hidden_width=_hidden_width,
     )

@@ -1,0 +1,454 @@
+// What every network of these families is: rows times Wᵀ → something elementwise or rowwise on the hidden values, in
+// cache → times W.  With S = Σ_j s(u_j, a_j, p_j), u = x Wᵀ, a = g Wᵀ, p = v Wᵀ, and the tiles U = ∂s/∂u, A = ∂s/∂a,
+// P = ∂s/∂p:
+//     dx = U W,   dg = A W,   dv = P W,   dW = Uᵀx + Aᵀg + Pᵀv.
+// One pass over the batch, tile by tile; nothing of size batch × h in memory.
+
+// What the middle step gets for one tile: hidden values [rows, stride] of `width` columns (neurons, padded with zeros
+// to whole vectors), which it replaces by the derivatives of s.  Where g is absent and only dg is wanted, a is the
+// memory of u (or p, where there is a v).
+template <class T> struct HiddenTile {
+    T *u, *a, *p;
+    int64_t rows, stride, width;
+    int64_t first_row, first_neuron, neurons, block;
+    bool first_tile; // of its chunk: sums over the batch start here
+    T *sums;         // the chunk's sums over the batch, Middle::sums values, shared by its blocks
+    T *row_sums;     // [rows], to be added to, for scalars per row; or null
+    char *scratch;   // Middle::scratch bytes
+};
+
+template <class S> struct Pipeline {
+    using T = Sum<S>;
+    int64_t batch, d, hidden, block;
+    int64_t most_rows;
+    RowArguments<S> rows;
+    const S *W;
+    const T *bias;
+    S *dW;
+    T *dbias;
+    bool only_dg_from_u; // g absent: a is u's memory
+    bool fixed_block;    // the middle step needs all neurons of a block together
+    double flops;
+    int64_t sums, scratch;
+    int threads;
+};
+
+static constexpr int64_t kSmallBatch = 32;
+
+// Few rows that are long enough: nothing of W is packed.
+template <class T> inline bool reads_weights_in_place(int64_t batch, int64_t d) {
+    return batch <= kSmallBatch && d >= Tile<T>::lanes;
+}
+
+// The sizes and offsets of one run.
+template <class P, class S> struct PipelineLayout {
+    using T = Sum<S>;
+    using E = typename P::Element;
+    static constexpr int64_t lanes = Tile<T>::lanes, panel = Tile<T>::panel;
+    static constexpr bool same = is_same<S, T>;
+
+    Plan plan;
+    bool in_place, direct_rows, direct_weights, has[3], wants[3];
+    int64_t d_vectors, d_panels, stride, block_panels;
+    int64_t shared_bytes, worker_bytes;
+    int64_t transposed, straight, weight_sums, middle_sums, bias_sums, group_sums[3], group_results;
+    int64_t tile[3], left[3], right[3], rows_total[3], rows_group[3], copies[3], wide_W, W_tail, row_sum, results,
+        scratch;
+
+    explicit PipelineLayout(const Pipeline<S> &p) {
+        in_place = P::depth == 1 && reads_weights_in_place<T>(p.batch, p.d);
+        d_vectors = round_up(p.d, lanes);
+        d_panels = round_up(p.d, panel);
+        const int64_t fit = larger(lanes, round_up(6144 / p.d, lanes)); // 24 kB of W
+        const int64_t block = in_place && !p.fixed_block && fit < p.block ? fit : p.block;
+        plan = make_plan(p.batch, p.hidden * p.d, p.hidden, block, p.most_rows, Tile<T>::rows, p.flops);
+        stride = round_up(plan.block, panel);
+        block_panels = stride;
+        direct_rows = same && p.d % lanes == 0 && !plan.split;
+        direct_weights = same && p.d % lanes == 0 && plan.row_chunks == 1;
+        const bool present[] = {true, p.rows.g != nullptr, p.rows.v != nullptr};
+        const bool wanted[] = {p.rows.dx != nullptr, p.rows.dg != nullptr, p.rows.dv != nullptr};
+        for (int r = 0; r < 3; ++r) {
+            has[r] = present[r];
+            wants[r] = wanted[r];
+        }
+        lay_out_shared(p);
+        lay_out_worker(p);
+    }
+
+    bool wants_rows() const { return wants[0] || wants[1] || wants[2]; }
+
+    void lay_out_shared(const Pipeline<S> &p) {
+        Layout all;
+        transposed = straight = 0;
+        if (!in_place) {
+            transposed = all.add<E>(plan.blocks * block_panels * elements<P>(p.d));
+            if (wants_rows())
+                straight = all.add<E>(plan.blocks * elements<P>(plan.block) * d_panels);
+        }
+        weight_sums = p.dW && !direct_weights ? all.add<T>(plan.row_chunks * p.hidden * d_vectors) : 0;
+        middle_sums = all.add<T>(plan.row_chunks * p.sums);
+        bias_sums = all.add<T>(plan.row_chunks * p.d);
+        for (int r = 0; r < 3; ++r)
+            group_sums[r] = plan.split && wants[r] ? all.add<T>(plan.groups * p.batch * d_vectors) : 0;
+        group_results = plan.split && p.rows.result ? all.add<T>(plan.groups * p.batch) : 0;
+        shared_bytes = all.bytes();
+    }
+
+    void lay_out_worker(const Pipeline<S> &p) {
+        Layout mine;
+        const int64_t even_rows = round_up(plan.rows, 2);
+        for (int r = 0; r < 3; ++r) {
+            const bool used = has[r];
+            tile[r] = used ? mine.add<T>(plan.rows * stride) : 0;
+            left[r] = used && !is_same<E, S> ? mine.add<E>(plan.rows * elements<P>(p.d)) : 0;
+            right[r] = used && p.dW ? mine.add<E>(even_rows * d_panels) : 0;
+            rows_total[r] = wants[r] && !direct_rows ? mine.add<T>(plan.rows * d_vectors) : 0;
+            rows_group[r] = wants[r] && plan.groups > 1 && !plan.split ? mine.add<T>(plan.rows * d_vectors) : 0;
+            copies[r] = P::depth > 1 ? mine.add<E>(even_rows * stride) : 0;
+        }
+        wide_W = in_place && !same ? mine.add<T>(plan.block * p.d) : 0;
+        W_tail = in_place ? mine.add<T>(plan.block * panel) : 0;
+        row_sum = mine.add<T>(larger(p.d, plan.rows));
+        results = p.rows.result ? mine.add<T>(2 * plan.rows) : 0;
+        scratch = mine.add<char>(p.scratch);
+        worker_bytes = mine.bytes();
+    }
+};
+
+template <class T> inline void add_rows(const T *from, int64_t rows, int64_t from_row, int64_t d, T *to, int64_t to_row) {
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < d; ++j)
+            to[i * to_row + j] += from[i * from_row + j];
+}
+
+// One run: the tasks' bodies, and the sums after them.
+template <class P, class S, class Middle> class PipelineRun {
+    using T = Sum<S>;
+    using E = typename P::Element;
+    using L = PipelineLayout<P, S>;
+
+  public:
+    PipelineRun(const Pipeline<S> &problem, const Middle &middle) : p(problem), middle_(middle), l(problem) {
+        const S *in[] = {p.rows.x, p.rows.g, p.rows.v};
+        S *out[] = {p.rows.dx, p.rows.dg, p.rows.dv};
+        for (int r = 0; r < 3; ++r) {
+            in_[r] = in[r];
+            out_[r] = out[r];
+        }
+    }
+
+    bool run() {
+        const int threads = threads_for(p.flops, p.threads, l.plan.tasks());
+        Workspace workspace(l.shared_bytes + threads * l.worker_bytes);
+        if (!workspace.ok())
+            return false;
+        shared_ = workspace.at(0);
+        if (!l.in_place)
+            pack_weights(threads);
+        char *const workers = workspace.at(l.shared_bytes);
+        auto body = [&](int64_t task, int worker) {
+            const int64_t groups = l.plan.split ? l.plan.groups : 1;
+            chunk(task / groups, task % groups, workers + worker * l.worker_bytes);
+        };
+        parallel(threads, l.plan.tasks(), body);
+        finish(threads);
+        return true;
+    }
+
+  private:
+    struct Block {
+        int64_t number, first, neurons, width;
+    };
+    struct TileJob {
+        int64_t first, rows, chunk;
+        bool first_of_chunk;
+        char *mine;
+        const T *in[3]; // rows as they are read in place
+        Left<E> left[3];
+        Right<E> right[3];
+    };
+
+    void pack_weights(int threads) {
+        E *const transposed = piece<E>(shared_, l.transposed), *const straight = piece<E>(shared_, l.straight);
+        const int64_t depth = elements<P>(p.d), tall = elements<P>(l.plan.block);
+        auto body = [&](int64_t b, int) {
+            const int64_t first = b * l.plan.block, neurons = smaller(l.plan.block, p.hidden - first);
+            pack_transposed<P>(p.W + first * p.d, neurons, p.d, transposed + b * l.block_panels * depth);
+            if (l.wants_rows())
+                pack_rows<P>(p.W + first * p.d, neurons, p.d, straight + b * tall * l.d_panels);
+        };
+        parallel(threads_for(16.0 * p.hidden * p.d, threads, l.plan.blocks), l.plan.blocks, body);
+    }
+
+    void chunk(int64_t number, int64_t group, char *mine) {
+        for (int64_t t = l.plan.first_tile(number); t < l.plan.first_tile(number + 1); ++t) {
+            TileJob job{};
+            job.first = t * l.plan.rows;
+            job.rows = smaller(l.plan.rows, p.batch - job.first);
+            job.chunk = number;
+            job.first_of_chunk = t == l.plan.first_tile(number);
+            job.mine = mine;
+            prepare_rows(job);
+            if (p.dbias && group == 0)
+                add_bias_sums(job);
+            if (l.plan.split) {
+                run_group(job, group, true);
+            } else {
+                for (int64_t g = 0; g < l.plan.groups; ++g)
+                    run_group(job, g, false);
+                finish_tile(job);
+            }
+        }
+    }
+
+    void prepare_rows(TileJob &job) {
+        for (int r = 0; r < 3; ++r) {
+            if (!l.has[r])
+                continue;
+            const S *const in = in_[r] + job.first * p.d;
+            job.left[r] = left_rows<P>(in, job.rows, p.d, piece<E>(job.mine, l.left[r]));
+            if constexpr (P::depth == 1)
+                job.in[r] = job.left[r].data;
+            if (!p.dW)
+                continue;
+            E *const memory = piece<E>(job.mine, l.right[r]);
+            if constexpr (P::depth == 1) {
+                if (l.in_place) {
+                    job.right[r] = in_place(job.in[r], job.rows, memory);
+                    continue;
+                }
+            }
+            pack_rows<P>(in, job.rows, p.d, memory);
+            job.right[r] = {memory, L::panel, elements<P>(job.rows) * L::panel};
+        }
+    }
+
+    // Rows [count, d] as a right factor where they lie, but for the last panel, which is copied if it is not of whole
+    // vectors.
+    Right<T> in_place(const T *data, int64_t count, T *memory) const {
+        Right<T> right{data, p.d, L::panel};
+        if (p.d % L::lanes == 0)
+            return right;
+        const int64_t first = p.d / L::panel * L::panel, width = p.d - first;
+        for (int64_t i = 0; i < count; ++i) {
+            __builtin_memcpy(memory + i * L::panel, data + i * p.d + first, size_t(width) * sizeof(T));
+            fill_zero(memory + i * L::panel + width, L::panel - width);
+        }
+        right.tail = memory;
+        right.tail_row = L::panel;
+        return right;
+    }
+
+    void add_bias_sums(const TileJob &job) {
+        T *const here = piece<T>(job.mine, l.row_sum), *const total = piece<T>(shared_, l.bias_sums) + job.chunk * p.d;
+        fill_zero(here, p.d);
+        const S *const g = p.rows.g + job.first * p.d;
+        for (int64_t i = 0; i < job.rows; ++i)
+            for (int64_t j = 0; j < p.d; ++j)
+                here[j] += widen(g[i * p.d + j]);
+        for (int64_t j = 0; j < p.d; ++j)
+            total[j] = job.first_of_chunk ? here[j] : total[j] + here[j];
+    }
+
+    // Where the rows' gradients of one group are summed, and the distance of those rows.
+    T *group_target(const TileJob &job, int r, int64_t group, bool split, int64_t &row) const {
+        row = l.d_vectors;
+        if (split)
+            return piece<T>(shared_, l.group_sums[r]) + (group * p.batch + job.first) * l.d_vectors;
+        if (group > 0)
+            return piece<T>(job.mine, l.rows_group[r]);
+        return tile_target(job, r, row);
+    }
+
+    T *tile_target(const TileJob &job, int r, int64_t &row) const {
+        if constexpr (L::same)
+            if (l.direct_rows) {
+                row = p.d;
+                return out_[r] + job.first * p.d;
+            }
+        row = l.d_vectors;
+        return piece<T>(job.mine, l.rows_total[r]);
+    }
+
+    void run_group(const TileJob &job, int64_t group, bool split) {
+        T *targets[3] = {}, *results = nullptr;
+        int64_t target_row[3] = {};
+        for (int r = 0; r < 3; ++r)
+            if (l.wants[r])
+                targets[r] = group_target(job, r, group, split, target_row[r]);
+        if (p.rows.result) {
+            results = split ? piece<T>(shared_, l.group_results) + group * p.batch + job.first
+                            : piece<T>(job.mine, l.results) + (group > 0 ? l.plan.rows : 0);
+            fill_zero(results, job.rows);
+        }
+        const int64_t begin = l.plan.first_block(group), end = l.plan.first_block(group + 1);
+        for (int64_t b = begin; b < end; ++b)
+            run_block(job, b, b == begin, targets, target_row, results);
+        if (split || group == 0)
+            return;
+        for (int r = 0; r < 3; ++r) {
+            if (!l.wants[r])
+                continue;
+            int64_t row;
+            T *const total = tile_target(job, r, row);
+            add_rows(targets[r], job.rows, target_row[r], p.d, total, row);
+        }
+        if (p.rows.result)
+            add_rows(results, 1, 0, job.rows, piece<T>(job.mine, l.results), 0);
+    }
+
+    void run_block(const TileJob &job, int64_t b, bool first_of_group, T *const *targets, const int64_t *target_row,
+                   T *results) {
+        Block block{b, b * l.plan.block, 0, 0};
+        block.neurons = smaller(l.plan.block, p.hidden - block.first);
+        block.width = round_up(block.neurons, L::lanes);
+        T *tiles[3] = {};
+        for (int r = 0; r < 3; ++r)
+            tiles[r] = l.has[r] ? piece<T>(job.mine, l.tile[r]) : nullptr;
+        const T *W = nullptr; // in place
+        if constexpr (P::depth == 1)
+            if (l.in_place)
+                W = wide_weights(job, block);
+        for (int r = 0; r < 3; ++r)
+            if (l.has[r])
+                hidden_values(job, block, r, W, tiles[r]);
+        if (!l.has[1])
+            tiles[1] = p.only_dg_from_u ? tiles[0] : tiles[2];
+        HiddenTile<T> tile{tiles[0],    tiles[1],      tiles[2],           job.rows,
+                           l.stride,    block.width,   job.first,          block.first,
+                           block.neurons, b,           job.first_of_chunk, piece<T>(shared_, l.middle_sums) +
+                                                                                job.chunk * p.sums,
+                           results,     job.mine + l.scratch};
+        middle_(tile);
+        if (l.wants_rows())
+            row_gradients(job, block, W, tiles, !first_of_group, targets, target_row);
+        if (p.dW)
+            weight_gradient(job, block, tiles);
+    }
+
+    const T *wide_weights(const TileJob &job, const Block &block) const {
+        const S *const W = p.W + block.first * p.d;
+        if constexpr (L::same) {
+            return W;
+        } else {
+            T *const wide = piece<T>(job.mine, l.wide_W);
+            widen_row(W, block.neurons * p.d, wide);
+            return wide;
+        }
+    }
+
+    void hidden_values(const TileJob &job, const Block &block, int r, const T *W, T *tile) const {
+        if constexpr (P::depth == 1)
+            if (W != nullptr) {
+                multiply_dots(job.rows, block.neurons, p.d, job.in[r], p.d, W, p.d, tile, l.stride);
+                for (int64_t i = 0; i < job.rows; ++i)
+                    fill_zero(tile + i * l.stride + block.neurons, block.width - block.neurons);
+                return;
+            }
+        const int64_t depth = elements<P>(p.d);
+        const E *const packed = piece<E>(shared_, l.transposed) + block.number * l.block_panels * depth;
+        const Factors<E> factors{job.left[r], {packed, L::panel, depth * L::panel}};
+        multiply<P>(job.rows, block.width, depth, &factors, 1, tile, l.stride, false);
+    }
+
+    void row_gradients(const TileJob &job, const Block &block, const T *W, T *const *tiles, bool accumulate,
+                       T *const *targets, const int64_t *target_row) const {
+        const int64_t tall = elements<P>(block.neurons);
+        Right<E> right{};
+        if constexpr (P::depth == 1)
+            if (W != nullptr)
+                right = in_place(W, block.neurons, piece<T>(job.mine, l.W_tail));
+        if (right.data == nullptr)
+            right = {piece<E>(shared_, l.straight) + block.number * elements<P>(l.plan.block) * l.d_panels, L::panel,
+                     tall * L::panel};
+        for (int r = 0; r < 3; ++r) {
+            if (!l.wants[r])
+                continue;
+            const Left<E> left =
+                left_tile<P>(tiles[r], job.rows, block.width, l.stride, piece<E>(job.mine, l.copies[r]));
+            const Factors<E> factors{left, right};
+            multiply<P>(job.rows, p.d, tall, &factors, 1, targets[r], target_row[r], accumulate);
+        }
+    }
+
+    void weight_gradient(const TileJob &job, const Block &block, T *const *tiles) const {
+        Factors<E> factors[3];
+        int count = 0;
+        for (int r = 0; r < 3; ++r)
+            if (l.has[r])
+                factors[count++] = {left_tile_transposed<P>(tiles[r], job.rows, block.width, l.stride,
+                                                            piece<E>(job.mine, l.copies[r])),
+                                    job.right[r]};
+        T *sums = piece<T>(shared_, l.weight_sums) + (job.chunk * p.hidden + block.first) * l.d_vectors;
+        int64_t row = l.d_vectors;
+        if constexpr (L::same)
+            if (l.direct_weights) {
+                sums = p.dW + block.first * p.d;
+                row = p.d;
+            }
+        multiply<P>(block.neurons, p.d, elements<P>(job.rows), factors, count, sums, row, !job.first_of_chunk);
+    }
+
+    // Adds the bias to dg and brings every row gradient to where the caller wants it.
+    void finish_tile(const TileJob &job) const {
+        for (int r = 0; r < 3; ++r) {
+            if (!l.wants[r])
+                continue;
+            int64_t row;
+            T *const total = tile_target(job, r, row);
+            if (r == 1 && p.bias)
+                add_rows(p.bias, job.rows, 0, p.d, total, row);
+            if (!l.direct_rows)
+                for (int64_t i = 0; i < job.rows; ++i)
+                    narrow_row(total + i * row, p.d, out_[r] + (job.first + i) * p.d);
+        }
+        if (p.rows.result)
+            __builtin_memcpy(p.rows.result + job.first, piece<T>(job.mine, l.results), size_t(job.rows) * sizeof(T));
+    }
+
+    void finish(int threads) {
+        if (l.plan.split)
+            finish_groups(threads);
+        if (p.dW && !l.direct_weights) {
+            auto body = [&](int64_t j, int) {
+                T *const partial = piece<T>(shared_, l.weight_sums) + j * l.d_vectors;
+                reduce_partials(partial, l.plan.row_chunks, p.hidden * l.d_vectors, p.d, partial);
+                narrow_row(partial, p.d, p.dW + j * p.d);
+            };
+            parallel(threads_for(8.0 * l.plan.row_chunks * p.hidden * p.d, threads, p.hidden), p.hidden, body);
+        }
+        if (p.dbias)
+            reduce_partials(piece<T>(shared_, l.bias_sums), l.plan.row_chunks, p.d, p.d, p.dbias);
+        middle_.finish(piece<T>(shared_, l.middle_sums), l.plan.row_chunks, p.sums);
+    }
+
+    void finish_groups(int threads) {
+        for (int r = 0; r < 3; ++r) {
+            if (!l.wants[r])
+                continue;
+            auto body = [&](int64_t i, int) {
+                T *const sum = piece<T>(shared_, l.group_sums[r]) + i * l.d_vectors;
+                reduce_partials(sum, l.plan.groups, p.batch * l.d_vectors, p.d, sum);
+                if (r == 1 && p.bias)
+                    add_rows(p.bias, 1, 0, p.d, sum, 0);
+                narrow_row(sum, p.d, out_[r] + i * p.d);
+            };
+            parallel(threads_for(8.0 * l.plan.groups * p.batch * p.d, threads, p.batch), p.batch, body);
+        }
+        if (p.rows.result)
+            reduce_partials(piece<T>(shared_, l.group_results), l.plan.groups, p.batch, p.batch, p.rows.result);
+    }
+
+    const Pipeline<S> p;
+    Middle middle_;
+    const L l;
+    const S *in_[3];
+    S *out_[3];
+    char *shared_ = nullptr;
+};
+
+template <class P, class S, class Middle> inline bool run_pipeline(const Pipeline<S> &problem, const Middle &middle) {
+    PipelineRun<P, S, Middle> run(problem, middle);
+    return run.run();
+}
