@@ -21,10 +21,19 @@ _HOME = {
     "Explanation": "explanation",
     "explain": "explanation",
     "ridge": "functional",
+    "ridge_divergence": "functional",
+    "ridge_jacobian": "functional",
+    "ridge_jvp": "functional",
     "ridge_potential": "functional",
     "softmax_modules": "functional",
+    "softmax_modules_divergence": "functional",
+    "softmax_modules_jacobian": "functional",
+    "softmax_modules_jvp": "functional",
     "softmax_modules_potential": "functional",
     "transformed_modules": "functional",
+    "transformed_modules_divergence": "functional",
+    "transformed_modules_jacobian": "functional",
+    "transformed_modules_jvp": "functional",
     "transformed_modules_potential": "functional",
     "GradNetC": "nn",
     "GradNetM": "nn",
@@ -43,10 +52,19 @@ if TYPE_CHECKING:
     from .explanation import Explanation as Explanation
     from .explanation import explain as explain
     from .functional import ridge as ridge
+    from .functional import ridge_divergence as ridge_divergence
+    from .functional import ridge_jacobian as ridge_jacobian
+    from .functional import ridge_jvp as ridge_jvp
     from .functional import ridge_potential as ridge_potential
     from .functional import softmax_modules as softmax_modules
+    from .functional import softmax_modules_divergence as softmax_modules_divergence
+    from .functional import softmax_modules_jacobian as softmax_modules_jacobian
+    from .functional import softmax_modules_jvp as softmax_modules_jvp
     from .functional import softmax_modules_potential as softmax_modules_potential
     from .functional import transformed_modules as transformed_modules
+    from .functional import transformed_modules_divergence as transformed_modules_divergence
+    from .functional import transformed_modules_jacobian as transformed_modules_jacobian
+    from .functional import transformed_modules_jvp as transformed_modules_jvp
     from .functional import transformed_modules_potential as transformed_modules_potential
     from .nn import GradNetC as GradNetC
     from .nn import GradNetM as GradNetM

@@ -101,7 +101,7 @@ def check_like(
     if got.device != x.device:
         fix = f"move one of them, for example x.to({str(got.device)!r})"
         raise ValueError(message(where, argument, f"device {x.device} like x", got.device, fix))
-    vector_in_float32 = argument != "W" and got.dtype == torch.float32 and x.dtype in _HALF
+    vector_in_float32 = argument not in ("W", "v") and got.dtype == torch.float32 and x.dtype in _HALF
     if got.dtype != x.dtype and not vector_in_float32:
         fix = f"convert one of them, for example x.to({got.dtype})"
         raise TypeError(message(where, argument, f"dtype {x.dtype} like x", got.dtype, fix))

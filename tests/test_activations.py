@@ -154,6 +154,43 @@ def test_reference_agrees_with_the_definition(name: str) -> None:
 
 
 @each_basis
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_reference_derivatives_are_accurate_in_the_tails(name: str, dtype: torch.dtype) -> None:
+    """The formula of b', and autograd of it: relative accuracy beyond 1, absolute accuracy before."""
+    x = torch.tensor(POINTS, dtype=dtype, requires_grad=True)
+    first = reference.derivative(name, x)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    info = torch.finfo(dtype)
+    for which, got in (("first", first), ("second", second)):
+        for point, y in zip(POINTS, got.tolist()):
+            truth, condition = exact_and_condition(name, which, point)
+            scale = abs(truth) + condition + (1.0 if abs(point) <= 1 else 0.0)
+            assert abs(mpf(y) - truth) <= 16 * info.eps * scale + info.tiny, (which, point, y, truth)
+
+
+@each_basis
+def test_reference_derivatives_at_special_points(name: str) -> None:
+    """Torch's at the kinks, NaN at NaN, the limits far out where the formula has them, and never missing."""
+    x = torch.tensor([0.0, -0.0, 0.5, -0.5], dtype=torch.float64, requires_grad=True)
+    (torch_first,) = torch.autograd.grad(reference.value(name, x).sum(), x, create_graph=True)
+    first = reference.derivative(name, x)
+    torch.testing.assert_close(first, torch_first, rtol=1e-14, atol=1e-15)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    torch_second = torch.zeros_like(x)
+    if torch_first.requires_grad:
+        (torch_second,) = torch.autograd.grad(torch_first.sum(), x, materialize_grads=True)
+    torch.testing.assert_close(second, torch_second, rtol=1e-14, atol=1e-15)
+    assert reference.derivative(name, torch.tensor(math.nan)).isnan()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        far = torch.tensor([-1e4, 1e4], dtype=dtype, requires_grad=True)
+        slope = reference.derivative(name, far)
+        assert slope.dtype == dtype
+        assert torch.autograd.grad(slope.sum(), far)[0].isfinite().all()
+        limits = reference.derivative(name, far.detach().double())
+        torch.testing.assert_close(slope.double(), limits, rtol=0.02, atol=1e-6)
+
+
+@each_basis
 def test_flags(name: str) -> None:
     basis = TABLE[name]
     x = torch.cat([torch.linspace(-30, 30, 200_001, dtype=torch.float64), torch.tensor([-1e6, 1e6]).double()])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, jacrev, jvp, vmap
 
 import gradnets_fast
 from gradnets_fast.nn import GradNet
@@ -19,6 +20,8 @@ from oracle import assert_as_good_as_eager, outputs_and_gradients
 
 CASES = list(cases())
 BACKENDS = ("reference", "cpp")
+DERIVATIVE_BACKENDS = ("reference",)
+"""Where jvp, divergence and jacobian run."""
 POINTS = 23
 
 all_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
@@ -27,6 +30,12 @@ all_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 @pytest.fixture(params=BACKENDS)
 def _on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    with gradnets_fast.use_backend(request.param):
+        yield
+
+
+@pytest.fixture(params=DERIVATIVE_BACKENDS)
+def _derivatives_on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
     with gradnets_fast.use_backend(request.param):
         yield
 
@@ -191,3 +200,120 @@ def test_nan_stays_in_its_row(case: Case) -> None:
     assert f[4].isnan().any()
     others = [i for i in range(POINTS) if i != 4]
     assert torch.equal(f[others], expected[others])
+
+
+DERIVATIVES = ("jvp", "divergence", "jacobian")
+all_derivatives = pytest.mark.parametrize("name", DERIVATIVES)
+
+
+class _Derivative(torch.nn.Module):
+    """One of a network's derivatives as a module's forward, for functional_call."""
+
+    def __init__(self, net: GradNet, name: str) -> None:
+        super().__init__()
+        self.net, self.name = net, name
+
+    def forward(self, x: Tensor, v: Tensor) -> Tensor:
+        derivative: Callable[..., Tensor] = getattr(self.net, self.name)
+        return derivative(x, v) if self.name == "jvp" else derivative(x)
+
+
+def by_formula(net: GradNet, name: str) -> Callable[[list[Tensor]], Tensor]:
+    """(x, v, *parameters) -> the network's own derivative."""
+    module = _Derivative(net, name)
+    keys = [key for key, _ in module.named_parameters()]
+    return lambda values: functional_call(module, dict(zip(keys, values[2:])), (values[0], values[1]))
+
+
+def by_autograd(
+    function: Callable[[Mapping[str, Tensor], Tensor], Tensor], net: GradNet, name: str
+) -> Callable[..., Tensor]:
+    """(x, v, *parameters) -> the same, from autograd's Jacobian of function(parameters, x)."""
+    keys = [key for key, _ in net.named_parameters()]
+
+    def derivative(values: list[Tensor]) -> Tensor:
+        x, v, *parameters = values
+        jacobian = vmap(jacrev(lambda point: function(dict(zip(keys, parameters)), point)))(x)
+        if name == "jvp":
+            return (jacobian @ v.unsqueeze(-1)).squeeze(-1)
+        return jacobian if name == "jacobian" else jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    return derivative
+
+
+def leaves(net: GradNet, x: Tensor) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    v = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+    return [x, v, *(p.detach() for p in net.parameters())]
+
+
+@all_cases
+@pytest.mark.usefixtures("_derivatives_on_backend")
+def test_derivatives_are_those_of_the_network_and_agree_with_each_other(case: Case) -> None:
+    net, x = make(case)
+    x = torch.cat([x, 5 * x])
+    v = torch.randn_like(x)
+    jacobian = net.jacobian(x)
+    tolerance = 1e-13 * jacobian.abs().max().item() * v.abs().max().item()
+    assert tolerance > 0
+
+    def close(ours: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
+
+    close(jacobian, vmap(jacrev(net))(x))
+    close(jacobian, jacobian.mT)
+    close(net.jvp(x, v), jvp(net, (x,), (v,))[1])
+    close(net.jvp(x, v), (jacobian @ v.unsqueeze(-1)).squeeze(-1))
+    close(net.divergence(x), jacobian.diagonal(dim1=-2, dim2=-1).sum(-1))
+
+
+@all_cases
+@all_derivatives
+@pytest.mark.usefixtures("_derivatives_on_backend")
+def test_derivatives_and_their_gradients_match_the_reference_architecture(case: Case, name: str) -> None:
+    for dtype in (torch.float64, torch.float32):
+        net, x = make(case, dtype)
+        tensors = leaves(net, x)
+        eager = by_autograd(case.reference, net, name)
+        exact_tensors = [t.double() for t in tensors]
+        g = torch.randn_like(eager(tensors))
+        exact = outputs_and_gradients(eager, exact_tensors, g.double())
+        ours = outputs_and_gradients(by_formula(net, name), tensors, g)
+        assert_as_good_as_eager(ours, outputs_and_gradients(eager, tensors, g), exact)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.smooth], ids=lambda case: case.label)
+@all_derivatives
+@pytest.mark.usefixtures("_derivatives_on_backend")
+def test_gradcheck_of_derivatives(case: Case, name: str) -> None:
+    net, x = make(case)
+    function = by_formula(net, name)
+    inputs = [t.requires_grad_() for t in leaves(net, x[:3])]
+    size = function(inputs).abs().max().clamp(min=1.0).detach()
+    check = torch.autograd.gradcheck
+    assert check(lambda *values: function(list(values)) / size, inputs, fast_mode=True, atol=1e-6, rtol=1e-4)
+
+
+@all_cases
+@all_derivatives
+@pytest.mark.usefixtures("_derivatives_on_backend")
+def test_shapes_strides_and_nan_of_derivatives(case: Case, name: str) -> None:
+    net, x = make(case)
+    _, v, *_ = leaves(net, x)
+    function = _Derivative(net, name)
+    expected = function(x, v)
+    assert expected.shape == x.shape[:1] + {"jvp": (3,), "divergence": (), "jacobian": (3, 3)}[name]
+    close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12 * expected.abs().max().item())
+    close(function(x[5], v[5]), expected[5])
+    close(function(x[:22].view(2, 11, 3), v[:22].view(2, 11, 3)).reshape(expected[:22].shape), expected[:22])
+    strided = torch.empty(3, POINTS, dtype=x.dtype).T.copy_(x)
+    close(function(strided, v), expected)
+    empty = function(x[:0], v[:0])
+    assert empty.shape == expected[:0].shape
+    empty.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in net.parameters())
+    x[4, 1] = float("nan")
+    result = function(x, v)
+    assert result[4].isnan().any()
+    others = [i for i in range(POINTS) if i != 4]
+    assert torch.equal(result[others], expected[others])

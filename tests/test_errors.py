@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,14 +37,22 @@ def transformed_arguments(**changes: Any) -> dict[str, Any]:
     return {**{name: torch.ones(shape) for name, shape in shapes.items()}, **changes}
 
 
-OPERATORS = {
-    "ridge": (gf.ridge, ridge_arguments),
-    "ridge_potential": (gf.ridge_potential, ridge_arguments),
-    "softmax_modules": (gf.softmax_modules, softmax_arguments),
-    "softmax_modules_potential": (gf.softmax_modules_potential, softmax_arguments),
-    "transformed_modules": (gf.transformed_modules, transformed_arguments),
-    "transformed_modules_potential": (gf.transformed_modules_potential, transformed_arguments),
+FAMILIES = {
+    "ridge": ridge_arguments,
+    "softmax_modules": softmax_arguments,
+    "transformed_modules": transformed_arguments,
 }
+
+
+def jvp_arguments(arguments: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    return lambda **changes: {**arguments(v=torch.ones(4, D)), **changes}
+
+
+OPERATORS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., dict[str, Any]]]] = {}
+for family, arguments in FAMILIES.items():
+    for suffix in ("", "_potential", "_divergence", "_jacobian"):
+        OPERATORS[family + suffix] = (getattr(gf, family + suffix), arguments)
+    OPERATORS[f"{family}_jvp"] = (getattr(gf, f"{family}_jvp"), jvp_arguments(arguments))
 TENSORS = [
     (operator, name)
     for operator, (_, arguments) in OPERATORS.items()
@@ -108,13 +117,28 @@ def test_wrong_device(operator: str, name: str) -> None:
     assert "meta" in text
 
 
-def test_unknown_basis_and_transform() -> None:
-    assert "one of identity, tanh, sigmoid" in rejection("ridge", ValueError, basis="mish")
-    assert "at least one name" in rejection("ridge", ValueError, basis=[])
-    assert "a sequence of names, got 3" in rejection("ridge", TypeError, basis=3)
-    assert "'mish'" in rejection("transformed_modules", ValueError, basis="mish")
-    assert "half_square" in rejection("transformed_modules", ValueError, transform="cube")
-    assert "(L, K, h) = (2, 2, 5)" in rejection("ridge", ValueError, basis=["tanh", "sin"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_directions_must_have_the_shape_and_dtype_of_the_points(family: str) -> None:
+    jvp = f"{family}_jvp"
+    text = rejection(jvp, ValueError, v=torch.ones(D))
+    assert f": v: expected shape (…, d) of x = (4, {D}), got shape ({D},); " in text
+    assert ": v: " in rejection(jvp, ValueError, x=torch.ones(2, 4, D))
+    half = {name: t.bfloat16() for name, t in OPERATORS[jvp][1]().items() if isinstance(t, torch.Tensor)}
+    assert ": v: expected dtype torch.bfloat16 like x" in rejection(jvp, TypeError, **{**half, "v": torch.ones(4, D)})
+
+
+def test_every_operator_is_enumerated_here() -> None:
+    assert set(OPERATORS) == set(gf.functional.__all__)
+
+
+@pytest.mark.parametrize("suffix", ["", "_potential", "_jvp", "_divergence", "_jacobian"])
+def test_unknown_basis_and_transform(suffix: str) -> None:
+    assert "one of identity, tanh, sigmoid" in rejection("ridge" + suffix, ValueError, basis="mish")
+    assert "at least one name" in rejection("ridge" + suffix, ValueError, basis=[])
+    assert "a sequence of names, got 3" in rejection("ridge" + suffix, TypeError, basis=3)
+    assert "'mish'" in rejection("transformed_modules" + suffix, ValueError, basis="mish")
+    assert "half_square" in rejection("transformed_modules" + suffix, ValueError, transform="cube")
+    assert "(L, K, h) = (2, 2, 5)" in rejection("ridge" + suffix, ValueError, basis=["tanh", "sin"])
 
 
 @pytest.mark.parametrize(

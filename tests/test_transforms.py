@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -110,6 +112,38 @@ def test_compiles_without_graph_breaks_for_any_batch(name: str) -> None:
             torch.testing.assert_close(got, wanted)
     with gf.use_backend("reference"):
         torch.testing.assert_close(compiled(x), net(x))
+
+
+def derivatives(net: gf.nn.GradNet, x: Tensor) -> Tensor:
+    """J(x) x, tr J(x) and J(x) side by side."""
+    return torch.cat([net.jvp(x, x), net.divergence(x).unsqueeze(-1), net.jacobian(x).flatten(-2)], -1)
+
+
+@each_network
+def test_derivatives_under_transforms(name: str) -> None:
+    net, x = network(name)
+    expected = derivatives(net, x)
+    f = partial(derivatives, net)
+    torch.testing.assert_close(vmap(f)(x), expected)
+    torch.testing.assert_close(vmap(jacfwd(f))(x), vmap(jacrev(f))(x))
+    torch.testing.assert_close(vmap(jacfwd(jacrev(f)))(x), vmap(jacrev(jacrev(f)))(x))
+    torch.testing.assert_close(make_fx(f)(x)(2 * x), f(2 * x))
+
+
+@each_network
+def test_derivatives_compile_without_graph_breaks(name: str) -> None:
+    net, x = network(name)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda points: derivatives(net, points), fullgraph=True)
+    points = x.clone().requires_grad_()
+    expected, ours = derivatives(net, points), compiled(points)
+    torch.testing.assert_close(ours, expected)
+    tensors = [points, *net.parameters()]
+    for got, wanted in zip(
+        torch.autograd.grad(ours.square().sum(), tensors, materialize_grads=True),
+        torch.autograd.grad(expected.square().sum(), tensors, materialize_grads=True),
+    ):
+        torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import functional
 from ..errors import check_choice, check_positive, message
 
 LINEAR_PARTS = ("psd", "symmetric")
@@ -34,7 +35,15 @@ class LinearPart(nn.Module):
         """The linear part's gradient at x, (…, d)."""
         if self.kind == "psd":
             return x @ self.V.T @ self.V
-        return x @ ((self.S + self.S.T) / 2)
+        return x @ self.matrix()
+
+    def matrix(self) -> Tensor:
+        """VᵀV or (S + Sᵀ)/2, the linear part's Jacobian, (d, d)."""
+        return self.V.T @ self.V if self.kind == "psd" else (self.S + self.S.T) / 2
+
+    def trace(self) -> Tensor:
+        """The trace of `matrix`, in O(d²), ()."""
+        return self.V.square().sum() if self.kind == "psd" else self.S.diagonal().sum()
 
     def potential(self, x: Tensor) -> Tensor:
         """½ x·(linear part of x), (…,)."""
@@ -47,8 +56,10 @@ class LinearPart(nn.Module):
 class GradNet(nn.Module):
     """A network that is the gradient of a scalar potential.
 
+    A subclass names its family of functional operators and maps its parameters to their arguments.
+
     Attributes:
-        operator_name: the functional operator that `forward` calls.
+        operator_name: the functional operator that `forward` calls, whose name the other operators' names begin with.
         monotone: whether the potential is convex for every value of the parameters.
     """
 
@@ -56,9 +67,70 @@ class GradNet(nn.Module):
     monotone: bool = False
     linear: LinearPart | None
 
+    def _operator_arguments(self) -> dict[str, Any]:
+        """The arguments of the functional operators besides the points."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
+
+    def _operator(self, suffix: str, *points: Tensor) -> Tensor:
+        arguments = self._operator_arguments()
+        result: Tensor = getattr(functional, self.operator_name + suffix)(*points, **arguments)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x), (…, d)."""
+        f = self._operator("", x)
+        return f if self.linear is None else f + self.linear(x)
+
     def potential(self, x: Tensor) -> Tensor:
-        """The potential F with ∇F = forward, (…, d) → (…,)."""
-        raise NotImplementedError(f"{type(self).__name__} defines no potential")
+        """F(x) with ∇F = f, (…,): in closed form, or for cascades as `gradnets_fast.ridge_potential` says."""
+        F = self._operator("_potential", x)
+        return F if self.linear is None else F + self.linear.potential(x)
+
+    def jvp(self, x: Tensor, v: Tensor) -> Tensor:
+        """J(x) v, (…, d), for directions v of x's shape; J being symmetric, also the vector-Jacobian product.
+
+        Equivalent to:
+            torch.func.jvp(net, (x,), (v,))[1]
+
+        >>> import torch
+        >>> from gradnets_fast import mGradNetC
+        >>> net, x, v = mGradNetC(3, 2, 5), torch.randn(4, 2), torch.randn(4, 2)
+        >>> torch.allclose(net.jvp(x, v), torch.func.jvp(net, (x,), (v,))[1], atol=1e-5)
+        True
+        """
+        tangent = self._operator("_jvp", x, v)
+        return tangent if self.linear is None else tangent + self.linear(v)
+
+    def divergence(self, x: Tensor) -> Tensor:
+        """tr J(x), the Laplacian of the potential, (…,): exact, in O(h d) a point and module.
+
+        Equivalent to:
+            net.jacobian(x).diagonal(dim1=-2, dim2=-1).sum(-1)
+
+        >>> import torch
+        >>> from gradnets_fast import mGradNetM
+        >>> net, x = mGradNetM(2, 3, 5), torch.randn(4, 3)
+        >>> torch.allclose(net.divergence(x), net.jacobian(x).diagonal(dim1=-2, dim2=-1).sum(-1), atol=1e-5)
+        True
+        """
+        divergence = self._operator("_divergence", x)
+        return divergence if self.linear is None else divergence + self.linear.trace()
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """J(x), symmetric, (…, d, d); positive semidefinite when `monotone`.
+
+        Equivalent to, for x (B, d):
+            torch.func.vmap(torch.func.jacrev(net))(x)
+
+        >>> import torch
+        >>> from gradnets_fast import RidgeGradNet
+        >>> net, x = RidgeGradNet(3, 5, "gelu"), torch.randn(4, 3)
+        >>> torch.allclose(net.jacobian(x), torch.func.vmap(torch.func.jacrev(net))(x), atol=1e-5)
+        True
+        """
+        jacobian = self._operator("_jacobian", x)
+        # Autocast leaves (S + Sᵀ)/2 in float32.
+        return jacobian if self.linear is None else jacobian + self.linear.matrix().to(jacobian.dtype)
 
     def _set_linear(self, linear: str | None, in_dim: int, **factory: Any) -> None:
         where = type(self).__name__
@@ -70,12 +142,6 @@ class GradNet(nn.Module):
             fix = "a symmetric matrix need not be positive semidefinite"
             raise ValueError(message(where, "linear", "'psd' or None for a monotone network", repr(linear), fix))
         self.linear = LinearPart(linear, in_dim, **factory)
-
-    def _add_linear(self, f: Tensor, x: Tensor) -> Tensor:
-        return f if self.linear is None else f + self.linear(x)
-
-    def _add_linear_potential(self, potential: Tensor, x: Tensor) -> Tensor:
-        return potential if self.linear is None else potential + self.linear.potential(x)
 
 
 def check_sizes(where: str, **sizes: object) -> None:

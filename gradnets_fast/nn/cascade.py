@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from .. import functional
 from ..errors import message
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform, init_weights
@@ -34,7 +33,7 @@ class GradNetC(GradNet):
             GradNet_C does; only their checkpoints with learnable activations need it.
         device, dtype: of the parameters.
 
-    Shapes: x (…, d) → f(x) (…, d), potential (…,).
+    Shapes: x (…, d) → f(x) and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected, and the fix.
@@ -115,14 +114,6 @@ class GradNetC(GradNet):
             "bias": self.bias[L],
             "basis": self.spec.basis,
         }
-
-    def forward(self, x: Tensor) -> Tensor:
-        """f(x), (…, d)."""
-        return self._add_linear(functional.ridge(x, **self._operator_arguments()), x)
-
-    def potential(self, x: Tensor) -> Tensor:
-        """F(x) with ∇F = f and F(0) = 0, (…,); see `gradnets_fast.ridge_potential` for the quadrature."""
-        return self._add_linear_potential(functional.ridge_potential(x, **self._operator_arguments()), x)
 
     def extra_repr(self) -> str:
         sizes = f"num_layers={self.num_layers}, in_dim={self.in_dim}, embed_dim={self.embed_dim}"

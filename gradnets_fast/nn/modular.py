@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from .. import functional
 from ..activations import TRANSFORMS
 from ..errors import check_choice, message
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
@@ -62,7 +61,7 @@ class GradNetM(GradNet):
         linear: as in `GradNetC`.
         device, dtype: of the parameters.
 
-    Shapes: x (…, d) → f(x) (…, d), potential (…,).
+    Shapes: x (…, d) → f(x) and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected, and the fix.
@@ -129,17 +128,6 @@ class GradNetM(GradNet):
         weights = torch.stack([torch.stack([m.act.a for m in modules]), torch.stack([m.act.b for m in modules])])
         positive, negative = alpha * (F.softplus(weights) if self.monotone else weights)
         return {**shared, "temperature": temperature, "positive": positive, "negative": negative}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """f(x), (…, d)."""
-        function = functional.softmax_modules if self.transform is None else functional.transformed_modules
-        return self._add_linear(function(x, **self._operator_arguments()), x)
-
-    def potential(self, x: Tensor) -> Tensor:
-        """F(x) with ∇F = f, in closed form, (…,)."""
-        softmax = self.transform is None
-        function = functional.softmax_modules_potential if softmax else functional.transformed_modules_potential
-        return self._add_linear_potential(function(x, **self._operator_arguments()), x)
 
     def extra_repr(self) -> str:
         sizes = f"num_modules={self.num_modules}, in_dim={self.in_dim}, embed_dim={self.embed_dim}"

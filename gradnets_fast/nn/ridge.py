@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .. import functional
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform
 
@@ -25,7 +24,7 @@ class RidgeGradNet(GradNet):
         linear: as in `GradNetC`.
         device, dtype: of the parameters.
 
-    Shapes: x (…, d) → f(x) (…, d), potential (…,).
+    Shapes: x (…, d) → f(x) and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected, and the fix.
@@ -78,14 +77,6 @@ class RidgeGradNet(GradNet):
         coef = (ones if mixture is None else mixture).unsqueeze(0)
         shift = self.b.unsqueeze(0)
         return {"W": self.W, "scale": ones, "shift": shift, "coef": coef, "bias": self.bias, "basis": self.spec.basis}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """f(x), (…, d)."""
-        return self._add_linear(functional.ridge(x, **self._operator_arguments()), x)
-
-    def potential(self, x: Tensor) -> Tensor:
-        """F(x) with ∇F = f and F(0) = 0, in closed form, (…,)."""
-        return self._add_linear_potential(functional.ridge_potential(x, **self._operator_arguments()), x)
 
     def extra_repr(self) -> str:
         return f"in_dim={self.in_dim}, embed_dim={self.embed_dim}, activation={self.spec.label!r}"

@@ -1,4 +1,4 @@
-"""The basis functions as torch writes them, and their antiderivatives."""
+"""The basis functions as torch writes them, their antiderivatives and their derivatives."""
 
 from __future__ import annotations
 
@@ -74,9 +74,50 @@ ANTIDERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
 """Φ with Φ' = the value: Φ(0) = 0, but log 2 for sigmoid and π²/12 for softplus, which vanish at −∞."""
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1/(1 + e^{−x}), whose derivative by autograd keeps relative accuracy in both tails."""
+    # autograd's y(1 − y) cancels where y is near 1: there 1 − sigmoid(−x), whose y is near 0.
+    return torch.where(x < 0, torch.sigmoid(x), 1 - torch.sigmoid(-x))
+
+
+def sech_squared(x: Tensor) -> Tensor:
+    """tanh'(x) = 4 sigmoid(2x) sigmoid(−2x): 1 − tanh² would lose the tails, 1/cosh² overflow in its derivative."""
+    return 4 * sigmoid(2 * x) * sigmoid(-2 * x)
+
+
+def _gelu_derivative(x: Tensor) -> Tensor:
+    cdf = torch.erfc(-math.sqrt(0.5) * x) / 2
+    return cdf + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+# Piecewise constant ones go through x, so that autograd finds the derivative 0 rather than none, and NaN stays NaN.
+DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: torch.where(x.isnan(), x, 1.0),
+    "tanh": sech_squared,
+    "sigmoid": lambda x: sigmoid(x) * sigmoid(-x),
+    "softplus": sigmoid,
+    "relu": lambda x: torch.where(x > 0, 1.0, F.relu(x)),
+    "elu": lambda x: torch.where(x >= 0, 1.0, torch.exp(x.clamp(max=0))),
+    "silu": lambda x: sigmoid(x) * (1 + x * sigmoid(-x)),
+    "gelu": _gelu_derivative,
+    "sin": torch.cos,
+    # x² would overflow.
+    "arctan": lambda x: torch.hypot(x, torch.ones_like(x)).reciprocal().square(),
+    "softsign": lambda x: (1 + x.abs()).reciprocal().square(),
+    "erf": lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x),
+    "softshrink": lambda x: torch.where(x.abs() > 0.5, 1.0, F.softshrink(x)),
+}
+"""b', written so that autograd's derivative of it, b'', is accurate too; at kinks both are torch's."""
+
+
 def value(name: str, x: Tensor) -> Tensor:
     """The basis function `name`, elementwise."""
     return VALUES[name](x)
+
+
+def derivative(name: str, x: Tensor) -> Tensor:
+    """The derivative of the basis function `name`, elementwise."""
+    return DERIVATIVES[name](x)
 
 
 class _Antiderivative(torch.autograd.Function):

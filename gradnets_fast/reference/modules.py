@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .activations import antiderivative, value
+from .activations import antiderivative, derivative, sech_squared, sigmoid, value
+from .ridge import gram
 
 
 def softmax_modules(
@@ -28,6 +29,63 @@ def softmax_modules(
     return (f if bias is None else f + bias).to(x.dtype)
 
 
+def softmax_modules_jvp(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """J(x) v = Σ_m Σ_± τ_m p_m W_mᵀ[π ⊙ (a − π·a)], a = W_m v, with (p, π) = (p, softmax(z)), (q, softmax(−z))."""
+    tangent = torch.zeros_like(x)
+    for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
+        a = v @ W_m.T
+        centred = a - (pi * a).sum(-1, keepdim=True)
+        tangent = tangent + (weight * pi * centred).to(W.dtype) @ W_m
+    return tangent.to(x.dtype)
+
+
+def softmax_modules_divergence(
+    x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """tr J(x) = Σ_m Σ_± τ_m p_m [Σ_j π_j |w_mj|² − |W_mᵀπ|²], terms as in `softmax_modules_jvp`; returns (…,)."""
+    trace = torch.zeros_like(x[..., 0])
+    for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
+        mean = pi.to(W.dtype) @ W_m
+        trace = trace + weight * ((pi * W_m.square().sum(-1)).sum(-1) - mean.square().sum(-1))
+    return trace.to(x.dtype)
+
+
+def softmax_modules_jacobian(
+    x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """J(x) = Σ_m Σ_± τ_m p_m W_mᵀ(diag π − ππᵀ)W_m, terms as in `softmax_modules_jvp`; returns (…, d, d)."""
+    jacobian = x.new_zeros(*x.shape, x.shape[-1])
+    for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
+        mean = pi.to(W.dtype) @ W_m
+        jacobian = jacobian + weight * (gram(W_m, pi) - _outer(mean))
+    return jacobian.to(x.dtype)
+
+
+def _softmax_terms(
+    x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(W_m, τ_m p_m, softmax(z_m)) and (W_m, τ_m q_m, softmax(−z_m)) of each module: the terms of the Jacobian."""
+    for m in range(W.shape[0]):
+        z = temperature[m] * (x @ W[m].T + b[m])
+        yield W[m], temperature[m] * positive[m], torch.softmax(z, -1)
+        if negative is not None:
+            yield W[m], temperature[m] * negative[m], torch.softmax(-z, -1)
+
+
+def _outer(g: Tensor) -> Tensor:
+    """g gᵀ, (…, d) → (…, d, d)."""
+    return g.unsqueeze(-1) * g.unsqueeze(-2)
+
+
 def softmax_modules_potential(
     x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None, bias: Tensor | None
 ) -> Tensor:
@@ -42,19 +100,17 @@ def softmax_modules_potential(
     return (potential if bias is None else potential + x @ bias.to(x.dtype)).to(x.dtype)
 
 
-def _log_cosh(t: Tensor) -> Tensor:
-    return antiderivative("tanh", t)
+Scalar = Callable[[Tensor], Tensor]
 
-
-TRANSFORM_VALUES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "identity": (lambda t: t, torch.ones_like),
-    "half_square": (lambda t: t * t / 2, lambda t: t),
-    "softplus": (lambda t: F.softplus(t, threshold=40.0), torch.sigmoid),
-    "logcosh": (_log_cosh, torch.tanh),
-    "exp": (torch.exp, torch.exp),
-    "log": (torch.log, torch.reciprocal),
+TRANSFORM_VALUES: dict[str, tuple[Scalar, Scalar, Scalar]] = {
+    "identity": (lambda t: t, torch.ones_like, torch.zeros_like),
+    "half_square": (lambda t: t * t / 2, lambda t: t, torch.ones_like),
+    "softplus": (lambda t: F.softplus(t, threshold=40.0), torch.sigmoid, lambda t: sigmoid(t) * sigmoid(-t)),
+    "logcosh": (lambda t: antiderivative("tanh", t), torch.tanh, sech_squared),
+    "exp": (torch.exp, torch.exp, torch.exp),
+    "log": (torch.log, torch.reciprocal, lambda t: -t.reciprocal().square()),
 }
-"""ρ and ρ'."""
+"""ρ, ρ' and ρ''."""
 
 
 def transformed_modules(
@@ -70,6 +126,53 @@ def transformed_modules(
         slope = TRANSFORM_VALUES[transform][1](antiderivative(basis, z).sum(-1, keepdim=True))
         f = f + (weight[m] * slope * value(basis, z)).to(W.dtype) @ W[m]
     return (f if bias is None else f + bias).to(x.dtype)
+
+
+def transformed_modules_jvp(
+    x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+) -> Tensor:
+    """J(x) v = Σ_m a_m W_mᵀ[ρ''(F_m) (σ·W_m v) σ + ρ'(F_m) σ' ⊙ W_m v], σ = σ(z_m)."""
+    tangent = torch.zeros_like(x)
+    for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
+        s, a = value(basis, z), v @ W[m].T
+        hidden = second * (s * a).sum(-1, keepdim=True) * s + first * derivative(basis, z) * a
+        tangent = tangent + hidden.to(W.dtype) @ W[m]
+    return tangent.to(x.dtype)
+
+
+def transformed_modules_divergence(
+    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+) -> Tensor:
+    """tr J(x) = Σ_m a_m [ρ''(F_m) |∇F_m|² + ρ'(F_m) Σ_j σ'(z_mj) |w_mj|²], ∇F_m = W_mᵀσ(z_m); returns (…,)."""
+    trace = torch.zeros_like(x[..., 0])
+    for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
+        gradient = value(basis, z).to(W.dtype) @ W[m]
+        curvature = (derivative(basis, z) * W[m].square().sum(-1)).sum(-1)
+        trace = trace + second.squeeze(-1) * gradient.square().sum(-1) + first.squeeze(-1) * curvature
+    return trace.to(x.dtype)
+
+
+def transformed_modules_jacobian(
+    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+) -> Tensor:
+    """J(x) = Σ_m a_m [ρ''(F_m) ∇F_m∇F_mᵀ + ρ'(F_m) W_mᵀ diag(σ'(z_m)) W_m]; returns (…, d, d)."""
+    jacobian = x.new_zeros(*x.shape, x.shape[-1])
+    for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
+        gradient = value(basis, z).to(W.dtype) @ W[m]
+        curvature = gram(W[m], first * derivative(basis, z))
+        jacobian = jacobian + second.unsqueeze(-1) * _outer(gradient) + curvature
+    return jacobian.to(x.dtype)
+
+
+def _transformed_terms(
+    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, basis: str, transform: str
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """(m, z_m, a_m ρ'(F_m), a_m ρ''(F_m)) of each module; the last two (…, 1)."""
+    _, first, second = TRANSFORM_VALUES[transform]
+    for m in range(W.shape[0]):
+        z = x @ W[m].T + b[m]
+        total = antiderivative(basis, z).sum(-1, keepdim=True)
+        yield m, z, weight[m] * first(total), weight[m] * second(total)
 
 
 def transformed_modules_potential(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .activations import antiderivative, value
+from .activations import antiderivative, derivative, value
 
 QUADRATURE_PANELS = 8
 QUADRATURE_NODES = 16
@@ -35,10 +35,28 @@ def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequen
     """
     mixed = torch.zeros((), dtype=u.dtype, device=u.device)
     for layer in range(scale.shape[0]):
-        z = scale[layer] * u + shift[layer] + mixed
-        mixed = coef[layer, 0] * value(basis[0], z)
-        for k in range(1, len(basis)):
-            mixed = mixed + coef[layer, k] * value(basis[k], z)
+        mixed = _mix(value, coef[layer], basis, scale[layer] * u + shift[layer] + mixed)
+    return mixed
+
+
+def cascade_slope(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+    """φ'(u): z_0' = β_0, z_l' = β_l + Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}', φ' = Σ_k C_{L−1,k} b_k'(z_{L−1}) z_{L−1}'.
+
+    Shapes: as `cascade`.
+    """
+    z, slope = scale[0] * u + shift[0], scale[0]
+    for layer in range(1, scale.shape[0]):
+        below = coef[layer - 1]
+        slope = scale[layer] + _mix(derivative, below, basis, z) * slope
+        z = scale[layer] * u + shift[layer] + _mix(value, below, basis, z)
+    return _mix(derivative, coef[-1], basis, z) * slope
+
+
+def _mix(function: Callable[[str, Tensor], Tensor], coef: Tensor, basis: Sequence[str], z: Tensor) -> Tensor:
+    """Σ_k C_k b_k(z), or that of b_k'; coef C (K, h)."""
+    mixed = coef[0] * function(basis[0], z)
+    for k in range(1, len(basis)):
+        mixed = mixed + coef[k] * function(basis[k], z)
     return mixed
 
 
@@ -48,6 +66,42 @@ def ridge(
     """f(x) = φ(x Wᵀ) W + bias; x (…, d), W (h, d), bias (d,)."""
     f = cascade(x @ W.T, scale, shift, coef, basis).to(W.dtype) @ W
     return (f if bias is None else f + bias).to(x.dtype)
+
+
+def ridge_jvp(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    bias: Tensor | None,
+    basis: Sequence[str],
+) -> Tensor:
+    """J(x) v = (φ'(x Wᵀ) ⊙ v Wᵀ) W; v (…, d) like x."""
+    slope = cascade_slope(x @ W.T, scale, shift, coef, basis)
+    return ((slope * (v @ W.T)).to(W.dtype) @ W).to(x.dtype)
+
+
+def ridge_divergence(
+    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, basis: Sequence[str]
+) -> Tensor:
+    """tr J(x) = Σ_j φ_j'(u_j) |w_j|²; returns (…,)."""
+    slope = cascade_slope(x @ W.T, scale, shift, coef, basis)
+    return (slope * W.square().sum(-1)).sum(-1).to(x.dtype)
+
+
+def ridge_jacobian(
+    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, basis: Sequence[str]
+) -> Tensor:
+    """J(x) = Wᵀ diag(φ'(x Wᵀ)) W; returns (…, d, d)."""
+    slope = cascade_slope(x @ W.T, scale, shift, coef, basis)
+    return gram(W, slope).to(x.dtype)
+
+
+def gram(W: Tensor, weight: Tensor) -> Tensor:
+    """Wᵀ diag(weight) W; W (h, d), weight (…, h); returns (…, d, d)."""
+    return (W.T * weight.unsqueeze(-2)).to(W.dtype) @ W
 
 
 def ridge_potential(

@@ -1,0 +1,222 @@
+"""The ridge family: f(x) = φ(x Wᵀ) W + bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import backend as _backend
+from .. import reference
+from ._checks import checked_direction, checked_ridge
+
+
+def ridge(
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    bias: Tensor | None = None,
+    basis: str | Sequence[str] = "tanh",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Gradient network whose hidden units are functions of their own projection only: f(x) = φ(x Wᵀ) W + bias.
+
+    φ is a cascade: z_0 = β_0 u + s_0, z_l = β_l u + s_l + Σ_k C_{l−1,k} b_k(z_{l−1}), φ = Σ_k C_{L−1,k} b_k(z_{L−1}).
+
+    Equivalent to, for one layer and one basis function:
+        (coef[0, 0] * torch.tanh(scale[0] * (x @ W.T) + shift[0])) @ W + bias
+
+    Args:
+        x: points, (…, d).
+        W: one row per hidden unit, (h, d).
+        scale: β, (L, h).
+        shift: s, (L, h).
+        coef: C, (L, K, h).
+        bias: added to the result, (d,).
+        basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1.
+        backend: "reference", "cpp" or "triton"; by default the fastest that can.
+
+    Returns:
+        f(x), (…, d), in the dtype of x.  Differentiable twice in every tensor.
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype, device or shape, before any work.
+        BackendUnavailableError: a backend was named that cannot run the call.
+
+    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, GradNet-C.
+
+    >>> import torch
+    >>> x, W = torch.ones(5, 2), torch.eye(2)
+    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> y = ridge(x, W, scale=one, shift=zero, coef=one[None], basis="tanh")
+    >>> torch.allclose(y, torch.tanh(x))
+    True
+    """
+    x, W, names = checked_ridge("ridge", x, W, scale, shift, coef, bias, basis)
+    if _backend.select("ridge", x, backend) == "reference":
+        return reference.ridge(x, W, scale, shift, coef, bias, names)
+    from ..ops.ridge import ridge as operator
+
+    return operator(x, W, scale, shift, coef, bias, config=",".join(names))
+
+
+def ridge_potential(
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    bias: Tensor | None = None,
+    basis: str | Sequence[str] = "tanh",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Potential of `ridge`: the F with ∇F = f and F(0) = 0, namely F(x) = Σ_j ∫_0^{u_j} φ_j(t) dt + bias·x.
+
+    One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β; deeper cascades use Gauss–Legendre quadrature with
+    16 nodes in each of 8 equal panels of [0, u_j]: at rounding level while |β u_j| <= 16 for an analytic basis.
+
+    Equivalent to, for one layer of tanh with β = C = 1:
+        (log_cosh(x @ W.T + shift[0]) - log_cosh(shift[0])).sum(-1) + x @ bias
+
+    Args:
+        x, W, scale, shift, coef, bias, basis, backend: as in `ridge`.
+
+    Returns:
+        F(x), (…,), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, the potential whose gradient a GradNet is.
+
+    >>> import torch
+    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> float(ridge_potential(torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, one[None], basis="identity"))
+    12.5
+    """
+    x, W, names = checked_ridge("ridge_potential", x, W, scale, shift, coef, bias, basis)
+    _backend.select("ridge_potential", x, backend)
+    return reference.ridge_potential(x, W, scale, shift, coef, bias, names)
+
+
+def ridge_jvp(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    bias: Tensor | None = None,
+    basis: str | Sequence[str] = "tanh",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Jacobian-vector product of `ridge`: J(x) v = Wᵀ(φ'(u) ⊙ W v), u = W x.
+
+    J is symmetric, so that this is the vector-Jacobian product too.
+
+    Equivalent to, for one layer of tanh:
+        (1 - torch.tanh(scale[0] * (x @ W.T) + shift[0]) ** 2) * coef[0, 0] * scale[0] * (v @ W.T) @ W
+
+    Args:
+        x: points, (…, d).
+        v: directions, (…, d), of x's shape.
+        W, scale, shift, coef, bias, basis, backend: as in `ridge`; J does not depend on bias.
+
+    Returns:
+        J(x) v, (…, d), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-C.
+
+    >>> import torch
+    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> ridge_jvp(torch.zeros(2), torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, 2 * one[None]).tolist()
+    [6.0, 8.0]
+    """
+    x, W, names = checked_ridge("ridge_jvp", x, W, scale, shift, coef, bias, basis)
+    v = checked_direction("ridge_jvp", v, x)
+    _backend.select("ridge_jvp", x, backend)
+    return reference.ridge_jvp(x, v, W, scale, shift, coef, bias, names)
+
+
+def ridge_divergence(
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    bias: Tensor | None = None,
+    basis: str | Sequence[str] = "tanh",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Divergence of `ridge`, the Laplacian of its potential: tr J(x) = Σ_j φ_j'(u_j) |w_j|², exact, in O(h d) a point.
+
+    Equivalent to, for one layer of tanh:
+        slope = (1 - torch.tanh(scale[0] * (x @ W.T) + shift[0]) ** 2) * coef[0, 0] * scale[0]
+        slope @ W.square().sum(-1)
+
+    Args:
+        x, W, scale, shift, coef, bias, basis, backend: as in `ridge`; J does not depend on bias.
+
+    Returns:
+        tr J(x), (…,), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-C.
+
+    >>> import torch
+    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> ridge_divergence(torch.zeros(5, 2), torch.eye(2), one, zero, one[None]).tolist()
+    [2.0, 2.0, 2.0, 2.0, 2.0]
+    """
+    x, W, names = checked_ridge("ridge_divergence", x, W, scale, shift, coef, bias, basis)
+    _backend.select("ridge_divergence", x, backend)
+    return reference.ridge_divergence(x, W, scale, shift, coef, bias, names)
+
+
+def ridge_jacobian(
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    bias: Tensor | None = None,
+    basis: str | Sequence[str] = "tanh",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Jacobian of `ridge`: J(x) = Wᵀ diag(φ'(u)) W, symmetric, and positive semidefinite where φ' >= 0.
+
+    Equivalent to, for one layer of tanh:
+        slope = (1 - torch.tanh(scale[0] * (x @ W.T) + shift[0]) ** 2) * coef[0, 0] * scale[0]
+        W.T * slope.unsqueeze(-2) @ W
+
+    Args:
+        x, W, scale, shift, coef, bias, basis, backend: as in `ridge`; J does not depend on bias.
+
+    Returns:
+        J(x), (…, d, d), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-C.
+
+    >>> import torch
+    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> ridge_jacobian(torch.zeros(2), torch.eye(2), one, zero, one[None]).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    x, W, names = checked_ridge("ridge_jacobian", x, W, scale, shift, coef, bias, basis)
+    _backend.select("ridge_jacobian", x, backend)
+    return reference.ridge_jacobian(x, W, scale, shift, coef, bias, names)

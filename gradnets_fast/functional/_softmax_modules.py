@@ -1,0 +1,228 @@
+"""Sums of softmax modules: f(x) = Σ_m W_mᵀ[p_m softmax(z_m) − q_m softmax(−z_m)] + bias."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import backend as _backend
+from .. import reference
+from ._checks import checked_direction, checked_modules
+
+
+def softmax_modules(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Sum of softmax modules: f(x) = Σ_m W_mᵀ[p_m softmax(z_m) − q_m softmax(−z_m)] + bias, z_m = τ_m (W_m x + b_m).
+
+    Equivalent to, for one module:
+        z = temperature[0] * (x @ W[0].T + b[0])
+        (positive[0] * z.softmax(-1) - negative[0] * (-z).softmax(-1)) @ W[0] + bias
+
+    Args:
+        x: points, (…, d).
+        W: (M, h, d).
+        b: (M, h).
+        temperature: τ > 0, (M,).
+        positive: p, (M,).  Convex potential when p >= 0.
+        negative: q, (M,), or None for q = 0.  Convex potential when q >= 0.
+        bias: (d,).
+        backend: as in `ridge`.
+
+    Returns:
+        f(x), (…, d), in the dtype of x.  Differentiable twice in every tensor.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-M with (weighted) softmax modules.
+
+    >>> import torch
+    >>> y = softmax_modules(torch.zeros(1, 2), torch.eye(2)[None], torch.zeros(1, 2), torch.ones(1), torch.ones(1))
+    >>> y.tolist()
+    [[0.5, 0.5]]
+    """
+    x, W = checked_modules(
+        "softmax_modules", x, W, b, bias, temperature=temperature, positive=positive, negative=negative
+    )
+    if _backend.select("softmax_modules", x, backend) == "reference":
+        return reference.softmax_modules(x, W, b, temperature, positive, negative, bias)
+    from ..ops.modules import softmax_modules as operator
+
+    return operator(x, W, b, temperature, positive, negative, bias, config="")
+
+
+def softmax_modules_potential(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Potential of `softmax_modules`: F(x) = Σ_m [p_m LSE(z_m) + q_m LSE(−z_m)]/τ_m + bias·x.
+
+    Equivalent to, for one module:
+        z = temperature[0] * (x @ W[0].T + b[0])
+        (positive[0] * z.logsumexp(-1) + negative[0] * (-z).logsumexp(-1)) / temperature[0] + x @ bias
+
+    Args:
+        x, W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`.
+
+    Returns:
+        F(x), (…,), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-M.
+
+    >>> import torch
+    >>> W = torch.eye(2)[None]
+    >>> F = softmax_modules_potential(torch.zeros(2), W, torch.zeros(1, 2), torch.ones(1), torch.ones(1))
+    >>> round(F.item(), 4)  # log 2
+    0.6931
+    """
+    where = "softmax_modules_potential"
+    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    _backend.select(where, x, backend)
+    return reference.softmax_modules_potential(x, W, b, temperature, positive, negative, bias)
+
+
+def softmax_modules_jvp(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Jacobian-vector product of `softmax_modules`: Σ_m τ_m W_mᵀ[p_m Cov(π) + q_m Cov(ω)] W_m v.
+
+    Here Cov(π) a = π ⊙ (a − π·a), π = softmax(z_m), ω = softmax(−z_m).
+
+    Equivalent to, for one module without negative:
+        pi = (temperature[0] * (x @ W[0].T + b[0])).softmax(-1)
+        a = v @ W[0].T
+        temperature[0] * positive[0] * pi * (a - (pi * a).sum(-1, keepdim=True)) @ W[0]
+
+    Args:
+        x: points, (…, d).
+        v: directions, (…, d), of x's shape.
+        W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`; J does not depend on bias.
+
+    Returns:
+        J(x) v, (…, d), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-M.
+
+    >>> import torch
+    >>> W, one = torch.eye(2)[None], torch.ones(1)
+    >>> softmax_modules_jvp(torch.zeros(2), torch.tensor([4.0, 0.0]), W, torch.zeros(1, 2), one, one).tolist()
+    [1.0, -1.0]
+    """
+    where = "softmax_modules_jvp"
+    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    v = checked_direction(where, v, x)
+    _backend.select(where, x, backend)
+    return reference.softmax_modules_jvp(x, v, W, b, temperature, positive, negative, bias)
+
+
+def softmax_modules_divergence(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Divergence of `softmax_modules`, the Laplacian of its potential: tr J(x), exact, in O(M h d) a point.
+
+    tr J = Σ_m τ_m [p_m (Σ_j π_j |w_mj|² − |W_mᵀπ|²) + q_m (the same of ω)], π = softmax(z_m), ω = softmax(−z_m).
+
+    Equivalent to, for one module without negative:
+        pi = (temperature[0] * (x @ W[0].T + b[0])).softmax(-1)
+        temperature[0] * positive[0] * (pi @ W[0].square().sum(-1) - (pi @ W[0]).square().sum(-1))
+
+    Args:
+        x, W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`; J does not depend on bias.
+
+    Returns:
+        tr J(x), (…,), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-M.
+
+    >>> import torch
+    >>> W, one = torch.eye(2)[None], torch.ones(1)
+    >>> softmax_modules_divergence(torch.zeros(2), W, torch.zeros(1, 2), one, one).item()
+    0.5
+    """
+    where = "softmax_modules_divergence"
+    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    _backend.select(where, x, backend)
+    return reference.softmax_modules_divergence(x, W, b, temperature, positive, negative, bias)
+
+
+def softmax_modules_jacobian(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Jacobian of `softmax_modules`: Σ_m τ_m W_mᵀ[p_m (diag π − ππᵀ) + q_m (diag ω − ωωᵀ)] W_m, symmetric.
+
+    Here π = softmax(z_m), ω = softmax(−z_m).  Positive semidefinite where p, q >= 0.
+
+    Equivalent to, for one module without negative:
+        pi = (temperature[0] * (x @ W[0].T + b[0])).softmax(-1)
+        covariance = pi.diag_embed() - pi.unsqueeze(-1) * pi.unsqueeze(-2)
+        temperature[0] * positive[0] * (W[0].T @ covariance @ W[0])
+
+    Args:
+        x, W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`; J does not depend on bias.
+
+    Returns:
+        J(x), (…, d, d), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2404.07361, GradNet-M.
+
+    >>> import torch
+    >>> W, one = torch.eye(2)[None], torch.ones(1)
+    >>> softmax_modules_jacobian(torch.zeros(2), W, torch.zeros(1, 2), one, one).tolist()
+    [[0.25, -0.25], [-0.25, 0.25]]
+    """
+    where = "softmax_modules_jacobian"
+    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    _backend.select(where, x, backend)
+    return reference.softmax_modules_jacobian(x, W, b, temperature, positive, negative, bias)

@@ -1,0 +1,228 @@
+"""Sums of transformed modules: f(x) = Σ_m a_m ρ'(F_m) W_mᵀσ(z_m) + bias."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import backend as _backend
+from .. import reference
+from ._checks import checked_direction, checked_transformed
+
+
+def transformed_modules(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    basis: str = "tanh",
+    transform: str = "half_square",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Sum of transformed ridge sums: f(x) = Σ_m a_m ρ'(F_m) W_mᵀσ(z_m) + bias, z_m = W_m x + b_m, F_m = Σ_j Ψ(z_mj).
+
+    Equivalent to, for one module of tanh with ρ(t) = t²/2:
+        z = x @ W[0].T + b[0]
+        (weight[0] * log_cosh(z).sum(-1, keepdim=True) * torch.tanh(z)) @ W[0] + bias
+
+    Args:
+        x: points, (…, d).
+        W: (M, h, d).
+        b: (M, h).
+        weight: a, (M,).
+        bias: (d,).
+        basis: σ, a name of `gradnets_fast.activations.TABLE`; Ψ is its antiderivative there.
+        transform: ρ, a name of `gradnets_fast.activations.TRANSFORMS`.
+        backend: as in `ridge`.
+
+    Returns:
+        f(x), (…, d), in the dtype of x.  Differentiable twice in every tensor.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2301.10862, M-MGN (tanh, half_square); arXiv 2404.07361.
+
+    >>> import torch
+    >>> x, W = torch.tensor([[1.0]]), torch.ones(1, 1, 1)
+    >>> transformed_modules(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity", transform="half_square").item()
+    0.5
+    """
+    x, W = checked_transformed("transformed_modules", x, W, b, weight, bias, basis, transform)
+    if _backend.select("transformed_modules", x, backend) == "reference":
+        return reference.transformed_modules(x, W, b, weight, bias, basis, transform)
+    from ..ops.modules import transformed_modules as operator
+
+    return operator(x, W, b, weight, bias, config=f"{basis},{transform}")
+
+
+def transformed_modules_potential(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    basis: str = "tanh",
+    transform: str = "half_square",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Potential of `transformed_modules`: F(x) = Σ_m a_m ρ(Σ_j Ψ(z_mj)) + bias·x.
+
+    Equivalent to, for one module of tanh with ρ(t) = t²/2:
+        weight[0] * log_cosh(x @ W[0].T + b[0]).sum(-1) ** 2 / 2 + x @ bias
+
+    Args:
+        x, W, b, weight, bias, basis, transform, backend: as in `transformed_modules`.
+
+    Returns:
+        F(x), (…,), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2301.10862.
+
+    >>> import torch
+    >>> W = torch.ones(1, 1, 1)
+    >>> F = transformed_modules_potential(torch.tensor([2.0]), W, torch.zeros(1, 1), torch.ones(1), basis="identity")
+    >>> F.item()  # (2²/2)²/2
+    2.0
+    """
+    where = "transformed_modules_potential"
+    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
+    _backend.select(where, x, backend)
+    return reference.transformed_modules_potential(x, W, b, weight, bias, basis, transform)
+
+
+def transformed_modules_jvp(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    basis: str = "tanh",
+    transform: str = "half_square",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Jacobian-vector product of `transformed_modules`: J(x) v, J as in `transformed_modules_jacobian`.
+
+    J v = Σ_m a_m [ρ''(F_m) (∇F_m·v) ∇F_m + ρ'(F_m) W_mᵀ(σ'(z_m) ⊙ W_m v)], F_m = Σ_j Ψ(z_mj), ∇F_m = W_mᵀσ(z_m).
+
+    Equivalent to, for one module of tanh with ρ(t) = t²/2:
+        z, u = x @ W[0].T + b[0], v @ W[0].T
+        F, s = log_cosh(z).sum(-1, keepdim=True), torch.tanh(z)
+        weight[0] * ((s * u).sum(-1, keepdim=True) * s + F * (1 - s**2) * u) @ W[0]
+
+    Args:
+        x: points, (…, d).
+        v: directions, (…, d), of x's shape.
+        W, b, weight, bias, basis, transform, backend: as in `transformed_modules`; J does not depend on bias.
+
+    Returns:
+        J(x) v, (…, d), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2301.10862; arXiv 2404.07361.
+
+    >>> import torch
+    >>> x, W = torch.tensor([2.0]), torch.ones(1, 1, 1)
+    >>> v = torch.ones(1)
+    >>> transformed_modules_jvp(x, v, W, torch.zeros(1, 1), torch.ones(1), basis="identity").item()  # (x³/2)'
+    6.0
+    """
+    where = "transformed_modules_jvp"
+    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
+    v = checked_direction(where, v, x)
+    _backend.select(where, x, backend)
+    return reference.transformed_modules_jvp(x, v, W, b, weight, bias, basis, transform)
+
+
+def transformed_modules_divergence(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    basis: str = "tanh",
+    transform: str = "half_square",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Divergence of `transformed_modules`, the Laplacian of its potential: tr J(x), exact, in O(M h d) a point.
+
+    tr J = Σ_m a_m [ρ''(F_m) |∇F_m|² + ρ'(F_m) Σ_j σ'(z_mj) |w_mj|²], F_m = Σ_j Ψ(z_mj), ∇F_m = W_mᵀσ(z_m).
+
+    Equivalent to, for one module of tanh with ρ(t) = t²/2:
+        z = x @ W[0].T + b[0]
+        F, s = log_cosh(z).sum(-1), torch.tanh(z)
+        weight[0] * ((s @ W[0]).square().sum(-1) + F * ((1 - s**2) @ W[0].square().sum(-1)))
+
+    Args:
+        x, W, b, weight, bias, basis, transform, backend: as in `transformed_modules`; J does not depend on bias.
+
+    Returns:
+        tr J(x), (…,), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2301.10862; arXiv 2404.07361.
+
+    >>> import torch
+    >>> x, W = torch.tensor([2.0]), torch.ones(1, 1, 1)
+    >>> transformed_modules_divergence(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity").item()  # (x³/2)'
+    6.0
+    """
+    where = "transformed_modules_divergence"
+    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
+    _backend.select(where, x, backend)
+    return reference.transformed_modules_divergence(x, W, b, weight, bias, basis, transform)
+
+
+def transformed_modules_jacobian(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    basis: str = "tanh",
+    transform: str = "half_square",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Jacobian of `transformed_modules`: Σ_m a_m [ρ''(F_m) ∇F_m∇F_mᵀ + ρ'(F_m) W_mᵀ diag(σ'(z_m)) W_m], symmetric.
+
+    Here F_m = Σ_j Ψ(z_mj) and ∇F_m = W_mᵀσ(z_m).
+
+    Equivalent to, for one module of tanh with ρ(t) = t²/2:
+        z = x @ W[0].T + b[0]
+        F, s = log_cosh(z).sum(-1), torch.tanh(z)
+        g = s @ W[0]
+        weight[0] * (g[..., None] * g[..., None, :] + F[..., None, None] * (W[0].T * (1 - s**2)[..., None, :] @ W[0]))
+
+    Args:
+        x, W, b, weight, bias, basis, transform, backend: as in `transformed_modules`; J does not depend on bias.
+
+    Returns:
+        J(x), (…, d, d), in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `ridge`.
+
+    Source: arXiv 2301.10862; arXiv 2404.07361.
+
+    >>> import torch
+    >>> x, W = torch.tensor([2.0]), torch.ones(1, 1, 1)
+    >>> transformed_modules_jacobian(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity").tolist()  # (x³/2)'
+    [[6.0]]
+    """
+    where = "transformed_modules_jacobian"
+    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
+    _backend.select(where, x, backend)
+    return reference.transformed_modules_jacobian(x, W, b, weight, bias, basis, transform)
