@@ -30,33 +30,24 @@ struct tanh_basis {
     static inline void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
         const auto t1 = v_expm1(minimum(t0, broadcast<V>(1.0)));
-        out = select(t0 < broadcast<V>(1.0), v_log1p(minimum((t1 * t1) / (broadcast<V>(2.0) * (broadcast<V>(1.0) + t1)), broadcast<V>(1.0))), (t0 + v_log1p(v_exp(broadcast<V>(-2.0) * t0))) - broadcast<V>(0.6931471805599453));
+        out = select(t0 < broadcast<V>(1.0), v_log1p(minimum((t1 * t1) / (broadcast<V>(2.0) * (broadcast<V>(1.0) + t1)), broadcast<V>(1.0))), (t0 + v_log1p(v_exp_bounded(broadcast<V>(-2.0) * t0))) - broadcast<V>(0.6931471805599453));
     }
     template <class V>
     static inline void value(V x, V &out) {
-        const auto t0 = v_expm1(broadcast<V>(-2.0) * absolute(x));
-        out = v_copysign((-t0) / (broadcast<V>(2.0) + t0), x);
+        out = v_tanh(x);
     }
     template <class V>
     static inline void value_first(V x, V &value, V &first) {
-        const auto t0 = broadcast<V>(-2.0) * absolute(x);
-        const auto t1 = v_expm1(t0);
-        const auto t2 = v_exp(t0);
-        const auto t3 = broadcast<V>(1.0) + t2;
-        value = v_copysign((-t1) / (broadcast<V>(2.0) + t1), x);
-        first = (broadcast<V>(4.0) * t2) / (t3 * t3);
+        value = v_tanh(x);
+        first = v_sech_squared(x);
     }
     template <class V>
     static inline void value_first_second(V x, V &value, V &first, V &second) {
-        const auto t0 = broadcast<V>(-2.0) * absolute(x);
-        const auto t1 = v_expm1(t0);
-        const auto t2 = v_copysign((-t1) / (broadcast<V>(2.0) + t1), x);
-        const auto t3 = v_exp(t0);
-        const auto t4 = broadcast<V>(1.0) + t3;
-        const auto t5 = (broadcast<V>(4.0) * t3) / (t4 * t4);
-        value = t2;
-        first = t5;
-        second = (broadcast<V>(-2.0) * t2) * t5;
+        const auto t0 = v_tanh(x);
+        const auto t1 = v_sech_squared(x);
+        value = t0;
+        first = t1;
+        second = (broadcast<V>(-2.0) * t0) * t1;
     }
 };
 
@@ -64,30 +55,33 @@ struct sigmoid_basis {
     static constexpr int number = 2;
     template <class V>
     static inline void antiderivative(V x, V &out) {
-        out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp(-absolute(x)));
+        out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
     }
     template <class V>
     static inline void value(V x, V &out) {
-        const auto t0 = v_exp(-absolute(x));
-        out = select(x < broadcast<V>(0.0), t0, broadcast<V>(1.0)) / (broadcast<V>(1.0) + t0);
+        const auto t0 = v_exp_bounded(-absolute(x));
+        const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
+        out = select(x < broadcast<V>(0.0), t0 * t1, t1);
     }
     template <class V>
     static inline void value_first(V x, V &value, V &first) {
-        const auto t0 = v_exp(-absolute(x));
-        const auto t1 = broadcast<V>(1.0) + t0;
-        value = select(x < broadcast<V>(0.0), t0, broadcast<V>(1.0)) / t1;
-        first = t0 / (t1 * t1);
+        const auto t0 = v_exp_bounded(-absolute(x));
+        const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
+        const auto t2 = t0 * t1;
+        value = select(x < broadcast<V>(0.0), t2, t1);
+        first = t2 * t1;
     }
     template <class V>
     static inline void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = -absolute(x);
-        const auto t1 = v_exp(t0);
-        const auto t2 = broadcast<V>(1.0) + t1;
-        const auto t3 = t1 / (t2 * t2);
-        const auto t4 = v_expm1(t0);
-        value = select(x < broadcast<V>(0.0), t1, broadcast<V>(1.0)) / t2;
-        first = t3;
-        second = t3 * v_copysign(t4 / (broadcast<V>(2.0) + t4), -x);
+        const auto t1 = v_exp_bounded(t0);
+        const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
+        const auto t3 = t1 * t2;
+        const auto t4 = t3 * t2;
+        const auto t5 = v_expm1(t0);
+        value = select(x < broadcast<V>(0.0), t3, t2);
+        first = t4;
+        second = t4 * v_copysign(t5 / (broadcast<V>(2.0) + t5), -x);
     }
 };
 
@@ -95,28 +89,30 @@ struct softplus_basis {
     static constexpr int number = 3;
     template <class V>
     static inline void antiderivative(V x, V &out) {
-        const auto t0 = v_log1p(v_exp(-absolute(x)));
+        const auto t0 = v_log1p(v_exp_bounded(-absolute(x)));
         const auto t1 = t0 * t0;
         const auto t2 = (t0 * (broadcast<V>(1.0) + (broadcast<V>(0.25) * t0))) + ((t1 * t0) * polynomial<4>(t1, {0.027777777777777776, -0.0002777777777777778, 4.72411186696901e-06, -9.185773074661964e-08, 1.8978869988971e-09, -4.0647616451442256e-11, 8.921691020456452e-13, -1.9939295860721074e-14, 4.518980029619918e-16, -1.0356517612181247e-17}));
         out = select(x > broadcast<V>(0.0), (broadcast<V>(0.5) * (x * x)) + (broadcast<V>(1.6449340668482264) - t2), t2);
     }
     template <class V>
     static inline void value(V x, V &out) {
-        out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp(-absolute(x)));
+        out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
     }
     template <class V>
     static inline void value_first(V x, V &value, V &first) {
-        const auto t0 = v_exp(-absolute(x));
+        const auto t0 = v_exp_bounded(-absolute(x));
+        const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
         value = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(t0);
-        first = select(x < broadcast<V>(0.0), t0, broadcast<V>(1.0)) / (broadcast<V>(1.0) + t0);
+        first = select(x < broadcast<V>(0.0), t0 * t1, t1);
     }
     template <class V>
     static inline void value_first_second(V x, V &value, V &first, V &second) {
-        const auto t0 = v_exp(-absolute(x));
-        const auto t1 = broadcast<V>(1.0) + t0;
+        const auto t0 = v_exp_bounded(-absolute(x));
+        const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
+        const auto t2 = t0 * t1;
         value = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(t0);
-        first = select(x < broadcast<V>(0.0), t0, broadcast<V>(1.0)) / t1;
-        second = t0 / (t1 * t1);
+        first = select(x < broadcast<V>(0.0), t2, t1);
+        second = t2 * t1;
     }
 };
 
@@ -161,13 +157,13 @@ struct elu_basis {
         const auto t0 = x > broadcast<V>(0.0);
         const auto t1 = minimum(x, broadcast<V>(0.0));
         value = select(t0, x, v_expm1(t1));
-        first = select(t0, broadcast<V>(1.0), v_exp(t1));
+        first = select(t0, broadcast<V>(1.0), v_exp_bounded(t1));
     }
     template <class V>
     static inline void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = x > broadcast<V>(0.0);
         const auto t1 = minimum(x, broadcast<V>(0.0));
-        const auto t2 = v_exp(t1);
+        const auto t2 = v_exp_bounded(t1);
         value = select(t0, x, v_expm1(t1));
         first = select(t0, broadcast<V>(1.0), t2);
         second = select(x < broadcast<V>(0.0), t2, broadcast<V>(0.0));
@@ -181,36 +177,39 @@ struct silu_basis {
         const auto t0 = absolute(x);
         const auto t1 = v_copysign(minimum(t0, broadcast<V>(1.0)), x);
         const auto t2 = x > broadcast<V>(0.0);
-        const auto t3 = v_log1p(v_exp(-t0));
+        const auto t3 = v_log1p(v_exp_bounded(-t0));
         const auto t4 = t3 * t3;
         const auto t5 = broadcast<V>(0.8224670334241132) - ((t3 * (broadcast<V>(1.0) + (broadcast<V>(0.25) * t3))) + ((t4 * t3) * polynomial<4>(t4, {0.027777777777777776, -0.0002777777777777778, 4.72411186696901e-06, -9.185773074661964e-08, 1.8978869988971e-09, -4.0647616451442256e-11, 8.921691020456452e-13, -1.9939295860721074e-14, 4.518980029619918e-16, -1.0356517612181247e-17})));
         out = select(t0 < broadcast<V>(1.0), (x * x) * (broadcast<V>(0.25) + (t1 * polynomial<8>(t1 * t1, {0.08333333333333333, -0.004166666666666667, 0.00029761904761904765, -2.3423721340388008e-05, 1.9415383998717333e-06, -1.6645198936865603e-07, 1.4616406398813807e-08, -1.3067217542323558e-09, 1.1846189819046541e-10, -1.0859585455192951e-11, 1.0046272647825998e-12, -9.364682169751366e-14, 8.785561869171463e-15, -8.287729394404321e-16, 7.855469034356079e-17, -7.476875163462813e-18, 7.142763648504467e-19, -6.845936312712905e-20, 6.5806717186494664e-21, -6.342364990271615e-22, 6.127268149801817e-23}))), (x * (select(t2, broadcast<V>(0.5) * x, broadcast<V>(0.0)) + t3)) + select(t2, -t5, t5));
     }
     template <class V>
     static inline void value(V x, V &out) {
-        const auto t0 = v_exp(-absolute(x));
-        out = x * (select(x < broadcast<V>(0.0), t0, broadcast<V>(1.0)) / (broadcast<V>(1.0) + t0));
+        const auto t0 = v_exp_bounded(-absolute(x));
+        const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
+        out = x * select(x < broadcast<V>(0.0), t0 * t1, t1);
     }
     template <class V>
     static inline void value_first(V x, V &value, V &first) {
         const auto t0 = x < broadcast<V>(0.0);
-        const auto t1 = v_exp(-absolute(x));
-        const auto t2 = broadcast<V>(1.0) + t1;
-        const auto t3 = select(t0, t1, broadcast<V>(1.0)) / t2;
-        value = x * t3;
-        first = t3 * (broadcast<V>(1.0) + (x * (select(t0, broadcast<V>(1.0), t1) / t2)));
+        const auto t1 = v_exp_bounded(-absolute(x));
+        const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
+        const auto t3 = t1 * t2;
+        const auto t4 = select(t0, t3, t2);
+        value = x * t4;
+        first = t4 * (broadcast<V>(1.0) + (x * select(t0, t2, t3)));
     }
     template <class V>
     static inline void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = x < broadcast<V>(0.0);
         const auto t1 = -absolute(x);
-        const auto t2 = v_exp(t1);
-        const auto t3 = broadcast<V>(1.0) + t2;
-        const auto t4 = select(t0, t2, broadcast<V>(1.0)) / t3;
-        const auto t5 = v_expm1(t1);
-        value = x * t4;
-        first = t4 * (broadcast<V>(1.0) + (x * (select(t0, broadcast<V>(1.0), t2) / t3)));
-        second = (t2 / (t3 * t3)) * (broadcast<V>(2.0) + (x * v_copysign(t5 / (broadcast<V>(2.0) + t5), -x)));
+        const auto t2 = v_exp_bounded(t1);
+        const auto t3 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t2);
+        const auto t4 = t2 * t3;
+        const auto t5 = select(t0, t4, t3);
+        const auto t6 = v_expm1(t1);
+        value = x * t5;
+        first = t5 * (broadcast<V>(1.0) + (x * select(t0, t3, t4)));
+        second = (t4 * t3) * (broadcast<V>(2.0) + (x * v_copysign(t6 / (broadcast<V>(2.0) + t6), -x)));
     }
 };
 
@@ -221,7 +220,7 @@ struct gelu_basis {
         const auto t0 = absolute(x);
         const auto t1 = x * x;
         const auto t2 = v_copysign(minimum(t0, broadcast<V>(1.0)), x);
-        out = select(t0 < broadcast<V>(1.0), t1 * (broadcast<V>(0.25) + (t2 * polynomial<8>(t2 * t2, {0.1329807601338109, -0.013298076013381087, 0.001424793858576546, -0.00013192535727560604, 1.0494062510559568e-05, -7.265120199618165e-07, 4.439795677544436e-08, -2.425098479330993e-09, 1.196594644406739e-10, -5.3815103055329654e-12, 2.2227977348940463e-13, -8.487045896868175e-15, 3.0123774016661827e-16, -9.9879887323149e-18, 3.106862854521921e-19, -9.100911392033905e-21, 2.5190022602951005e-22, -6.6078755635721996e-24, 1.647262426816434e-25}))), (broadcast<V>(0.5) * (((t1 - broadcast<V>(1.0)) * (broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x))) + (x * (v_exp(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327))))) + broadcast<V>(0.25));
+        out = select(t0 < broadcast<V>(1.0), t1 * (broadcast<V>(0.25) + (t2 * polynomial<8>(t2 * t2, {0.1329807601338109, -0.013298076013381087, 0.001424793858576546, -0.00013192535727560604, 1.0494062510559568e-05, -7.265120199618165e-07, 4.439795677544436e-08, -2.425098479330993e-09, 1.196594644406739e-10, -5.3815103055329654e-12, 2.2227977348940463e-13, -8.487045896868175e-15, 3.0123774016661827e-16, -9.9879887323149e-18, 3.106862854521921e-19, -9.100911392033905e-21, 2.5190022602951005e-22, -6.6078755635721996e-24, 1.647262426816434e-25}))), (broadcast<V>(0.5) * (((t1 - broadcast<V>(1.0)) * (broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x))) + (x * (v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327))))) + broadcast<V>(0.25));
     }
     template <class V>
     static inline void value(V x, V &out) {
@@ -231,13 +230,13 @@ struct gelu_basis {
     static inline void value_first(V x, V &value, V &first) {
         const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
         value = x * t0;
-        first = t0 + (x * (v_exp(broadcast<V>(-0.5) * (x * x)) * broadcast<V>(0.3989422804014327)));
+        first = t0 + (x * (v_exp_bounded(broadcast<V>(-0.5) * (x * x)) * broadcast<V>(0.3989422804014327)));
     }
     template <class V>
     static inline void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
         const auto t1 = x * x;
-        const auto t2 = v_exp(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327);
+        const auto t2 = v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327);
         value = x * t0;
         first = t0 + (x * t2);
         second = t2 * (broadcast<V>(2.0) - t1);
@@ -349,11 +348,11 @@ struct erf_basis {
     template <class V>
     static inline void value_first(V x, V &value, V &first) {
         value = v_erf(x);
-        first = broadcast<V>(1.1283791670955126) * v_exp(-(x * x));
+        first = broadcast<V>(1.1283791670955126) * v_exp_bounded(-(x * x));
     }
     template <class V>
     static inline void value_first_second(V x, V &value, V &first, V &second) {
-        const auto t0 = broadcast<V>(1.1283791670955126) * v_exp(-(x * x));
+        const auto t0 = broadcast<V>(1.1283791670955126) * v_exp_bounded(-(x * x));
         value = v_erf(x);
         first = t0;
         second = (broadcast<V>(-2.0) * x) * t0;

@@ -35,28 +35,19 @@ def tanh_antiderivative(x):
 
 @triton.jit
 def tanh_value(x):
-    t0 = common.expm1(-2.0 * tl.abs(x))
-    return common.copysign((-t0) / (2.0 + t0), x)
+    return common.tanh(x)
 
 
 @triton.jit
 def tanh_value_first(x):
-    t0 = -2.0 * tl.abs(x)
-    t1 = common.expm1(t0)
-    t2 = tl.exp(t0)
-    t3 = 1.0 + t2
-    return common.copysign((-t1) / (2.0 + t1), x), (4.0 * t2) / (t3 * t3)
+    return common.tanh(x), common.sech_squared(x)
 
 
 @triton.jit
 def tanh_value_first_second(x):
-    t0 = -2.0 * tl.abs(x)
-    t1 = common.expm1(t0)
-    t2 = common.copysign((-t1) / (2.0 + t1), x)
-    t3 = tl.exp(t0)
-    t4 = 1.0 + t3
-    t5 = (4.0 * t3) / (t4 * t4)
-    return t2, t5, (-2.0 * t2) * t5
+    t0 = common.tanh(x)
+    t1 = common.sech_squared(x)
+    return t0, t1, (-2.0 * t0) * t1
 
 
 @triton.jit
@@ -67,24 +58,27 @@ def sigmoid_antiderivative(x):
 @triton.jit
 def sigmoid_value(x):
     t0 = tl.exp(-tl.abs(x))
-    return tl.where(x < 0.0, t0, 1.0) / (1.0 + t0)
+    t1 = 1.0 / (1.0 + t0)
+    return tl.where(x < 0.0, t0 * t1, t1)
 
 
 @triton.jit
 def sigmoid_value_first(x):
     t0 = tl.exp(-tl.abs(x))
-    t1 = 1.0 + t0
-    return tl.where(x < 0.0, t0, 1.0) / t1, t0 / (t1 * t1)
+    t1 = 1.0 / (1.0 + t0)
+    t2 = t0 * t1
+    return tl.where(x < 0.0, t2, t1), t2 * t1
 
 
 @triton.jit
 def sigmoid_value_first_second(x):
     t0 = -tl.abs(x)
     t1 = tl.exp(t0)
-    t2 = 1.0 + t1
-    t3 = t1 / (t2 * t2)
-    t4 = common.expm1(t0)
-    return tl.where(x < 0.0, t1, 1.0) / t2, t3, t3 * common.copysign(t4 / (2.0 + t4), -x)
+    t2 = 1.0 / (1.0 + t1)
+    t3 = t1 * t2
+    t4 = t3 * t2
+    t5 = common.expm1(t0)
+    return tl.where(x < 0.0, t3, t2), t4, t4 * common.copysign(t5 / (2.0 + t5), -x)
 
 
 @triton.jit
@@ -103,14 +97,16 @@ def softplus_value(x):
 @triton.jit
 def softplus_value_first(x):
     t0 = tl.exp(-tl.abs(x))
-    return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t0, 1.0) / (1.0 + t0)
+    t1 = 1.0 / (1.0 + t0)
+    return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t0 * t1, t1)
 
 
 @triton.jit
 def softplus_value_first_second(x):
     t0 = tl.exp(-tl.abs(x))
-    t1 = 1.0 + t0
-    return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t0, 1.0) / t1, t0 / (t1 * t1)
+    t1 = 1.0 / (1.0 + t0)
+    t2 = t0 * t1
+    return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t2, t1), t2 * t1
 
 
 @triton.jit
@@ -175,16 +171,18 @@ def silu_antiderivative(x):
 @triton.jit
 def silu_value(x):
     t0 = tl.exp(-tl.abs(x))
-    return x * (tl.where(x < 0.0, t0, 1.0) / (1.0 + t0))
+    t1 = 1.0 / (1.0 + t0)
+    return x * tl.where(x < 0.0, t0 * t1, t1)
 
 
 @triton.jit
 def silu_value_first(x):
     t0 = x < 0.0
     t1 = tl.exp(-tl.abs(x))
-    t2 = 1.0 + t1
-    t3 = tl.where(t0, t1, 1.0) / t2
-    return x * t3, t3 * (1.0 + (x * (tl.where(t0, 1.0, t1) / t2)))
+    t2 = 1.0 / (1.0 + t1)
+    t3 = t1 * t2
+    t4 = tl.where(t0, t3, t2)
+    return x * t4, t4 * (1.0 + (x * tl.where(t0, t2, t3)))
 
 
 @triton.jit
@@ -192,10 +190,11 @@ def silu_value_first_second(x):
     t0 = x < 0.0
     t1 = -tl.abs(x)
     t2 = tl.exp(t1)
-    t3 = 1.0 + t2
-    t4 = tl.where(t0, t2, 1.0) / t3
-    t5 = common.expm1(t1)
-    return x * t4, t4 * (1.0 + (x * (tl.where(t0, 1.0, t2) / t3))), (t2 / (t3 * t3)) * (2.0 + (x * common.copysign(t5 / (2.0 + t5), -x)))
+    t3 = 1.0 / (1.0 + t2)
+    t4 = t2 * t3
+    t5 = tl.where(t0, t4, t3)
+    t6 = common.expm1(t1)
+    return x * t5, t5 * (1.0 + (x * tl.where(t0, t3, t4))), (t4 * t3) * (2.0 + (x * common.copysign(t6 / (2.0 + t6), -x)))
 
 
 @triton.jit

@@ -28,6 +28,20 @@ def expm1(x):
 
 
 @triton.jit
+def tanh(x):
+    """The hyperbolic tangent, from e^{−2|x|} − 1 because e^{−2|x|} alone loses the neighbourhood of 0."""
+    e = expm1(-2.0 * tl.abs(x))
+    return copysign(e / (2.0 + e), x)
+
+
+@triton.jit
+def sech_squared(x):
+    """1 − tanh² x = 4e/(1 + e)², e = e^{−2|x|}, because the difference loses the tail."""
+    e = tl.exp(-2.0 * tl.abs(x))
+    return 4.0 * e / ((1.0 + e) * (1.0 + e))
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x) for 0 <= x <= 1: 2 artanh(s), s = x/(2 + x) <= ⅓, by its series to s¹⁵."""
     s = x / (2.0 + x)

@@ -85,7 +85,8 @@ def _cpp_call(node: Expression, operands: list[str]) -> str:
     if node.op == "neg":
         return f"(-{operands[0]})"
     operands = list(map(_strip, operands))
-    name = {"abs": "absolute", "min": "minimum", "where": "select"}.get(node.op, f"v_{node.op}")
+    known = {"abs": "absolute", "min": "minimum", "where": "select", "exp": "v_exp_bounded"}
+    name = known.get(node.op, f"v_{node.op}")
     return f"{name}({', '.join(operands)})"
 
 

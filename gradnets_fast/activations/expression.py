@@ -101,13 +101,23 @@ def where(condition: Expression, a: Operand, b: Operand) -> Expression:
 
 
 def exp(a: Operand) -> Expression:
-    """e^a, for any a."""
+    """e^a, for a <= 64."""
     return _node("exp", a)
 
 
 def expm1(a: Operand) -> Expression:
     """e^a − 1 in full relative accuracy, for a <= 1."""
     return _node("expm1", a)
+
+
+def tanh(a: Operand) -> Expression:
+    """The hyperbolic tangent.  Printers share most of it with `sech_squared` of the same operand."""
+    return _node("tanh", a)
+
+
+def sech_squared(a: Operand) -> Expression:
+    """1 − tanh² a in full relative accuracy, for any a."""
+    return _node("sech_squared", a)
 
 
 def log(a: Operand) -> Expression:

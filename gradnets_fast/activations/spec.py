@@ -29,7 +29,9 @@ from .expression import (
     log1p,
     minimum,
     polynomial,
+    sech_squared,
     sine,
+    tanh,
     where,
     x,
 )
@@ -88,11 +90,9 @@ def _identity() -> Basis:
 
 
 def _tanh() -> Basis:
+    value = tanh(x)
+    first = sech_squared(x)
     e = exp(-2.0 * _ABS)
-    em = expm1(-2.0 * _ABS)
-    value = copysign(-em / (2.0 + em), x)
-    # 1 − tanh² would lose the tail: sech² = 4e/(1+e)².
-    first = 4.0 * e / ((1.0 + e) * (1.0 + e))
     # log cosh near 0 from cosh − 1 = q²/(2(1+q)), q = e^|x| − 1, because |x| + log1p(e) − log 2 cancels there.
     q = expm1(minimum(_ABS, 1.0))
     log_cosh = where(_ABS < 1.0, log1p(minimum(q * q / (2.0 * (1.0 + q)), 1.0)), _ABS + log1p(e) - _LN2)
@@ -100,9 +100,12 @@ def _tanh() -> Basis:
 
 
 _E = exp(-_ABS)
-_SIGMOID = where(x < 0.0, _E, 1.0) / (1.0 + _E)
-_SIGMOID_COMPLEMENT = where(x < 0.0, 1.0, _E) / (1.0 + _E)
-_SIGMOID_FIRST = _E / ((1.0 + _E) * (1.0 + _E))
+# One division for all three.
+_LARGER = 1.0 / (1.0 + _E)
+_SMALLER = _E * _LARGER
+_SIGMOID = where(x < 0.0, _SMALLER, _LARGER)
+_SIGMOID_COMPLEMENT = where(x < 0.0, _LARGER, _SMALLER)
+_SIGMOID_FIRST = _SMALLER * _LARGER
 _SOFTPLUS = where(x > 0.0, x, 0.0) + log1p(_E)
 
 
