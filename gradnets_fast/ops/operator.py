@@ -142,7 +142,9 @@ class _Eager(torch.autograd.Function):
         tensors, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
         if g is None:
             return (None,) * (3 + len(tensors))
-        if torch.is_grad_enabled() or not _nothing_but_numbers((g, *tensors)):
+        # autograd.functional's vectorize=True batches g by a vmap of its own, outside of torch.func.
+        batched = torch._C._functorch.is_legacy_batchedtensor(g)
+        if torch.is_grad_enabled() or batched or not _nothing_but_numbers((g, *tensors)):
             return None, None, None, *_apply(_Backward, ctx.operator, ctx.config, needs, g, *tensors)
         return None, None, None, *ctx.operator.backward(g, *tensors, ctx.config, needs)
 
