@@ -74,9 +74,9 @@ struct RidgeTensors {
 
     bool fit(const RowTensors &r, int64_t h, int64_t d, int64_t layers, int64_t terms) const {
         const Dtype sums = r.sum_dtype();
-        const bool coef_fits = !coef.present() || (coef.dtype() == sums && coef.dimensions() == 3 &&
-                                                   coef.count() == layers * terms * h && coef.size(0) == h &&
-                                                   coef.size(1) == terms);
+        const bool coef_fits =
+            !coef.present() || (coef.dtype() == sums && coef.dimensions() == 3 && coef.count() == layers * terms * h &&
+                                coef.size(0) == h && coef.size(1) == terms);
         const bool shift_fits = shift.absent_or(sums, layers, h) || (layers == 1 && shift.is(sums, h));
         return W.regular() && scale.regular() && shift.regular() && coef.regular() && bias.regular() &&
                W.absent_or(r.dtype(), h, d) && scale.absent_or(sums, layers, h) && shift_fits && coef_fits &&
@@ -93,8 +93,7 @@ void run_ridge(const RowTensors &r, const RidgeTensors &p, const RidgeTensors &g
     problem.d = p.W.size(0);
     problem.h = p.W.size(1);
     problem.batch = r.x.count() / problem.d;
-    problem.phi = {layers,           int(basis.size()),  basis.data(),
-                   p.scale.data<T>(), p.shift.data<T>(), p.coef.data<T>()};
+    problem.phi = {layers, int(basis.size()), basis.data(), p.scale.data<T>(), p.shift.data<T>(), p.coef.data<T>()};
     problem.rows = r.rows<S>();
     problem.W = p.W.data<S>();
     problem.bias = p.bias.data<T>();
@@ -222,7 +221,8 @@ bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W,
     }
 }
 
-template <class T> void evaluate(EvaluateBasis<T> function, int basis, int which, uintptr_t x, uintptr_t out, int64_t n) {
+template <class T>
+void evaluate(EvaluateBasis<T> function, int basis, int which, uintptr_t x, uintptr_t out, int64_t n) {
     function(basis, which, n, reinterpret_cast<const T *>(x), reinterpret_cast<T *>(out));
 }
 
@@ -234,7 +234,7 @@ std::vector<std::string> strings(const Names &names) {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "CPU kernels of gradnets_fast; gradnets_fast.ops is their only caller.";
-    m.def("set_dtypes", &set_dtypes);
+    m.def("set_types", &set_types);
     m.def("ridge", &ridge);
     m.def("modules", &modules);
     m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {

@@ -21,7 +21,9 @@ template <class T> struct NeuronVector {
 template <class T> struct NeuronScalar {
     const T *data;
     int64_t stride;
-    typename Simd<T>::Vector operator()(int row) const { return broadcast<typename Simd<T>::Vector>(data[row * stride]); }
+    typename Simd<T>::Vector operator()(int row) const {
+        return broadcast<typename Simd<T>::Vector>(data[row * stride]);
+    }
 };
 
 // Which rows of parameter gradients are wanted, and where their sums lie.

@@ -1,5 +1,5 @@
-// The module family on the pipeline: a row's neurons are coupled (softmax, or a function of a sum), so a block holds all
-// h neurons of one module, and few enough rows that they stay in cache.  Nothing of size batch × h.
+// The module family on the pipeline: a row's neurons are coupled (softmax, or a function of a sum), so a block holds
+// all h neurons of one module, and few enough rows that they stay in cache.  Nothing of size batch × h.
 
 // In the order of TRANSFORMS in activations/transforms.py; Python compares the names when it loads the extension.
 static constexpr const char *kTransformNames[] = {"identity", "half_square", "softplus", "logcosh", "exp", "log"};

@@ -119,8 +119,7 @@ template <class S> class NarrowRun {
         }
     }
 
-    template <int N, class Bases>
-    void block(int64_t j, int64_t at, const T *w, const Bases &bases, char *mine) const {
+    template <int N, class Bases> void block(int64_t j, int64_t at, const T *w, const Bases &bases, char *mine) const {
         const NeuronScalar<T> parameter{phi.data() + j, phi.stride};
         V u[N];
         project<N>(w, rows(mine, kX) + at, u);

@@ -117,8 +117,7 @@ template <class P, class S> inline void pack_transposed(const S *src, int64_t n,
             const int64_t end = smaller(count, p0 + strip);
             for (int64_t j = 0; j < valid; ++j)
                 for (int64_t p = p0; p < end; ++p)
-                    dst[p * panel + j] =
-                        Elements<P, S>::element(src + (j0 + j) * k + p * P::depth, k - p * P::depth);
+                    dst[p * panel + j] = Elements<P, S>::element(src + (j0 + j) * k + p * P::depth, k - p * P::depth);
             for (int64_t p = p0; p < end; ++p)
                 fill_zero(dst + p * panel + valid, panel - valid);
         }
@@ -173,9 +172,9 @@ inline Left<typename P::Element> left_tile(const typename P::Total *tile, [[mayb
 
 // The same transposed, with k along the rows; memory: round_up(rows, depth) · stride / depth.
 template <class P>
-inline Left<typename P::Element> left_tile_transposed(const typename P::Total *tile,
-                                                      [[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t width,
-                                                      int64_t stride, [[maybe_unused]] typename P::Element *memory) {
+inline Left<typename P::Element> left_tile_transposed(const typename P::Total *tile, [[maybe_unused]] int64_t rows,
+                                                      [[maybe_unused]] int64_t width, int64_t stride,
+                                                      [[maybe_unused]] typename P::Element *memory) {
     if constexpr (P::depth == 1) {
         return {tile, 1, stride};
     } else {

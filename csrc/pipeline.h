@@ -116,7 +116,8 @@ template <class P, class S> struct PipelineLayout {
     }
 };
 
-template <class T> inline void add_rows(const T *from, int64_t rows, int64_t from_row, int64_t d, T *to, int64_t to_row) {
+template <class T>
+inline void add_rows(const T *from, int64_t rows, int64_t from_row, int64_t d, T *to, int64_t to_row) {
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < d; ++j)
             to[i * to_row + j] += from[i * from_row + j];
@@ -315,11 +316,20 @@ template <class P, class S, class Middle> class PipelineRun {
                 hidden_values(job, block, r, W, tiles[r]);
         if (!l.has[1])
             tiles[1] = p.only_dg_from_u ? tiles[0] : tiles[2];
-        HiddenTile<T> tile{tiles[0],    tiles[1],      tiles[2],           job.rows,
-                           l.stride,    block.width,   job.first,          block.first,
-                           block.neurons, b,           job.first_of_chunk, piece<T>(shared_, l.middle_sums) +
-                                                                                job.chunk * p.sums,
-                           results,     job.mine + l.scratch};
+        HiddenTile<T> tile{tiles[0],
+                           tiles[1],
+                           tiles[2],
+                           job.rows,
+                           l.stride,
+                           block.width,
+                           job.first,
+                           block.first,
+                           block.neurons,
+                           b,
+                           job.first_of_chunk,
+                           piece<T>(shared_, l.middle_sums) + job.chunk * p.sums,
+                           results,
+                           job.mine + l.scratch};
         middle_(tile);
         if (l.wants_rows())
             row_gradients(job, block, W, tiles, !first_of_group, targets, target_row);
@@ -377,9 +387,9 @@ template <class P, class S, class Middle> class PipelineRun {
         int count = 0;
         for (int r = 0; r < 3; ++r)
             if (l.has[r])
-                factors[count++] = {left_tile_transposed<P>(tiles[r], job.rows, block.width, l.stride,
-                                                            piece<E>(job.mine, l.copies[r])),
-                                    job.right[r]};
+                factors[count++] = {
+                    left_tile_transposed<P>(tiles[r], job.rows, block.width, l.stride, piece<E>(job.mine, l.copies[r])),
+                    job.right[r]};
         T *sums = piece<T>(shared_, l.weight_sums) + (job.chunk * p.hidden + block.first) * l.d_vectors;
         int64_t row = l.d_vectors;
         if constexpr (L::same)

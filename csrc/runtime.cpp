@@ -60,8 +60,7 @@ std::vector<InstructionSet> known_instruction_sets() {
     sets.push_back(with_bf16);
 #endif
     sets.push_back(avx512);
-    sets.push_back(
-        GRADNETS_SET(avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }));
+    sets.push_back(GRADNETS_SET(avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }));
 #endif
     sets.push_back(GRADNETS_SET(baseline, [] { return true; }));
     return sets;

@@ -8,10 +8,12 @@
 
 namespace gradnets {
 
-// The dtypes that kernels exist for, in this order; Python hands the objects over once.
+// The dtypes that kernels exist for, in this order; Python hands these objects, torch's classes and
+// its DLPack exchange capsule (None before torch had one) over once.
 enum class Dtype { f32, f64, bf16, f16, other };
 
-void set_dtypes(pybind11::handle f32, pybind11::handle f64, pybind11::handle bf16, pybind11::handle f16);
+void set_types(pybind11::handle tensor, pybind11::handle parameter, pybind11::handle exchange, pybind11::handle f32,
+               pybind11::handle f64, pybind11::handle bf16, pybind11::handle f16);
 
 // A dense CPU tensor, or none.  Anything else, such as a strided, lazily negated or foreign one, is not `regular`.
 class TensorArgument {
@@ -37,6 +39,8 @@ class TensorArgument {
 
   private:
     bool read(PyObject *object);
+    bool read_exchange(PyObject *object);
+    bool read_attributes(PyObject *object);
 
     bool present_ = false, regular_ = true;
     Dtype dtype_ = Dtype::other;

@@ -94,6 +94,11 @@ def requested(argument: str | None = None) -> tuple[str, str] | None:
     return None
 
 
+def nobody_asked() -> bool:
+    """Whether neither `use_backend` nor the environment variable names a backend."""
+    return not _requests.stack and not os.environ.get(ENVIRONMENT_VARIABLE)
+
+
 def why_not(backend: str, operator: str, device: str, dtype: torch.dtype) -> str | None:
     """Why `backend` cannot run `operator` on tensors of this device type and dtype; None if it can."""
     if backend == "reference":

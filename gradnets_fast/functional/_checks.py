@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .. import backend as _backend
+from ..activations import TABLE, TRANSFORMS
 from ..errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight
+from ..ops.operator import Operator
 
 
 def autocast(tensor: Tensor) -> Tensor:
@@ -18,31 +22,42 @@ def autocast(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
+Cascade = tuple[Tensor, Tensor, Tensor]
+"""scale (L, h), shift (L, h) and coef (L, K, h)."""
+
+
 def checked_ridge(
     where: str,
     x: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None,
     basis: str | Sequence[str],
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Checks the arguments of the ridge family; returns x and W after autocast, and the names of the basis."""
+) -> tuple[Tensor, Tensor, Cascade, tuple[str, ...]]:
+    """Checks the arguments of the ridge family; returns x and W after autocast, the cascade with ones in place of None,
+    and the names of the basis."""
     check_basis(where, (basis,) if isinstance(basis, str) else basis)
     names = (basis,) if isinstance(basis, str) else tuple(basis)
     check_weight(where, W, "(h, d)")
     h, d = W.shape
     check_points(where, x, d)
     x, W = autocast(x), autocast(W)
-    check_tensor(where, "scale", scale)
-    layers = scale.shape[0] if scale.dim() == 2 and scale.shape[0] else 1
     check_like(where, "W", W, (h, d), "(h, d)", x)
-    check_like(where, "scale", scale, (layers, h), "(L, h)", x)
+    check_tensor(where, "shift", shift)
+    if shift.dim() == 1:
+        shift = shift.unsqueeze(0)
+    layers = shift.shape[0] if shift.dim() == 2 and shift.shape[0] else 1
     check_like(where, "shift", shift, (layers, h), "(L, h)", x)
-    check_like(where, "coef", coef, (layers, len(names), h), "(L, K, h)", x)
+    check_like(where, "scale", scale, (layers, h), "(L, h)", x, optional=True)
+    check_like(where, "coef", coef, (layers, len(names), h), "(L, K, h)", x, optional=True)
     check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
-    return x, W, names
+    if scale is None:
+        scale = torch.ones_like(shift)
+    if coef is None:
+        coef = shift.new_ones(layers, len(names), h)
+    return x, W, (scale, shift, coef), names
 
 
 def checked_modules(
@@ -76,3 +91,26 @@ def checked_direction(where: str, v: Tensor, x: Tensor) -> Tensor:
     v = autocast(v)
     check_like(where, "v", v, tuple(x.shape), "(…, d) of x", x)
     return v
+
+
+def quickly(operator: Operator, tensors: tuple[Tensor | None, ...], config: str | None) -> Tensor | None:
+    """What `operator` gives where the call is an ordinary one of the cpp backend, in the least time; else None.
+
+    The kernels check the tensors in passing.  Where they refuse, the careful path finds out why, or runs all the same.
+    """
+    if config is None or torch.compiler.is_compiling() or not _backend.nobody_asked():
+        return None
+    return None if torch.is_autocast_enabled("cpu") else operator.quickly(tensors, config)
+
+
+@lru_cache(maxsize=None)
+def _joined(basis: str | tuple[str, ...], transform: str | None) -> str | None:
+    names = (basis,) if isinstance(basis, str) else basis
+    if not names or not all(name in TABLE for name in names) or transform not in (None, *TRANSFORMS):
+        return None
+    return ",".join(names if transform is None else (*names, transform))
+
+
+def configuration(basis: object, transform: str | None = None) -> str | None:
+    """The operators' name of a basis and a transform; None if they are not names that the tables have."""
+    return _joined(basis, transform) if isinstance(basis, (str, tuple)) else None

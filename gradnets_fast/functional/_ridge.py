@@ -8,15 +8,16 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
-from ._checks import checked_direction, checked_ridge
+from ..ops.ridge import ridge as _operator
+from ._checks import checked_direction, checked_ridge, configuration, quickly
 
 
 def ridge(
     x: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
@@ -32,9 +33,9 @@ def ridge(
     Args:
         x: points, (…, d).
         W: one row per hidden unit, (h, d).
-        scale: β, (L, h).
-        shift: s, (L, h).
-        coef: C, (L, K, h).
+        scale: β, (L, h), or None for ones.
+        shift: s, (L, h); for one layer also (h,).
+        coef: C, (L, K, h), or None for ones.
         bias: added to the result, (d,).
         basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1.
         backend: "reference", "cpp" or "triton"; by default the fastest that can.
@@ -55,20 +56,22 @@ def ridge(
     >>> torch.allclose(y, torch.tanh(x))
     True
     """
-    x, W, names = checked_ridge("ridge", x, W, scale, shift, coef, bias, basis)
+    if backend is None:
+        f = quickly(_operator, (x, W, scale, shift, coef, bias), configuration(basis))
+        if f is not None:
+            return f
+    x, W, cascade, names = checked_ridge("ridge", x, W, scale, shift, coef, bias, basis)
     if _backend.select("ridge", x, backend) == "reference":
-        return reference.ridge(x, W, scale, shift, coef, bias, names)
-    from ..ops.ridge import ridge as operator
-
-    return operator(x, W, scale, shift, coef, bias, config=",".join(names))
+        return reference.ridge(x, W, *cascade, bias, names)
+    return _operator(x, W, *cascade, bias, config=",".join(names))
 
 
 def ridge_potential(
     x: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
@@ -98,18 +101,18 @@ def ridge_potential(
     >>> float(ridge_potential(torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, one[None], basis="identity"))
     12.5
     """
-    x, W, names = checked_ridge("ridge_potential", x, W, scale, shift, coef, bias, basis)
+    x, W, cascade, names = checked_ridge("ridge_potential", x, W, scale, shift, coef, bias, basis)
     _backend.select("ridge_potential", x, backend)
-    return reference.ridge_potential(x, W, scale, shift, coef, bias, names)
+    return reference.ridge_potential(x, W, *cascade, bias, names)
 
 
 def ridge_jvp(
     x: Tensor,
     v: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
@@ -140,18 +143,18 @@ def ridge_jvp(
     >>> ridge_jvp(torch.zeros(2), torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, 2 * one[None]).tolist()
     [6.0, 8.0]
     """
-    x, W, names = checked_ridge("ridge_jvp", x, W, scale, shift, coef, bias, basis)
+    x, W, cascade, names = checked_ridge("ridge_jvp", x, W, scale, shift, coef, bias, basis)
     v = checked_direction("ridge_jvp", v, x)
     _backend.select("ridge_jvp", x, backend)
-    return reference.ridge_jvp(x, v, W, scale, shift, coef, bias, names)
+    return reference.ridge_jvp(x, v, W, *cascade, bias, names)
 
 
 def ridge_divergence(
     x: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
@@ -179,17 +182,17 @@ def ridge_divergence(
     >>> ridge_divergence(torch.zeros(5, 2), torch.eye(2), one, zero, one[None]).tolist()
     [2.0, 2.0, 2.0, 2.0, 2.0]
     """
-    x, W, names = checked_ridge("ridge_divergence", x, W, scale, shift, coef, bias, basis)
+    x, W, cascade, names = checked_ridge("ridge_divergence", x, W, scale, shift, coef, bias, basis)
     _backend.select("ridge_divergence", x, backend)
-    return reference.ridge_divergence(x, W, scale, shift, coef, bias, names)
+    return reference.ridge_divergence(x, W, *cascade, bias, names)
 
 
 def ridge_jacobian(
     x: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
@@ -217,6 +220,6 @@ def ridge_jacobian(
     >>> ridge_jacobian(torch.zeros(2), torch.eye(2), one, zero, one[None]).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    x, W, names = checked_ridge("ridge_jacobian", x, W, scale, shift, coef, bias, basis)
+    x, W, cascade, names = checked_ridge("ridge_jacobian", x, W, scale, shift, coef, bias, basis)
     _backend.select("ridge_jacobian", x, backend)
-    return reference.ridge_jacobian(x, W, scale, shift, coef, bias, names)
+    return reference.ridge_jacobian(x, W, *cascade, bias, names)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
-from ._checks import checked_direction, checked_modules
+from ..ops.modules import softmax_modules as _operator
+from ._checks import checked_direction, checked_modules, quickly
 
 
 def softmax_modules(
@@ -49,14 +50,16 @@ def softmax_modules(
     >>> y.tolist()
     [[0.5, 0.5]]
     """
+    if backend is None:
+        f = quickly(_operator, (x, W, b, temperature, positive, negative, bias), "")
+        if f is not None:
+            return f
     x, W = checked_modules(
         "softmax_modules", x, W, b, bias, temperature=temperature, positive=positive, negative=negative
     )
     if _backend.select("softmax_modules", x, backend) == "reference":
         return reference.softmax_modules(x, W, b, temperature, positive, negative, bias)
-    from ..ops.modules import softmax_modules as operator
-
-    return operator(x, W, b, temperature, positive, negative, bias, config="")
+    return _operator(x, W, b, temperature, positive, negative, bias, config="")
 
 
 def softmax_modules_potential(

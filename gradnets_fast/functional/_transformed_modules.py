@@ -6,7 +6,8 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
-from ._checks import checked_direction, checked_transformed
+from ..ops.modules import transformed_modules as _operator
+from ._checks import checked_direction, checked_transformed, configuration, quickly
 
 
 def transformed_modules(
@@ -49,12 +50,14 @@ def transformed_modules(
     >>> transformed_modules(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity", transform="half_square").item()
     0.5
     """
+    if backend is None:
+        f = quickly(_operator, (x, W, b, weight, bias), configuration(basis, transform))
+        if f is not None:
+            return f
     x, W = checked_transformed("transformed_modules", x, W, b, weight, bias, basis, transform)
     if _backend.select("transformed_modules", x, backend) == "reference":
         return reference.transformed_modules(x, W, b, weight, bias, basis, transform)
-    from ..ops.modules import transformed_modules as operator
-
-    return operator(x, W, b, weight, bias, config=f"{basis},{transform}")
+    return _operator(x, W, b, weight, bias, config=f"{basis},{transform}")
 
 
 def transformed_modules_potential(

@@ -72,11 +72,8 @@ class RidgeGradNet(GradNet):
             self.linear.reset_parameters()
 
     def _operator_arguments(self) -> dict[str, Any]:
-        ones = torch.ones_like(self.b).unsqueeze(0)
-        mixture = self.act.coefficients()
-        coef = (ones if mixture is None else mixture).unsqueeze(0)
-        shift = self.b.unsqueeze(0)
-        return {"W": self.W, "scale": ones, "shift": shift, "coef": coef, "bias": self.bias, "basis": self.spec.basis}
+        coef = None if self.spec.kind == "fixed" else self.act.coefficients().unsqueeze(0)
+        return {"W": self.W, "scale": None, "shift": self.b, "coef": coef, "bias": self.bias, "basis": self.spec.basis}
 
     def extra_repr(self) -> str:
         return f"in_dim={self.in_dim}, embed_dim={self.embed_dim}, activation={self.spec.label!r}"

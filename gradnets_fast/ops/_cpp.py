@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +22,7 @@ _SUM_DTYPE = {
     torch.bfloat16: torch.float32,
     torch.float16: torch.float32,
 }
+_PLAIN = (Tensor, torch.nn.Parameter)
 _SUM_DTYPE_IS_OWN = (torch.float32, torch.float64)
 _BASIS_NUMBER = {name: number for number, name in enumerate(TABLE)}
 _TRANSFORM_NUMBER = {name: number for number, name in enumerate(TRANSFORMS)}
@@ -42,7 +43,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, str(error)
     if names != [*TABLE, *TRANSFORMS]:
         return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
-    extension.set_dtypes(*_SUFFIX)
+    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    extension.set_types(torch.Tensor, torch.nn.Parameter, exchange, *_SUFFIX)
     return extension, None
 
 
@@ -69,10 +71,13 @@ def describe(dtype: torch.dtype) -> str:
 
 def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """The tensor as kernels read it."""
-    if tensor is None or (tensor.dtype is dtype and tensor.is_contiguous() and not tensor.is_neg()):
+    if tensor is None:
+        return None
+    if type(tensor) in _PLAIN and tensor.dtype is dtype and tensor.is_contiguous() and not tensor.is_neg():
         return tensor
-    # A lazily negated tensor, such as the imaginary part of a conjugate, is contiguous and yet must be copied.
-    return tensor.detach().resolve_neg().to(dtype).contiguous()
+    # Kernels know torch's own classes only.  A lazily negated tensor, such as the imaginary part of a conjugate, is
+    # contiguous and yet must be copied.
+    return tensor.detach().as_subclass(Tensor).resolve_neg().to(dtype).contiguous()
 
 
 @lru_cache(maxsize=None)
@@ -97,7 +102,9 @@ def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[
 
 def _like(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor | None]) -> Gradients:
     """Each gradient in its tensor's dtype."""
-    return tuple(g if g is None or t is None or g.dtype is t.dtype else g.to(t.dtype) for g, t in zip(gradients, tensors))
+    return tuple(
+        g if g is None or t is None or g.dtype is t.dtype else g.to(t.dtype) for g, t in zip(gradients, tensors)
+    )
 
 
 def _no_rows(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> Gradients:
@@ -121,8 +128,10 @@ def ridge_attempt(
     x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, bias: Tensor | None, config: str
 ) -> Tensor | None:
     """f(x), or None if the tensors are not such as kernels read: shapes, dtypes, strides, device."""
+    if _EXTENSION is None:
+        return None
     out = torch.empty_like(x)
-    done = extension().ridge(
+    done = _EXTENSION.ridge(
         *(basis_numbers(config), x, None, W, scale, shift, coef, bias),
         *(None, out, None, None, None, None, None, torch.get_num_threads()),
     )
@@ -158,13 +167,11 @@ def ridge_backward(
     if not x.numel():
         return _no_rows(needs, tensors)
     gradients = _gradients(needs, tensors)
-    mended = _mended(tensors, x.dtype)
-    numbers, threads = basis_numbers(config), torch.get_num_threads()
-    _ran(
-        extension().ridge(
-            *(numbers, mended[0], _dense(g, x.dtype), *mended[1:]), *(gradients[0], None, *gradients[1:], threads)
-        )
-    )
+    call = partial(extension().ridge, basis_numbers(config))
+    results = (gradients[0], None, *gradients[1:], torch.get_num_threads())
+    if not call(x, g, W, scale, shift, coef, bias, *results):
+        mended = _mended(tensors, x.dtype)
+        _ran(call(mended[0], _dense(g, x.dtype), *mended[1:], *results))
     return _like(gradients, tensors)
 
 
@@ -184,9 +191,11 @@ def _modules_forward(tensors: _ModuleTensors, basis: int, transform: int) -> Ten
 
 
 def _modules_attempt(tensors: _ModuleTensors, basis: int, transform: int) -> Tensor | None:
+    if _EXTENSION is None:
+        return None
     x, *parameters = tensors
     out = torch.empty_like(x)
-    done = extension().modules(
+    done = _EXTENSION.modules(
         *(basis, transform, x, None, *parameters),
         *(None, out, None, None, None, None, None, None, torch.get_num_threads()),
     )
@@ -285,7 +294,5 @@ def transformed_modules_backward(
 ) -> Gradients:
     """The gradients of <g, f> for those of (x, W, b, weight, bias) that `needs` marks."""
     all_needs = (*needs[:3], False, needs[3], False, needs[4])
-    gradients = _modules_backward(
-        g, (x, W, b, None, weight, None, bias), *_transformed_numbers(config), all_needs
-    )
+    gradients = _modules_backward(g, (x, W, b, None, weight, None, bias), *_transformed_numbers(config), all_needs)
     return (*gradients[:3], gradients[4], gradients[6])

@@ -59,7 +59,7 @@ class Operator:
                 return self.reference(*tensors, config)
             compiled: Tensor = getattr(torch.ops.gradnets_fast, self.name)(*tensors, config)
             return compiled
-        if _nothing_but_numbers(tensors):
+        if _nothing_but_numbers() and all(type(t) in PLAIN_TYPES for t in tensors):
             return self._eager(self.forward, tensors, config)
         # A compiled module under torch.func may fall back to running here, frame by frame: traced, the autograd
         # Functions below would lose tangents.
@@ -70,10 +70,9 @@ class Operator:
             torch._C._dynamo.eval_frame.set_eval_frame(prior)
         return result
 
-
     def quickly(self, tensors: tuple[Tensor | None, ...], config: str) -> Tensor | None:
         """f(x) where nothing about the call is out of the ordinary, without any other check; else None."""
-        if torch.compiler.is_compiling() or not _nothing_but_numbers(tensors):
+        if not _nothing_but_numbers():
             return None
         try:
             return self._eager(self._attempt_or_refuse, tensors, config)
@@ -87,9 +86,11 @@ class Operator:
         return result
 
     def _eager(self, kernel: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], config: str) -> Tensor:
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-            result: Tensor = _Eager.apply(self, kernel, config, *tensors)  # type: ignore[no-untyped-call]
-            return result
+        if torch.is_grad_enabled():
+            for tensor in tensors:
+                if tensor is not None and tensor.requires_grad:
+                    result: Tensor = _apply(_Eager, self, kernel, config, *tensors)
+                    return result
         return kernel(*tensors, config)
 
 
@@ -97,18 +98,17 @@ class _RefusedError(Exception):
     """The kernels cannot read the tensors as they are."""
 
 
-def _nothing_but_numbers(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether no transform, mode, subclass or tangent is about: then the shortest path through autograd serves."""
+def _nothing_but_numbers() -> bool:
+    """Whether no transform, mode or tangent is about: plain tensors then need not take the long way through autograd."""
     return (
         torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and forward_ad._current_level < 0
-        and all(type(t) in _PLAIN_TYPES for t in tensors)
     )
 
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
+PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
@@ -129,7 +129,7 @@ class _Eager(torch.autograd.Function):
     """`_Forward` without what torch.func needs, whose set-up costs more than a small network."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, operator: Operator, kernel: Callable[..., Tensor], config: str, *tensors: Tensor | None
     ) -> Tensor:
         ctx.operator, ctx.config = operator, config
@@ -144,7 +144,7 @@ class _Eager(torch.autograd.Function):
             return (None,) * (3 + len(tensors))
         # autograd.functional's vectorize=True batches g by a vmap of its own, outside of torch.func.
         batched = torch._C._functorch.is_legacy_batchedtensor(g)
-        if torch.is_grad_enabled() or batched or not _nothing_but_numbers((g, *tensors)):
+        if torch.is_grad_enabled() or batched or type(g) is not Tensor or not _nothing_but_numbers():
             return None, None, None, *_apply(_Backward, ctx.operator, ctx.config, needs, g, *tensors)
         return None, None, None, *ctx.operator.backward(g, *tensors, ctx.config, needs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .. import reference
@@ -10,19 +11,23 @@ from .operator import Operator, register
 
 
 def _reference(
-    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, config: str
+    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, bias: Tensor | None, config: str
 ) -> Tensor:
-    return reference.ridge(x, W, scale, shift, coef, bias, config.split(","))
+    names = config.split(",")
+    shift = shift.reshape(-1, W.shape[0])
+    scale = torch.ones_like(shift) if scale is None else scale
+    coef = shift.new_ones(shift.shape[0], len(names), W.shape[0]) if coef is None else coef
+    return reference.ridge(x, W, scale, shift, coef, bias, names)
 
 
-def _hidden_width(x: Tensor, W: Tensor, scale: Tensor, *_: Tensor | None) -> int:
-    return W.shape[0] * scale.shape[0]
+def _hidden_width(x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, *_: Tensor | None) -> int:
+    return shift.numel()
 
 
 ridge = register(
     Operator(
         name="ridge",
-        arguments=("x", "W", "scale", "shift", "coef", "bias?"),
+        arguments=("x", "W", "scale?", "shift", "coef?", "bias?"),
         reference=_reference,
         forward=_cpp.ridge_forward,
         attempt=_cpp.ridge_attempt,
