@@ -43,11 +43,17 @@ def bench(
         result = report.content([], {}, header)
         options: dict[str, Any] = {"rounds": rounds, "seconds": chosen.seconds, "with_memory": chosen.memory}
         say = _progress(console, len(cases))
-        for rows, machine in run(cases, builders, **options):
-            result = report.content(rows, machine, header)
-            # At once, so that an interrupted run leaves what it has measured.
-            write_json(out / f"{device}.json", result)
-            say(result["rows"])
+        try:
+            for rows, machine in run(cases, builders, **options):
+                result = report.content(rows, machine, header)
+                # At once, so that an interrupted run leaves what it has measured.
+                write_json(out / f"{device}.json", result)
+                say(result["rows"])
+        except KeyboardInterrupt:
+            done = len(result["rows"])
+            kept = f"; they are in {out / device}.json" if done else ""
+            console.print(f"stopped after {done} of {len(cases)} cases{kept}", highlight=False, soft_wrap=True)
+            return 130
     return _finish(console, result, out, device)
 
 

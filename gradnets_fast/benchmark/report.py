@@ -121,44 +121,41 @@ def _times(family: str, rows: list[Row]) -> Table:
     dtype = "" if rows[0]["dtype"] in family else f", {rows[0]['dtype']}"
     table = _table(family + dtype)
     names = list(dict.fromkeys(name for row in rows for name in row["contenders"]))
-    sizes = len({size(row) for row in rows}) > 1
-    variants = len({row["variant"] for row in rows}) > 1
-    headings = [heading for heading, wanted in (("batch, d, h", sizes), ("variant", variants)) if wanted]
-    for heading in headings or ["batch, d, h"]:
-        table.add_column(heading, no_wrap=True)
-    table.add_column("job", no_wrap=True)
-    for heading in (
-        *names,
-        "gain",
-        "target",
-        *(["/compile"] if "compile" in names else []),
-        "GFLOP/s",
-        "of mm",
-        "of copy",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if not sizes:
+    targets, compiled = any(row["target"] for row in rows), "compile" in names
+    # Variant above size in one column: side by side they would not fit.
+    one_size = len({size(row) for row in rows}) == 1
+    if one_size:
         table.title = f"{family}{dtype}, batch, d, h = {size(rows[0])}"
+    table.add_column("variant" if all(row["variant"] for row in rows) else "batch, d, h", no_wrap=True)
+    table.add_column("job", no_wrap=True)
+    headings = [*names, "gain", *["target"] * targets, *["/compile"] * compiled, "GFLOP/s", "of mm", "of copy"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        for job in JOBS:
-            first = [size(row)] * (sizes or not variants) + [row["variant"].replace("_", " ")] * variants
-            labels = first if job == "forward" else [""] * len(first)
-            table.add_row(*labels, job, *_cells(row, job, names), end_section=False)
+        above, below = (row["variant"].replace("_", " "), size(row)) if row["variant"] else (size(row), "")
+        below = "" if one_size else below
+        table.add_row(above, "forward", *_cells(row, "forward", names, targets))
+        table.add_row(below, "step", *_cells(row, "step", names, targets))
     return table
 
 
-def _cells(row: Row, job: str, names: list[str]) -> Iterator[str | Text]:
+def _cells(row: Row, job: str, names: list[str], targets: bool) -> Iterator[str | Text]:
     for name in names:
         yield _time(row["contenders"].get(name, {}), job)
     gain = row["gain"].get("ours", {}).get(job)
-    target = None if row["target"] is None else row["target"][job]
-    style = "" if gain is None or target is None else _REACHED if gain >= target else _MISSED
-    yield Text(times(gain), style=style)
-    yield "" if target is None else f"{target:g}×"
+    target = (row["target"] or {}).get(job)
+    yield _judged(gain, target)
+    if targets:
+        yield "" if target is None else f"{target:g}×"
     if "compile" in names:
         yield times(over_compile(row, job))
     for key, form in (("gflops", "{:.0f}"), ("of_mm", "{:.0%}"), ("of_bandwidth", "{:.0%}")):
         yield form.format(row[key][job]) if key in row else ""
+
+
+def _judged(gain: float | None, target: float | None) -> Text:
+    style = "" if gain is None or target is None else _REACHED if gain >= target else _MISSED
+    return Text(times(gain), style=style)
 
 
 def _time(outcome: dict[str, Any], job: str) -> str | Text:
@@ -179,9 +176,8 @@ def _memory(rows: list[Row]) -> Table:
         sizes = [row["contenders"].get(name, {}).get("memory_bytes") for name in names]
         target = (row["target"] or {}).get("memory")
         gain = row["memory_gain"].get("ours")
-        style = "" if gain is None or target is None else _REACHED if gain >= target else _MISSED
         numbers = ["" if s is None else f"{s / _BYTES_PER_MB:.0f}" for s in sizes]
-        last = (Text(times(gain), style=style), "" if target is None else f"{target:g}×")
+        last = (_judged(gain, target), "" if target is None else f"{target:g}×")
         table.add_row(f"{row['family']} {row['variant']}".strip(), size(row), *numbers, *last)
     return table
 
@@ -229,12 +225,12 @@ def over_compile(row: Row, job: str) -> float | None:
 def times(ratio: float | None) -> str:
     """A ratio to read, or nothing.
 
-    >>> times(1.234), times(23.4), times(None)
-    ('1.2×', '23×', '')
+    >>> times(1.234), times(2.345), times(23.4), times(None)
+    ('1.23×', '2.3×', '23×', '')
     """
-    return (
-        "" if ratio is None else f"{ratio:.2f}×" if ratio < 0.1 else f"{ratio:.1f}×" if ratio < 20 else f"{ratio:.0f}×"
-    )
+    if ratio is None:
+        return ""
+    return f"{ratio:.{2 if ratio < 1.995 else 1 if ratio < 19.95 else 0}f}×"
 
 
 def duration(milliseconds: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..backend import use_backend
+from ..errors import is_message
 from . import memory, verification
 from .cases import Case
 from .contenders import BACKEND, CONTENDERS, JOBS, Builder, Contender, Problem, make_problem
@@ -110,8 +111,8 @@ def _verified(problem: Problem, built: Mapping[str, Contender], outcomes: dict[s
 
 
 def _unavailable(error: Exception) -> dict[str, Any]:
-    lines = str(error).strip().splitlines()
-    return {"status": UNAVAILABLE, "reason": f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__}
+    first = (str(error).strip().splitlines() or [""])[0]
+    return {"status": UNAVAILABLE, "reason": first if is_message(first) else f"{type(error).__name__}: {first}"}
 
 
 def _time(
