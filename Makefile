@@ -1,13 +1,14 @@
 # make demo   trains mGradNet-C on a 2-D convex field and shows the result
 # make test   runs the whole suite
-# Both set up everything in .venv first; they need Python 3.10 to 3.13 and a C++17 compiler.
+# make bench  times the kernels, and writes bench/results/cpu.json, .csv and .png
+# All set up everything in .venv first; they need Python 3.10 to 3.13 and a C++17 compiler.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test lint table-2d clean
+.PHONY: demo test lint bench table-2d clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
@@ -21,6 +22,9 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(filter-out %_gen.h,$(wildcard csrc/*.h csrc/*.cpp))
 	$(BIN)/python -m gradnets_fast.activations.codegen --check
+
+bench: $(VENV)/.installed
+	$(BIN)/gradnets-fast bench --preset full --out bench/results
 
 table-2d: $(VENV)/.installed
 	$(BIN)/python -m bench.published_2d

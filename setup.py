@@ -46,6 +46,7 @@ setup(
     packages=[
         "gradnets_fast",
         "gradnets_fast.activations",
+        "gradnets_fast.benchmark",
         "gradnets_fast.functional",
         "gradnets_fast.kernels",
         "gradnets_fast.nn",

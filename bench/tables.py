@@ -10,9 +10,12 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bench.environment import RESULTS, ROOT
+from gradnets_fast.benchmark import report
+from gradnets_fast.benchmark.contenders import JOBS
 
 README = ROOT / "README.md"
 
@@ -28,31 +31,52 @@ def published_2d(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cpu_layers(result: dict[str, Any]) -> str:
-    """Median times beside eager PyTorch's, and where they were measured."""
-    where = result["environment"]
-    lines = ["| network, float32 | batch, d, h | eager forward / step | ours | gain |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        eager, ours = (row["milliseconds"][backend] for backend in ("reference", "cpp"))
-        times = [f"{_short(t['forward'])} / {_short(t['step'])} ms" for t in (eager, ours)]
-        gain = f"{row['gain']['forward']:.1f}× / {row['gain']['step']:.1f}×"
-        lines.append(
-            f"| {row['network']} | {row['batch']}, {row['d']}, {row['h']} | {times[0]} | {times[1]} | {gain} |"
-        )
+def cpu(result: dict[str, Any]) -> str:
+    """Median times and gains, forward / step, and where they were measured."""
+    rows = [row for row in result["rows"] if row["gain"] and row["dtype"] == "float32"]
+    lines = [
+        "| network, float32 | B, d, h | eager | ours | gain over eager | over torch.compile | of torch.mm's rate |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [_pair(partial(_median, row, name)) for name in ("eager", "ours")]
+        gains = [lambda job, r=row: r["gain"]["ours"][job], partial(report.over_compile, row)]
+        cells += [_pair(lambda job, gain=gain: report.times(gain(job))) for gain in gains]
+        cells.append(_pair(lambda job, r=row: f"{r['of_mm'][job]:.0%}"))
+        variant = f", {row['variant'].replace('_', ' ')}" if row["variant"] else ""
+        lines.append(f"| {row['family']}{variant} | {report.size(row)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _cpu_note(result)])
+
+
+def _median(row: dict[str, Any], name: str, job: str) -> str:
+    return report.duration(row["contenders"][name]["milliseconds"][job]["median"])
+
+
+def _pair(cell: Callable[[str], str]) -> str:
+    return " / ".join(cell(job) or "–" for job in JOBS)
+
+
+def _cpu_note(result: dict[str, Any]) -> str:
+    where, machine = result["environment"], result["machine"]
     place = f"{where['processor']}, {where['threads']} threads, {where['instruction_set']}, torch {where['torch']}"
-    note = (
-        "Medians of interleaved runs; a step is forward and backward; eager is the reference backend. "
-        f"Measured on {place}, commit {where['commit']}, by `{where['command']}` "
-        "([result file](bench/results/cpu_layers.json)). Absolute times vary; compare the gains."
+    mm = f"{machine['mm_gflops']['median']:.0f} GFLOP/s"
+    memory = "; ".join(
+        f"{row['family']}, {report.size(row)}: {row['memory_gain']['ours']:.0f} times less"
+        for row in result["rows"]
+        if (row["target"] or {}).get("memory") and "memory_gain" in row
     )
-    return "\n".join([*lines, "", note])
+    return (
+        "Forward / step; a step is f and the gradients of x and all parameters. Medians of interleaved runs, each "
+        "result first verified against float64. Eager is plain PyTorch with W x computed once; the last column counts "
+        f"the products' operations against torch.mm's {mm} in the same run. "
+        + (f"Extra memory of a step, beside eager's: {memory}. " if memory else "")
+        + f"Measured on {place}, commit {where['commit']}, by `{where['command']}` "
+        "([result file](bench/results/cpu.json), [figure](bench/results/cpu.png)). "
+        "Absolute times vary; compare the gains."
+    )
 
 
-def _short(milliseconds: float) -> str:
-    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
-
-
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"published_2d": published_2d, "cpu_layers": cpu_layers}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"published_2d": published_2d, "cpu": cpu}
 
 
 def rendered(text: str) -> str:

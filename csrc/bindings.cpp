@@ -200,8 +200,8 @@ bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W,
     const int64_t count = p.W.size(2), h = p.W.size(1), d = p.W.size(0);
     const ModuleTensors gradients{TensorArgument(dW),        TensorArgument(db),        TensorArgument(dtemperature),
                                   TensorArgument(dpositive), TensorArgument(dnegative), TensorArgument(dbias)};
-    if (r.x.size(0) != d || !p.b.present() || !p.positive.present() || !p.fit(r, count, h, d) ||
-        !gradients.fit(r, count, h, d))
+    if (r.x.size(0) != d || !p.b.present() || !p.positive.present() || p.temperature.present() != (basis < 0) ||
+        !p.fit(r, count, h, d) || !gradients.fit(r, count, h, d))
         return false;
     switch (r.dtype()) {
     case Dtype::f32:

@@ -42,7 +42,7 @@ _HOME = {
     "mGradNetM": "nn",
     "mRidgeGradNet": "nn",
 }
-_SUBMODULES = ("activations", "backend", "errors", "functional", "nn", "ops", "reference", "tasks")
+_SUBMODULES = ("activations", "backend", "benchmark", "errors", "functional", "nn", "ops", "reference", "tasks")
 
 __all__ = ["__version__", *_HOME]
 

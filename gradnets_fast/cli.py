@@ -62,7 +62,9 @@ def run() -> int:
         if not hasattr(error, "format_message"):
             raise
         text = " ".join(error.format_message().split())
-        print(f"gradnets-fast: {text} (see gradnets-fast train --help)", file=sys.stderr)
+        command = getattr(getattr(error, "ctx", None), "info_name", None)
+        command = f"gradnets-fast {command}" if command in ("train", "bench") else "gradnets-fast"
+        print(f"gradnets-fast: {text} (see {command} --help)", file=sys.stderr)
         return 2
 
 
@@ -149,6 +151,27 @@ def train(
         console.print("measuring error, Jacobian and time per step …")
         evaluation = evaluate(trainer)
         _finish(console, trainer, evaluation, out)
+
+
+@app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cpu; others come with their kernels.")] = "cpu",
+    preset: Annotated[
+        str, typer.Option(help="quick (small cases), full (all, and torch.compile), registry (every activation).")
+    ] = "quick",
+    rounds: Annotated[int | None, typer.Option(help="Samples of each contender. (default: the preset's)")] = None,
+    threads: Annotated[int | None, typer.Option(help="(default: torch's)")] = None,
+    case: Annotated[str, typer.Option(help="Only the cases whose label contains this.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for the results: JSON, CSV, PNG.")] = Path("runs/bench"),
+) -> None:
+    """Time forward and step beside eager PyTorch, torch.compile and the authors' structure."""
+    from .benchmark import command
+
+    with _one_line_errors():
+        code = command.bench(
+            Console(), device=device, preset=preset, rounds=rounds, thread_count=threads, case=case, out=out
+        )
+    raise typer.Exit(code)
 
 
 def _started(options: dict[str, Any], steps: int | None, epochs: int | None) -> Trainer:

@@ -82,7 +82,7 @@ def test_not_a_tensor(operator: str, name: str) -> None:
 @pytest.mark.parametrize(("operator", "name"), TENSORS)
 def test_none_and_sparse_tensors(operator: str, name: str) -> None:
     function, arguments = OPERATORS[operator]
-    if name in ("bias", "negative"):
+    if name in ("bias", "negative", "scale", "coef"):
         function(**arguments(**{name: None}))
     else:
         assert "got NoneType" in rejection(operator, TypeError, **{name: None})

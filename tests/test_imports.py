@@ -19,7 +19,7 @@ RULES: dict[str, set[str]] = {
     "errors.py": {"torch", "activations"},
     "backend.py": {"torch", "errors", "ops"},
     "ops": {"torch", "ops", "activations", "errors", "reference", "_C"},
-    "functional": {"torch", "functional", "ops", "backend", "errors", "reference"},
+    "functional": {"torch", "functional", "activations", "ops", "backend", "errors", "reference"},
     "explanation.py": {"torch", "ops", "backend", "errors", "functional"},
     "nn": {"torch", "nn", "functional", "activations", "errors", "reference"},
 }

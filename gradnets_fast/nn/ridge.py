@@ -72,7 +72,8 @@ class RidgeGradNet(GradNet):
             self.linear.reset_parameters()
 
     def _operator_arguments(self) -> dict[str, Any]:
-        coef = None if self.spec.kind == "fixed" else self.act.coefficients().unsqueeze(0)
+        mixture = None if self.spec.kind == "fixed" else self.act.coefficients()
+        coef = None if mixture is None else mixture.unsqueeze(0)
         return {"W": self.W, "scale": None, "shift": self.b, "coef": coef, "bias": self.bias, "basis": self.spec.basis}
 
     def extra_repr(self) -> str:

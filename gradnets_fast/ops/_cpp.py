@@ -128,7 +128,7 @@ def ridge_attempt(
     x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, bias: Tensor | None, config: str
 ) -> Tensor | None:
     """f(x), or None if the tensors are not such as kernels read: shapes, dtypes, strides, device."""
-    if _EXTENSION is None:
+    if _EXTENSION is None or type(x) not in _PLAIN:
         return None
     out = torch.empty_like(x)
     done = _EXTENSION.ridge(
@@ -191,9 +191,9 @@ def _modules_forward(tensors: _ModuleTensors, basis: int, transform: int) -> Ten
 
 
 def _modules_attempt(tensors: _ModuleTensors, basis: int, transform: int) -> Tensor | None:
-    if _EXTENSION is None:
-        return None
     x, *parameters = tensors
+    if _EXTENSION is None or type(x) not in _PLAIN:
+        return None
     out = torch.empty_like(x)
     done = _EXTENSION.modules(
         *(basis, transform, x, None, *parameters),

@@ -88,7 +88,7 @@ class Operator:
     def _eager(self, kernel: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], config: str) -> Tensor:
         if torch.is_grad_enabled():
             for tensor in tensors:
-                if tensor is not None and tensor.requires_grad:
+                if getattr(tensor, "requires_grad", False):  # nothing is checked yet
                     result: Tensor = _apply(_Eager, self, kernel, config, *tensors)
                     return result
         return kernel(*tensors, config)
@@ -99,7 +99,7 @@ class _RefusedError(Exception):
 
 
 def _nothing_but_numbers() -> bool:
-    """Whether no transform, mode or tangent is about: plain tensors then need not take the long way through autograd."""
+    """Whether no transform, mode or tangent is about: plain tensors then need not take autograd's long way."""
     return (
         torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0

@@ -44,18 +44,18 @@ def _activate(
     return function(activation, z)
 
 
-def _linear(parameters: Parameters, x: Tensor) -> Tensor:
+def _add_linear(parameters: Parameters, f: Tensor, x: Tensor) -> Tensor:
     if "linear.V" in parameters:
         V = parameters["linear.V"]
-        return F.linear(F.linear(x, V), V.T)
+        return f + F.linear(F.linear(x, V), V.T)
     if "linear.S" in parameters:
         S = parameters["linear.S"]
-        return F.linear(x, (S + S.T) / 2)
-    return torch.zeros_like(x)
+        return f + F.linear(x, (S + S.T) / 2)
+    return f
 
 
 def _linear_potential(parameters: Parameters, x: Tensor) -> Tensor:
-    return (x * _linear(parameters, x)).sum(-1) / 2
+    return (x * _add_linear(parameters, torch.zeros_like(x), x)).sum(-1) / 2
 
 
 def _depth(parameters: Parameters, prefix: str) -> int:
@@ -98,7 +98,8 @@ def gradnet_c(
         monotone,
         reuse_penultimate_activation,
     )
-    return F.linear(hidden, W.T, parameters[f"bias.{_depth(parameters, 'beta')}"]) + _linear(parameters, x)
+    f = F.linear(hidden, W.T, parameters[f"bias.{_depth(parameters, 'beta')}"])
+    return _add_linear(parameters, f, x)
 
 
 def gradnet_c_potential(
@@ -127,7 +128,7 @@ def ridge_gradnet(parameters: Parameters, x: Tensor, *, activation: Activation, 
     """Wᵀσ(Wx + b) + bias."""
     W = parameters["W"]
     hidden = _activate(parameters, "act", activation, monotone, F.linear(x, W, parameters["b"]))
-    return F.linear(hidden, W.T, parameters["bias"]) + _linear(parameters, x)
+    return _add_linear(parameters, F.linear(hidden, W.T, parameters["bias"]), x)
 
 
 def ridge_gradnet_potential(parameters: Parameters, x: Tensor, *, activation: Activation, monotone: bool) -> Tensor:
@@ -156,7 +157,7 @@ def gradnet_m(
             total = antiderivative(activation, z).sum(-1, keepdim=True)
             hidden = TRANSFORM_VALUES[transform][1](total) * value(activation, z)
         f = f + alpha[m] * F.linear(hidden, W.T)
-    return f + _linear(parameters, x)
+    return _add_linear(parameters, f, x)
 
 
 def _weighted_softmax(parameters: Parameters, prefix: str, activation: str, monotone: bool, z: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ class Checkpoint:
     history: list[tuple[int, float]]
 
 
-def prepare_folder(folder: Path) -> None:
-    """Makes the output folder, and proves that files can be written there.
+def prepare_folder(folder: Path, where: str = "train") -> None:
+    """Makes the output folder, and proves that files can be written there; `where` names the command.
 
     Raises:
         OSError: naming the folder and what to do.
@@ -47,7 +47,7 @@ def prepare_folder(folder: Path) -> None:
         os.unlink(probe)
     except OSError as error:
         fix = "choose another folder with --out, or change its permissions"
-        raise OSError(message("train", f"out {folder}", "a folder that can be written", error.strerror, fix)) from error
+        raise OSError(message(where, f"out {folder}", "a folder that can be written", error.strerror, fix)) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

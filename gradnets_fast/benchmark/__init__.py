@@ -1,0 +1,1 @@
+"""The benchmark of `gradnets-fast bench`: cases, contenders, verification, measurement, report."""

@@ -1,0 +1,243 @@
+"""The benchmark: what it counts, what it refuses to time, and what it writes.  No times are asserted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import gradnets_fast
+from gradnets_fast import reference
+from gradnets_fast.benchmark import memory, report, runner
+from gradnets_fast.benchmark.cases import CASES, PRESETS, Case, Target, registry_cases
+from gradnets_fast.benchmark.contenders import CONTENDERS, Contender, Problem, eager, make_problem, ours
+from gradnets_fast.benchmark.measurement import Spread, calls_per_sample, flops, interleaved, minimum_bytes
+from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results
+from gradnets_fast.cli import app
+from gradnets_fast.nn import registry
+
+TINY = Case(
+    "mGradNetC, 2 layers",
+    "",
+    700,
+    3,
+    5,
+    partial(gradnets_fast.mGradNetC, 2, 3, 5),
+    partial(reference.gradnet_c, activation="tanh", monotone=True),
+    target=Target(2.0, 0.001),
+)
+WITHOUT_COMPILE = {name: CONTENDERS[name] for name in PRESETS["quick"].contenders}
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"COLUMNS": "120"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "quick", dataclasses.replace(PRESETS["quick"], cases=lambda: iter([TINY])))
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_run_writes_what_it_shows(tmp_path: Path) -> None:
+    code, text, error = invoke("--rounds", 4, "--threads", 1, "--out", tmp_path)
+    assert code == 0, error
+    assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu.csv", "cpu.png"}
+    result = json.loads((tmp_path / "cpu.json").read_text())
+    assert result["environment"]["threads"] == 1
+    assert "--rounds 4 --threads 1" in result["environment"]["command"]
+    assert result["machine"]["mm_gflops"]["median"] > 0
+    (row,) = result["rows"]
+    assert row["rounds"] == 4
+    assert row["target"] == {"forward": 2.0, "step": 0.001, "memory": None}
+    assert row["flops"] == {"forward": 4 * 700 * 3 * 5, "step": 14 * 700 * 3 * 5}
+    assert list(row["contenders"]) == ["eager", "authors", "ours"]
+    for outcome in row["contenders"].values():
+        assert outcome["status"] == "timed"
+        assert outcome["relative_error"] < 1e-5
+        spread = outcome["milliseconds"]["step"]
+        assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+    medians = [row["contenders"][name]["milliseconds"]["step"]["median"] for name in ("eager", "ours")]
+    assert row["gain"]["ours"]["step"] == pytest.approx(medians[0] / medians[1])
+    assert row["gflops"]["step"] == pytest.approx(1e-6 * row["flops"]["step"] / medians[1])
+    assert row["of_mm"]["step"] == pytest.approx(row["gflops"]["step"] / result["machine"]["mm_gflops"]["median"])
+    lines = list(csv.DictReader((tmp_path / "cpu.csv").read_text().splitlines()))
+    assert len(lines) == 3 * 2
+    assert float(lines[-1]["median_ms"]) == medians[1]
+    assert lines[-1]["target"] == "0.001"
+    assert (tmp_path / "cpu.png").read_bytes()[:4] == b"\x89PNG"
+    assert report.duration(medians[1]) in text
+    assert "700, 3, 5" in text
+    assert max(map(len, text.splitlines())) <= 120 or str(tmp_path) in max(text.splitlines(), key=len)
+
+
+def _wrong_after(calls: int, problem: Problem) -> Contender:
+    """Right values, but each element off by a thousandth of the largest from that call on."""
+    right = ours(problem)
+    count = [0]
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        count[0] += 1
+        f = right.call(x)
+        return f if count[0] <= calls else f + 1e-3 * f.detach().abs().max()
+
+    return dataclasses.replace(right, call=call)
+
+
+def _wrong_gradient(problem: Problem) -> Contender:
+    right = ours(problem)
+    return dataclasses.replace(right, call=lambda x: right.call(x) + 1e-3 * (x - x.detach()))
+
+
+@pytest.mark.parametrize("builder", [partial(_wrong_after, 0), partial(_wrong_after, 1), _wrong_gradient])
+def test_a_wrong_result_is_not_timed(builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = runner.run_case(TINY, {"eager": eager, "ours": builder}, rounds=3, seconds=1.0)
+    outcome = row["contenders"]["ours"]
+    assert outcome["status"] == "wrong"
+    assert "milliseconds" not in outcome
+    assert row["contenders"]["eager"]["status"] == "timed"
+    monkeypatch.setitem(PRESETS, "quick", dataclasses.replace(PRESETS["quick"], cases=lambda: iter([TINY])))
+    monkeypatch.setattr("gradnets_fast.benchmark.command.CONTENDERS", {**CONTENDERS, "ours": builder})
+    code, text, _ = invoke("--rounds", 1, "--out", tmp_path)
+    assert code == 1
+    assert "wrong result, not timed: mGradNetC, 2 layers 700x3x5" in " ".join(text.split())
+    assert json.loads((tmp_path / "cpu.json").read_text())["rows"][0]["gain"].keys() == {"authors"}
+
+
+def test_a_contender_that_cannot_run_says_why() -> None:
+    def missing(problem: Problem) -> Contender:
+        def call(x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no compiler found\nand much more")
+
+        return dataclasses.replace(eager(problem), call=call)
+
+    row = runner.run_case(TINY, {"eager": eager, "compile": missing, "ours": ours}, rounds=3, seconds=1.0)
+    outcome = row["contenders"]["compile"]
+    assert outcome == {"status": "unavailable", "reason": "RuntimeError: no compiler found"}
+    assert row["contenders"]["ours"]["status"] == "timed"
+
+
+def test_a_case_that_the_kernels_refuse_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradnets_fast.benchmark.contenders.why_not", lambda *_: "its dtypes are others")
+    row = runner.run_case(TINY, WITHOUT_COMPILE, rounds=3, seconds=1.0)
+    assert "its dtypes are others" in row["skipped"]
+    assert not any("milliseconds" in outcome for outcome in row["contenders"].values())
+
+
+@pytest.mark.parametrize("case", list(registry_cases()), ids=lambda case: case.label)
+def test_plain_pytorch_computes_every_registered_network(case: Case) -> None:
+    small = dataclasses.replace(case, batch=8)
+    problem, rows = make_problem(small), torch.arange(8)
+    truth = exact(problem, rows)
+    got = results(eager(problem), problem, rows)
+    assert fault(got, got, truth) is None
+
+
+def test_the_registry_preset_has_every_registered_network() -> None:
+    assert len(list(registry_cases())) == len(list(registry.cases()))
+    labels = [case.label for preset in ("full", "registry") for case in PRESETS[preset].cases()]
+    assert len(labels) == len(set(labels))
+
+
+def test_rows_that_are_verified_span_the_batch() -> None:
+    rows = chosen_rows(65536)
+    assert (len(rows), rows[0], rows[-1]) == (512, 0, 65535)
+    assert chosen_rows(3).tolist() == [0, 1, 2]
+    assert chosen_rows(1).tolist() == [0]
+
+
+def test_counts() -> None:
+    case = next(case for case in CASES if "weighted_softmax" in case.label)
+    assert flops(case, 4) == {"forward": 4 * 16384 * 64 * 256 * 4, "step": 14 * 16384 * 64 * 256 * 4}
+    assert minimum_bytes(case, 10) == {"forward": 4 * (2 * 16384 * 64 + 10), "step": 4 * (4 * 16384 * 64 + 20)}
+    half = next(case for case in CASES if case.dtype == torch.bfloat16)
+    assert minimum_bytes(half, 0)["forward"] == 2 * 2 * half.batch * half.d
+
+
+def test_rounds_interleave_the_jobs_and_end_in_time() -> None:
+    calls: list[str] = []
+    jobs = {name: partial(calls.append, name) for name in "ab"}
+    samples = interleaved(jobs, 5, 60.0)
+    assert {name: len(values) for name, values in samples.items()} == {"a": 5, "b": 5}
+    assert all(len(values) == 3 for values in interleaved(jobs, 50, 0.0).values())
+    assert calls_per_sample(lambda: None) > 100
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, pytest.approx(1.2), pytest.approx(2.8))
+
+
+def test_memory_of_a_step_comes_from_a_fresh_process() -> None:
+    """One array of batch × hidden is 17 MB: eager keeps several, the kernels none."""
+    big = torch.ones(2**27)  # a process that this one starts must not inherit its size
+    del big
+    case = next(case for case in CASES if case.label == "mGradNetC, 4 layers 65536x2x64")
+    found = {name: memory.extra_bytes(case, name) for name in ("eager", "ours")}
+    assert found["eager"] > 3 * 65536 * 64 * 4
+    assert found["ours"] < found["eager"] / 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "cuda"], ["device", "cpu", "'cuda'", "only the CPU"]),
+        (["--preset", "huge"], ["preset", "quick, full, registry", "'huge'"]),
+        (["--rounds", "0"], ["rounds", "got 0"]),
+        (["--threads", "-2"], ["threads", "got -2"]),
+        (["--case", "helix"], ["case", "mRidgeGradNet 65536x2x64", "'helix'", "another preset"]),
+    ],
+)
+def test_bad_options(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    code, _, error = invoke(*arguments, "--out", tmp_path / "out")
+    assert code == 2
+    assert error.startswith("gradnets-fast: bench: ")
+    assert error.count("\n") == 1
+    for word in ("expected ", "got ", "; ", *words):
+        assert word in error, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_unwritable_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = invoke("--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert error.startswith("gradnets-fast: bench: out")
+
+
+def test_an_interrupted_run_leaves_what_it_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> Any:
+        yield [report_row], {"mm_gflops": {"median": 1.0}, "copy_gb_per_s": {"median": 1.0}}
+        raise KeyboardInterrupt
+
+    report_row = runner.run_case(TINY, {"eager": eager, "ours": ours}, rounds=1, seconds=1.0)
+    monkeypatch.setattr("gradnets_fast.benchmark.command.run", lambda *_, **__: interrupted())
+    code, text, _ = invoke("--out", tmp_path)
+    assert code == 130
+    assert "stopped after 1 of" in text
+    assert [row["label"] for row in json.loads((tmp_path / "cpu.json").read_text())["rows"]] == [TINY.label]
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    with runner.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_numbers_to_read() -> None:
+    assert [report.duration(t) for t in (0.000987, 0.0999, 9.996, 99.96, 999.6)] == [
+        "0.99 µs",
+        "99.9 µs",
+        "10.0 ms",
+        "100 ms",
+        "1.00 s",
+    ]
+    assert math.isclose(float(report.times(0.049)[:-1]), 0.05)
