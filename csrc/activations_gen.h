@@ -4,20 +4,20 @@
 struct identity_basis {
     static constexpr int number = 0;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = broadcast<V>(0.5) * (x * x);
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = x;
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         value = x;
         first = broadcast<V>(1.0);
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         value = x;
         first = broadcast<V>(1.0);
         second = broadcast<V>(0.0);
@@ -27,22 +27,22 @@ struct identity_basis {
 struct tanh_basis {
     static constexpr int number = 1;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
         const auto t1 = v_expm1(minimum(t0, broadcast<V>(1.0)));
         out = select(t0 < broadcast<V>(1.0), v_log1p(minimum((t1 * t1) / (broadcast<V>(2.0) * (broadcast<V>(1.0) + t1)), broadcast<V>(1.0))), (t0 + v_log1p(v_exp_bounded(broadcast<V>(-2.0) * t0))) - broadcast<V>(0.6931471805599453));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = v_tanh(x);
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         value = v_tanh(x);
         first = v_sech_squared(x);
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = v_tanh(x);
         const auto t1 = v_sech_squared(x);
         value = t0;
@@ -54,17 +54,17 @@ struct tanh_basis {
 struct sigmoid_basis {
     static constexpr int number = 2;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         const auto t0 = v_exp_bounded(-absolute(x));
         const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
         out = select(x < broadcast<V>(0.0), t0 * t1, t1);
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = v_exp_bounded(-absolute(x));
         const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
         const auto t2 = t0 * t1;
@@ -72,7 +72,7 @@ struct sigmoid_basis {
         first = t2 * t1;
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = -absolute(x);
         const auto t1 = v_exp_bounded(t0);
         const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
@@ -88,25 +88,25 @@ struct sigmoid_basis {
 struct softplus_basis {
     static constexpr int number = 3;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = v_log1p(v_exp_bounded(-absolute(x)));
         const auto t1 = t0 * t0;
         const auto t2 = (t0 * (broadcast<V>(1.0) + (broadcast<V>(0.25) * t0))) + ((t1 * t0) * polynomial<4>(t1, {0.027777777777777776, -0.0002777777777777778, 4.72411186696901e-06, -9.185773074661964e-08, 1.8978869988971e-09, -4.0647616451442256e-11, 8.921691020456452e-13, -1.9939295860721074e-14, 4.518980029619918e-16, -1.0356517612181247e-17}));
         out = select(x > broadcast<V>(0.0), (broadcast<V>(0.5) * (x * x)) + (broadcast<V>(1.6449340668482264) - t2), t2);
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = v_exp_bounded(-absolute(x));
         const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
         value = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(t0);
         first = select(x < broadcast<V>(0.0), t0 * t1, t1);
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = v_exp_bounded(-absolute(x));
         const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
         const auto t2 = t0 * t1;
@@ -119,21 +119,21 @@ struct softplus_basis {
 struct relu_basis {
     static constexpr int number = 4;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
         out = broadcast<V>(0.5) * (t0 * t0);
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         value = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
         first = select(x > broadcast<V>(0.0), broadcast<V>(1.0), broadcast<V>(0.0));
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         value = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
         first = select(x > broadcast<V>(0.0), broadcast<V>(1.0), broadcast<V>(0.0));
         second = broadcast<V>(0.0);
@@ -143,24 +143,24 @@ struct relu_basis {
 struct elu_basis {
     static constexpr int number = 5;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = minimum(x, broadcast<V>(0.0));
         const auto t1 = minimum(-t0, broadcast<V>(1.0));
         out = select(x > broadcast<V>(0.0), broadcast<V>(0.5) * (x * x), select(t0 > broadcast<V>(-1.0), (t1 * t1) * polynomial<10>(-t1, {0.5, 0.16666666666666666, 0.041666666666666664, 0.008333333333333333, 0.001388888888888889, 0.0001984126984126984, 2.48015873015873e-05, 2.7557319223985893e-06, 2.755731922398589e-07, 2.505210838544172e-08, 2.08767569878681e-09, 1.6059043836821613e-10, 1.1470745597729725e-11, 7.647163731819816e-13, 4.779477332387385e-14, 2.8114572543455206e-15, 1.5619206968586225e-16, 8.22063524662433e-18}), v_expm1(t0) - t0));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = select(x > broadcast<V>(0.0), x, v_expm1(minimum(x, broadcast<V>(0.0))));
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = x > broadcast<V>(0.0);
         const auto t1 = minimum(x, broadcast<V>(0.0));
         value = select(t0, x, v_expm1(t1));
         first = select(t0, broadcast<V>(1.0), v_exp_bounded(t1));
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = x > broadcast<V>(0.0);
         const auto t1 = minimum(x, broadcast<V>(0.0));
         const auto t2 = v_exp_bounded(t1);
@@ -173,7 +173,7 @@ struct elu_basis {
 struct silu_basis {
     static constexpr int number = 6;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
         const auto t1 = v_copysign(minimum(t0, broadcast<V>(1.0)), x);
         const auto t2 = x > broadcast<V>(0.0);
@@ -183,13 +183,13 @@ struct silu_basis {
         out = select(t0 < broadcast<V>(1.0), (x * x) * (broadcast<V>(0.25) + (t1 * polynomial<8>(t1 * t1, {0.08333333333333333, -0.004166666666666667, 0.00029761904761904765, -2.3423721340388008e-05, 1.9415383998717333e-06, -1.6645198936865603e-07, 1.4616406398813807e-08, -1.3067217542323558e-09, 1.1846189819046541e-10, -1.0859585455192951e-11, 1.0046272647825998e-12, -9.364682169751366e-14, 8.785561869171463e-15, -8.287729394404321e-16, 7.855469034356079e-17, -7.476875163462813e-18, 7.142763648504467e-19, -6.845936312712905e-20, 6.5806717186494664e-21, -6.342364990271615e-22, 6.127268149801817e-23}))), (x * (select(t2, broadcast<V>(0.5) * x, broadcast<V>(0.0)) + t3)) + select(t2, -t5, t5));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         const auto t0 = v_exp_bounded(-absolute(x));
         const auto t1 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t0);
         out = x * select(x < broadcast<V>(0.0), t0 * t1, t1);
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = x < broadcast<V>(0.0);
         const auto t1 = v_exp_bounded(-absolute(x));
         const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
@@ -199,7 +199,7 @@ struct silu_basis {
         first = t4 * (broadcast<V>(1.0) + (x * select(t0, t2, t3)));
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = x < broadcast<V>(0.0);
         const auto t1 = -absolute(x);
         const auto t2 = v_exp_bounded(t1);
@@ -216,24 +216,24 @@ struct silu_basis {
 struct gelu_basis {
     static constexpr int number = 7;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
         const auto t1 = x * x;
         const auto t2 = v_copysign(minimum(t0, broadcast<V>(1.0)), x);
         out = select(t0 < broadcast<V>(1.0), t1 * (broadcast<V>(0.25) + (t2 * polynomial<8>(t2 * t2, {0.1329807601338109, -0.013298076013381087, 0.001424793858576546, -0.00013192535727560604, 1.0494062510559568e-05, -7.265120199618165e-07, 4.439795677544436e-08, -2.425098479330993e-09, 1.196594644406739e-10, -5.3815103055329654e-12, 2.2227977348940463e-13, -8.487045896868175e-15, 3.0123774016661827e-16, -9.9879887323149e-18, 3.106862854521921e-19, -9.100911392033905e-21, 2.5190022602951005e-22, -6.6078755635721996e-24, 1.647262426816434e-25}))), (broadcast<V>(0.5) * (((t1 - broadcast<V>(1.0)) * (broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x))) + (x * (v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327))))) + broadcast<V>(0.25));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = x * (broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x));
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
         value = x * t0;
         first = t0 + (x * (v_exp_bounded(broadcast<V>(-0.5) * (x * x)) * broadcast<V>(0.3989422804014327)));
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
         const auto t1 = x * x;
         const auto t2 = v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327);
@@ -246,21 +246,21 @@ struct gelu_basis {
 struct sin_basis {
     static constexpr int number = 8;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = v_sin(broadcast<V>(0.5) * x);
         out = broadcast<V>(2.0) * (t0 * t0);
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = v_sin(x);
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         value = v_sin(x);
         first = v_cos(x);
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = v_sin(x);
         value = t0;
         first = v_cos(x);
@@ -271,7 +271,7 @@ struct sin_basis {
 struct arctan_basis {
     static constexpr int number = 9;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
         const auto t1 = t0 > broadcast<V>(1.0);
         const auto t2 = select(t1, t0, broadcast<V>(1.0));
@@ -279,11 +279,11 @@ struct arctan_basis {
         out = (x * v_atan(x)) - (v_log(t2) + (broadcast<V>(0.5) * v_log1p(t3 * t3)));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = v_atan(x);
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = absolute(x);
         const auto t1 = t0 > broadcast<V>(1.0);
         const auto t2 = select(t1, broadcast<V>(1.0) / select(t1, t0, broadcast<V>(1.0)), t0);
@@ -292,7 +292,7 @@ struct arctan_basis {
         first = select(t1, t3, broadcast<V>(1.0)) / (broadcast<V>(1.0) + t3);
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = absolute(x);
         const auto t1 = t0 > broadcast<V>(1.0);
         const auto t2 = select(t1, broadcast<V>(1.0) / select(t1, t0, broadcast<V>(1.0)), t0);
@@ -308,7 +308,7 @@ struct arctan_basis {
 struct softsign_basis {
     static constexpr int number = 10;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
         const auto t1 = minimum(t0, broadcast<V>(1.0));
         const auto t2 = t1 / (broadcast<V>(2.0) + t1);
@@ -316,17 +316,17 @@ struct softsign_basis {
         out = select(t0 < broadcast<V>(1.0), (t1 * t2) - ((t3 * t2) * polynomial<8>(t3, {0.6666666666666666, 0.4, 0.2857142857142857, 0.2222222222222222, 0.18181818181818182, 0.15384615384615385, 0.13333333333333333, 0.11764705882352941, 0.10526315789473684, 0.09523809523809523, 0.08695652173913043, 0.08, 0.07407407407407407, 0.06896551724137931, 0.06451612903225806, 0.06060606060606061})), t0 - v_log(broadcast<V>(1.0) + t0));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = x / (broadcast<V>(1.0) + absolute(x));
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = broadcast<V>(1.0) + absolute(x);
         value = x / t0;
         first = broadcast<V>(1.0) / (t0 * t0);
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = broadcast<V>(1.0) + absolute(x);
         const auto t1 = t0 * t0;
         value = x / t0;
@@ -338,20 +338,20 @@ struct softsign_basis {
 struct erf_basis {
     static constexpr int number = 11;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = (x * v_erf(x)) + (broadcast<V>(0.5641895835477563) * v_expm1(-(x * x)));
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = v_erf(x);
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         value = v_erf(x);
         first = broadcast<V>(1.1283791670955126) * v_exp_bounded(-(x * x));
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = broadcast<V>(1.1283791670955126) * v_exp_bounded(-(x * x));
         value = v_erf(x);
         first = t0;
@@ -362,22 +362,22 @@ struct erf_basis {
 struct softshrink_basis {
     static constexpr int number = 12;
     template <class V>
-    static inline void antiderivative(V x, V &out) {
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(absolute(x) <= broadcast<V>(0.5), broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
         out = broadcast<V>(0.5) * (t0 * t0);
     }
     template <class V>
-    static inline void value(V x, V &out) {
+    static GRADNETS_INLINE void value(V x, V &out) {
         out = select(absolute(x) <= broadcast<V>(0.5), broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
     }
     template <class V>
-    static inline void value_first(V x, V &value, V &first) {
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = absolute(x) <= broadcast<V>(0.5);
         value = select(t0, broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
         first = select(t0, broadcast<V>(0.0), broadcast<V>(1.0));
     }
     template <class V>
-    static inline void value_first_second(V x, V &value, V &first, V &second) {
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = absolute(x) <= broadcast<V>(0.5);
         value = select(t0, broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
         first = select(t0, broadcast<V>(0.0), broadcast<V>(1.0));

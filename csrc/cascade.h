@@ -34,7 +34,8 @@ template <class T> struct GradientRows {
     bool any() const { return scale || shift || coef; }
 };
 
-template <int N, class V, class T> inline void add_block(const V (&terms)[N], const GradientRows<T> &to, int row) {
+template <int N, class V, class T>
+GRADNETS_INLINE void add_block(const V (&terms)[N], const GradientRows<T> &to, int row) {
     V total = terms[0];
 #pragma GCC unroll 8
     for (int i = 1; i < N; ++i)
@@ -45,18 +46,18 @@ template <int N, class V, class T> inline void add_block(const V (&terms)[N], co
 
 // The basis functions of one layer: a single one known to the compiler, or any mixture.
 template <class B> struct SingleBasis {
-    template <class F> __attribute__((always_inline)) void each(const F &body) const { body(0, B{}); }
+    template <class F> GRADNETS_INLINE void each(const F &body) const { body(0, B{}); }
 };
 struct MixedBasis {
     int terms;
     const int *basis;
-    template <class F> __attribute__((always_inline)) void each(const F &body) const {
+    template <class F> GRADNETS_INLINE void each(const F &body) const {
         for (int k = 0; k < terms; ++k)
             with_basis(basis[k], [&](auto b) { body(k, b); });
     }
 };
 struct tanh_identity_bases {
-    template <class F> __attribute__((always_inline)) void each(const F &body) const {
+    template <class F> GRADNETS_INLINE void each(const F &body) const {
         body(0, tanh_basis{});
         body(1, identity_basis{});
     }
@@ -66,16 +67,16 @@ struct tanh_identity_bases {
 
 // z_l = scale_l·u + shift_l + mixed, mixed being what layer l − 1 passed on.
 template <int N, class V, class Parameters>
-inline void enter_layer(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
-                        const V (&mixed)[N], V (&z)[N]) {
+GRADNETS_INLINE void enter_layer(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
+                                 const V (&mixed)[N], V (&z)[N]) {
     const V scale = parameter(rows.scale(l)), shift = parameter(rows.shift(l));
     GRADNETS_EACH z[i] = l > 0 ? scale * u[i] + shift + mixed[i] : scale * u[i] + shift;
 }
 
 // mixed = Σ_k coef_{l,k}·b_k(z)
 template <int N, class V, class Bases, class Parameters>
-inline void leave_layer(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
-                        const V (&z)[N], V (&mixed)[N]) {
+GRADNETS_INLINE void leave_layer(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
+                                 const V (&z)[N], V (&mixed)[N]) {
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
         const V coef = parameter(rows.coef(l, k));
         GRADNETS_EACH {
@@ -88,8 +89,13 @@ inline void leave_layer(const CascadeRows &rows, int l, const Bases &bases, cons
 
 // u becomes φ(u).
 template <int N, class V, class Bases, class Parameters>
-inline void block_value(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
+GRADNETS_INLINE void block_value(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
     V z[N], mixed[N] = {};
+    if (rows.layers == 1) { // straight-line code, which stays in registers
+        enter_layer(rows, 0, parameter, u, mixed, z);
+        leave_layer(rows, 0, bases, parameter, z, u);
+        return;
+    }
     for (int l = 0; l < rows.layers; ++l) {
         enter_layer(rows, l, parameter, u, mixed, z);
         leave_layer(rows, l, bases, parameter, z, mixed);
@@ -97,51 +103,70 @@ inline void block_value(const CascadeRows &rows, const Bases &bases, const Param
     GRADNETS_EACH u[i] = mixed[i];
 }
 
+// Backward through layer l, for delta = ∂S/∂(what layer l passes on): delta becomes ∂S/∂z_l, and passed what layer l
+// passes on; to += the gradients of its coefficients.
+template <int N, class V, class Bases, class Parameters, class T>
+GRADNETS_INLINE void leave_backward(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
+                                    const V (&z)[N], V (&delta)[N], V (&passed)[N], const GradientRows<T> &to) {
+    V slope[N] = {};
+    bases.each([&](int k, auto b) __attribute__((always_inline)) {
+        const V coef = parameter(rows.coef(l, k));
+        V value[N];
+        GRADNETS_EACH {
+            V first;
+            b.value_first(z[i], value[i], first);
+            slope[i] = k > 0 ? slope[i] + coef * first : coef * first;
+            passed[i] = k > 0 ? passed[i] + coef * value[i] : coef * value[i];
+        }
+        if (to.coef) {
+            GRADNETS_EACH value[i] *= delta[i];
+            add_block<N>(value, to, rows.coef(l, k));
+        }
+    });
+    GRADNETS_EACH delta[i] *= slope[i];
+}
+
+// Through z_l = scale_l·u + shift_l + …: du (+)= scale_l·delta, and the gradients of scale and shift.
+template <int N, class V, class Parameters, class T>
+GRADNETS_INLINE void enter_backward(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
+                                    const V (&delta)[N], V (&du)[N], bool accumulate, const GradientRows<T> &to) {
+    if (to.shift)
+        add_block<N>(delta, to, rows.shift(l));
+    if (to.scale) {
+        V product[N];
+        GRADNETS_EACH product[i] = delta[i] * u[i];
+        add_block<N>(product, to, rows.scale(l));
+    }
+    const V scale = parameter(rows.scale(l));
+    GRADNETS_EACH du[i] = accumulate ? du[i] + delta[i] * scale : delta[i] * scale;
+}
+
 // u becomes φ(u) and a becomes a·φ'(u); to += a·∂φ/∂θ.  history: layers·N vectors.
 template <int N, class V, class Bases, class Parameters, class T>
-inline void block_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
-                           V (&a)[N], const GradientRows<T> &to, V *history) {
-    V mixed[N] = {}, du[N] = {};
-    for (int l = 0; l + 1 < rows.layers; ++l) {
-        V z[N];
+GRADNETS_INLINE void block_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
+                                    V (&a)[N], const GradientRows<T> &to, V *history) {
+    V z[N], mixed[N] = {};
+    if (rows.layers == 1) { // straight-line code, which stays in registers
+        enter_layer(rows, 0, parameter, u, mixed, z);
+        leave_backward(rows, 0, bases, parameter, z, a, mixed, to);
+        enter_backward(rows, 0, parameter, u, a, a, false, to);
+        GRADNETS_EACH u[i] = mixed[i];
+        return;
+    }
+    const int last = rows.layers - 1;
+    for (int l = 0; l < last; ++l) {
         enter_layer(rows, l, parameter, u, mixed, z);
         GRADNETS_EACH history[l * N + i] = z[i];
         leave_layer(rows, l, bases, parameter, z, mixed);
     }
-    V phi[N] = {};
-    for (int l = rows.layers - 1; l >= 0; --l) {
-        V z[N], slope[N] = {};
-        const bool last = l == rows.layers - 1;
-        if (last)
-            enter_layer(rows, l, parameter, u, mixed, z);
-        else
-            GRADNETS_EACH z[i] = history[l * N + i];
-        bases.each([&](int k, auto b) __attribute__((always_inline)) {
-            const V coef = parameter(rows.coef(l, k));
-            V value[N];
-            GRADNETS_EACH {
-                V first;
-                b.value_first(z[i], value[i], first);
-                slope[i] = k > 0 ? slope[i] + coef * first : coef * first;
-                if (last)
-                    phi[i] = k > 0 ? phi[i] + coef * value[i] : coef * value[i];
-                value[i] *= a[i];
-            }
-            if (to.coef)
-                add_block<N>(value, to, rows.coef(l, k));
-        });
-        const V scale = parameter(rows.scale(l));
-        GRADNETS_EACH {
-            a[i] *= slope[i];
-            du[i] = last ? a[i] * scale : du[i] + a[i] * scale;
-        }
-        if (to.shift)
-            add_block<N>(a, to, rows.shift(l));
-        if (to.scale) {
-            V product[N];
-            GRADNETS_EACH product[i] = a[i] * u[i];
-            add_block<N>(product, to, rows.scale(l));
-        }
+    enter_layer(rows, last, parameter, u, mixed, z);
+    V phi[N] = {}, du[N] = {};
+    leave_backward(rows, last, bases, parameter, z, a, phi, to);
+    enter_backward(rows, last, parameter, u, a, du, false, to);
+    for (int l = last - 1; l >= 0; --l) {
+        GRADNETS_EACH z[i] = history[l * N + i];
+        leave_backward(rows, l, bases, parameter, z, a, mixed, to);
+        enter_backward(rows, l, parameter, u, a, du, true, to);
     }
     GRADNETS_EACH {
         u[i] = phi[i];

@@ -140,14 +140,14 @@ template <class S> class NarrowRun {
     }
 
     // u = Σ_c w_c·x_c
-    template <int N> void project(const T *w, const T *x, V (&u)[N]) const {
+    template <int N> GRADNETS_INLINE void project(const T *w, const T *x, V (&u)[N]) const {
         GRADNETS_EACH u[i] = w[0] * load(x + i * lanes);
         for (int64_t c = 1; c < p.d; ++c)
             GRADNETS_EACH u[i] += w[c] * load(x + c * tile_ + i * lanes);
     }
 
     // out_c += w_c·a
-    template <int N> void spread(const T *w, const V (&a)[N], T *out) const {
+    template <int N> GRADNETS_INLINE void spread(const T *w, const V (&a)[N], T *out) const {
         for (int64_t c = 0; c < p.d; ++c)
             GRADNETS_EACH {
                 T *const to = out + c * tile_ + i * lanes;
@@ -156,7 +156,8 @@ template <class S> class NarrowRun {
     }
 
     // dw_c += Σ phi·g_c + a·x_c
-    template <int N> void add_weights(const V (&phi_u)[N], const V (&a)[N], const T *g, const T *x, T *sums) const {
+    template <int N>
+    GRADNETS_INLINE void add_weights(const V (&phi_u)[N], const V (&a)[N], const T *g, const T *x, T *sums) const {
         for (int64_t c = 0; c < p.d; ++c) {
             V sum = load(sums + c * lanes);
             GRADNETS_EACH sum += phi_u[i] * load(g + c * tile_ + i * lanes) + a[i] * load(x + c * tile_ + i * lanes);

@@ -62,8 +62,8 @@ template <class P, class S> struct PipelineLayout {
         const int64_t fit = larger(lanes, round_up(6144 / p.d, lanes)); // 24 kB of W
         const int64_t block = in_place && !p.fixed_block && fit < p.block ? fit : p.block;
         plan = make_plan(p.batch, p.hidden * p.d, p.hidden, block, p.most_rows, Tile<T>::rows, p.flops);
-        stride = round_up(plan.block, panel);
-        block_panels = stride;
+        block_panels = round_up(plan.block, panel);
+        stride = block_panels;
         direct_rows = same && p.d % lanes == 0 && !plan.split;
         direct_weights = same && p.d % lanes == 0 && plan.row_chunks == 1;
         const bool present[] = {true, p.rows.g != nullptr, p.rows.v != nullptr};

@@ -8,6 +8,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace gradnets {
 
@@ -110,9 +113,17 @@ void parallel_for(int threads, int64_t count, void (*task)(void *, int64_t, int)
         task(context, i, 0);
 }
 
+static constexpr size_t kHugePage = size_t(1) << 21;
+
 void *workspace_allocate(size_t bytes) {
-    const size_t rounded = (bytes + 63) / 64 * 64;
-    void *memory = std::aligned_alloc(64, rounded == 0 ? 64 : rounded);
+    const size_t alignment = bytes >= 2 * kHugePage ? kHugePage : 64;
+    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    void *memory = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+#ifdef __linux__
+    // The first touch of each small page would cost more than the arithmetic on it.
+    if (memory != nullptr && alignment == kHugePage)
+        madvise(memory, rounded, MADV_HUGEPAGE);
+#endif
 #ifdef GRADNETS_POISON_WORKSPACE
     // All bits set is a NaN in every floating-point format.
     if (memory != nullptr)

@@ -2,6 +2,9 @@
 // namespace GRADNETS_ISA with GRADNETS_VECTOR_BYTES set; nothing here may have external linkage shared between
 // instruction sets.
 
+// A vector function that is not inlined passes its vectors through memory; GCC's own judgement gives up in large units.
+#define GRADNETS_INLINE inline __attribute__((always_inline))
+
 template <class T> struct Simd;
 
 template <> struct Simd<float> {
@@ -27,52 +30,52 @@ template <> struct VectorTraits<Simd<double>::Vector> {
 };
 template <class V> using ScalarOf = typename VectorTraits<V>::Scalar;
 
-template <class T> inline typename Simd<T>::Vector load(const T *p) {
+template <class T> GRADNETS_INLINE typename Simd<T>::Vector load(const T *p) {
     return *reinterpret_cast<const typename Simd<T>::Unaligned *>(p);
 }
 
-template <class T> inline void store(T *p, typename Simd<T>::Vector v) {
+template <class T> GRADNETS_INLINE void store(T *p, typename Simd<T>::Vector v) {
     *reinterpret_cast<typename Simd<T>::Unaligned *>(p) = v;
 }
 
 // c − 0 rather than 0 + c, which would turn −0 into +0.
-template <class V> inline V broadcast(ScalarOf<V> c) {
+template <class V> GRADNETS_INLINE V broadcast(ScalarOf<V> c) {
     return c - V{};
 }
 
 // A comparison with NaN is false, so a NaN in the first argument stays.
-template <class V> inline V minimum(V a, V limit) {
+template <class V> GRADNETS_INLINE V minimum(V a, V limit) {
     return a > limit ? limit : a;
 }
-template <class V> inline V maximum(V a, V limit) {
+template <class V> GRADNETS_INLINE V maximum(V a, V limit) {
     return a < limit ? limit : a;
 }
 
-template <class M, class V> inline V select(M mask, V a, V b) {
+template <class M, class V> GRADNETS_INLINE V select(M mask, V a, V b) {
     return mask ? a : b;
 }
 
-template <class V> inline V absolute(V a) {
+template <class V> GRADNETS_INLINE V absolute(V a) {
     using I = typename Simd<ScalarOf<V>>::Integers;
     const I sign = (I)broadcast<V>(ScalarOf<V>(-0.0));
     return (V)((I)a & ~sign);
 }
 
-template <class V> inline V v_copysign(V magnitude, V sign_source) {
+template <class V> GRADNETS_INLINE V v_copysign(V magnitude, V sign_source) {
     using I = typename Simd<ScalarOf<V>>::Integers;
     const I sign = (I)broadcast<V>(ScalarOf<V>(-0.0));
     return (V)(((I)magnitude & ~sign) | ((I)sign_source & sign));
 }
 
 // The first `valid` lanes from memory, zeros in the others.
-template <class T> inline typename Simd<T>::Vector load_part(const T *p, int64_t valid) {
+template <class T> GRADNETS_INLINE typename Simd<T>::Vector load_part(const T *p, int64_t valid) {
     typename Simd<T>::Vector v = {};
     __builtin_memcpy(&v, p, size_t(valid) * sizeof(T));
     return v;
 }
 
 // Sums halves onto each other: the same tree on every machine of one vector width.
-template <class T, int lanes = Simd<T>::lanes> inline T horizontal_sum_of(const T *p) {
+template <class T, int lanes = Simd<T>::lanes> GRADNETS_INLINE T horizontal_sum_of(const T *p) {
     if constexpr (lanes == 1) {
         return p[0];
     } else {
@@ -87,7 +90,7 @@ template <class T, int lanes = Simd<T>::lanes> inline T horizontal_sum_of(const 
     }
 }
 
-template <class T> inline T horizontal_sum(typename Simd<T>::Vector v) {
+template <class T> GRADNETS_INLINE T horizontal_sum(typename Simd<T>::Vector v) {
     T values[Simd<T>::lanes];
     __builtin_memcpy(values, &v, sizeof(v));
     return horizontal_sum_of<T>(values);

@@ -36,7 +36,7 @@ template <> struct MathConstants<double> {
 };
 
 // Horner over all coefficients in float64, over the first `short_terms` in float32.
-template <int short_terms, class V, int N> inline V polynomial(V x, const double (&c)[N]) {
+template <int short_terms, class V, int N> GRADNETS_INLINE V polynomial(V x, const double (&c)[N]) {
     constexpr int terms = sizeof(ScalarOf<V>) == 4 ? short_terms : N;
     V sum = broadcast<V>(ScalarOf<V>(c[terms - 1]));
 #pragma GCC unroll 32
@@ -46,7 +46,7 @@ template <int short_terms, class V, int N> inline V polynomial(V x, const double
 }
 
 // Even and odd coefficients apart: one product more than Horner and half its latency, which pays off for many terms.
-template <class V, int N> inline V pairwise(V x, const double (&c)[N]) {
+template <class V, int N> GRADNETS_INLINE V pairwise(V x, const double (&c)[N]) {
     using T = ScalarOf<V>;
     const V x2 = x * x;
     V even = broadcast<V>(T(c[(N - 1) & ~1])), odd = broadcast<V>(T(c[(N - 2) | 1]));
@@ -60,7 +60,7 @@ template <class V, int N> inline V pairwise(V x, const double (&c)[N]) {
 }
 
 // The coefficients of the precision at hand.
-template <class V, int N, int M> inline V minimax(V x, const double (&single)[N], const double (&full)[M]) {
+template <class V, int N, int M> GRADNETS_INLINE V minimax(V x, const double (&single)[N], const double (&full)[M]) {
     if constexpr (sizeof(ScalarOf<V>) == 4)
         return polynomial<N>(x, single);
     else
@@ -73,7 +73,7 @@ template <class V> struct ReducedExp {
 };
 
 // `remainder` gives r for n: x − n·ln2, in the order that suits x.
-template <class V, class F> inline ReducedExp<V> reduce_exp(V x, F remainder) {
+template <class V, class F> GRADNETS_INLINE ReducedExp<V> reduce_exp(V x, F remainder) {
     using T = ScalarOf<V>;
     using I = typename Simd<T>::Integers;
     using M = MathConstants<T>;
@@ -92,25 +92,25 @@ template <class V, class F> inline ReducedExp<V> reduce_exp(V x, F remainder) {
     return {p, (V)((I)shifted << M::mantissa)};
 }
 
-template <class V> inline ReducedExp<V> reduce_exp(V x) {
+template <class V> GRADNETS_INLINE ReducedExp<V> reduce_exp(V x) {
     using M = MathConstants<ScalarOf<V>>;
     x = maximum(x, broadcast<V>(M::exp_lowest));
     return reduce_exp(x, [x](V n) { return (x - n * M::ln2_high) - n * M::ln2_low; });
 }
 
 // For x <= 64.
-template <class V> inline V v_exp_bounded(V x) {
+template <class V> GRADNETS_INLINE V v_exp_bounded(V x) {
     const ReducedExp<V> e = reduce_exp(x);
     return (e.p * e.power + e.power) * MathConstants<ScalarOf<V>>::exp_scale;
 }
 
 // e^64 for greater x.
-template <class V> inline V v_exp(V x) {
+template <class V> GRADNETS_INLINE V v_exp(V x) {
     return v_exp_bounded(minimum(x, broadcast<V>(ScalarOf<V>(64))));
 }
 
 // For x <= 64.
-template <class V> inline V v_expm1(V x) {
+template <class V> GRADNETS_INLINE V v_expm1(V x) {
     const ReducedExp<V> e = reduce_exp(x);
     const V power = e.power * MathConstants<ScalarOf<V>>::exp_scale;
     return power * e.p + (power - ScalarOf<V>(1));
@@ -122,7 +122,7 @@ template <class V> struct HyperbolicParts {
     V tanh, E; // of |x|
 };
 
-template <class V> inline HyperbolicParts<V> hyperbolic_parts(V x) {
+template <class V> GRADNETS_INLINE HyperbolicParts<V> hyperbolic_parts(V x) {
     using T = ScalarOf<V>;
     using I = typename Simd<T>::Integers;
     using M = MathConstants<T>;
@@ -143,14 +143,14 @@ template <class V> inline HyperbolicParts<V> hyperbolic_parts(V x) {
     return {difference / (T(8) - difference), power * (h + half)};
 }
 
-template <class V> inline V v_tanh(V x) {
+template <class V> GRADNETS_INLINE V v_tanh(V x) {
     using I = typename Simd<ScalarOf<V>>::Integers;
     // The sign bit of |tanh x| is clear.
     return (V)((I)hyperbolic_parts(x).tanh | ((I)x & (I)broadcast<V>(ScalarOf<V>(-0.0))));
 }
 
 // sech²x = 16E/(4 + E)², in which 8/(4 + E) = 1 + tanh|x|: no second division, and the tail keeps its accuracy.
-template <class V> inline V v_sech_squared(V x) {
+template <class V> GRADNETS_INLINE V v_sech_squared(V x) {
     using T = ScalarOf<V>;
     const HyperbolicParts<V> parts = hyperbolic_parts(x);
     const V mean = T(0.5) * parts.tanh + T(0.5);
@@ -158,7 +158,7 @@ template <class V> inline V v_sech_squared(V x) {
 }
 
 // For 0 <= x <= 1: 2·artanh(s), s = x/(2+x) <= 1/3.
-template <class V> inline V v_log1p(V x) {
+template <class V> GRADNETS_INLINE V v_log1p(V x) {
     // (artanh(s)/s − 1)/s² on s² <= 1/9: 2^−27.7 and 2^−59.4.
     constexpr double single[] = {0.333332081, 0.200107668, 0.140008433, 0.140063157};
     constexpr double full[] = {0.33333333333333154,  0.20000000000077633, 0.1428571427404889,  0.1111111197748085,
@@ -170,7 +170,7 @@ template <class V> inline V v_log1p(V x) {
 }
 
 // For x >= 1: x = 2^e·m, √½ <= m < √2, log m = 2·artanh(s), s = (m−1)/(m+1).
-template <class V> inline V v_log(V x) {
+template <class V> GRADNETS_INLINE V v_log(V x) {
     using T = ScalarOf<V>;
     using I = typename Simd<T>::Integers;
     using M = MathConstants<T>;
@@ -191,7 +191,7 @@ template <class V> inline V v_log(V x) {
 }
 
 // With t = 1/|x| beyond 1, where atan|x| = π/2 − atan t.
-template <class V> inline V v_atan(V x) {
+template <class V> GRADNETS_INLINE V v_atan(V x) {
     using T = ScalarOf<V>;
     // (atan(t)/t − 1)/t² on t² <= 1: 2^−28.5 and 2^−57.6.
     constexpr double single[] = {-0.333332991, 0.199985484,   -0.142642431, 0.109521924,   -0.0840346746,
@@ -212,7 +212,7 @@ template <class V> inline V v_atan(V x) {
     return v_copysign(select(far, T(half_pi) - (near - T(rest)), near), x);
 }
 
-template <class I> inline bool any_lane(I mask) {
+template <class I> GRADNETS_INLINE bool any_lane(I mask) {
     int64_t words[sizeof(I) / 8], any = 0;
     __builtin_memcpy(words, &mask, sizeof(I));
     for (unsigned i = 0; i < sizeof(I) / 8; ++i)
@@ -226,7 +226,7 @@ template <class V> struct ReducedAngle {
     typename Simd<ScalarOf<V>>::Integers n; // mod 4
 };
 
-template <class V> inline ReducedAngle<V> reduce_angle(V x) {
+template <class V> GRADNETS_INLINE ReducedAngle<V> reduce_angle(V x) {
     using T = ScalarOf<V>;
     using I = typename Simd<T>::Integers;
     using M = MathConstants<T>;
@@ -250,7 +250,7 @@ template <class V> inline ReducedAngle<V> reduce_angle(V x) {
 }
 
 // sin(x + quarter_turns·π/2) of a reduced x.
-template <class V> inline V turn(const ReducedAngle<V> &x, int quarter_turns) {
+template <class V> GRADNETS_INLINE V turn(const ReducedAngle<V> &x, int quarter_turns) {
     using I = typename Simd<ScalarOf<V>>::Integers;
     const I n = x.n + quarter_turns;
     const V magnitude = select((n & 1) == 0, x.sine, x.cosine);
@@ -268,7 +268,7 @@ template <class V> inline V turn(const ReducedAngle<V> &x, int quarter_turns) {
         }                                                                                                              \
         return x;                                                                                                      \
     }                                                                                                                  \
-    template <class V> inline V v_##function(V x) {                                                                    \
+    template <class V> GRADNETS_INLINE V v_##function(V x) {                                                           \
         if (__builtin_expect(any_lane(absolute(x) > broadcast<V>(MathConstants<ScalarOf<V>>::angle_limit)), 0))        \
             return large_##function(x);                                                                                \
         return turn(reduce_angle(x), quarter_turns);                                                                   \
@@ -280,7 +280,7 @@ GRADNETS_PERIODIC(cos, 1)
 
 // erfc|x| = e^{−x²}·p(t − ½)/(1 + 9/8·|x|), t = k/(k + |x|): p is flat at 0, where it would multiply the rounding error
 // of t.  That of x² would be multiplied by x², so x is split into two parts.
-template <class V> inline V v_erfc(V x) {
+template <class V> GRADNETS_INLINE V v_erfc(V x) {
     using T = ScalarOf<V>;
     using I = typename Simd<T>::Integers;
     using M = MathConstants<T>;
@@ -307,7 +307,7 @@ template <class V> inline V v_erfc(V x) {
 }
 
 // Odd polynomial below 1; 1 − e^{−x²}·t·p(t), t = 3/(3 + |x|), beyond.
-template <class V> inline V v_erf(V x) {
+template <class V> GRADNETS_INLINE V v_erf(V x) {
     using T = ScalarOf<V>;
     constexpr T one = 1, three = 3;
     const V x2 = x * x, a = absolute(x);

@@ -45,10 +45,10 @@ inline int threads_for(double flops, int threads, int64_t tasks) {
     return flops < kSerialFlops ? 1 : int(larger(1, smaller(threads, tasks)));
 }
 
-// The batch is summed in at most this many chunks, each with its own copy of the weights' gradient: 16, but fewer where
-// the copies would exceed 16 Mi values.
+// The batch is summed in at most this many chunks, each with its own copy of the weights' gradient: 16, but down to 4
+// where the copies would exceed 8 Mi values.
 inline int64_t most_chunks(int64_t weights) {
-    return larger(2, smaller(16, (int64_t(1) << 24) / larger(1, weights)));
+    return larger(4, smaller(16, (int64_t(1) << 23) / larger(1, weights)));
 }
 
 // How batch and neurons are cut.  Everything depends on the shape alone, never on the thread count, and what decides

@@ -127,7 +127,7 @@ def _cpp_method(method: str, outputs: tuple[Expression, ...]) -> list[str]:
     targets = ["out"] if len(outputs) == 1 else ["value", "first", "second"][: len(outputs)]
     unused = "" if any("x" in _leaves(o) for o in outputs) else "[[maybe_unused]] "
     arguments = ", ".join([f"{unused}V x", *(f"V &{t}" for t in targets)])
-    lines = ["    template <class V>", f"    static inline void {method}({arguments}) {{"]
+    lines = ["    template <class V>", f"    static GRADNETS_INLINE void {method}({arguments}) {{"]
     lines += [f"        const auto {name} = {_strip(text)};" for name, text in printer.assignments]
     lines += [f"        {target} = {_strip(result)};" for target, result in zip(targets, results)]
     return [*lines, "    }"]
