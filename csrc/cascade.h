@@ -70,16 +70,23 @@ inline void enter_layer(const CascadeRows &rows, int l, const Parameters &parame
     GRADNETS_EACH z[i] = l > 0 ? scale * u[i] + shift + mixed[i] : scale * u[i] + shift;
 }
 
+// Where sums start: −0 + x is x, −0 too.  A case of its own for the first term would leave it to the compiler whether
+// the product of the other terms is rounded before it is added, and that may differ with N.
+template <int N, class V> inline void start_sums(V (&sums)[N]) {
+    GRADNETS_EACH sums[i] = broadcast<V>(ScalarOf<V>(-0.0));
+}
+
 // mixed = Σ_k coef_{l,k}·b_k(z)
 template <int N, class V, class Bases, class Parameters>
 inline void leave_layer(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
                         const V (&z)[N], V (&mixed)[N]) {
+    start_sums(mixed);
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
         const V coef = parameter(rows.coef(l, k));
         GRADNETS_EACH {
             V value;
             b.value(z[i], value);
-            mixed[i] = k > 0 ? mixed[i] + coef * value : coef * value;
+            mixed[i] = mixed[i] + coef * value;
         }
     });
 }
@@ -99,16 +106,18 @@ inline void block_value(const CascadeRows &rows, const Bases &bases, const Param
 template <int N, class V, class Bases, class Parameters, class T>
 inline void block_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
                            V (&a)[N], const GradientRows<T> &to, V *history) {
-    V mixed[N] = {}, du[N] = {};
+    V mixed[N] = {}, du[N], phi[N];
+    start_sums(du);
+    start_sums(phi);
     for (int l = 0; l + 1 < rows.layers; ++l) {
         V z[N];
         enter_layer(rows, l, parameter, u, mixed, z);
         GRADNETS_EACH history[l * N + i] = z[i];
         leave_layer(rows, l, bases, parameter, z, mixed);
     }
-    V phi[N] = {};
     for (int l = rows.layers - 1; l >= 0; --l) {
-        V z[N], slope[N] = {};
+        V z[N], slope[N];
+        start_sums(slope);
         const bool last = l == rows.layers - 1;
         if (last)
             enter_layer(rows, l, parameter, u, mixed, z);
@@ -120,9 +129,9 @@ inline void block_gradient(const CascadeRows &rows, const Bases &bases, const Pa
             GRADNETS_EACH {
                 V first;
                 b.value_first(z[i], value[i], first);
-                slope[i] = k > 0 ? slope[i] + coef * first : coef * first;
+                slope[i] = slope[i] + coef * first;
                 if (last)
-                    phi[i] = k > 0 ? phi[i] + coef * value[i] : coef * value[i];
+                    phi[i] = phi[i] + coef * value[i];
                 value[i] *= a[i];
             }
             if (to.coef)
@@ -131,7 +140,7 @@ inline void block_gradient(const CascadeRows &rows, const Bases &bases, const Pa
         const V scale = parameter(rows.scale(l));
         GRADNETS_EACH {
             a[i] *= slope[i];
-            du[i] = last ? a[i] * scale : du[i] + a[i] * scale;
+            du[i] = du[i] + a[i] * scale;
         }
         if (to.shift)
             add_block<N>(a, to, rows.shift(l));

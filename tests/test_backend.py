@@ -13,12 +13,16 @@ from gradnets_fast import backend
 from gradnets_fast.backend import BackendUnavailableError
 
 X = torch.zeros(4, 2)
+FLOAT8 = torch.float8_e5m2
+"""Of no kernel in csrc."""
 
 
 def test_automatic_choice() -> None:
     assert backend.select("ridge", X) == "cpp"
     assert backend.select("ridge", X.double()) == "cpp"
-    assert backend.select("ridge", X.bfloat16()) == "reference"
+    assert backend.select("ridge", X.bfloat16()) == "cpp"
+    assert backend.select("ridge", X.half()) == "cpp"
+    assert backend.select("ridge", X.to(FLOAT8)) == "reference"
     assert backend.select("ridge_potential", X) == "reference"
 
 
@@ -52,11 +56,11 @@ def test_block_ends_with_an_exception() -> None:
 @pytest.mark.parametrize(
     ("request_by", "operator", "x", "words"),
     [
-        ("argument", "ridge", X.bfloat16(), ["cpp", "float32 and float64", "bfloat16", "choose one of reference"]),
+        ("argument", "ridge", X.to(FLOAT8), ["cpp", "float64, bfloat16 and", "float8", "choose one of reference"]),
         ("argument", "ridge_potential", X, ["cpp", "no kernel for ridge_potential", "reference"]),
         ("argument", "ridge_jvp", X, ["cpp", "no kernel for ridge_jvp", "reference"]),
-        ("block", "ridge", X.half(), ["asked for by use_backend", "float16"]),
-        ("environment", "ridge", X.half(), ["GRADNETS_FAST_BACKEND", "float16"]),
+        ("block", "ridge", X.to(FLOAT8), ["asked for by use_backend", "float8"]),
+        ("environment", "ridge", X.to(FLOAT8), ["GRADNETS_FAST_BACKEND", "float8"]),
     ],
 )
 def test_a_named_backend_raises_when_it_cannot(
@@ -128,8 +132,8 @@ def test_explain_under_autocast_and_for_bad_points() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         account = gradnets_fast.explain(net, X)
         assert net(X).dtype == torch.bfloat16
-    assert account.backend == "reference"
-    assert "bfloat16" in account.kernel
+    assert account.backend == "cpp"
+    assert "bf16" in account.kernel
     with pytest.raises(TypeError, match=r"explain: x: expected a torch\.Tensor"):
         gradnets_fast.explain(net, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a floating dtype"):
