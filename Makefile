@@ -1,6 +1,9 @@
 # make demo   trains mGradNet-C on a 2-D convex field and shows the result
 # make test   runs the whole suite
 # make bench  times the kernels, and writes bench/results/cpu.json, .csv and .png
+# make sanitize   runs every kernel under the address and undefined-behaviour sanitizers (ten minutes, most of them
+#                 compilation)
+# make aarch64    compiles the kernels for 64-bit Arm with aarch64-linux-gnu-g++, and runs them where QEMU is installed
 # All set up everything in .venv first; they need Python 3.10 to 3.13 and a C++17 compiler.
 
 PYTHON ?= python3
@@ -8,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench table-2d clean
+.PHONY: demo test lint bench sanitize aarch64 table-2d clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
@@ -20,11 +23,27 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(filter-out %_gen.h,$(wildcard csrc/*.h csrc/*.cpp))
+	$(BIN)/clang-format --dry-run --Werror $(filter-out %_gen.h,$(wildcard csrc/*.h csrc/*.cpp tests/*.cpp))
 	$(BIN)/python -m gradnets_fast.activations.codegen --check
 
 bench: $(VENV)/.installed
 	$(BIN)/gradnets-fast bench --preset full --out bench/results
+
+# All kernels from exact-size blocks of memory: tests/sanitize.cpp.
+CONFIGURE = PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -G Ninja -DGRADNETS_WERROR=ON -DGRADNETS_POISON_WORKSPACE=ON
+
+sanitize: $(VENV)/.installed
+	@$(CONFIGURE) -B build/sanitize -DGRADNETS_SANITIZE=ON > /dev/null
+	@$(BIN)/cmake --build build/sanitize > /dev/null
+	@build/sanitize/sanitize
+
+ARM_FLAGS := -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+QEMU := $(firstword $(shell command -v qemu-aarch64-static qemu-aarch64))
+
+aarch64: $(VENV)/.installed
+	@$(CONFIGURE) -B build/aarch64 -DGRADNETS_MODULE=OFF -DGRADNETS_CHECK=ON $(ARM_FLAGS) > /dev/null
+	@$(BIN)/cmake --build build/aarch64 > /dev/null
+	@$(if $(QEMU),$(QEMU) -L /usr/aarch64-linux-gnu build/aarch64/sanitize,echo "compiles; not run, for want of qemu-aarch64")
 
 table-2d: $(VENV)/.installed
 	$(BIN)/python -m bench.published_2d

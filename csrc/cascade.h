@@ -73,16 +73,23 @@ GRADNETS_INLINE void enter_layer(const CascadeRows &rows, int l, const Parameter
     GRADNETS_EACH z[i] = l > 0 ? scale * u[i] + shift + mixed[i] : scale * u[i] + shift;
 }
 
+// Where sums start: −0 + x is x, −0 too.  A case of its own for the first term would leave it to the compiler whether
+// the product of the other terms is rounded before it is added, and that may differ with N.
+template <int N, class V> GRADNETS_INLINE void start_sums(V (&sums)[N]) {
+    GRADNETS_EACH sums[i] = broadcast<V>(ScalarOf<V>(-0.0));
+}
+
 // mixed = Σ_k coef_{l,k}·b_k(z)
 template <int N, class V, class Bases, class Parameters>
 GRADNETS_INLINE void leave_layer(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
                                  const V (&z)[N], V (&mixed)[N]) {
+    start_sums(mixed);
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
         const V coef = parameter(rows.coef(l, k));
         GRADNETS_EACH {
             V value;
             b.value(z[i], value);
-            mixed[i] = k > 0 ? mixed[i] + coef * value : coef * value;
+            mixed[i] = mixed[i] + coef * value;
         }
     });
 }
@@ -108,15 +115,17 @@ GRADNETS_INLINE void block_value(const CascadeRows &rows, const Bases &bases, co
 template <int N, class V, class Bases, class Parameters, class T>
 GRADNETS_INLINE void leave_backward(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
                                     const V (&z)[N], V (&delta)[N], V (&passed)[N], const GradientRows<T> &to) {
-    V slope[N] = {};
+    V slope[N];
+    start_sums(slope);
+    start_sums(passed);
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
         const V coef = parameter(rows.coef(l, k));
         V value[N];
         GRADNETS_EACH {
             V first;
             b.value_first(z[i], value[i], first);
-            slope[i] = k > 0 ? slope[i] + coef * first : coef * first;
-            passed[i] = k > 0 ? passed[i] + coef * value[i] : coef * value[i];
+            slope[i] = slope[i] + coef * first;
+            passed[i] = passed[i] + coef * value[i];
         }
         if (to.coef) {
             GRADNETS_EACH value[i] *= delta[i];
@@ -126,10 +135,10 @@ GRADNETS_INLINE void leave_backward(const CascadeRows &rows, int l, const Bases 
     GRADNETS_EACH delta[i] *= slope[i];
 }
 
-// Through z_l = scale_l·u + shift_l + …: du (+)= scale_l·delta, and the gradients of scale and shift.
+// Through z_l = scale_l·u + shift_l + …: du += scale_l·delta, and the gradients of scale and shift.
 template <int N, class V, class Parameters, class T>
 GRADNETS_INLINE void enter_backward(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
-                                    const V (&delta)[N], V (&du)[N], bool accumulate, const GradientRows<T> &to) {
+                                    const V (&delta)[N], V (&du)[N], const GradientRows<T> &to) {
     if (to.shift)
         add_block<N>(delta, to, rows.shift(l));
     if (to.scale) {
@@ -138,19 +147,23 @@ GRADNETS_INLINE void enter_backward(const CascadeRows &rows, int l, const Parame
         add_block<N>(product, to, rows.scale(l));
     }
     const V scale = parameter(rows.scale(l));
-    GRADNETS_EACH du[i] = accumulate ? du[i] + delta[i] * scale : delta[i] * scale;
+    GRADNETS_EACH du[i] = du[i] + delta[i] * scale;
 }
 
 // u becomes φ(u) and a becomes a·φ'(u); to += a·∂φ/∂θ.  history: layers·N vectors.
 template <int N, class V, class Bases, class Parameters, class T>
 GRADNETS_INLINE void block_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
                                     V (&a)[N], const GradientRows<T> &to, V *history) {
-    V z[N], mixed[N] = {};
+    V z[N], mixed[N] = {}, phi[N], du[N];
+    start_sums(du);
     if (rows.layers == 1) { // straight-line code, which stays in registers
         enter_layer(rows, 0, parameter, u, mixed, z);
-        leave_backward(rows, 0, bases, parameter, z, a, mixed, to);
-        enter_backward(rows, 0, parameter, u, a, a, false, to);
-        GRADNETS_EACH u[i] = mixed[i];
+        leave_backward(rows, 0, bases, parameter, z, a, phi, to);
+        enter_backward(rows, 0, parameter, u, a, du, to);
+        GRADNETS_EACH {
+            u[i] = phi[i];
+            a[i] = du[i];
+        }
         return;
     }
     const int last = rows.layers - 1;
@@ -160,13 +173,12 @@ GRADNETS_INLINE void block_gradient(const CascadeRows &rows, const Bases &bases,
         leave_layer(rows, l, bases, parameter, z, mixed);
     }
     enter_layer(rows, last, parameter, u, mixed, z);
-    V phi[N] = {}, du[N] = {};
     leave_backward(rows, last, bases, parameter, z, a, phi, to);
-    enter_backward(rows, last, parameter, u, a, du, false, to);
+    enter_backward(rows, last, parameter, u, a, du, to);
     for (int l = last - 1; l >= 0; --l) {
         GRADNETS_EACH z[i] = history[l * N + i];
         leave_backward(rows, l, bases, parameter, z, a, mixed, to);
-        enter_backward(rows, l, parameter, u, a, du, true, to);
+        enter_backward(rows, l, parameter, u, a, du, to);
     }
     GRADNETS_EACH {
         u[i] = phi[i];

@@ -375,6 +375,10 @@ template <class P, class S, class Middle> class PipelineRun {
         for (int r = 0; r < 3; ++r) {
             if (!l.wants[r])
                 continue;
+            // The partner of an odd last neuron is padding, NaN where the row is infinite.
+            if (block.neurons % P::depth != 0)
+                for (int64_t i = 0; i < job.rows; ++i)
+                    tiles[r][i * l.stride + block.neurons] = 0;
             const Left<E> left =
                 left_tile<P>(tiles[r], job.rows, block.width, l.stride, piece<E>(job.mine, l.copies[r]));
             const Factors<E> factors{left, right};

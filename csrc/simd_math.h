@@ -257,21 +257,26 @@ template <class V> GRADNETS_INLINE V turn(const ReducedAngle<V> &x, int quarter_
     return (V)((I)magnitude ^ ((n & 2) << (8 * int(sizeof(ScalarOf<V>)) - 2)));
 }
 
-// Lane by lane, for arguments whose reduction needs more of π; out of line, so that the usual case stays small.
+// Lane by lane, for arguments whose reduction needs more of π, and `usual` for the others, lest a result depend on its
+// neighbours; out of line, so that the usual case stays small.
 #define GRADNETS_PERIODIC(function, quarter_turns)                                                                     \
-    template <class V> __attribute__((noinline, cold)) V large_##function(V x) {                                       \
+    template <class V> __attribute__((noinline, cold)) V large_##function(V x, V usual) {                              \
         for (int i = 0; i < Simd<ScalarOf<V>>::lanes; ++i) {                                                           \
+            const ScalarOf<V> angle = x[i], limit = MathConstants<ScalarOf<V>>::angle_limit;                           \
+            if (!(angle > limit || angle < -limit))                                                                    \
+                continue;                                                                                              \
             if constexpr (sizeof(ScalarOf<V>) == 4)                                                                    \
-                x[i] = __builtin_##function##f(x[i]);                                                                  \
+                usual[i] = __builtin_##function##f(angle);                                                             \
             else                                                                                                       \
-                x[i] = __builtin_##function(x[i]);                                                                     \
+                usual[i] = __builtin_##function(angle);                                                                \
         }                                                                                                              \
-        return x;                                                                                                      \
+        return usual;                                                                                                  \
     }                                                                                                                  \
     template <class V> GRADNETS_INLINE V v_##function(V x) {                                                           \
+        const V usual = turn(reduce_angle(x), quarter_turns);                                                          \
         if (__builtin_expect(any_lane(absolute(x) > broadcast<V>(MathConstants<ScalarOf<V>>::angle_limit)), 0))        \
-            return large_##function(x);                                                                                \
-        return turn(reduce_angle(x), quarter_turns);                                                                   \
+            return large_##function(x, usual);                                                                         \
+        return usual;                                                                                                  \
     }
 
 GRADNETS_PERIODIC(sin, 0)

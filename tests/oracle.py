@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -46,6 +47,26 @@ def assert_as_good_as_eager(ours: Sequence[Tensor], eager: Sequence[Tensor], exa
             continue
         error = (mine.double() - truth).abs().max().item()
         eager_error = (theirs.double() - truth).abs().max().item()
+        assert math.isfinite(eager_error), (position, "eager overflowed: it allows anything")
         ulps = FLOAT64_FLOOR_ULPS if mine.dtype == torch.float64 else FLOOR_ULPS
         floor = ulps * torch.finfo(mine.dtype).eps * largest
         assert error <= 2 * eager_error + floor, (position, error, eager_error, floor)
+
+
+def assert_rounded_once(ours: Sequence[Tensor], eager: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
+    """Results in 16 bits are float32's, by the rule above, each rounded to the nearest.
+
+    Eager PyTorch in 16 bits rounds its hidden values too, which hides sums in 16 bits.  `eager` is in float32, on the
+    same numbers; `exact` in float64.
+    """
+    assert len(ours) == len(eager) == len(exact)
+    largest = max((t.abs().max().item() for t in exact if t.numel()), default=0.0)
+    for position, (mine, theirs, truth) in enumerate(zip(ours, eager, exact)):
+        assert theirs.dtype == torch.float32
+        kind = torch.finfo(mine.dtype)
+        error32 = (
+            2 * (theirs.double() - truth).abs().max().item() + FLOOR_ULPS * torch.finfo(torch.float32).eps * largest
+        )
+        # Half a unit in the last place; below the smallest normal number units are all alike.
+        rounding = kind.eps * truth.abs().add(error32).clamp(min=kind.tiny)
+        assert ((mine.double() - truth).abs() <= error32 + rounding / 2).all(), position

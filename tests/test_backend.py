@@ -14,6 +14,8 @@ from gradnets_fast import backend
 from gradnets_fast.backend import BackendUnavailableError
 
 X = torch.zeros(4, 2)
+FLOAT8 = torch.float8_e5m2
+"""Of no kernel in csrc."""
 
 
 def test_automatic_choice() -> None:
@@ -22,6 +24,7 @@ def test_automatic_choice() -> None:
     assert backend.select("ridge", X.bfloat16()) == "cpp"
     assert backend.select("ridge", X.half()) == "cpp"
     assert backend.select("ridge", X.to("meta")) == "reference"
+    assert backend.select("ridge", X.to(FLOAT8)) == "reference"
     assert backend.select("ridge_potential", X) == "reference"
 
 
@@ -55,11 +58,11 @@ def test_block_ends_with_an_exception() -> None:
 @pytest.mark.parametrize(
     ("request_by", "operator", "x", "words"),
     [
-        ("argument", "ridge", X.to("meta"), ["cpp", "CPU tensors", "meta", "choose one of reference"]),
+        ("argument", "ridge", X.to(FLOAT8), ["cpp", "float64, bfloat16 and", "float8", "choose one of reference"]),
         ("argument", "ridge_potential", X, ["cpp", "no kernel for ridge_potential", "reference"]),
         ("argument", "ridge_jvp", X, ["cpp", "no kernel for ridge_jvp", "reference"]),
-        ("block", "ridge", X.to("meta"), ["asked for by use_backend", "meta"]),
-        ("environment", "ridge", X.to("meta"), ["GRADNETS_FAST_BACKEND", "meta"]),
+        ("block", "ridge", X.to(FLOAT8), ["asked for by use_backend", "float8"]),
+        ("environment", "ridge", X.to(FLOAT8), ["GRADNETS_FAST_BACKEND", "float8"]),
     ],
 )
 def test_a_named_backend_raises_when_it_cannot(

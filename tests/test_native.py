@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import test_operators
+from cmake_build import ROOT, poisoned_build, run
 from gradnets_fast.ops import _cpp
 
-ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTION_SETS = _cpp.extension().available_instruction_sets()
 
 CHECK = """
@@ -25,50 +26,31 @@ import gradnets_fast, torch
 from gradnets_fast.ops import _cpp
 assert _cpp.extension() is extension and extension.instruction_set() == sys.argv[2]
 sys.path.insert(0, sys.argv[3])
-from oracle import assert_as_good_as_eager, outputs_and_gradients
 import test_operators
 torch.use_deterministic_algorithms(True)
 torch.manual_seed(0)
 checked = 0
 for call in test_operators.CALLS:
     for size in test_operators.SIZES:
-        for dtype in (torch.float32, torch.float64):
-            tensors = [t.to(dtype) for t in call.draw(*size)]
-            g = torch.randn(size[0], size[1], dtype=torch.float64).to(dtype)
-            truth = outputs_and_gradients(call.exact, [t.double() for t in tensors], g.double())
-            eager = outputs_and_gradients(call.exact, tensors, g)
+        for dtype in test_operators.DTYPES:
             print(call.name, size, dtype, file=sys.stderr)
-            assert_as_good_as_eager(outputs_and_gradients(call.ours, tensors, g), eager, truth)
+            test_operators.check_values_and_gradients(call, size, dtype)
             checked += 1
 print(checked, "cases")
 """
 
 
-@pytest.fixture(scope="module")
-def poisoned_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a build with -Werror whose workspaces start as NaN."""
-    import pybind11
-
-    folder = tmp_path_factory.mktemp("build")
-    tools = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DGRADNETS_WERROR=ON"]
-    configure += ["-DGRADNETS_POISON_WORKSPACE=ON", f"-DPython_EXECUTABLE={sys.executable}"]
-    configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-    for command in (configure, ["cmake", "--build", str(folder)]):
-        run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert run.returncode == 0, run.stdout + run.stderr
-    return folder
+@pytest.fixture(scope="module", name="poisoned_build")
+def _poisoned_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return poisoned_build(tmp_path_factory)
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_instruction_set(name: str, poisoned_build: Path) -> None:
     (extension,) = poisoned_build.glob("_C*.so")
-    environment = {**os.environ, "GRADNETS_FAST_CPU_ISA": name}
     command = [sys.executable, "-c", CHECK, str(extension), name, str(ROOT / "tests")]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.strip() == "98 cases"
+    cases = len(test_operators.CALLS) * len(test_operators.SIZES) * len(test_operators.DTYPES)
+    assert run(*command, GRADNETS_FAST_CPU_ISA=name).strip() == f"{cases} cases"
 
 
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:
@@ -84,7 +66,8 @@ def test_an_instruction_set_that_is_not_there_is_refused() -> None:
 def test_units_of_one_instruction_set_share_no_symbols(poisoned_build: Path) -> None:
     """A weak symbol outside the unit's namespace could be linked into code for machines without its instructions."""
     objects = sorted(poisoned_build.glob("CMakeFiles/kernels_*.dir/**/*.o"))
-    assert len(objects) == (3 if platform.machine() == "x86_64" else 1)
+    compiler_knows_bf16 = "GRADNETS_COMPILER_KNOWS_BF16:INTERNAL=1" in (poisoned_build / "CMakeCache.txt").read_text()
+    assert len(objects) == (3 + compiler_knows_bf16 if platform.machine() == "x86_64" else 1)
     for path in objects:
         name = path.relative_to(poisoned_build / "CMakeFiles").parts[0].removeprefix("kernels_").removesuffix(".dir")
         symbols = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout

@@ -15,10 +15,23 @@ from torch import Tensor
 
 import gradnets_fast
 from gradnets_fast import reference
-from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
+from gradnets_fast.ops import _cpp
+from oracle import assert_as_good_as_eager, assert_rounded_once, outputs_and_gradients, second_gradients
 
-SIZES = [(1, 1, 1), (5, 2, 7), (97, 3, 65), (200, 33, 193), (130, 70, 130), (64, 130, 20), (7, 600, 250)]
-"""(batch, d, h): around the tile sizes 6, 64, 66, 96, 128 and 192, and below and above one panel."""
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+HALVES = DTYPES[2:]
+
+PATHS = {
+    "narrow": [(1, 1, 1), (5, 2, 7), (97, 3, 65), (1, 8, 2), (5, 1, 33), (97, 5, 17), (513, 4, 9), (1025, 8, 71)],
+    "few coordinates, fewer rows": [(1, 3, 41), (2, 7, 33)],
+    "small batch": [(1, 16, 5), (1, 129, 301), (2, 17, 33), (17, 19, 131), (32, 64, 96), (7, 601, 251), (32, 33, 7)],
+    "one block": [(33, 33, 3), (64, 130, 20), (67, 515, 19)],
+    "split over neurons": [(33, 41, 401), (200, 33, 193), (130, 70, 130), (129, 37, 259), (1439, 9, 149)],
+    "many rows": [(1601, 9, 37), (1601, 11, 131)],
+}
+"""(batch, d, h) for each way through csrc, just past its limits and those of vectors, tiles, blocks and panels."""
+
+SIZES = [size for sizes in PATHS.values() for size in sizes]
 
 
 @dataclass(frozen=True)
@@ -90,16 +103,61 @@ CALLS = [
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """One call on the same numbers: by the backend, by eager PyTorch in its dtype, and in float64."""
+
+    ours: list[Tensor]
+    eager: list[Tensor]
+    exact: list[Tensor]
+
+
+def compare(call: Call, tensors: Sequence[Tensor], g: Tensor) -> Comparison:
+    return Comparison(
+        outputs_and_gradients(call.ours, tensors, g),
+        outputs_and_gradients(call.exact, tensors, g),
+        outputs_and_gradients(call.exact, [t.double() for t in tensors], g.double()),
+    )
+
+
+def drawn(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    """The call's tensors, and the gradient of its output: 1/16 of normal, for sums over the batch to fit float16."""
+    return [t.to(dtype) for t in call.draw(*size)], _normal(size[0], size[1], scale=1 / 16).to(dtype)
+
+
+def rounds_hidden_values(dtype: torch.dtype) -> bool:
+    """Whether the kernels' products take factors of `dtype` alone, hidden values included: native bfloat16."""
+    return dtype == torch.bfloat16 and _cpp.extension().instruction_set() == "avx512_bf16"
+
+
+def check_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    tensors, g = drawn(call, size, dtype)
+    result = compare(call, tensors, g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+    if dtype in HALVES and not rounds_hidden_values(dtype):
+        float32 = outputs_and_gradients(call.exact, [t.float() for t in tensors], g.float())
+        assert_rounded_once(result.ours, float32, result.exact)
+
+
 @each_call
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
-    exact = call.draw(*size)
-    g = _normal(size[0], size[1])
-    tensors = [t.to(dtype) for t in exact]
-    truth = outputs_and_gradients(call.exact, [t.to(dtype).double() for t in tensors], g.to(dtype).double())
-    eager = outputs_and_gradients(call.exact, tensors, g.to(dtype))
-    assert_as_good_as_eager(outputs_and_gradients(call.ours, tensors, g.to(dtype)), eager, truth)
+    check_values_and_gradients(call, size, dtype)
+
+
+@each_call
+@pytest.mark.parametrize("size", [(97, 3, 65), (17, 19, 131), (129, 37, 259)], ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_points_in_sixteen_bits_with_vectors_in_float32(
+    call: Call, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """What autocast makes of a network in float32."""
+    (x, W, *vectors), g = drawn(call, size, dtype)
+    tensors = [x, W, *(t.float() + 1e-3 for t in vectors)]
+    result = compare(call, tensors, g)
+    assert [t.dtype for t in result.ours] == [dtype, dtype, dtype, *(torch.float32 for _ in vectors)]
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 
 @each_call
@@ -123,26 +181,48 @@ def test_third_derivatives_are_refused_with_the_way_out(call: Call) -> None:
 
 
 @each_call
-def test_bitwise_equal_for_any_thread_count(call: Call) -> None:
-    tensors = [t.float() for t in call.draw(3000, 20, 150)]
-    g = _normal(3000, 20).float()
+@pytest.mark.parametrize("size", [(3000, 3, 100), (17, 601, 251), (500, 37, 259), (3000, 20, 150)], ids=str)
+def test_bitwise_equal_for_any_thread_count(call: Call, size: tuple[int, int, int]) -> None:
+    """Narrow, small batch, split over neurons, many rows: each with enough work for several threads."""
     threads = torch.get_num_threads()
-    results = []
-    try:
-        for count in (1, 2, 3, 2):
-            torch.set_num_threads(count)
-            results.append(outputs_and_gradients(call.ours, tensors, g))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+    for dtype in (torch.float32, torch.bfloat16):
+        tensors, g = drawn(call, size, dtype)
+        results = []
+        try:
+            for count in (1, 2, 3, 2):
+                torch.set_num_threads(count)
+                results.append(outputs_and_gradients(call.ours, tensors, g))
+        finally:
+            torch.set_num_threads(threads)
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
 @each_call
-def test_a_row_does_not_depend_on_its_batch(call: Call) -> None:
-    tensors = [t.float() for t in call.draw(210, 20, 150)]
-    whole = call.ours(tensors)
-    assert torch.equal(call.ours([tensors[0][100:], *tensors[1:]]), whole[100:])
+@pytest.mark.parametrize(("d", "h"), [(3, 65), (20, 150), (37, 259), (9, 131)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_does_not_depend_on_its_batch(call: Call, d: int, h: int, dtype: torch.dtype) -> None:
+    """Bitwise, in batches of more than 32 rows; fewer are summed in another order."""
+    (x, *parameters), g = drawn(call, (1700, d, h), dtype)
+    whole = outputs_and_gradients(call.ours, [x, *parameters], g)
+    for rows in (slice(1, 1550), slice(100, 133), slice(777, 1000)):
+        part = outputs_and_gradients(call.ours, [x[rows], *parameters], g[rows])
+        assert torch.equal(part[0], whole[0][rows])
+        assert torch.equal(part[1], whole[1][rows])
+
+
+@pytest.mark.parametrize("size", [(50, 3, 65), (50, 20, 65)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_a_large_angle_leaves_other_rows_alone(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Its sine is computed apart, and the sines in the same vector are not."""
+    call = _ridge_call(2, ("sin", "tanh"))
+    tensors, g = drawn(call, size, dtype)
+    usual = outputs_and_gradients(call.ours, tensors, g)
+    tensors[0][7] = 1e7
+    ours = outputs_and_gradients(call.ours, tensors, g)
+    others = [i for i in range(size[0]) if i != 7]
+    assert torch.equal(ours[0][others], usual[0][others])
+    assert torch.equal(ours[1][others], usual[1][others])
 
 
 @each_call
@@ -211,16 +291,18 @@ def test_a_temperature_that_underflows_has_finite_gradients() -> None:
         torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("call", CALLS[3:], ids=lambda call: call.name)
-def test_an_infinite_gradient_stays_in_its_row(call: Call) -> None:
-    tensors = call.draw(6, 3, 5)
-    g = _normal(6, 3)
+@each_call
+@pytest.mark.parametrize("size", [(6, 3, 5), (6, 17, 5), (50, 17, 5), (50, 9, 131)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_infinite_gradient_stays_in_its_row(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    tensors, g = drawn(call, size, dtype)
     finite = outputs_and_gradients(call.ours, tensors, g)[1]
     g[2, 1] = float("inf")
     dx = outputs_and_gradients(call.ours, tensors, g)[1]
-    expected = outputs_and_gradients(call.exact, tensors, g)[1]
-    rows = [0, 1, 3, 4, 5]
-    assert torch.equal(dx[rows], finite[rows])
+    expected = outputs_and_gradients(call.exact, [t.double() for t in tensors], g.double())[1]
+    others = [i for i in range(size[0]) if i != 2]
+    assert torch.equal(dx[others], finite[others])
+    assert torch.equal(dx[2].isnan(), expected[2].isnan())
     assert torch.equal(dx[2].isfinite(), expected[2].isfinite())
 
 
@@ -255,12 +337,18 @@ def test_infinity_and_nan_follow_the_reference() -> None:
     torch.testing.assert_close(call.ours(tensors), call.exact(tensors), equal_nan=True)
 
 
-def test_half_precision_runs_on_the_reference() -> None:
-    tensors = [t.bfloat16() for t in _ridge_call(1, ("tanh",)).draw(10, 4, 8)]
-    out = gradnets_fast.ridge(*tensors, basis="tanh")
-    assert out.dtype == torch.bfloat16
-    exact = reference.ridge(*[t.double() for t in tensors], ("tanh",))
-    assert (out.double() - exact).abs().max() < 0.05 * exact.abs().max()
+@pytest.mark.parametrize("size", [(6, 2, 5), (6, 17, 5), (50, 17, 5), (50, 9, 131)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_bounded_network_is_finite_at_infinity(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Kernels pad neurons, and the weights 0 of padding times infinity are NaN."""
+    call = _ridge_call(1, ("tanh",))
+    tensors = [t.to(dtype) for t in call.draw(*size)]
+    tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
+    expected = call.exact([t.double() for t in tensors])
+    assert expected[:2].isfinite().all()
+    rtol = 8 * torch.finfo(dtype).eps
+    largest = expected[expected.isfinite()].abs().max().item()
+    torch.testing.assert_close(call.ours(tensors).double(), expected, equal_nan=True, rtol=rtol, atol=rtol * largest)
 
 
 def test_autocast_casts_points_and_weights() -> None:
@@ -268,6 +356,7 @@ def test_autocast_casts_points_and_weights() -> None:
     x = torch.randn(10, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = net(x)
+        assert gradnets_fast.explain(net, x).backend == "cpp"
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())

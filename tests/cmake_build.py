@@ -1,0 +1,44 @@
+"""Builds of csrc for tests, made once however many workers run them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str, **environment: str) -> str:
+    """The command's output; an AssertionError with all of it where the command fails."""
+    tools = Path(sys.executable).parent
+    variables = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(name: str, factory: pytest.TempPathFactory, *options: str) -> Path:
+    """The folder of a build with these CMake options, warnings as errors and scratch memory full of NaN."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # all workers'
+    folder = base / name
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        standard = ["-DGRADNETS_WERROR=ON", "-DGRADNETS_POISON_WORKSPACE=ON"]
+        run("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *standard, *options)
+        run("cmake", "--build", str(folder))
+    return folder
+
+
+def poisoned_build(factory: pytest.TempPathFactory) -> Path:
+    """The module and tests/sanitize.cpp as they are shipped, but for the scratch memory."""
+    import pybind11
+
+    python = [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    return build("poisoned", factory, "-DGRADNETS_CHECK=ON", *python)

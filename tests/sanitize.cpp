@@ -1,0 +1,463 @@
+// Every kernel of every instruction set that this processor has, for every storage type, over shapes that reach every
+// path, from exact-size blocks of memory.  `make sanitize` builds it with the address and undefined-behaviour
+// sanitizers; without them unreadable pages lie before and after the blocks, so that it also serves the kernels as they
+// are shipped (test_native.py) and other processors (`make aarch64`).  Results are compared loosely with the baseline's
+// in float64; the narrow tolerances are in test_operators.py.
+#include "../csrc/runtime.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#ifndef __SANITIZE_ADDRESS__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+using namespace gradnets;
+
+namespace {
+
+using Numbers = std::vector<double>;
+
+[[noreturn]] void fail(const std::string &what) {
+    std::fprintf(stderr, "%s\n", what.c_str());
+    std::exit(1);
+}
+
+// Multiples of 1/64 below 2: every storage type holds them exactly, so that all compute with the same numbers.
+class Random {
+  public:
+    explicit Random(uint32_t seed) : state_(seed * 2654435761u + 1u) {}
+    double next(double limit) {
+        state_ = state_ * 1664525u + 1013904223u;
+        return std::floor((double(state_ >> 8) / (1 << 24) * 2.0 - 1.0) * limit * 64.0) / 64.0;
+    }
+    Numbers draw(int64_t count, double limit) {
+        Numbers numbers(static_cast<size_t>(count));
+        for (double &x : numbers)
+            x = next(limit);
+        return numbers;
+    }
+
+  private:
+    uint32_t state_;
+};
+
+void encode(double x, double &to) {
+    to = x;
+}
+void encode(double x, float &to) {
+    to = float(x);
+}
+void encode(double x, Bf16 &to) {
+    const float value = float(x);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    to.bits = uint16_t(bits >> 16);
+}
+void encode(double x, Half &to) {
+    int exponent = 0;
+    const double fraction = std::frexp(std::fabs(x), &exponent);
+    const int bits = x == 0.0 ? 0 : ((exponent + 14) << 10) + int(fraction * 2048.0) - 1024;
+    to.bits = uint16_t(bits | (std::signbit(x) ? 0x8000 : 0));
+}
+
+double decode(double x) {
+    return x;
+}
+double decode(float x) {
+    return double(x);
+}
+double decode(Bf16 x) {
+    const uint32_t bits = uint32_t(x.bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return double(value);
+}
+double decode(Half x) {
+    const int exponent = (x.bits >> 10) & 31, fraction = x.bits & 1023;
+    double value = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(fraction + 1024, exponent - 25);
+    if (exponent == 31)
+        value = fraction != 0 ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
+    return (x.bits & 0x8000) != 0 ? -value : value;
+}
+
+// How far a type's results may be from float64's, relative to the largest.
+template <class S> constexpr double tolerance = 0;
+template <> constexpr double tolerance<double> = 1e-11;
+template <> constexpr double tolerance<float> = 1e-4;
+template <> constexpr double tolerance<Half> = 1e-2;
+template <> constexpr double tolerance<Bf16> = 5e-2;
+
+template <class S> const Kernels<S> &kernels_of(const InstructionSet &set);
+template <> const Kernels<float> &kernels_of(const InstructionSet &set) {
+    return set.f32;
+}
+template <> const Kernels<double> &kernels_of(const InstructionSet &set) {
+    return set.f64;
+}
+template <> const Kernels<Bf16> &kernels_of(const InstructionSet &set) {
+    return set.bf16;
+}
+template <> const Kernels<Half> &kernels_of(const InstructionSet &set) {
+    return set.f16;
+}
+
+// `bytes` of memory whose neighbours nobody may touch.  Every other block begins where its memory does; the others end
+// there, with no more than their type's alignment, as views may have.
+class Guarded {
+  public:
+    Guarded(size_t bytes, size_t alignment) {
+        static size_t blocks = 0;
+        const bool at_begin = blocks++ % 2 == 0;
+#ifdef __SANITIZE_ADDRESS__
+        const size_t shift = at_begin ? 0 : alignment;
+        memory_ = std::malloc(bytes + shift);
+        if (memory_ == nullptr)
+            fail("no memory");
+        data_ = static_cast<char *>(memory_) + shift;
+#else
+        (void)alignment;
+        const size_t page = size_t(sysconf(_SC_PAGESIZE)), pages = (bytes + page - 1) / page * page;
+        size_ = pages + 2 * page;
+        memory_ = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory_ == MAP_FAILED || mprotect(static_cast<char *>(memory_) + page, pages, PROT_READ | PROT_WRITE) != 0)
+            fail("no memory");
+        data_ = static_cast<char *>(memory_) + page + (at_begin ? 0 : pages - bytes);
+#endif
+    }
+    ~Guarded() {
+#ifdef __SANITIZE_ADDRESS__
+        std::free(memory_);
+#else
+        munmap(memory_, size_);
+#endif
+    }
+    Guarded(const Guarded &) = delete;
+    Guarded &operator=(const Guarded &) = delete;
+    void *data() const { return data_; }
+
+  private:
+    void *memory_, *data_;
+    size_t size_ = 0;
+};
+
+// A tensor in a block of its own; absent where there are no values.
+template <class S> class Block {
+  public:
+    explicit Block(const Numbers &values) : Block(values.size()) {
+        for (size_t i = 0; i < values.size(); ++i)
+            encode(values[i], data()[i]);
+    }
+    // All bits set is a NaN in every format: values that nobody writes show.
+    explicit Block(size_t count) : count_(count) {
+        if (count == 0)
+            return;
+        memory_ = std::make_unique<Guarded>(count * sizeof(S), sizeof(S));
+        std::memset(data(), 0xff, count * sizeof(S));
+    }
+
+    S *data() const { return memory_ ? static_cast<S *>(memory_->data()) : nullptr; }
+    Numbers numbers() const {
+        Numbers values(count_);
+        for (size_t i = 0; i < count_; ++i)
+            values[i] = decode(data()[i]);
+        return values;
+    }
+
+  private:
+    size_t count_;
+    std::unique_ptr<Guarded> memory_;
+};
+
+struct Shape {
+    int64_t batch, d, h;
+};
+
+using Outputs = std::vector<Numbers>;
+
+// Which outputs a call asks for: bit i is tensor i's gradient, in the order x, W, vectors; forward is the value alone.
+constexpr unsigned kForward = 0, kAll = ~0u;
+
+// A tensor's number of values where it is there and its gradient is wanted, else 0.
+size_t wanted_size(const Numbers &tensor, unsigned wanted, unsigned index) {
+    return (wanted >> index & 1u) != 0 ? tensor.size() : 0;
+}
+
+struct RidgeCase {
+    std::string name;
+    Shape shape;
+    int layers;
+    std::vector<int> basis;
+    Numbers x, g, W, scale, shift, coef, bias;
+
+    static constexpr unsigned outputs = 6;
+
+    RidgeCase(const Shape &s, int l, std::vector<int> b, bool scaled, bool mixed, bool biased)
+        : name("ridge of " + std::to_string(l) + " layers"), shape(s), layers(l), basis(std::move(b)) {
+        Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
+        const int64_t terms = int64_t(basis.size());
+        x = random.draw(s.batch * s.d, 1.0);
+        g = random.draw(s.batch * s.d, 0.5);
+        W = random.draw(s.h * s.d, s.d > 16 ? 0.25 : 0.5);
+        scale = random.draw(scaled ? l * s.h : 0, 1.0);
+        shift = random.draw(l * s.h, 1.0);
+        coef = random.draw(mixed ? l * terms * s.h : 0, 0.5);
+        bias = random.draw(biased ? s.d : 0, 1.0);
+    }
+
+    template <class S> Outputs run(const InstructionSet &set, unsigned wanted, int threads) const {
+        using T = Sum<S>;
+        const bool forward = wanted == kForward;
+        const Block<S> bx(x), bg(forward ? Numbers() : g), bW(W);
+        const Block<T> bscale(scale), bshift(shift), bcoef(coef), bbias(bias);
+        const Block<S> out(forward ? x.size() : 0), dx(wanted_size(x, wanted, 0)), dW(wanted_size(W, wanted, 1));
+        const Block<T> dscale(wanted_size(scale, wanted, 2)), dshift(wanted_size(shift, wanted, 3)),
+            dcoef(wanted_size(coef, wanted, 4)), dbias(wanted_size(bias, wanted, 5));
+        Ridge<S> problem{};
+        problem.scalar = Scalar::value;
+        problem.batch = shape.batch;
+        problem.d = shape.d;
+        problem.h = shape.h;
+        problem.phi = {layers, int(basis.size()), basis.data(), bscale.data(), bshift.data(), bcoef.data()};
+        problem.rows.x = bx.data();
+        problem.rows.g = bg.data();
+        problem.rows.dg = out.data();
+        problem.rows.dx = dx.data();
+        problem.W = bW.data();
+        problem.bias = bbias.data();
+        problem.dW = dW.data();
+        problem.dscale = dscale.data();
+        problem.dshift = dshift.data();
+        problem.dcoef = dcoef.data();
+        problem.dbias = dbias.data();
+        problem.threads = threads;
+        if (!kernels_of<S>(set).ridge(problem))
+            fail("no workspace");
+        return {out.numbers(),    dx.numbers(),    dW.numbers(),   dscale.numbers(),
+                dshift.numbers(), dcoef.numbers(), dbias.numbers()};
+    }
+    template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
+        return kernels_of<S>(a).ridge == kernels_of<S>(b).ridge;
+    }
+};
+
+struct ModulesCase {
+    std::string name;
+    Shape shape;
+    int64_t count;
+    int basis, transform;
+    Numbers x, g, W, b, temperature, positive, negative, bias;
+
+    static constexpr unsigned outputs = 7;
+
+    ModulesCase(const Shape &s, int64_t m, int basis_number, int transform_number, bool two_signs, bool biased)
+        : name("modules of basis " + std::to_string(basis_number) + " and transform " +
+               std::to_string(transform_number)),
+          shape(s), count(m), basis(basis_number), transform(transform_number) {
+        Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
+        x = random.draw(s.batch * s.d, 1.0);
+        g = random.draw(s.batch * s.d, 0.5);
+        W = random.draw(m * s.h * s.d, s.d > 16 ? 0.25 : 0.5);
+        b = random.draw(m * s.h, 1.0);
+        temperature = random.draw(basis < 0 ? m : 0, 1.0);
+        positive = random.draw(m, 1.0);
+        negative = random.draw(two_signs ? m : 0, 1.0);
+        bias = random.draw(biased ? s.d : 0, 1.0);
+    }
+
+    template <class S> Outputs run(const InstructionSet &set, unsigned wanted, int threads) const {
+        using T = Sum<S>;
+        const bool forward = wanted == kForward;
+        const Block<S> bx(x), bg(forward ? Numbers() : g), bW(W);
+        const Block<T> bb(b), btemperature(temperature), bpositive(positive), bnegative(negative), bbias(bias);
+        const Block<S> out(forward ? x.size() : 0), dx(wanted_size(x, wanted, 0)), dW(wanted_size(W, wanted, 1));
+        const Block<T> db(wanted_size(b, wanted, 2)), dtemperature(wanted_size(temperature, wanted, 3)),
+            dpositive(wanted_size(positive, wanted, 4)), dnegative(wanted_size(negative, wanted, 5)),
+            dbias(wanted_size(bias, wanted, 6));
+        Modules<S> problem{};
+        problem.scalar = Scalar::value;
+        problem.batch = shape.batch;
+        problem.d = shape.d;
+        problem.h = shape.h;
+        problem.count = count;
+        problem.basis = basis;
+        problem.transform = transform;
+        problem.rows.x = bx.data();
+        problem.rows.g = bg.data();
+        problem.rows.dg = out.data();
+        problem.rows.dx = dx.data();
+        problem.W = bW.data();
+        problem.b = bb.data();
+        problem.temperature = btemperature.data();
+        problem.positive = bpositive.data();
+        problem.negative = bnegative.data();
+        problem.bias = bbias.data();
+        problem.dW = dW.data();
+        problem.db = db.data();
+        problem.dtemperature = dtemperature.data();
+        problem.dpositive = dpositive.data();
+        problem.dnegative = dnegative.data();
+        problem.dbias = dbias.data();
+        problem.threads = threads;
+        if (!kernels_of<S>(set).modules(problem))
+            fail("no workspace");
+        return {out.numbers(),          dx.numbers(),        dW.numbers(),        db.numbers(),
+                dtemperature.numbers(), dpositive.numbers(), dnegative.numbers(), dbias.numbers()};
+    }
+    template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
+        return kernels_of<S>(a).modules == kernels_of<S>(b).modules;
+    }
+};
+
+std::vector<const InstructionSet *> sets;
+int64_t calls = 0;
+
+double largest(const Outputs &outputs) {
+    double top = 0;
+    for (const Numbers &numbers : outputs)
+        for (const double x : numbers)
+            top = std::isfinite(x) ? std::max(top, std::fabs(x)) : std::numeric_limits<double>::infinity();
+    return top;
+}
+
+template <class S, class Case>
+void check_set(const Case &c, const InstructionSet &set, unsigned wanted, const Outputs &truth) {
+    const Outputs ours = c.template run<S>(set, wanted, 1);
+    ++calls;
+    const std::string where = std::string(set.name) + ", " + std::to_string(sizeof(S)) + " bytes, " + c.name + ", " +
+                              std::to_string(c.shape.batch) + " × " + std::to_string(c.shape.d) + " × " +
+                              std::to_string(c.shape.h) + ", outputs " + std::to_string(wanted);
+    if (wanted == kForward || wanted == kAll) {
+        const Outputs threaded = c.template run<S>(set, wanted, 2);
+        ++calls;
+        for (size_t o = 0; o < ours.size(); ++o)
+            if (!ours[o].empty() &&
+                std::memcmp(ours[o].data(), threaded[o].data(), ours[o].size() * sizeof(double)) != 0)
+                fail(where + ": output " + std::to_string(o) + " depends on the number of threads");
+    }
+    const double top = largest(truth);
+    if (top > 2e4) // beyond float16
+        return;
+    for (size_t o = 0; o < ours.size(); ++o)
+        for (size_t i = 0; i < ours[o].size(); ++i)
+            if (!(std::fabs(ours[o][i] - truth[o][i]) <= tolerance<S> * top))
+                fail(where + ": output " + std::to_string(o) + " at " + std::to_string(i) + " is " +
+                     std::to_string(ours[o][i]) + ", and the baseline's " + std::to_string(truth[o][i]));
+}
+
+template <class S, class Case> void check_storage(const Case &c, unsigned wanted, const Outputs &truth) {
+    for (size_t s = 0; s < sets.size(); ++s)
+        if (s == 0 || !Case::template same_kernel<S>(*sets[s - 1], *sets[s]))
+            check_set<S>(c, *sets[s], wanted, truth);
+}
+
+template <class Case> void check(const Case &c, unsigned wanted) {
+    const Outputs truth = c.template run<double>(*sets.back(), wanted, 1);
+    ++calls;
+    check_storage<float>(c, wanted, truth);
+    check_storage<double>(c, wanted, truth);
+    check_storage<Bf16>(c, wanted, truth);
+    check_storage<Half>(c, wanted, truth);
+}
+
+// The value, all gradients, and one gradient alone or all but one in turn; all of those if `every`.
+template <class Case> void check_outputs(const Case &c, bool every) {
+    static unsigned turn = 0;
+    check(c, kForward);
+    check(c, kAll);
+    for (unsigned i = 0; i < 2 * Case::outputs; ++i)
+        if (every || i == turn % (2 * Case::outputs))
+            check(c, i % 2 == 0 ? 1u << (i / 2) : kAll & ~(1u << (i / 2)));
+    ++turn;
+}
+
+int number_of(const Names &names, const char *name) {
+    for (int i = 0; i < names.count; ++i)
+        if (std::strcmp(names.names[i], name) == 0)
+            return i;
+    fail(std::string("no function ") + name);
+}
+
+void check_shape(const Shape &shape, bool every) {
+    const Names &basis = sets.back()->basis, &transforms = sets.back()->transforms;
+    const int tanh = number_of(basis, "tanh"), softplus = number_of(basis, "softplus"), sin = number_of(basis, "sin"),
+              identity = number_of(basis, "identity");
+    check_outputs(RidgeCase(shape, 1, {tanh}, false, false, false), every);
+    check_outputs(RidgeCase(shape, 4, {tanh}, true, true, true), every);
+    check_outputs(RidgeCase(shape, 3, {softplus, sin, identity}, true, true, true), every);
+    check_outputs(RidgeCase(shape, 2, {tanh, identity}, true, true, false), every);
+    check_outputs(ModulesCase(shape, 3, -1, 0, false, false), every);
+    check_outputs(ModulesCase(shape, 2, -1, 0, true, true), every);
+    check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "half_square"), false, true), every);
+    check_outputs(ModulesCase(shape, 5, softplus, number_of(transforms, "logcosh"), false, false), every);
+}
+
+void check_every_function() {
+    const Names &basis = sets.back()->basis, &transforms = sets.back()->transforms;
+    for (int b = 0; b < basis.count; ++b) {
+        check_outputs(RidgeCase({21, 3, 19}, 1, {b}, true, true, true), false);
+        check_outputs(RidgeCase({35, 9, 19}, 2, {b, 0}, true, true, true), false);
+        check_outputs(ModulesCase({35, 9, 19}, 2, b, 0, false, true), false);
+    }
+    for (int t = 0; t < transforms.count; ++t)
+        check_outputs(ModulesCase({35, 9, 19}, 2, number_of(basis, "tanh"), t, false, true), false);
+}
+
+template <class T> void check_basis(EvaluateBasis<T> evaluate, int count) {
+    using Limits = std::numeric_limits<T>;
+    Numbers extremes;
+    for (const T x : {T(0), Limits::denorm_min(), Limits::min(), Limits::epsilon(), T(1), T(45), T(104), T(745),
+                      T(3001), T(1000001), Limits::max(), Limits::infinity()}) {
+        extremes.push_back(double(x));
+        extremes.push_back(-double(x));
+    }
+    extremes.push_back(double(Limits::quiet_NaN()));
+    const Block<T> x(extremes);
+    for (int basis = 0; basis < count; ++basis)
+        for (int which = 0; which < 4; ++which) {
+            const Block<T> out(extremes.size());
+            evaluate(basis, which, int64_t(extremes.size()), x.data(), out.data());
+            ++calls;
+        }
+}
+
+// Few coordinates; few rows; neurons shared out; many rows: around the vectors, tiles and blocks of all units.
+constexpr Shape kShapes[] = {
+    {1, 1, 1},     {5, 2, 7},     {1, 8, 2},     {5, 1, 33},    {97, 3, 65},   {97, 5, 17},   {513, 4, 9},
+    {513, 7, 33},  {1025, 1, 17}, {257, 8, 71},  {1, 16, 5},    {1, 129, 131}, {2, 17, 33},   {17, 19, 67},
+    {32, 64, 96},  {7, 601, 35},  {32, 33, 7},   {33, 33, 3},   {33, 17, 401}, {65, 70, 130}, {101, 37, 259},
+    {579, 9, 149}, {67, 130, 21}, {67, 515, 19}, {1601, 9, 37},
+};
+// Of each path one, for every choice of outputs.
+constexpr Shape kThorough[] = {{37, 3, 19}, {3, 18, 37}, {35, 9, 23}, {33, 34, 131}};
+
+} // namespace
+
+// With the argument `few`, for emulated processors: fewer shapes.
+int main(int argc, char **argv) {
+    const bool few = argc > 1 && std::strcmp(argv[1], "few") == 0;
+    std::string names;
+    sets = available_instruction_sets();
+    for (const InstructionSet *set : sets)
+        names += (names.empty() ? "" : ", ") + std::string(set->name);
+    for (const Shape &shape : kThorough)
+        check_shape(shape, !few);
+    for (const Shape &shape : kShapes)
+        if (!few)
+            check_shape(shape, false);
+    check_every_function();
+    for (const InstructionSet *set : sets) {
+        check_basis(set->evaluate_f32, set->basis.count);
+        check_basis(set->evaluate_f64, set->basis.count);
+    }
+    std::printf("%lld kernel calls for %s: clean\n", static_cast<long long>(calls), names.c_str());
+    return 0;
+}
