@@ -54,7 +54,6 @@ def test_block_ends_with_an_exception() -> None:
     [
         ("argument", "ridge", X.bfloat16(), ["cpp", "float32 and float64", "bfloat16", "choose one of reference"]),
         ("argument", "ridge_potential", X, ["cpp", "no kernel for ridge_potential", "reference"]),
-        ("argument", "ridge_jvp", X, ["cpp", "no kernel for ridge_jvp", "reference"]),
         ("block", "ridge", X.half(), ["asked for by use_backend", "float16"]),
         ("environment", "ridge", X.half(), ["GRADNETS_FAST_BACKEND", "float16"]),
     ],
@@ -71,13 +70,12 @@ def test_a_named_backend_raises_when_it_cannot(
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", ["_jvp", "_divergence", "_jacobian"])
+@pytest.mark.parametrize("suffix", ["_divergence", "_jacobian"])
 def test_derivatives_refuse_the_kernels_they_lack(suffix: str) -> None:
     networks = (gradnets_fast.GradNetC(2, 2, 3), gradnets_fast.GradNetM(2, 2, 3))
     for net in (*networks, gradnets_fast.GradNetM(2, 2, 3, "tanh", transform="exp")):
-        points = (X, X) if suffix == "_jvp" else (X,)
         with gradnets_fast.use_backend("cpp"), pytest.raises(BackendUnavailableError) as caught:
-            getattr(net, suffix[1:])(*points)
+            getattr(net, suffix[1:])(X)
         assert f"no kernel for {net.operator_name}{suffix}" in str(caught.value)
 
 
@@ -113,7 +111,7 @@ def test_explain_names_backend_kernel_and_reasons() -> None:
     assert text.splitlines()[0] == "operator  ridge"
     assert "no Triton kernel" in text
     assert gradnets_fast.explain(gradnets_fast.ridge, X).operator == "ridge"
-    assert gradnets_fast.explain(gradnets_fast.ridge_jvp, X).backend == "reference"
+    assert gradnets_fast.explain(gradnets_fast.ridge_jvp, X).backend == "cpp"
     assert gradnets_fast.explain("softmax_modules", X).operator == "softmax_modules"
     with gradnets_fast.use_backend("reference"):
         assert gradnets_fast.explain(gradnets_fast.GradNetM(2, 2, 3), X).backend == "reference"

@@ -142,8 +142,11 @@ def ridge_jvp(
     """
     x, W, names = checked_ridge("ridge_jvp", x, W, scale, shift, coef, bias, basis)
     v = checked_direction("ridge_jvp", v, x)
-    _backend.select("ridge_jvp", x, backend)
-    return reference.ridge_jvp(x, v, W, scale, shift, coef, bias, names)
+    if _backend.select("ridge_jvp", x, backend) == "reference":
+        return reference.ridge_jvp(x, v, W, scale, shift, coef, bias, names)
+    from ..ops.ridge import ridge_jvp as operator
+
+    return operator(x, v, W, scale, shift, coef, config=",".join(names))
 
 
 def ridge_divergence(

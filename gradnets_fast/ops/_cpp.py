@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -81,8 +82,8 @@ def basis_numbers(config: str) -> list[int]:
     return [_BASIS_NUMBER[name] for name in config.split(",")]
 
 
-def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Memory for the gradients that are needed, those of vectors in the dtype that kernels sum in."""
+def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None], stored: int = 2) -> list[Tensor | None]:
+    """Memory for the gradients that are needed, those of vectors, after `stored` others, in the dtype of sums."""
     dtype = tensors[0].dtype  # type: ignore[union-attr]
     if dtype in _SUM_DTYPE_IS_OWN:
         return [
@@ -90,14 +91,16 @@ def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[
             for need, t in zip(needs, tensors)
         ]
     return [
-        torch.empty(t.shape, dtype=dtype if i < 2 else _SUM_DTYPE[dtype]) if need and t is not None else None
+        torch.empty(t.shape, dtype=dtype if i < stored else _SUM_DTYPE[dtype]) if need and t is not None else None
         for i, (need, t) in enumerate(zip(needs, tensors))
     ]
 
 
 def _like(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor | None]) -> Gradients:
     """Each gradient in its tensor's dtype."""
-    return tuple(g if g is None or t is None or g.dtype is t.dtype else g.to(t.dtype) for g, t in zip(gradients, tensors))
+    return tuple(
+        g if g is None or t is None or g.dtype is t.dtype else g.to(t.dtype) for g, t in zip(gradients, tensors)
+    )
 
 
 def _no_rows(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> Gradients:
@@ -107,9 +110,13 @@ def _no_rows(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> Gradien
     )
 
 
-def _mended(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """x, W and parameters as kernels read them, for points of `dtype`."""
-    return [_dense(t, dtype if i < 2 else _SUM_DTYPE[dtype]) for i, t in enumerate(tensors)]
+def _mended(tensors: Sequence[Tensor | None], dtype: torch.dtype, stored: int = 2) -> list[Tensor | None]:
+    """x, W (`stored` tensors of `dtype`) and parameters as kernels read them."""
+    return [_dense(t, dtype if i < stored else _SUM_DTYPE[dtype]) for i, t in enumerate(tensors)]
+
+
+_ONLY_X = (True, False, False, False, False, False, False)
+"""Which gradients are needed when only that of x is; longer than any operator's list of arguments."""
 
 
 def _ran(done: bool) -> None:
@@ -168,6 +175,47 @@ def ridge_backward(
     return _like(gradients, tensors)
 
 
+def ridge_jvp_forward(
+    x: Tensor, v: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
+) -> Tensor:
+    """J(x) v, which is the gradient of <v, f> in x."""
+    (tangent, *_) = ridge_backward(v, x, W, scale, shift, coef, None, config, _ONLY_X)
+    assert tangent is not None
+    # To the kernel a piecewise linear basis has a constant slope, but what follows from NaN is NaN.
+    if x.sum().isnan():
+        tangent[x.isnan().any(-1)] = math.nan
+    return tangent
+
+
+def ridge_jvp_backward(
+    g: Tensor,
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, scale, shift, coef) that `needs` marks."""
+    tensors = (x, v, W, scale, shift, coef)
+    if not x.numel():
+        return _no_rows(needs, tensors)
+    if needs[1] and sum(needs) == 1:
+        return (None, ridge_jvp_forward(x, g, W, scale, shift, coef, config), None, None, None, None)
+    gradients = _gradients(needs, tensors, stored=3)
+    points, *mended = _mended(tensors, x.dtype, stored=3)
+    dx, dv, *rest = gradients
+    _ran(
+        extension().ridge_derivative(
+            *(basis_numbers(config), points, _dense(g, x.dtype), *mended, dx, None, dv, *rest),
+            torch.get_num_threads(),
+        )
+    )
+    return _like(gradients, tensors)
+
+
 _ModuleTensors = tuple[Tensor, Tensor, Tensor, "Tensor | None", Tensor, "Tensor | None", "Tensor | None"]
 """x, W, b, temperature, positive, negative, bias."""
 
@@ -208,6 +256,28 @@ def _modules_backward(
         )
     )
     return _like(gradients, tensors)
+
+
+def _modules_jvp_backward(
+    g: Tensor, v: Tensor, tensors: _ModuleTensors, basis: int, transform: int, needs: tuple[bool, ...]
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, b, temperature, positive, negative) that `needs` marks."""
+    x, *parameters, _ = tensors
+    differentiated = (x, v, *parameters)
+    if not x.numel():
+        return _no_rows(needs, differentiated)
+    if needs[1] and sum(needs) == 1:
+        return (None, _modules_backward(g, tensors, basis, transform, _ONLY_X)[0], *(None,) * 5)
+    gradients = _gradients(needs, differentiated, stored=3)
+    points, *mended = _mended(differentiated, x.dtype, stored=3)
+    dx, dv, *rest = gradients
+    _ran(
+        extension().modules_derivative(
+            *(basis, transform, points, _dense(g, x.dtype), *mended, dx, None, dv, *rest),
+            torch.get_num_threads(),
+        )
+    )
+    return _like(gradients, differentiated)
 
 
 def softmax_modules_attempt(
@@ -254,6 +324,38 @@ def softmax_modules_backward(
     return _modules_backward(g, (x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0, needs)
 
 
+def softmax_modules_jvp_forward(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    config: str,
+) -> Tensor:
+    """J(x) v, which is the gradient of <v, f> in x."""
+    (tangent, *_) = _modules_backward(v, (x, W, b, temperature, positive, negative, None), _NO_BASIS, 0, _ONLY_X)
+    assert tangent is not None
+    return tangent
+
+
+def softmax_modules_jvp_backward(
+    g: Tensor,
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, b, temperature, positive, negative) that `needs` marks."""
+    return _modules_jvp_backward(g, v, (x, W, b, temperature, positive, negative, None), _NO_BASIS, 0, needs)
+
+
 def _transformed_numbers(config: str) -> tuple[int, int]:
     basis, transform = config.split(",")
     return _BASIS_NUMBER[basis], _TRANSFORM_NUMBER[transform]
@@ -285,7 +387,23 @@ def transformed_modules_backward(
 ) -> Gradients:
     """The gradients of <g, f> for those of (x, W, b, weight, bias) that `needs` marks."""
     all_needs = (*needs[:3], False, needs[3], False, needs[4])
-    gradients = _modules_backward(
-        g, (x, W, b, None, weight, None, bias), *_transformed_numbers(config), all_needs
-    )
+    gradients = _modules_backward(g, (x, W, b, None, weight, None, bias), *_transformed_numbers(config), all_needs)
     return (*gradients[:3], gradients[4], gradients[6])
+
+
+def transformed_modules_jvp_forward(x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, config: str) -> Tensor:
+    """J(x) v, which is the gradient of <v, f> in x."""
+    tensors = (x, W, b, None, weight, None, None)
+    (tangent, *_) = _modules_backward(v, tensors, *_transformed_numbers(config), _ONLY_X)
+    assert tangent is not None
+    return tangent
+
+
+def transformed_modules_jvp_backward(
+    g: Tensor, x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, config: str, needs: tuple[bool, ...]
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, b, weight) that `needs` marks."""
+    all_needs = (*needs[:4], False, needs[4], False)
+    tensors = (x, W, b, None, weight, None, None)
+    gradients = _modules_jvp_backward(g, v, tensors, *_transformed_numbers(config), all_needs)
+    return (*gradients[:4], gradients[5])

@@ -33,12 +33,15 @@ class Operator:
 
     Attributes:
         name: its name in the public API and in torch.ops.gradnets_fast.
-        arguments: its tensor arguments, x first; a trailing "?" marks one that may be None.
+        arguments: its tensor arguments, those of x's shape first; a trailing "?" marks one that may be None.
         reference: (*tensors, config) -> f in plain PyTorch.
         forward: the same by compiled kernels.
         attempt: the same, but None where the tensors are not such as kernels read; it checks them in passing.
         backward: (g, *tensors, config, needs) -> the gradients of <g, f>, None where `needs` is False.
         hidden_width: (*tensors) -> hidden values per row, which bounds the chunks of the double backward.
+        rows: how many arguments have x's shape.  For each of them, f's Jacobian in it is symmetric.
+        tangent: the operator J(x) v with arguments (x, v, *parameters but the last, a bias).  Its backward pass is the
+            double backward of this operator for a cotangent of x alone.
 
     `config` is what selects a kernel besides shapes: names joined by commas.
     """
@@ -50,6 +53,12 @@ class Operator:
     attempt: Callable[..., Tensor | None]
     backward: Callable[..., Gradients]
     hidden_width: Callable[..., int]
+    rows: int = 1
+    tangent: Operator | None = None
+
+    def row_flags(self, extra: int = 0) -> tuple[bool, ...]:
+        """For `extra` rows and then each argument, whether it has x's shape."""
+        return (True,) * (extra + self.rows) + (False,) * (len(self.arguments) - self.rows)
 
     def __call__(self, *tensors: Tensor | None, config: str) -> Tensor:
         """f(x), by kernels, differentiable twice."""
@@ -69,7 +78,6 @@ class Operator:
         finally:
             torch._C._dynamo.eval_frame.set_eval_frame(prior)
         return result
-
 
     def quickly(self, tensors: tuple[Tensor | None, ...], config: str) -> Tensor | None:
         """f(x) where nothing about the call is out of the ordinary, without any other check; else None."""
@@ -129,7 +137,7 @@ class _Eager(torch.autograd.Function):
     """`_Forward` without what torch.func needs, whose set-up costs more than a small network."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, operator: Operator, kernel: Callable[..., Tensor], config: str, *tensors: Tensor | None
     ) -> Tensor:
         ctx.operator, ctx.config = operator, config
@@ -172,10 +180,14 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _operator: None, _config: None, *tangents: Tensor | None) -> Tensor:
         tensors, operator = ctx.saved_tensors, ctx.operator
-        if all(tangent is None for tangent in tangents[1:]):
+        if all(tangent is None for tangent in tangents[operator.rows :]):
             # J(x) v = J(x)ᵀ v: the backward pass with v in place of g.
-            needs = (True,) + (False,) * (len(tensors) - 1)
-            symmetric: Tensor = _apply(_Backward, operator, ctx.config, needs, tangents[0], *tensors)[0]
+            parts = [
+                _apply(_Backward, operator, ctx.config, _only(i, len(tensors)), tangent, *tensors)[i]
+                for i, tangent in enumerate(tangents)
+                if tangent is not None
+            ]
+            symmetric: Tensor = sum(parts[1:], parts[0])
             return symmetric
         # <∇S, v> is linear in g, and its gradient in g is the tangent of f along v.
         wanted = (True,) + (False,) * len(tensors)
@@ -185,9 +197,12 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, operator: Operator, config: str, *tensors: Tensor | None) -> tuple[Any, Any]:
-        rows = (True,) + (False,) * (len(tensors) - 1)
         call = partial(_apply, _Forward, operator, config)
-        return _batched(call, info.batch_size, in_dims[2:], tensors, rows, True)
+        return _batched(call, info.batch_size, in_dims[2:], tensors, operator.row_flags(), True)
+
+
+def _only(position: int, count: int) -> tuple[bool, ...]:
+    return tuple(i == position for i in range(count))
 
 
 class _Backward(torch.autograd.Function):
@@ -230,9 +245,9 @@ class _Backward(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, operator: Operator, config: str, needs: tuple[bool, ...], *tensors: Tensor | None
     ) -> tuple[Any, Any]:
-        rows = (True, True) + (False,) * (len(tensors) - 2)
+        foldable = not any(needs[operator.rows :])
         call = partial(_apply, _Backward, operator, config, needs)
-        return _batched(call, info.batch_size, in_dims[3:], tensors, rows, not any(needs[1:]))
+        return _batched(call, info.batch_size, in_dims[3:], tensors, operator.row_flags(1), foldable)
 
 
 class _DoubleBackward(torch.autograd.Function):
@@ -244,6 +259,8 @@ class _DoubleBackward(torch.autograd.Function):
     ) -> Gradients:
         count = len(operator.arguments) + 1
         tensors, cotangents = tensors_and_cotangents[:count], tensors_and_cotangents[count:]
+        if operator.tangent is not None and all(c is None for c in cotangents[1:]):
+            return _double_backward_by_tangent(operator.tangent, config, wanted, tensors, cotangents[0])
         return double_backward(operator, config, wanted, tensors, cotangents)
 
     @staticmethod
@@ -262,9 +279,8 @@ class _DoubleBackward(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, operator: Operator, config: str, wanted: tuple[bool, ...], *tensors: Tensor | None
     ) -> tuple[Any, Any]:
-        parameters = len(operator.arguments) - 1
-        rows = (True, True) + (False,) * parameters + (True,) + (False,) * parameters
-        foldable = not any(wanted[2:])
+        rows = operator.row_flags(1) + operator.row_flags()
+        foldable = not any(wanted[1 + operator.rows :])
         call = partial(_apply, _DoubleBackward, operator, config, wanted)
         return _batched(call, info.batch_size, in_dims[3:], tensors, rows, foldable)
 
@@ -311,6 +327,22 @@ def _out_dims(result: Any) -> Any:
     return 0 if isinstance(result, Tensor) else tuple(None if part is None else 0 for part in result)
 
 
+def _double_backward_by_tangent(
+    tangent: Operator,
+    config: str,
+    wanted: Sequence[bool],
+    tensors: Sequence[Tensor | None],
+    cotangent: Tensor | None,
+) -> Gradients:
+    """`double_backward` for a cotangent c of x alone, by kernels: <c, ∇_x <g, f>> = <c, J(x) g>."""
+    g, x, *parameters, bias = tensors
+    arguments = (x, g, *parameters)
+    needs = (wanted[1], wanted[0], *wanted[2:-1])
+    parts = _call_below_autograd(f"{tangent.name}_backward", cotangent, *arguments, config, needs)
+    dx, dg, *rest = _none_for_empty(parts, arguments, needs)
+    return dg, dx, *rest, torch.zeros_like(bias) if wanted[-1] and bias is not None else None
+
+
 def double_backward(
     operator: Operator,
     config: str,
@@ -320,35 +352,36 @@ def double_backward(
 ) -> Gradients:
     """The gradients of Σ <cotangent_i, ∇_i <g, f>> for (g, x, *parameters), by the reference, in chunks of the batch.
 
-    Shapes: tensors = (g (…, d), x (…, d), *parameters), cotangents = one for x and each parameter, or None.
+    Shapes: tensors = (g (…, d), x (…, d), *parameters), cotangents = one for x and each parameter, or None; where the
+    operator has more arguments of x's shape, they follow x.
     Memory: O(DOUBLE_BACKWARD_ELEMENTS) beyond the results, whatever the batch.
     """
-    g, x = _rows(tensors[0]), _rows(tensors[1])
-    assert g is not None
+    count = 1 + operator.rows
+    rows, row_cotangents = [_rows(t) for t in tensors[:count]], [_rows(c) for c in cotangents[: operator.rows]]
+    x = tensors[1]
     assert x is not None
-    dx = _rows(cotangents[0])
-    parameters = tensors[2:]
-    row_results: list[list[Tensor]] = [[], []]
+    parameters = tensors[count:]
+    row_results: list[list[Tensor]] = [[] for _ in rows]
     sums: list[Tensor | None] = [
         torch.zeros_like(p, memory_format=torch.contiguous_format) if want and p is not None else None
-        for p, want in zip(parameters, wanted[2:])
+        for p, want in zip(parameters, wanted[count:])
     ]
     step = max(1, DOUBLE_BACKWARD_ELEMENTS // operator.hidden_width(*tensors[1:]))
-    for start in range(0, x.shape[0], step):
+    for start in range(0, x.shape[:-1].numel(), step):
         part = slice(start, start + step)
-        chunk_cotangents = [None if dx is None else dx[part], *cotangents[1:]]
+        chunk = [None if t is None else t[part] for t in rows]
+        chunk_cotangents = [None if c is None else c[part] for c in row_cotangents]
         with torch.autocast(x.device.type, enabled=False):
             results = _double_backward_chunk(
-                operator, config, wanted, [g[part], x[part], *parameters], chunk_cotangents
+                *(operator, config, wanted, [*chunk, *parameters], [*chunk_cotangents, *cotangents[operator.rows :]])
             )
-        for rows, result, want in zip(row_results, results, wanted):
+        for collected, result, want in zip(row_results, results, wanted):
             if want:
-                rows.append(result)
-        for total, result in zip(sums, results[2:]):
+                collected.append(result)
+        for total, result in zip(sums, results[count:]):
             if total is not None:
                 total += result
-    leading = tensors[1].shape  # type: ignore[union-attr]
-    whole = [(torch.cat(rows) if rows else x.new_zeros(x.shape)).reshape(leading) for rows in row_results]
+    whole = [(torch.cat(parts) if parts else x.new_zeros(x.shape)).reshape(x.shape) for parts in row_results]
     return tuple(part if want else None for part, want in zip(whole, wanted)) + tuple(sums)
 
 
@@ -440,8 +473,7 @@ def _register_derivatives(operator: Operator) -> None:
     def forward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, config = arguments
         call = partial(_on_registered, operator.name, (config,))
-        rows = (True,) + (False,) * (len(tensors) - 1)
-        return _batched(call, info.batch_size, in_dims[:-1], tensors, rows, True)
+        return _batched(call, info.batch_size, in_dims[:-1], tensors, operator.row_flags(), True)
 
     def backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, config, needs = arguments

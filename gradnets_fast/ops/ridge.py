@@ -19,6 +19,27 @@ def _hidden_width(x: Tensor, W: Tensor, scale: Tensor, *_: Tensor | None) -> int
     return W.shape[0] * scale.shape[0]
 
 
+def _jvp_reference(x: Tensor, v: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, config: str) -> Tensor:
+    return reference.ridge_jvp(x, v, W, scale, shift, coef, None, config.split(","))
+
+
+def _jvp_hidden_width(x: Tensor, v: Tensor, *parameters: Tensor) -> int:
+    return _hidden_width(x, *parameters)
+
+
+ridge_jvp = register(
+    Operator(
+        name="ridge_jvp",
+        arguments=("x", "v", "W", "scale", "shift", "coef"),
+        reference=_jvp_reference,
+        forward=_cpp.ridge_jvp_forward,
+        attempt=_cpp.ridge_jvp_forward,
+        backward=_cpp.ridge_jvp_backward,
+        hidden_width=_jvp_hidden_width,
+        rows=2,
+    )
+)
+
 ridge = register(
     Operator(
         name="ridge",
@@ -28,5 +49,6 @@ ridge = register(
         attempt=_cpp.ridge_attempt,
         backward=_cpp.ridge_backward,
         hidden_width=_hidden_width,
+        tangent=ridge_jvp,
     )
 )
