@@ -90,6 +90,31 @@ struct RidgeTensors {
     }
 };
 
+// The nodes and weights of the two rules, and which basis functions are smooth; Python hands them over once.
+struct StoredRules {
+    std::vector<double> numbers[4];
+    std::vector<char> smooth;
+    PotentialRules rules;
+};
+
+StoredRules &stored_rules() {
+    static StoredRules stored;
+    return stored;
+}
+
+void set_potential_rules(const std::vector<double> &nodes, const std::vector<double> &weights,
+                         const std::vector<double> &single_nodes, const std::vector<double> &single_weights,
+                         const std::vector<bool> &smooth) {
+    StoredRules &s = stored_rules();
+    const std::vector<double> *const given[] = {&nodes, &weights, &single_nodes, &single_weights};
+    for (int i = 0; i < 4; ++i)
+        s.numbers[i] = *given[i];
+    s.smooth.assign(smooth.begin(), smooth.end());
+    s.rules = {{int(nodes.size()), s.numbers[0].data(), s.numbers[1].data()},
+               {int(single_nodes.size()), s.numbers[2].data(), s.numbers[3].data()},
+               s.smooth.data()};
+}
+
 template <class S>
 void run_ridge(Scalar scalar, const RowTensors &r, const RidgeTensors &p, const RidgeTensors &gradients,
                const std::vector<int> &basis, int layers, int threads) {
@@ -108,6 +133,7 @@ void run_ridge(Scalar scalar, const RowTensors &r, const RidgeTensors &p, const 
     problem.dshift = gradients.shift.data<T>();
     problem.dcoef = gradients.coef.data<T>();
     problem.dbias = gradients.bias.data<T>();
+    problem.rules = &stored_rules().rules;
     problem.threads = threads;
     call(kernels<S>().ridge, problem, problem.batch * problem.d * problem.h);
 }
@@ -175,19 +201,19 @@ bool ridge_derivative(const std::vector<int> &basis, py::handle x, py::handle g,
                     threads);
 }
 
-// tr J(x) into `result`, or the gradients of Σ weight·tr J(x).
-bool ridge_divergence(const std::vector<int> &basis, py::handle x, py::handle weight, py::handle W, py::handle scale,
-                      py::handle shift, py::handle coef, py::handle result, py::handle dx, py::handle dW,
-                      py::handle dscale, py::handle dshift, py::handle dcoef, int threads) {
+// F(x) or tr J(x) into `result`, or the gradients of Σ weight·that.
+template <Scalar scalar>
+bool ridge_per_row(const std::vector<int> &basis, py::handle x, py::handle weight, py::handle W, py::handle scale,
+                   py::handle shift, py::handle coef, py::handle result, py::handle dx, py::handle dW,
+                   py::handle dscale, py::handle dshift, py::handle dcoef, int threads) {
     const TensorArgument none{py::none()};
     const RowTensors r{TensorArgument(x),     none, none, TensorArgument(dx), none, none, TensorArgument(weight),
                        TensorArgument(result)};
     if (r.weight.present() == r.result.present())
         return false;
-    return ridge_on(Scalar::divergence, basis, r,
-                    {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), none},
-                    {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef), none},
-                    threads);
+    return ridge_on(
+        scalar, basis, r, {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), none},
+        {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef), none}, threads);
 }
 
 // The modules' tensors or their gradients: W (M, h, d), b (M, h), three scalars per module (M,), bias (d,).
@@ -314,7 +340,9 @@ PYBIND11_MODULE(_C, m) {
     m.def("set_dtypes", &set_dtypes);
     m.def("ridge", &ridge);
     m.def("ridge_derivative", &ridge_derivative);
-    m.def("ridge_divergence", &ridge_divergence);
+    m.def("ridge_potential", &ridge_per_row<Scalar::potential>);
+    m.def("ridge_divergence", &ridge_per_row<Scalar::divergence>);
+    m.def("set_potential_rules", &set_potential_rules);
     m.def("modules", &modules);
     m.def("modules_derivative", &modules_derivative);
     m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {

@@ -37,7 +37,7 @@ inline void leave_dual(const CascadeRows &rows, int l, const Bases &bases, const
     GRADNETS_EACH mixed.dz[i] *= entry.dz[i];
 }
 
-// u becomes φ'(u).
+// u becomes φ'(u), but stays NaN where it is, as no piecewise linear basis sees to.
 template <int N, class V, class Bases, class Parameters>
 inline void block_slope(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
     Dual<N, V> entry, mixed = {};
@@ -45,7 +45,7 @@ inline void block_slope(const CascadeRows &rows, const Bases &bases, const Param
         enter_dual(rows, l, parameter, u, mixed, entry);
         leave_dual(rows, l, bases, parameter, entry, mixed);
     }
-    GRADNETS_EACH u[i] = mixed.dz[i];
+    GRADNETS_EACH u[i] = select(u[i] == u[i], mixed.dz[i], u[i]);
 }
 
 // One layer of the reverse pass of Σ q·φ'.  adjoint: of what the layer passes on and of its derivative, on return of

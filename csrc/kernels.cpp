@@ -27,6 +27,8 @@ namespace GRADNETS_ISA {
 
 #include "cascade_second.h"
 
+#include "cascade_potential.h"
+
 #include "ridge_scalars.h"
 
 #include "narrow.h"

@@ -2,14 +2,131 @@
 // tile U = q·φ''(u) and the parameters' gradient Σ_rows q·∂φ'/∂θ:
 //   derivative:  S = <g, J(x) v> = Σ_j φ'_j a_j p_j,   q = a·p,            A = φ'·p,  P = φ'·a
 //   divergence:  S = Σ_rows weight·Σ_j φ'_j |w_j|²,    q = weight·|w|²,    dW_j gets 2 w_j Σ_rows weight·φ'_j besides
+// and the potential, S = Σ_rows weight·Σ_j ∫_0^{u_j} φ_j, U = weight·φ(u).
+
+// The elementwise part: for a type of sums, not of storage, so that there are few copies.
+template <class T> struct RidgeScalarStrips {
+    using V = typename Simd<T>::Vector;
+    static constexpr int lanes = Simd<T>::lanes;
+    Scalar scalar;
+    const PaddedCascade<T> *phi;
+    const PotentialRules *rules;
+    const T *norms;     // |w_j|², padded with zeros
+    const T *weight;    // of each row
+    int64_t block;      // stride of the local gradient rows
+    bool wants[3];      // the gradients in scale, shift, coef
+    bool wants_results; // F(x) or tr J(x) rather than gradients
+
+    int64_t history() const { return (phi->rows.count() + 1) * block; } // after the local sums
+
+    __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
+        with_second_bases(phi->terms, phi->basis, [&](const auto &bases) {
+            int64_t i = 0;
+            for (; i + kInterleaved <= tile.rows; i += kInterleaved)
+                strip<kInterleaved>(tile, bases, i, local);
+            for (; i < tile.rows; ++i)
+                strip<1>(tile, bases, i, local);
+        });
+    }
+
+  private:
+    GradientRows<T> gradient_rows(T *local) const { return {local, block, wants[0], wants[1], wants[2]}; }
+    NeuronVector<T> parameters(const HiddenTile<T> &tile, int64_t j) const {
+        return {phi->data() + tile.first_neuron + j, phi->stride};
+    }
+
+    template <int N, class Bases>
+    void strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
+        if (wants_results)
+            return result_strip<N>(tile, bases, row);
+        for (int64_t j = 0; j < tile.width; j += lanes)
+            if (scalar == Scalar::derivative)
+                derivative_block<N>(tile, bases, row, j, local);
+            else if (scalar == Scalar::divergence)
+                divergence_block<N>(tile, bases, row, j, local);
+            else
+                potential_gradient_block<N>(tile, bases, row, j, local);
+    }
+
+    template <int N, class Bases> void result_strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row) const {
+        V total[N] = {};
+        for (int64_t j = 0; j < tile.width; j += lanes) {
+            V u[N];
+            GRADNETS_EACH u[i] = load(tile.u + (row + i) * tile.stride + j);
+            if (scalar == Scalar::divergence) {
+                block_slope<N>(phi->rows, bases, parameters(tile, j), u);
+                GRADNETS_EACH u[i] *= load(norms + tile.first_neuron + j);
+            } else {
+                block_potential<N>(phi->rows, bases, parameters(tile, j), *rules, phi->basis, u);
+            }
+            // Past the last neuron there may be a NaN, where x is infinite.
+            for (int64_t lane = tile.neurons - j; lane < lanes; ++lane)
+                GRADNETS_EACH u[i][lane] = 0;
+            GRADNETS_EACH total[i] += u[i];
+        }
+        GRADNETS_EACH tile.row_sums[row + i] += horizontal_sum<T>(total[i]);
+    }
+
+    template <int N, class Bases>
+    void derivative_block(const HiddenTile<T> &tile, const Bases &bases, int64_t row, int64_t j, T *local) const {
+        const int64_t at = row * tile.stride + j;
+        T *const u_at = tile.u + at, *const a_at = tile.a + at, *const p_at = tile.p + at;
+        V u[N], q[N], slope[N] = {};
+        GRADNETS_EACH {
+            u[i] = load(u_at + i * tile.stride);
+            q[i] = load(a_at + i * tile.stride) * load(p_at + i * tile.stride);
+        }
+        block_second<N>(phi->rows, bases, parameters(tile, j), u, q, slope, gradient_rows(local + j),
+                        reinterpret_cast<V *>(local + history()));
+        GRADNETS_EACH {
+            const V a = load(a_at + i * tile.stride), p = load(p_at + i * tile.stride);
+            store(u_at + i * tile.stride, u[i]);
+            store(a_at + i * tile.stride, slope[i] * p);
+            store(p_at + i * tile.stride, slope[i] * a);
+        }
+    }
+
+    template <int N, class Bases>
+    void divergence_block(const HiddenTile<T> &tile, const Bases &bases, int64_t row, int64_t j, T *local) const {
+        T *const u_at = tile.u + row * tile.stride + j;
+        const V norm = load(norms + tile.first_neuron + j);
+        V u[N], q[N], slope[N] = {};
+        GRADNETS_EACH {
+            u[i] = load(u_at + i * tile.stride);
+            q[i] = weight[tile.first_row + row + i] * norm;
+        }
+        block_second<N>(phi->rows, bases, parameters(tile, j), u, q, slope, gradient_rows(local + j),
+                        reinterpret_cast<V *>(local + history()));
+        GRADNETS_EACH {
+            store(u_at + i * tile.stride, u[i]);
+            slope[i] *= weight[tile.first_row + row + i];
+        }
+        add_block<N>(slope, gradient_rows(local + j), phi->rows.count());
+    }
+
+    template <int N, class Bases>
+    void potential_gradient_block(const HiddenTile<T> &tile, const Bases &bases, int64_t row, int64_t j,
+                                  T *local) const {
+        T *const u_at = tile.u + row * tile.stride + j;
+        V u[N], weights[N];
+        GRADNETS_EACH {
+            u[i] = load(u_at + i * tile.stride);
+            weights[i] = broadcast<V>(weight[tile.first_row + row + i]);
+        }
+        const GradientRows<T> to = gradient_rows(local + j);
+        if (to.any())
+            block_potential_gradient<N>(phi->rows, bases, parameters(tile, j), *rules, phi->basis, u, weights, to,
+                                        reinterpret_cast<V *>(local + history()));
+        block_value<N>(phi->rows, bases, parameters(tile, j), u);
+        GRADNETS_EACH store(u_at + i * tile.stride, weights[i] * u[i]);
+    }
+};
 
 template <class S> struct RidgeScalars {
     using T = Sum<S>;
-    using V = typename Simd<T>::Vector;
     const Ridge<S> *problem;
     const PaddedCascade<T> *phi;
-    const T *norms; // |w_j|², padded with zeros
-    int64_t block;  // stride of the local gradient rows
+    RidgeScalarStrips<T> strips;
 
     // Rows of sums over the batch: the parameters' gradients, then Σ weight·φ'.
     static int sum_rows(const CascadeRows &rows) { return rows.count() + 1; }
@@ -20,12 +137,12 @@ template <class S> struct RidgeScalars {
     void operator()(const HiddenTile<T> &tile) const {
         T *const local = piece<T>(tile.scratch, 0);
         const int count = sum_rows(phi->rows);
-        fill_zero(local, count * block);
-        with_second_bases(phi->terms, phi->basis, [&](const auto &bases) { strips(tile, bases, local); });
+        fill_zero(local, count * strips.block);
+        strips(tile, local);
         for (int r = 0; r < count; ++r) {
-            T *const total = tile.sums + r * phi->stride + tile.first_neuron;
+            T *const total = tile.sums + r * phi->stride + tile.first_neuron, *const here = local + r * strips.block;
             for (int64_t j = 0; j < tile.neurons; ++j)
-                total[j] = tile.first_tile ? local[r * block + j] : total[j] + local[r * block + j];
+                total[j] = tile.first_tile ? here[j] : total[j] + here[j];
         }
     }
 
@@ -41,75 +158,6 @@ template <class S> struct RidgeScalars {
                 S &to = p.dW[j * p.d + c];
                 narrow(widen(to) + 2 * slopes[j] * widen(p.W[j * p.d + c]), to);
             }
-    }
-
-  private:
-    template <class Bases> void strips(const HiddenTile<T> &tile, const Bases &bases, T *local) const {
-        int64_t i = 0;
-        for (; i + kInterleaved <= tile.rows; i += kInterleaved)
-            strip<kInterleaved>(tile, bases, i, local);
-        for (; i < tile.rows; ++i)
-            strip<1>(tile, bases, i, local);
-    }
-
-    template <int N, class Bases>
-    void strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
-        if (problem->rows.result)
-            divergence_strip<N>(tile, bases, row);
-        else
-            gradient_strip<N>(tile, bases, row, local);
-    }
-
-    template <int N, class Bases>
-    void divergence_strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row) const {
-        V total[N] = {};
-        for (int64_t j = 0; j < tile.width; j += Simd<T>::lanes) {
-            const NeuronVector<T> parameter{phi->data() + tile.first_neuron + j, phi->stride};
-            const V norm = load(norms + tile.first_neuron + j);
-            V u[N];
-            GRADNETS_EACH u[i] = load(tile.u + (row + i) * tile.stride + j);
-            block_slope<N>(phi->rows, bases, parameter, u);
-            // Past the last neuron a slope may be NaN, where x is infinite.
-            for (int64_t lane = tile.neurons - j; lane < Simd<T>::lanes; ++lane)
-                GRADNETS_EACH u[i][lane] = 0;
-            GRADNETS_EACH total[i] += u[i] * norm;
-        }
-        GRADNETS_EACH tile.row_sums[row + i] += horizontal_sum<T>(total[i]);
-    }
-
-    template <int N, class Bases>
-    void gradient_strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
-        const bool derivative = problem->scalar == Scalar::derivative;
-        T *const slopes = local + phi->rows.count() * block;
-        V *const history = reinterpret_cast<V *>(slopes + block);
-        for (int64_t j = 0; j < tile.width; j += Simd<T>::lanes) {
-            const NeuronVector<T> parameter{phi->data() + tile.first_neuron + j, phi->stride};
-            const int64_t at = row * tile.stride + j;
-            V u[N], q[N], weight[N] = {}, slope[N] = {};
-            GRADNETS_EACH u[i] = load(tile.u + at + i * tile.stride);
-            if (derivative) {
-                GRADNETS_EACH q[i] = load(tile.a + at + i * tile.stride) * load(tile.p + at + i * tile.stride);
-            } else {
-                const V norm = load(norms + tile.first_neuron + j);
-                GRADNETS_EACH weight[i] = broadcast<V>(problem->rows.weight[tile.first_row + row + i]);
-                GRADNETS_EACH q[i] = weight[i] * norm;
-            }
-            const GradientRows<T> to{local + j, block, problem->dscale != nullptr, problem->dshift != nullptr,
-                                     problem->dcoef != nullptr};
-            block_second<N>(phi->rows, bases, parameter, u, q, slope, to, history);
-            GRADNETS_EACH store(tile.u + at + i * tile.stride, u[i]);
-            if (derivative) {
-                GRADNETS_EACH {
-                    T *const a_at = tile.a + at + i * tile.stride, *const p_at = tile.p + at + i * tile.stride;
-                    const V a = load(a_at), p = load(p_at);
-                    store(a_at, slope[i] * p);
-                    store(p_at, slope[i] * a);
-                }
-            } else {
-                GRADNETS_EACH weight[i] *= slope[i];
-                add_block<N>(weight, GradientRows<T>{slopes + j, block, true, true, true}, 0);
-            }
-        }
     }
 };
 
@@ -129,6 +177,11 @@ template <class S> struct WeightNorms {
     T *data() const { return piece<T>(memory.at(0), 0); }
 };
 
+// How much work a basis function is here; a potential of several layers evaluates it at every node.
+template <class S> inline double scalar_flops(const Ridge<S> &p) {
+    return p.scalar == Scalar::potential && p.phi.layers > 1 ? 20.0 * p.rules->panelled.count : 80.0;
+}
+
 template <class P, class S> inline bool ridge_scalars_on_pipeline(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
     constexpr int64_t block = (128 / Tile<T>::panel > 0 ? 128 / Tile<T>::panel : 1) * Tile<T>::panel;
@@ -138,7 +191,7 @@ template <class P, class S> inline bool ridge_scalars_on_pipeline(const Ridge<S>
     const int products = 1 + (p.rows.g != nullptr) + (p.rows.v != nullptr);
     const int outputs = (p.rows.dx != nullptr) + (p.rows.dg != nullptr) + (p.rows.dv != nullptr);
     const double flops = 2.0 * double(p.batch) * double(p.d) * double(p.h) * (products * (p.dW ? 2 : 1) + outputs) +
-                         80.0 * double(p.batch) * double(p.h) * phi.rows.layers * phi.rows.terms;
+                         scalar_flops(p) * double(p.batch) * double(p.h) * phi.rows.layers * phi.rows.terms;
     const Pipeline<S> pipeline{p.batch,
                                p.d,
                                p.h,
@@ -155,7 +208,15 @@ template <class P, class S> inline bool ridge_scalars_on_pipeline(const Ridge<S>
                                RidgeScalars<S>::sum_rows(phi.rows) * phi.stride,
                                RidgeScalars<S>::scratch_bytes(phi.rows, block),
                                p.threads};
-    return run_pipeline<P, S>(pipeline, RidgeScalars<S>{&p, &phi, norms.data(), block});
+    const RidgeScalarStrips<T> strips{p.scalar,
+                                      &phi,
+                                      p.rules,
+                                      norms.data(),
+                                      p.rows.weight,
+                                      block,
+                                      {p.dscale != nullptr, p.dshift != nullptr, p.dcoef != nullptr},
+                                      p.rows.result != nullptr};
+    return run_pipeline<P, S>(pipeline, RidgeScalars<S>{&p, &phi, strips});
 }
 
 template <class S> inline bool ridge_scalars(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from test_operators import CALLS, SIZES, Call, each_call
+from test_operators import CALLS, SIZES, Call, _ridge_call, each_call
 from torch import Tensor
 from torch.func import jvp, vmap
 
 import gradnets_fast
 from gradnets_fast import reference
+from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
 
+RIDGES = [(1, ("tanh",)), (4, ("tanh",)), (3, ("softplus", "sin", "identity")), (1, ("gelu", "sigmoid"))]
 FAMILIES = ("ridge", "softmax_modules", "transformed_modules")
 Function = Callable[[Sequence[Tensor]], Tensor]
 
@@ -79,6 +81,82 @@ def test_only_what_is_needed_gets_a_second_derivative(call: Call) -> None:
         leaves = [t.detach().requires_grad_(i in (0, needed)) for i, t in enumerate([tensors[0], v, *tensors[1:]])]
         (gradient,) = torch.autograd.grad(directional(call.ours)(leaves), leaves[needed], g)
         torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-11)
+
+
+def exact_potential(tensors: Sequence[Tensor], basis: Sequence[str]) -> Tensor:
+    """By quadrature throughout: the closed form's derivative in scale cancels even in float64."""
+    x, W, scale, shift, coef, bias = tensors
+    u = x @ W.T
+    return (u * sum(w * reference.cascade(t * u, scale, shift, coef, basis) for t, w in PANELLED_RULE)).sum(
+        -1
+    ) + x @ bias
+
+
+@pytest.mark.parametrize("name", ["potential", "divergence"])
+@pytest.mark.parametrize("ridge", RIDGES, ids=str)
+@pytest.mark.parametrize("size", [(4, 1, 1), (5, 2, 7), (97, 3, 65), (200, 33, 193), (64, 130, 20)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_scalars_of_a_ridge_and_their_gradients(
+    name: str, ridge: tuple[int, tuple[str, ...]], size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    layers, basis = ridge
+    call = _ridge_call(layers, basis)
+    tensors, _, rows = draw(call, size, dtype)
+    g = rows[:, 0]
+
+    def eager(t: Sequence[Tensor]) -> Tensor:
+        result: Tensor = getattr(reference, f"ridge_{name}")(*t, basis)
+        return result
+
+    def ours(t: Sequence[Tensor]) -> Tensor:
+        result: Tensor = getattr(gradnets_fast, f"ridge_{name}")(*t, basis=basis, backend="cpp")
+        return result
+
+    exact = eager if name == "divergence" else lambda t: exact_potential(t, basis)
+    truth = outputs_and_gradients(exact, doubles(tensors), g.double())
+    assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), truth)
+
+
+@pytest.mark.parametrize("name", ["potential", "divergence"])
+def test_scalars_of_a_ridge_under_the_transforms(name: str) -> None:
+    x, _, *parameters = jvp_tensors("ridge")
+    leaves = [t.requires_grad_() for t in (x, *parameters)]
+    operator = getattr(gradnets_fast, f"ridge_{name}")
+
+    def ours(*t: Tensor) -> Tensor:
+        result: Tensor = operator(*t, basis=("softplus", "sin"), backend="cpp")
+        return result
+
+    assert torch.autograd.gradcheck(ours, leaves, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(ours, leaves)
+    x, *parameters = (t.detach() for t in leaves)
+    exact = operator(x, *parameters, basis=("softplus", "sin"), backend="reference")
+    torch.testing.assert_close(vmap(lambda a: ours(a, *parameters))(x), exact)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    for mine, theirs in zip(
+        torch.autograd.grad(compiled(*leaves).sum(), leaves), torch.autograd.grad(ours(*leaves).sum(), leaves)
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["potential", "divergence"])
+def test_scalars_of_a_ridge_are_bitwise_equal_for_any_thread_count(name: str) -> None:
+    tensors, _, rows = draw(CALLS[2], (3000, 20, 150), torch.float32)
+    operator = getattr(gradnets_fast, f"ridge_{name}")
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(
+                outputs_and_gradients(
+                    lambda t: operator(*t, basis=("softplus", "sin", "identity"), backend="cpp"), tensors, rows[:, 0]
+                )
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
 def jvp_of(family: str, backend: str) -> Function:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..activations import TABLE, TRANSFORMS
+from ..reference.ridge import PANELLED_RULE, SINGLE_PANEL_RULE, SMOOTH
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -44,6 +45,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
     if names != [*TABLE, *TRANSFORMS]:
         return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
     extension.set_dtypes(*_SUFFIX)
+    rules = (PANELLED_RULE, SINGLE_PANEL_RULE)
+    extension.set_potential_rules(*(list(part) for rule in rules for part in zip(*rule)), [b in SMOOTH for b in TABLE])
     return extension, None
 
 
@@ -214,6 +217,78 @@ def ridge_jvp_backward(
         )
     )
     return _like(gradients, tensors)
+
+
+def _ridge_per_row_forward(kernel: str, tensors: Sequence[Tensor | None], config: str) -> Tensor:
+    x = tensors[0]
+    assert x is not None
+    result = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE[x.dtype])
+    if x.numel():
+        mended = _mended(tensors, x.dtype)
+        nothing = (None,) * 5
+        numbers, threads = basis_numbers(config), torch.get_num_threads()
+        _ran(getattr(extension(), kernel)(numbers, mended[0], None, *mended[1:], result, *nothing, threads))
+    return result.to(x.dtype)
+
+
+def _ridge_per_row_backward(
+    kernel: str, g: Tensor, tensors: Sequence[Tensor | None], config: str, needs: tuple[bool, ...]
+) -> Gradients:
+    x = tensors[0]
+    assert x is not None
+    if not x.numel():
+        return _no_rows(needs, tensors)
+    gradients = _gradients(needs, tensors)
+    mended = _mended(tensors, x.dtype)
+    weight = _dense(g, _SUM_DTYPE[x.dtype])
+    _ran(
+        getattr(extension(), kernel)(
+            *(basis_numbers(config), mended[0], weight, *mended[1:], None, *gradients, torch.get_num_threads())
+        )
+    )
+    return _like(gradients, tensors)
+
+
+def ridge_divergence_forward(
+    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
+) -> Tensor:
+    """tr J(x), (…,)."""
+    return _ridge_per_row_forward("ridge_divergence", (x, W, scale, shift, coef), config)
+
+
+def ridge_divergence_backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of Σ g·tr J(x) for those of (x, W, scale, shift, coef) that `needs` marks."""
+    return _ridge_per_row_backward("ridge_divergence", g, (x, W, scale, shift, coef), config, needs)
+
+
+def ridge_potential_forward(
+    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
+) -> Tensor:
+    """F(x) but for the bias's part, (…,)."""
+    return _ridge_per_row_forward("ridge_potential", (x, W, scale, shift, coef), config)
+
+
+def ridge_potential_backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of Σ g·F(x), F without bias, for those of (x, W, scale, shift, coef) that `needs` marks."""
+    return _ridge_per_row_backward("ridge_potential", g, (x, W, scale, shift, coef), config, needs)
 
 
 _ModuleTensors = tuple[Tensor, Tensor, Tensor, "Tensor | None", Tensor, "Tensor | None", "Tensor | None"]

@@ -20,11 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..errors import message
-
-Gradients = tuple[Tensor | None, ...]
-
-DOUBLE_BACKWARD_ELEMENTS = 2**20
-"""The double backward recomputes with the reference, in batch chunks of about this many hidden values."""
+from .double_backward import Gradients, double_backward
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +35,8 @@ class Operator:
         attempt: the same, but None where the tensors are not such as kernels read; it checks them in passing.
         backward: (g, *tensors, config, needs) -> the gradients of <g, f>, None where `needs` is False.
         hidden_width: (*tensors) -> hidden values per row, which bounds the chunks of the double backward.
-        rows: how many arguments have x's shape.  For each of them, f's Jacobian in it is symmetric.
+        rows: how many arguments have x's shape.
+        per_row: whether f is one number a row.  Else its Jacobian is symmetric in each argument of x's shape.
         tangent: the operator J(x) v with arguments (x, v, *parameters but the last, a bias).  Its backward pass is the
             double backward of this operator for a cotangent of x alone.
 
@@ -54,6 +51,7 @@ class Operator:
     backward: Callable[..., Gradients]
     hidden_width: Callable[..., int]
     rows: int = 1
+    per_row: bool = False
     tangent: Operator | None = None
 
     def row_flags(self, extra: int = 0) -> tuple[bool, ...]:
@@ -181,17 +179,15 @@ class _Forward(torch.autograd.Function):
     def jvp(ctx: Any, _operator: None, _config: None, *tangents: Tensor | None) -> Tensor:
         tensors, operator = ctx.saved_tensors, ctx.operator
         if all(tangent is None for tangent in tangents[operator.rows :]):
-            # J(x) v = J(x)ᵀ v: the backward pass with v in place of g.
             parts = [
-                _apply(_Backward, operator, ctx.config, _only(i, len(tensors)), tangent, *tensors)[i]
+                _along_rows(operator, ctx.config, i, tangent, tensors)
                 for i, tangent in enumerate(tangents)
                 if tangent is not None
             ]
-            symmetric: Tensor = sum(parts[1:], parts[0])
-            return symmetric
+            return sum(parts[1:], parts[0])
         # <∇S, v> is linear in g, and its gradient in g is the tangent of f along v.
         wanted = (True,) + (False,) * len(tensors)
-        g = torch.zeros_like(tensors[0])
+        g = torch.zeros_like(tensors[0][..., 0] if operator.per_row else tensors[0])
         tangent: Tensor = _apply(_DoubleBackward, operator, ctx.config, wanted, g, *tensors, *tangents)[0]
         return tangent
 
@@ -201,8 +197,13 @@ class _Forward(torch.autograd.Function):
         return _batched(call, info.batch_size, in_dims[2:], tensors, operator.row_flags(), True)
 
 
-def _only(position: int, count: int) -> tuple[bool, ...]:
-    return tuple(i == position for i in range(count))
+def _along_rows(operator: Operator, config: str, i: int, tangent: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+    """The derivative of f when its i-th argument, of x's shape, moves along the tangent."""
+    needs = tuple(k == i for k in range(len(tensors)))
+    # J(x) v = J(x)ᵀ v: the backward pass with v in place of g.
+    g = torch.ones_like(tangent[..., 0]) if operator.per_row else tangent
+    gradient: Tensor = _apply(_Backward, operator, config, needs, g, *tensors)[i]
+    return (gradient * tangent).sum(-1) if operator.per_row else gradient
 
 
 class _Backward(torch.autograd.Function):
@@ -343,75 +344,6 @@ def _double_backward_by_tangent(
     return dg, dx, *rest, torch.zeros_like(bias) if wanted[-1] and bias is not None else None
 
 
-def double_backward(
-    operator: Operator,
-    config: str,
-    wanted: Sequence[bool],
-    tensors: Sequence[Tensor | None],
-    cotangents: Sequence[Tensor | None],
-) -> Gradients:
-    """The gradients of Σ <cotangent_i, ∇_i <g, f>> for (g, x, *parameters), by the reference, in chunks of the batch.
-
-    Shapes: tensors = (g (…, d), x (…, d), *parameters), cotangents = one for x and each parameter, or None; where the
-    operator has more arguments of x's shape, they follow x.
-    Memory: O(DOUBLE_BACKWARD_ELEMENTS) beyond the results, whatever the batch.
-    """
-    count = 1 + operator.rows
-    rows, row_cotangents = [_rows(t) for t in tensors[:count]], [_rows(c) for c in cotangents[: operator.rows]]
-    x = tensors[1]
-    assert x is not None
-    parameters = tensors[count:]
-    row_results: list[list[Tensor]] = [[] for _ in rows]
-    sums: list[Tensor | None] = [
-        torch.zeros_like(p, memory_format=torch.contiguous_format) if want and p is not None else None
-        for p, want in zip(parameters, wanted[count:])
-    ]
-    step = max(1, DOUBLE_BACKWARD_ELEMENTS // operator.hidden_width(*tensors[1:]))
-    for start in range(0, x.shape[:-1].numel(), step):
-        part = slice(start, start + step)
-        chunk = [None if t is None else t[part] for t in rows]
-        chunk_cotangents = [None if c is None else c[part] for c in row_cotangents]
-        with torch.autocast(x.device.type, enabled=False):
-            results = _double_backward_chunk(
-                *(operator, config, wanted, [*chunk, *parameters], [*chunk_cotangents, *cotangents[operator.rows :]])
-            )
-        for collected, result, want in zip(row_results, results, wanted):
-            if want:
-                collected.append(result)
-        for total, result in zip(sums, results[count:]):
-            if total is not None:
-                total += result
-    whole = [(torch.cat(parts) if parts else x.new_zeros(x.shape)).reshape(x.shape) for parts in row_results]
-    return tuple(part if want else None for part, want in zip(whole, wanted)) + tuple(sums)
-
-
-def _rows(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().reshape(-1, tensor.shape[-1])
-
-
-def _double_backward_chunk(
-    operator: Operator,
-    config: str,
-    wanted: Sequence[bool],
-    tensors: Sequence[Tensor | None],
-    cotangents: Sequence[Tensor | None],
-) -> list[Tensor]:
-    """Zeros stand for the gradients of arguments that are None, not wanted, or without influence."""
-    with torch.enable_grad():
-        active = [c is not None for c in cotangents]
-        needed = [want or moving for want, moving in zip(wanted, [True, *active])]
-        leaves = [None if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needed)]
-        g, *inputs = leaves
-        pairs = [(t, c) for t, c in zip(inputs, cotangents) if t is not None and c is not None]
-        f = operator.reference(*inputs, config)
-        first = torch.autograd.grad(f, [t for t, _ in pairs], g, create_graph=True, materialize_grads=True)
-        total = sum(((d * c.detach()).sum() for d, (_, c) in zip(first, pairs)), f.new_zeros(()))
-        targets = [t for t, want in zip(leaves, wanted) if t is not None and want]
-        second = torch.autograd.grad(total, targets, materialize_grads=True) if total.requires_grad else ()
-    remaining = iter(second or [torch.zeros_like(t) for t in targets])
-    return [next(remaining) if t is not None and want else f.new_zeros(()) for t, want in zip(leaves, wanted)]
-
-
 _library = torch.library.Library("gradnets_fast", "FRAGMENT")
 
 
@@ -428,7 +360,7 @@ def register(operator: Operator) -> Operator:
         return operator.forward(*arguments)
 
     def forward_fake(x: Tensor, *_: Any) -> Tensor:
-        return torch.empty_like(x, memory_format=torch.contiguous_format)
+        return torch.empty_like(x[..., 0] if operator.per_row else x, memory_format=torch.contiguous_format)
 
     def backward(*arguments: Any) -> tuple[Tensor, ...]:
         *tensors, config, needs = arguments

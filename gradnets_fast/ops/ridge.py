@@ -40,6 +40,42 @@ ridge_jvp = register(
     )
 )
 
+
+def _divergence_reference(x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, config: str) -> Tensor:
+    return reference.ridge_divergence(x, W, scale, shift, coef, None, config.split(","))
+
+
+def _potential_reference(x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, config: str) -> Tensor:
+    return reference.ridge_potential(x, W, scale, shift, coef, None, config.split(","))
+
+
+ridge_divergence = register(
+    Operator(
+        name="ridge_divergence",
+        arguments=("x", "W", "scale", "shift", "coef"),
+        reference=_divergence_reference,
+        forward=_cpp.ridge_divergence_forward,
+        attempt=_cpp.ridge_divergence_forward,
+        backward=_cpp.ridge_divergence_backward,
+        hidden_width=_hidden_width,
+        per_row=True,
+    )
+)
+
+ridge_potential = register(
+    Operator(
+        name="ridge_potential",
+        arguments=("x", "W", "scale", "shift", "coef"),
+        reference=_potential_reference,
+        forward=_cpp.ridge_potential_forward,
+        attempt=_cpp.ridge_potential_forward,
+        backward=_cpp.ridge_potential_backward,
+        hidden_width=_hidden_width,
+        per_row=True,
+    )
+)
+"""Without the bias's part, which is a plain product."""
+
 ridge = register(
     Operator(
         name="ridge",
