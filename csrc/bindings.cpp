@@ -41,9 +41,10 @@ template <class Problem> void call(bool (*kernel)(const Problem &), const Proble
         throw std::bad_alloc();
 }
 
-// The rows (x, g, v, dx, dg, dv): of one dtype and number of values, with d in the last dimension.
+// The rows (x, g, v, dx, dg, dv): of one dtype and number of values, with d in the last dimension.  weight and result
+// hold one number for each row, of the dtype that kernels sum in.
 struct RowTensors {
-    TensorArgument x, g, v, dx, dg, dv;
+    TensorArgument x, g, v, dx, dg, dv, weight, result;
 
     Dtype dtype() const { return x.dtype(); }
     Dtype sum_dtype() const { return dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
@@ -53,7 +54,10 @@ struct RowTensors {
             if (!t->regular() || (t->present() && (t->dtype() != dtype() || t->dimensions() != x.dimensions() ||
                                                    t->count() != x.count() || t->size(0) != x.size(0))))
                 return false;
-        return x.present() && x.dimensions() > 0;
+        return x.present() && x.dimensions() > 0 && one_a_row(weight) && one_a_row(result);
+    }
+    bool one_a_row(const TensorArgument &t) const {
+        return t.regular() && (!t.present() || (t.dtype() == sum_dtype() && t.count() * x.size(0) == x.count()));
     }
     template <class S> RowArguments<S> rows() const {
         RowArguments<S> rows;
@@ -63,6 +67,8 @@ struct RowTensors {
         rows.dx = dx.data<S>();
         rows.dg = dg.data<S>();
         rows.dv = dv.data<S>();
+        rows.weight = weight.data<Sum<S>>();
+        rows.result = result.data<Sum<S>>();
         return rows;
     }
 };
@@ -84,12 +90,37 @@ struct RidgeTensors {
     }
 };
 
+// The nodes and weights of the two rules, and which basis functions are smooth; Python hands them over once.
+struct StoredRules {
+    std::vector<double> numbers[4];
+    std::vector<char> smooth;
+    PotentialRules rules;
+};
+
+StoredRules &stored_rules() {
+    static StoredRules stored;
+    return stored;
+}
+
+void set_potential_rules(const std::vector<double> &nodes, const std::vector<double> &weights,
+                         const std::vector<double> &single_nodes, const std::vector<double> &single_weights,
+                         const std::vector<bool> &smooth) {
+    StoredRules &s = stored_rules();
+    const std::vector<double> *const given[] = {&nodes, &weights, &single_nodes, &single_weights};
+    for (int i = 0; i < 4; ++i)
+        s.numbers[i] = *given[i];
+    s.smooth.assign(smooth.begin(), smooth.end());
+    s.rules = {{int(nodes.size()), s.numbers[0].data(), s.numbers[1].data()},
+               {int(single_nodes.size()), s.numbers[2].data(), s.numbers[3].data()},
+               s.smooth.data()};
+}
+
 template <class S>
-void run_ridge(const RowTensors &r, const RidgeTensors &p, const RidgeTensors &gradients, const std::vector<int> &basis,
-               int layers, int threads) {
+void run_ridge(Scalar scalar, const RowTensors &r, const RidgeTensors &p, const RidgeTensors &gradients,
+               const std::vector<int> &basis, int layers, int threads) {
     using T = Sum<S>;
     Ridge<S> problem{};
-    problem.scalar = Scalar::value;
+    problem.scalar = scalar;
     problem.d = p.W.size(0);
     problem.h = p.W.size(1);
     problem.batch = r.x.count() / problem.d;
@@ -102,18 +133,13 @@ void run_ridge(const RowTensors &r, const RidgeTensors &p, const RidgeTensors &g
     problem.dshift = gradients.shift.data<T>();
     problem.dcoef = gradients.coef.data<T>();
     problem.dbias = gradients.bias.data<T>();
+    problem.rules = &stored_rules().rules;
     problem.threads = threads;
     call(kernels<S>().ridge, problem, problem.batch * problem.d * problem.h);
 }
 
-bool ridge(const std::vector<int> &basis, py::handle x, py::handle g, py::handle W, py::handle scale, py::handle shift,
-           py::handle coef, py::handle bias, py::handle dx, py::handle dg, py::handle dW, py::handle dscale,
-           py::handle dshift, py::handle dcoef, py::handle dbias, int threads) {
-    const py::none none;
-    const RowTensors r{TensorArgument(x),  TensorArgument(g),  TensorArgument(none),
-                       TensorArgument(dx), TensorArgument(dg), TensorArgument(none)};
-    const RidgeTensors p{TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef),
-                         TensorArgument(bias)};
+bool ridge_on(Scalar scalar, const std::vector<int> &basis, const RowTensors &r, const RidgeTensors &p,
+              const RidgeTensors &gradients, int threads) {
     if (!r.regular() || !p.W.regular() || p.W.dimensions() != 2 || p.shift.dimensions() < 1 || r.x.count() == 0)
         return false;
     const int64_t h = p.W.size(1), d = p.W.size(0), layers = p.shift.dimensions() == 2 ? p.shift.size(1) : 1;
@@ -121,26 +147,73 @@ bool ridge(const std::vector<int> &basis, py::handle x, py::handle g, py::handle
     if (r.x.size(0) != d || h == 0 || layers == 0 || !p.fit(r, h, d, layers, terms) ||
         (!p.coef.present() && terms != 1))
         return false;
-    const RidgeTensors gradients{TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift),
-                                 TensorArgument(dcoef), TensorArgument(dbias)};
     if (!gradients.fit(r, h, d, layers, terms))
         return false;
     switch (r.dtype()) {
     case Dtype::f32:
-        run_ridge<float>(r, p, gradients, basis, int(layers), threads);
+        run_ridge<float>(scalar, r, p, gradients, basis, int(layers), threads);
         return true;
     case Dtype::f64:
-        run_ridge<double>(r, p, gradients, basis, int(layers), threads);
+        run_ridge<double>(scalar, r, p, gradients, basis, int(layers), threads);
         return true;
     case Dtype::bf16:
-        run_ridge<Bf16>(r, p, gradients, basis, int(layers), threads);
+        run_ridge<Bf16>(scalar, r, p, gradients, basis, int(layers), threads);
         return true;
     case Dtype::f16:
-        run_ridge<Half>(r, p, gradients, basis, int(layers), threads);
+        run_ridge<Half>(scalar, r, p, gradients, basis, int(layers), threads);
         return true;
     default:
         return false;
     }
+}
+
+bool ridge(const std::vector<int> &basis, py::handle x, py::handle g, py::handle W, py::handle scale, py::handle shift,
+           py::handle coef, py::handle bias, py::handle dx, py::handle dg, py::handle dW, py::handle dscale,
+           py::handle dshift, py::handle dcoef, py::handle dbias, int threads) {
+    const TensorArgument none{py::none()};
+    return ridge_on(
+        Scalar::value, basis,
+        {TensorArgument(x), TensorArgument(g), none, TensorArgument(dx), TensorArgument(dg), none, none, none},
+        {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), TensorArgument(bias)},
+        {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef),
+         TensorArgument(dbias)},
+        threads);
+}
+
+// <g, J(x) v> differentiated to all that it depends on.
+bool ridge_derivative(const std::vector<int> &basis, py::handle x, py::handle g, py::handle v, py::handle W,
+                      py::handle scale, py::handle shift, py::handle coef, py::handle dx, py::handle dg, py::handle dv,
+                      py::handle dW, py::handle dscale, py::handle dshift, py::handle dcoef, int threads) {
+    const TensorArgument none{py::none()};
+    const RowTensors r{TensorArgument(x),
+                       TensorArgument(g),
+                       TensorArgument(v),
+                       TensorArgument(dx),
+                       TensorArgument(dg),
+                       TensorArgument(dv),
+                       none,
+                       none};
+    if (!r.g.present() || !r.v.present())
+        return false;
+    return ridge_on(Scalar::derivative, basis, r,
+                    {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), none},
+                    {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef), none},
+                    threads);
+}
+
+// F(x) or tr J(x) into `result`, or the gradients of Σ weight·that.
+template <Scalar scalar>
+bool ridge_per_row(const std::vector<int> &basis, py::handle x, py::handle weight, py::handle W, py::handle scale,
+                   py::handle shift, py::handle coef, py::handle result, py::handle dx, py::handle dW,
+                   py::handle dscale, py::handle dshift, py::handle dcoef, int threads) {
+    const TensorArgument none{py::none()};
+    const RowTensors r{TensorArgument(x),     none, none, TensorArgument(dx), none, none, TensorArgument(weight),
+                       TensorArgument(result)};
+    if (r.weight.present() == r.result.present())
+        return false;
+    return ridge_on(
+        scalar, basis, r, {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), none},
+        {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef), none}, threads);
 }
 
 // The modules' tensors or their gradients: W (M, h, d), b (M, h), three scalars per module (M,), bias (d,).
@@ -158,11 +231,11 @@ struct ModuleTensors {
 };
 
 template <class S>
-void run_modules(const RowTensors &r, const ModuleTensors &p, const ModuleTensors &gradients, int basis, int transform,
-                 int threads) {
+void run_modules(Scalar scalar, const RowTensors &r, const ModuleTensors &p, const ModuleTensors &gradients, int basis,
+                 int transform, int threads) {
     using T = Sum<S>;
     Modules<S> problem{};
-    problem.scalar = Scalar::value;
+    problem.scalar = scalar;
     problem.d = p.W.size(0);
     problem.h = p.W.size(1);
     problem.count = p.W.size(2);
@@ -186,39 +259,69 @@ void run_modules(const RowTensors &r, const ModuleTensors &p, const ModuleTensor
     call(kernels<S>().modules, problem, problem.batch * problem.d * problem.h * problem.count);
 }
 
-bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W, py::handle b, py::handle temperature,
-             py::handle positive, py::handle negative, py::handle bias, py::handle dx, py::handle dg, py::handle dW,
-             py::handle db, py::handle dtemperature, py::handle dpositive, py::handle dnegative, py::handle dbias,
-             int threads) {
-    const py::none none;
-    const RowTensors r{TensorArgument(x),  TensorArgument(g),  TensorArgument(none),
-                       TensorArgument(dx), TensorArgument(dg), TensorArgument(none)};
-    const ModuleTensors p{TensorArgument(W),        TensorArgument(b),        TensorArgument(temperature),
-                          TensorArgument(positive), TensorArgument(negative), TensorArgument(bias)};
+bool modules_on(Scalar scalar, int basis, int transform, const RowTensors &r, const ModuleTensors &p,
+                const ModuleTensors &gradients, int threads) {
     if (!r.regular() || !p.W.regular() || p.W.dimensions() != 3 || r.x.count() == 0 || p.W.count() == 0)
         return false;
     const int64_t count = p.W.size(2), h = p.W.size(1), d = p.W.size(0);
-    const ModuleTensors gradients{TensorArgument(dW),        TensorArgument(db),        TensorArgument(dtemperature),
-                                  TensorArgument(dpositive), TensorArgument(dnegative), TensorArgument(dbias)};
     if (r.x.size(0) != d || !p.b.present() || !p.positive.present() || p.temperature.present() != (basis < 0) ||
         !p.fit(r, count, h, d) || !gradients.fit(r, count, h, d))
         return false;
     switch (r.dtype()) {
     case Dtype::f32:
-        run_modules<float>(r, p, gradients, basis, transform, threads);
+        run_modules<float>(scalar, r, p, gradients, basis, transform, threads);
         return true;
     case Dtype::f64:
-        run_modules<double>(r, p, gradients, basis, transform, threads);
+        run_modules<double>(scalar, r, p, gradients, basis, transform, threads);
         return true;
     case Dtype::bf16:
-        run_modules<Bf16>(r, p, gradients, basis, transform, threads);
+        run_modules<Bf16>(scalar, r, p, gradients, basis, transform, threads);
         return true;
     case Dtype::f16:
-        run_modules<Half>(r, p, gradients, basis, transform, threads);
+        run_modules<Half>(scalar, r, p, gradients, basis, transform, threads);
         return true;
     default:
         return false;
     }
+}
+
+bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W, py::handle b, py::handle temperature,
+             py::handle positive, py::handle negative, py::handle bias, py::handle dx, py::handle dg, py::handle dW,
+             py::handle db, py::handle dtemperature, py::handle dpositive, py::handle dnegative, py::handle dbias,
+             int threads) {
+    const TensorArgument none{py::none()};
+    return modules_on(
+        Scalar::value, basis, transform,
+        {TensorArgument(x), TensorArgument(g), none, TensorArgument(dx), TensorArgument(dg), none, none, none},
+        {TensorArgument(W), TensorArgument(b), TensorArgument(temperature), TensorArgument(positive),
+         TensorArgument(negative), TensorArgument(bias)},
+        {TensorArgument(dW), TensorArgument(db), TensorArgument(dtemperature), TensorArgument(dpositive),
+         TensorArgument(dnegative), TensorArgument(dbias)},
+        threads);
+}
+
+// <g, J(x) v> differentiated to all that it depends on.
+bool modules_derivative(int basis, int transform, py::handle x, py::handle g, py::handle v, py::handle W, py::handle b,
+                        py::handle temperature, py::handle positive, py::handle negative, py::handle dx, py::handle dg,
+                        py::handle dv, py::handle dW, py::handle db, py::handle dtemperature, py::handle dpositive,
+                        py::handle dnegative, int threads) {
+    const TensorArgument none{py::none()};
+    const RowTensors r{TensorArgument(x),
+                       TensorArgument(g),
+                       TensorArgument(v),
+                       TensorArgument(dx),
+                       TensorArgument(dg),
+                       TensorArgument(dv),
+                       none,
+                       none};
+    if (!r.g.present() || !r.v.present())
+        return false;
+    return modules_on(Scalar::derivative, basis, transform, r,
+                      {TensorArgument(W), TensorArgument(b), TensorArgument(temperature), TensorArgument(positive),
+                       TensorArgument(negative), none},
+                      {TensorArgument(dW), TensorArgument(db), TensorArgument(dtemperature), TensorArgument(dpositive),
+                       TensorArgument(dnegative), none},
+                      threads);
 }
 
 template <class T>
@@ -236,7 +339,12 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "CPU kernels of gradnets_fast; gradnets_fast.ops is their only caller.";
     m.def("set_types", &set_types);
     m.def("ridge", &ridge);
+    m.def("ridge_derivative", &ridge_derivative);
+    m.def("ridge_potential", &ridge_per_row<Scalar::potential>);
+    m.def("ridge_divergence", &ridge_per_row<Scalar::divergence>);
+    m.def("set_potential_rules", &set_potential_rules);
     m.def("modules", &modules);
+    m.def("modules_derivative", &modules_derivative);
     m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
         evaluate(active_instruction_set().evaluate_f32, basis, which, x, out, count);
     });

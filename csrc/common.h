@@ -52,6 +52,18 @@ template <class S> struct RowArguments {
     Sum<S> *result = nullptr;       // potential and divergence, forward: F(x) or tr J(x)
 };
 
+// ∫_0^u y(t) dt ≈ u Σ_n weights_n·y(nodes_n·u).
+struct Quadrature {
+    int count;
+    const double *nodes, *weights;
+};
+
+// How potentials are integrated.  smooth: for each basis function, whether it is.
+struct PotentialRules {
+    Quadrature panelled, single;
+    const char *smooth;
+};
+
 // f = φ(x Wᵀ) W + bias.  W: [h, d] contiguous; bias: [d] or null, added to dg of `value`.
 template <class S> struct Ridge {
     using T = Sum<S>;
@@ -63,6 +75,7 @@ template <class S> struct Ridge {
     const T *bias;
     S *dW;
     T *dscale, *dshift, *dcoef, *dbias;
+    const PotentialRules *rules; // of `potential`; its bias is the caller's business
     int threads;
 };
 

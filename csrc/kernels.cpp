@@ -25,11 +25,19 @@ namespace GRADNETS_ISA {
 
 #include "cascade.h"
 
+#include "cascade_second.h"
+
+#include "cascade_potential.h"
+
+#include "ridge_scalars.h"
+
 #include "narrow.h"
 
 #include "ridge.h"
 
 #include "modules.h"
+
+#include "modules_second.h"
 
 template <class T> void evaluate_basis(int basis, int which, int64_t count, const T *x, T *out) {
     using V = typename Simd<T>::Vector;

@@ -198,17 +198,7 @@ template <class S> struct ModulesMiddle {
 
     void operator()(const HiddenTile<T> &tile) const {
         const Modules<S> &p = *problem;
-        const int64_t m = tile.block;
-        const ModuleRow<T> row{p.h,
-                               tile.width,
-                               p.basis,
-                               p.transform,
-                               p.b + m * p.h,
-                               p.temperature ? p.temperature[m] : T(1),
-                               p.positive[m],
-                               p.negative ? p.negative[m] : T(0),
-                               p.negative != nullptr};
-        T *const db = tile.sums + tile.first_neuron, *const scalars = tile.sums + p.count * p.h + m;
+        const ModuleRow<T> row = row_of(tile);
         T *const strips = piece<T>(tile.scratch, 0);
         const bool softmax = p.basis < 0;
         if (tile.a == tile.u) {
@@ -226,6 +216,26 @@ template <class S> struct ModulesMiddle {
             add_shift(row, z);
             softmax ? softmax_gradient(row, z, a, sums, strips) : transformed_gradient(row, z, a, sums, strips);
         }
+        add_sums(tile, sums);
+    }
+
+    ModuleRow<T> row_of(const HiddenTile<T> &tile) const {
+        const Modules<S> &p = *problem;
+        const int64_t m = tile.block;
+        return {p.h,
+                tile.width,
+                p.basis,
+                p.transform,
+                p.b + m * p.h,
+                p.temperature ? p.temperature[m] : T(1),
+                p.positive[m],
+                p.negative ? p.negative[m] : T(0),
+                p.negative != nullptr};
+    }
+
+    void add_sums(const HiddenTile<T> &tile, const ModuleSums<T> &sums) const {
+        const Modules<S> &p = *problem;
+        T *const db = tile.sums + tile.first_neuron, *const scalars = tile.sums + p.count * p.h + tile.block;
         for (int64_t j = 0; j < tile.neurons; ++j)
             db[j] = sums.db[j] + (tile.first_tile ? 0 : db[j]);
         const double totals[] = {sums.temperature, sums.positive, sums.negative};
@@ -265,13 +275,4 @@ template <class P, class S> inline bool modules_on_pipeline(const Modules<S> &p)
                                ModulesMiddle<S>::scratch_bytes(p.h),
                                p.threads};
     return run_pipeline<P, S>(pipeline, ModulesMiddle<S>{&p});
-}
-
-template <class S> bool modules(const Modules<S> &p) {
-#ifdef GRADNETS_BF16_DOT
-    if constexpr (is_same<S, Bf16>)
-        if (!reads_weights_in_place<float>(p.batch, p.d))
-            return modules_on_pipeline<Pairs, S>(p);
-#endif
-    return modules_on_pipeline<Plain<Sum<S>>, S>(p);
 }

@@ -98,6 +98,8 @@ template <class S> bool ridge(const Ridge<S> &p) {
     const PaddedCascade<T> phi(p.phi, p.h);
     if (!phi.memory.ok())
         return false;
+    if (p.scalar != Scalar::value)
+        return ridge_scalars(p, phi);
     if (narrow_pays<T>(p.batch, p.d, p.h))
         return ridge_narrow(p, phi);
 #ifdef GRADNETS_BF16_DOT

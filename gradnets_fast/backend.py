@@ -22,7 +22,10 @@ BACKENDS = ("reference", "cpp", "triton")
 _AUTOMATIC_ORDER = ("triton", "cpp", "reference")
 ENVIRONMENT_VARIABLE = "GRADNETS_FAST_BACKEND"
 
-CPP_OPERATORS = ("ridge", "softmax_modules", "transformed_modules")
+CPP_OPERATORS = (
+    *(f + suffix for f in ("ridge", "softmax_modules", "transformed_modules") for suffix in ("", "_jvp")),
+    *("ridge_divergence", "ridge_potential"),
+)
 _CPP_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.func import functional_call, jacrev, jvp, vmap
 
 import gradnets_fast
+from gradnets_fast.backend import CPP_OPERATORS
 from gradnets_fast.nn import GradNet
 from gradnets_fast.nn.registry import Case, cases
 from oracle import assert_as_good_as_eager, outputs_and_gradients
 
 CASES = list(cases())
 BACKENDS = ("reference", "cpp")
-DERIVATIVE_BACKENDS = ("reference",)
-"""Where jvp, divergence and jacobian run."""
+DERIVATIVES = ("jvp", "divergence", "jacobian")
 POINTS = 23
 
 all_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
@@ -34,9 +34,9 @@ def _on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=DERIVATIVE_BACKENDS)
-def _derivatives_on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    with gradnets_fast.use_backend(request.param):
+@pytest.fixture
+def _derivatives_on_backend(backend: str) -> Iterator[None]:
+    with gradnets_fast.use_backend(backend):
         yield
 
 
@@ -49,6 +49,11 @@ def make(case: Case, dtype: torch.dtype = torch.float64) -> tuple[GradNet, Tenso
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype), alpha=0.3)
     x = torch.randn(POINTS, 3, generator=generator, dtype=torch.float64).to(dtype)
     return net, x
+
+
+def derivative_backends(case: Case, name: str) -> list[str]:
+    operator = f"{case.make(dtype=torch.float64).operator_name}_{name}"
+    return [b for b in BACKENDS if b == "reference" or operator in CPP_OPERATORS]
 
 
 def test_labels_are_unique() -> None:
@@ -123,15 +128,16 @@ def test_the_eigenvalue_check_can_fail() -> None:
 
 
 @all_cases
-@pytest.mark.usefixtures("_on_backend")
-def test_gradient_of_the_potential_is_the_network(case: Case) -> None:
+@all_backends
+def test_gradient_of_the_potential_is_the_network(case: Case, backend: str) -> None:
     net, x = make(case)
     x.requires_grad_()
-    with gradnets_fast.use_backend("reference"):
+    with gradnets_fast.use_backend(backend if backend in derivative_backends(case, "potential") else "reference"):
         potential = net.potential(x)
     assert potential.shape == (POINTS,)
     (gradient,) = torch.autograd.grad(potential.sum(), x)
-    f = net(x)
+    with gradnets_fast.use_backend(backend):
+        f = net(x)
     assert (gradient - f).abs().max() <= 1e-12 * f.abs().max()
 
 
@@ -202,8 +208,16 @@ def test_nan_stays_in_its_row(case: Case) -> None:
     assert torch.equal(f[others], expected[others])
 
 
-DERIVATIVES = ("jvp", "divergence", "jacobian")
-all_derivatives = pytest.mark.parametrize("name", DERIVATIVES)
+def derivative_cases(smooth_only: bool = False) -> pytest.MarkDecorator:
+    """Every architecture's every derivative on every backend that has it."""
+    triples = [
+        pytest.param(case, name, backend, id=f"{name}-{backend}-{case.label}")
+        for case in CASES
+        if case.smooth or not smooth_only
+        for name in DERIVATIVES
+        for backend in derivative_backends(case, name)
+    ]
+    return pytest.mark.parametrize(("case", "name", "backend"), triples)
 
 
 class _Derivative(torch.nn.Module):
@@ -248,12 +262,18 @@ def leaves(net: GradNet, x: Tensor) -> list[Tensor]:
 
 
 @all_cases
-@pytest.mark.usefixtures("_derivatives_on_backend")
-def test_derivatives_are_those_of_the_network_and_agree_with_each_other(case: Case) -> None:
+@all_backends
+def test_derivatives_are_those_of_the_network_and_agree_with_each_other(case: Case, backend: str) -> None:
     net, x = make(case)
+
+    def derivative(name: str, *points: Tensor) -> Tensor:
+        with gradnets_fast.use_backend(backend if backend in derivative_backends(case, name) else "reference"):
+            result: Tensor = getattr(net, name)(*points)
+        return result
+
     x = torch.cat([x, 5 * x])
     v = torch.randn_like(x)
-    jacobian = net.jacobian(x)
+    jacobian = derivative("jacobian", x)
     tolerance = 1e-13 * jacobian.abs().max().item() * v.abs().max().item()
     assert tolerance > 0
 
@@ -262,13 +282,12 @@ def test_derivatives_are_those_of_the_network_and_agree_with_each_other(case: Ca
 
     close(jacobian, vmap(jacrev(net))(x))
     close(jacobian, jacobian.mT)
-    close(net.jvp(x, v), jvp(net, (x,), (v,))[1])
-    close(net.jvp(x, v), (jacobian @ v.unsqueeze(-1)).squeeze(-1))
-    close(net.divergence(x), jacobian.diagonal(dim1=-2, dim2=-1).sum(-1))
+    close(derivative("jvp", x, v), jvp(net, (x,), (v,))[1])
+    close(derivative("jvp", x, v), (jacobian @ v.unsqueeze(-1)).squeeze(-1))
+    close(derivative("divergence", x), jacobian.diagonal(dim1=-2, dim2=-1).sum(-1))
 
 
-@all_cases
-@all_derivatives
+@derivative_cases()
 @pytest.mark.usefixtures("_derivatives_on_backend")
 def test_derivatives_and_their_gradients_match_the_reference_architecture(case: Case, name: str) -> None:
     for dtype in (torch.float64, torch.float32):
@@ -282,8 +301,7 @@ def test_derivatives_and_their_gradients_match_the_reference_architecture(case: 
         assert_as_good_as_eager(ours, outputs_and_gradients(eager, tensors, g), exact)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.smooth], ids=lambda case: case.label)
-@all_derivatives
+@derivative_cases(smooth_only=True)
 @pytest.mark.usefixtures("_derivatives_on_backend")
 def test_gradcheck_of_derivatives(case: Case, name: str) -> None:
     net, x = make(case)
@@ -294,8 +312,7 @@ def test_gradcheck_of_derivatives(case: Case, name: str) -> None:
     assert check(lambda *values: function(list(values)) / size, inputs, fast_mode=True, atol=1e-6, rtol=1e-4)
 
 
-@all_cases
-@all_derivatives
+@derivative_cases()
 @pytest.mark.usefixtures("_derivatives_on_backend")
 def test_shapes_strides_and_nan_of_derivatives(case: Case, name: str) -> None:
     net, x = make(case)

@@ -144,8 +144,11 @@ def softmax_modules_jvp(
     where = "softmax_modules_jvp"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
     v = checked_direction(where, v, x)
-    _backend.select(where, x, backend)
-    return reference.softmax_modules_jvp(x, v, W, b, temperature, positive, negative, bias)
+    if _backend.select(where, x, backend) == "reference":
+        return reference.softmax_modules_jvp(x, v, W, b, temperature, positive, negative, bias)
+    from ..ops.modules import softmax_modules_jvp as operator
+
+    return operator(x, v, W, b, temperature, positive, negative, config="")
 
 
 def softmax_modules_divergence(

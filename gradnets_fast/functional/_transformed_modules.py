@@ -142,8 +142,11 @@ def transformed_modules_jvp(
     where = "transformed_modules_jvp"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
     v = checked_direction(where, v, x)
-    _backend.select(where, x, backend)
-    return reference.transformed_modules_jvp(x, v, W, b, weight, bias, basis, transform)
+    if _backend.select(where, x, backend) == "reference":
+        return reference.transformed_modules_jvp(x, v, W, b, weight, bias, basis, transform)
+    from ..ops.modules import transformed_modules_jvp as operator
+
+    return operator(x, v, W, b, weight, config=f"{basis},{transform}")
 
 
 def transformed_modules_divergence(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from types import ModuleType
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..activations import TABLE, TRANSFORMS
+from ..reference.ridge import PANELLED_RULE, SINGLE_PANEL_RULE, SMOOTH
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -45,6 +47,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     extension.set_types(torch.Tensor, torch.nn.Parameter, exchange, *_SUFFIX)
+    rules = (PANELLED_RULE, SINGLE_PANEL_RULE)
+    extension.set_potential_rules(*(list(part) for rule in rules for part in zip(*rule)), [b in SMOOTH for b in TABLE])
     return extension, None
 
 
@@ -86,8 +90,8 @@ def basis_numbers(config: str) -> list[int]:
     return [_BASIS_NUMBER[name] for name in config.split(",")]
 
 
-def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Memory for the gradients that are needed, those of vectors in the dtype that kernels sum in."""
+def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None], stored: int = 2) -> list[Tensor | None]:
+    """Memory for the gradients that are needed, those of vectors, after `stored` others, in the dtype of sums."""
     dtype = tensors[0].dtype  # type: ignore[union-attr]
     if dtype in _SUM_DTYPE_IS_OWN:
         return [
@@ -95,7 +99,7 @@ def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[
             for need, t in zip(needs, tensors)
         ]
     return [
-        torch.empty(t.shape, dtype=dtype if i < 2 else _SUM_DTYPE[dtype]) if need and t is not None else None
+        torch.empty(t.shape, dtype=dtype if i < stored else _SUM_DTYPE[dtype]) if need and t is not None else None
         for i, (need, t) in enumerate(zip(needs, tensors))
     ]
 
@@ -114,9 +118,13 @@ def _no_rows(needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> Gradien
     )
 
 
-def _mended(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """x, W and parameters as kernels read them, for points of `dtype`."""
-    return [_dense(t, dtype if i < 2 else _SUM_DTYPE[dtype]) for i, t in enumerate(tensors)]
+def _mended(tensors: Sequence[Tensor | None], dtype: torch.dtype, stored: int = 2) -> list[Tensor | None]:
+    """x, W (`stored` tensors of `dtype`) and parameters as kernels read them."""
+    return [_dense(t, dtype if i < stored else _SUM_DTYPE[dtype]) for i, t in enumerate(tensors)]
+
+
+_ONLY_X = (True, False, False, False, False, False, False)
+"""Which gradients are needed when only that of x is; longer than any operator's list of arguments."""
 
 
 def _ran(done: bool) -> None:
@@ -175,6 +183,119 @@ def ridge_backward(
     return _like(gradients, tensors)
 
 
+def ridge_jvp_forward(
+    x: Tensor, v: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
+) -> Tensor:
+    """J(x) v, which is the gradient of <v, f> in x."""
+    (tangent, *_) = ridge_backward(v, x, W, scale, shift, coef, None, config, _ONLY_X)
+    assert tangent is not None
+    # To the kernel a piecewise linear basis has a constant slope, but what follows from NaN is NaN.
+    if x.sum().isnan():
+        tangent[x.isnan().any(-1)] = math.nan
+    return tangent
+
+
+def ridge_jvp_backward(
+    g: Tensor,
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, scale, shift, coef) that `needs` marks."""
+    tensors = (x, v, W, scale, shift, coef)
+    if not x.numel():
+        return _no_rows(needs, tensors)
+    if needs[1] and sum(needs) == 1:
+        return (None, ridge_jvp_forward(x, g, W, scale, shift, coef, config), None, None, None, None)
+    gradients = _gradients(needs, tensors, stored=3)
+    points, *mended = _mended(tensors, x.dtype, stored=3)
+    dx, dv, *rest = gradients
+    _ran(
+        extension().ridge_derivative(
+            *(basis_numbers(config), points, _dense(g, x.dtype), *mended, dx, None, dv, *rest),
+            torch.get_num_threads(),
+        )
+    )
+    return _like(gradients, tensors)
+
+
+def _ridge_per_row_forward(kernel: str, tensors: Sequence[Tensor | None], config: str) -> Tensor:
+    x = tensors[0]
+    assert x is not None
+    result = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE[x.dtype])
+    if x.numel():
+        mended = _mended(tensors, x.dtype)
+        nothing = (None,) * 5
+        numbers, threads = basis_numbers(config), torch.get_num_threads()
+        _ran(getattr(extension(), kernel)(numbers, mended[0], None, *mended[1:], result, *nothing, threads))
+    return result.to(x.dtype)
+
+
+def _ridge_per_row_backward(
+    kernel: str, g: Tensor, tensors: Sequence[Tensor | None], config: str, needs: tuple[bool, ...]
+) -> Gradients:
+    x = tensors[0]
+    assert x is not None
+    if not x.numel():
+        return _no_rows(needs, tensors)
+    gradients = _gradients(needs, tensors)
+    mended = _mended(tensors, x.dtype)
+    weight = _dense(g, _SUM_DTYPE[x.dtype])
+    _ran(
+        getattr(extension(), kernel)(
+            *(basis_numbers(config), mended[0], weight, *mended[1:], None, *gradients, torch.get_num_threads())
+        )
+    )
+    return _like(gradients, tensors)
+
+
+def ridge_divergence_forward(
+    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
+) -> Tensor:
+    """tr J(x), (…,)."""
+    return _ridge_per_row_forward("ridge_divergence", (x, W, scale, shift, coef), config)
+
+
+def ridge_divergence_backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of Σ g·tr J(x) for those of (x, W, scale, shift, coef) that `needs` marks."""
+    return _ridge_per_row_backward("ridge_divergence", g, (x, W, scale, shift, coef), config, needs)
+
+
+def ridge_potential_forward(
+    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
+) -> Tensor:
+    """F(x) but for the bias's part, (…,)."""
+    return _ridge_per_row_forward("ridge_potential", (x, W, scale, shift, coef), config)
+
+
+def ridge_potential_backward(
+    g: Tensor,
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of Σ g·F(x), F without bias, for those of (x, W, scale, shift, coef) that `needs` marks."""
+    return _ridge_per_row_backward("ridge_potential", g, (x, W, scale, shift, coef), config, needs)
+
+
 _ModuleTensors = tuple[Tensor, Tensor, Tensor, "Tensor | None", Tensor, "Tensor | None", "Tensor | None"]
 """x, W, b, temperature, positive, negative, bias."""
 
@@ -217,6 +338,28 @@ def _modules_backward(
         )
     )
     return _like(gradients, tensors)
+
+
+def _modules_jvp_backward(
+    g: Tensor, v: Tensor, tensors: _ModuleTensors, basis: int, transform: int, needs: tuple[bool, ...]
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, b, temperature, positive, negative) that `needs` marks."""
+    x, *parameters, _ = tensors
+    differentiated = (x, v, *parameters)
+    if not x.numel():
+        return _no_rows(needs, differentiated)
+    if needs[1] and sum(needs) == 1:
+        return (None, _modules_backward(g, tensors, basis, transform, _ONLY_X)[0], *(None,) * 5)
+    gradients = _gradients(needs, differentiated, stored=3)
+    points, *mended = _mended(differentiated, x.dtype, stored=3)
+    dx, dv, *rest = gradients
+    _ran(
+        extension().modules_derivative(
+            *(basis, transform, points, _dense(g, x.dtype), *mended, dx, None, dv, *rest),
+            torch.get_num_threads(),
+        )
+    )
+    return _like(gradients, differentiated)
 
 
 def softmax_modules_attempt(
@@ -263,6 +406,38 @@ def softmax_modules_backward(
     return _modules_backward(g, (x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0, needs)
 
 
+def softmax_modules_jvp_forward(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    config: str,
+) -> Tensor:
+    """J(x) v, which is the gradient of <v, f> in x."""
+    (tangent, *_) = _modules_backward(v, (x, W, b, temperature, positive, negative, None), _NO_BASIS, 0, _ONLY_X)
+    assert tangent is not None
+    return tangent
+
+
+def softmax_modules_jvp_backward(
+    g: Tensor,
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    config: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, b, temperature, positive, negative) that `needs` marks."""
+    return _modules_jvp_backward(g, v, (x, W, b, temperature, positive, negative, None), _NO_BASIS, 0, needs)
+
+
 def _transformed_numbers(config: str) -> tuple[int, int]:
     basis, transform = config.split(",")
     return _BASIS_NUMBER[basis], _TRANSFORM_NUMBER[transform]
@@ -296,3 +471,21 @@ def transformed_modules_backward(
     all_needs = (*needs[:3], False, needs[3], False, needs[4])
     gradients = _modules_backward(g, (x, W, b, None, weight, None, bias), *_transformed_numbers(config), all_needs)
     return (*gradients[:3], gradients[4], gradients[6])
+
+
+def transformed_modules_jvp_forward(x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, config: str) -> Tensor:
+    """J(x) v, which is the gradient of <v, f> in x."""
+    tensors = (x, W, b, None, weight, None, None)
+    (tangent, *_) = _modules_backward(v, tensors, *_transformed_numbers(config), _ONLY_X)
+    assert tangent is not None
+    return tangent
+
+
+def transformed_modules_jvp_backward(
+    g: Tensor, x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, config: str, needs: tuple[bool, ...]
+) -> Gradients:
+    """The gradients of <g, J v> for those of (x, v, W, b, weight) that `needs` marks."""
+    all_needs = (*needs[:4], False, needs[4], False)
+    tensors = (x, W, b, None, weight, None, None)
+    gradients = _modules_jvp_backward(g, v, tensors, *_transformed_numbers(config), all_needs)
+    return (*gradients[:4], gradients[5])

@@ -26,8 +26,56 @@ def _transformed_reference(x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias
     return reference.transformed_modules(x, W, b, weight, bias, *config.split(","))
 
 
+def _softmax_jvp_reference(
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    config: str,
+) -> Tensor:
+    return reference.softmax_modules_jvp(x, v, W, b, temperature, positive, negative, None)
+
+
+def _transformed_jvp_reference(x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, config: str) -> Tensor:
+    return reference.transformed_modules_jvp(x, v, W, b, weight, None, *config.split(","))
+
+
 def _hidden_width(x: Tensor, W: Tensor, *_: Tensor | None) -> int:
     return W.shape[0] * W.shape[1]
+
+
+def _jvp_hidden_width(x: Tensor, v: Tensor, W: Tensor, *_: Tensor | None) -> int:
+    return _hidden_width(x, W)
+
+
+softmax_modules_jvp = register(
+    Operator(
+        name="softmax_modules_jvp",
+        arguments=("x", "v", "W", "b", "temperature", "positive", "negative?"),
+        reference=_softmax_jvp_reference,
+        forward=_cpp.softmax_modules_jvp_forward,
+        attempt=_cpp.softmax_modules_jvp_forward,
+        backward=_cpp.softmax_modules_jvp_backward,
+        hidden_width=_jvp_hidden_width,
+        rows=2,
+    )
+)
+
+transformed_modules_jvp = register(
+    Operator(
+        name="transformed_modules_jvp",
+        arguments=("x", "v", "W", "b", "weight"),
+        reference=_transformed_jvp_reference,
+        forward=_cpp.transformed_modules_jvp_forward,
+        attempt=_cpp.transformed_modules_jvp_forward,
+        backward=_cpp.transformed_modules_jvp_backward,
+        hidden_width=_jvp_hidden_width,
+        rows=2,
+    )
+)
 
 
 softmax_modules = register(
@@ -39,6 +87,7 @@ softmax_modules = register(
         attempt=_cpp.softmax_modules_attempt,
         backward=_cpp.softmax_modules_backward,
         hidden_width=_hidden_width,
+        tangent=softmax_modules_jvp,
     )
 )
 
@@ -51,5 +100,6 @@ transformed_modules = register(
         attempt=_cpp.transformed_modules_attempt,
         backward=_cpp.transformed_modules_backward,
         hidden_width=_hidden_width,
+        tangent=transformed_modules_jvp,
     )
 )

@@ -20,11 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..errors import message
-
-Gradients = tuple[Tensor | None, ...]
-
-DOUBLE_BACKWARD_ELEMENTS = 2**20
-"""The double backward recomputes with the reference, in batch chunks of about this many hidden values."""
+from .double_backward import Gradients, double_backward
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +29,16 @@ class Operator:
 
     Attributes:
         name: its name in the public API and in torch.ops.gradnets_fast.
-        arguments: its tensor arguments, x first; a trailing "?" marks one that may be None.
+        arguments: its tensor arguments, those of x's shape first; a trailing "?" marks one that may be None.
         reference: (*tensors, config) -> f in plain PyTorch.
         forward: the same by compiled kernels.
         attempt: the same, but None where the tensors are not such as kernels read; it checks them in passing.
         backward: (g, *tensors, config, needs) -> the gradients of <g, f>, None where `needs` is False.
         hidden_width: (*tensors) -> hidden values per row, which bounds the chunks of the double backward.
+        rows: how many arguments have x's shape.
+        per_row: whether f is one number a row.  Else its Jacobian is symmetric in each argument of x's shape.
+        tangent: the operator J(x) v with arguments (x, v, *parameters but the last, a bias).  Its backward pass is the
+            double backward of this operator for a cotangent of x alone.
 
     `config` is what selects a kernel besides shapes: names joined by commas.
     """
@@ -50,6 +50,13 @@ class Operator:
     attempt: Callable[..., Tensor | None]
     backward: Callable[..., Gradients]
     hidden_width: Callable[..., int]
+    rows: int = 1
+    per_row: bool = False
+    tangent: Operator | None = None
+
+    def row_flags(self, extra: int = 0) -> tuple[bool, ...]:
+        """For `extra` rows and then each argument, whether it has x's shape."""
+        return (True,) * (extra + self.rows) + (False,) * (len(self.arguments) - self.rows)
 
     def __call__(self, *tensors: Tensor | None, config: str) -> Tensor:
         """f(x), by kernels, differentiable twice."""
@@ -172,22 +179,32 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _operator: None, _config: None, *tangents: Tensor | None) -> Tensor:
         tensors, operator = ctx.saved_tensors, ctx.operator
-        if all(tangent is None for tangent in tangents[1:]):
-            # J(x) v = J(x)ᵀ v: the backward pass with v in place of g.
-            needs = (True,) + (False,) * (len(tensors) - 1)
-            symmetric: Tensor = _apply(_Backward, operator, ctx.config, needs, tangents[0], *tensors)[0]
-            return symmetric
+        if all(tangent is None for tangent in tangents[operator.rows :]):
+            parts = [
+                _along_rows(operator, ctx.config, i, tangent, tensors)
+                for i, tangent in enumerate(tangents)
+                if tangent is not None
+            ]
+            return sum(parts[1:], parts[0])
         # <∇S, v> is linear in g, and its gradient in g is the tangent of f along v.
         wanted = (True,) + (False,) * len(tensors)
-        g = torch.zeros_like(tensors[0])
+        g = torch.zeros_like(tensors[0][..., 0] if operator.per_row else tensors[0])
         tangent: Tensor = _apply(_DoubleBackward, operator, ctx.config, wanted, g, *tensors, *tangents)[0]
         return tangent
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, operator: Operator, config: str, *tensors: Tensor | None) -> tuple[Any, Any]:
-        rows = (True,) + (False,) * (len(tensors) - 1)
         call = partial(_apply, _Forward, operator, config)
-        return _batched(call, info.batch_size, in_dims[2:], tensors, rows, True)
+        return _batched(call, info.batch_size, in_dims[2:], tensors, operator.row_flags(), True)
+
+
+def _along_rows(operator: Operator, config: str, i: int, tangent: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+    """The derivative of f when its i-th argument, of x's shape, moves along the tangent."""
+    needs = tuple(k == i for k in range(len(tensors)))
+    # J(x) v = J(x)ᵀ v: the backward pass with v in place of g.
+    g = torch.ones_like(tangent[..., 0]) if operator.per_row else tangent
+    gradient: Tensor = _apply(_Backward, operator, config, needs, g, *tensors)[i]
+    return (gradient * tangent).sum(-1) if operator.per_row else gradient
 
 
 class _Backward(torch.autograd.Function):
@@ -230,9 +247,9 @@ class _Backward(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, operator: Operator, config: str, needs: tuple[bool, ...], *tensors: Tensor | None
     ) -> tuple[Any, Any]:
-        rows = (True, True) + (False,) * (len(tensors) - 2)
+        foldable = not any(needs[operator.rows :])
         call = partial(_apply, _Backward, operator, config, needs)
-        return _batched(call, info.batch_size, in_dims[3:], tensors, rows, not any(needs[1:]))
+        return _batched(call, info.batch_size, in_dims[3:], tensors, operator.row_flags(1), foldable)
 
 
 class _DoubleBackward(torch.autograd.Function):
@@ -244,6 +261,8 @@ class _DoubleBackward(torch.autograd.Function):
     ) -> Gradients:
         count = len(operator.arguments) + 1
         tensors, cotangents = tensors_and_cotangents[:count], tensors_and_cotangents[count:]
+        if operator.tangent is not None and all(c is None for c in cotangents[1:]):
+            return _double_backward_by_tangent(operator.tangent, config, wanted, tensors, cotangents[0])
         return double_backward(operator, config, wanted, tensors, cotangents)
 
     @staticmethod
@@ -262,9 +281,8 @@ class _DoubleBackward(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, operator: Operator, config: str, wanted: tuple[bool, ...], *tensors: Tensor | None
     ) -> tuple[Any, Any]:
-        parameters = len(operator.arguments) - 1
-        rows = (True, True) + (False,) * parameters + (True,) + (False,) * parameters
-        foldable = not any(wanted[2:])
+        rows = operator.row_flags(1) + operator.row_flags()
+        foldable = not any(wanted[1 + operator.rows :])
         call = partial(_apply, _DoubleBackward, operator, config, wanted)
         return _batched(call, info.batch_size, in_dims[3:], tensors, rows, foldable)
 
@@ -311,72 +329,20 @@ def _out_dims(result: Any) -> Any:
     return 0 if isinstance(result, Tensor) else tuple(None if part is None else 0 for part in result)
 
 
-def double_backward(
-    operator: Operator,
+def _double_backward_by_tangent(
+    tangent: Operator,
     config: str,
     wanted: Sequence[bool],
     tensors: Sequence[Tensor | None],
-    cotangents: Sequence[Tensor | None],
+    cotangent: Tensor | None,
 ) -> Gradients:
-    """The gradients of Σ <cotangent_i, ∇_i <g, f>> for (g, x, *parameters), by the reference, in chunks of the batch.
-
-    Shapes: tensors = (g (…, d), x (…, d), *parameters), cotangents = one for x and each parameter, or None.
-    Memory: O(DOUBLE_BACKWARD_ELEMENTS) beyond the results, whatever the batch.
-    """
-    g, x = _rows(tensors[0]), _rows(tensors[1])
-    assert g is not None
-    assert x is not None
-    dx = _rows(cotangents[0])
-    parameters = tensors[2:]
-    row_results: list[list[Tensor]] = [[], []]
-    sums: list[Tensor | None] = [
-        torch.zeros_like(p, memory_format=torch.contiguous_format) if want and p is not None else None
-        for p, want in zip(parameters, wanted[2:])
-    ]
-    step = max(1, DOUBLE_BACKWARD_ELEMENTS // operator.hidden_width(*tensors[1:]))
-    for start in range(0, x.shape[0], step):
-        part = slice(start, start + step)
-        chunk_cotangents = [None if dx is None else dx[part], *cotangents[1:]]
-        with torch.autocast(x.device.type, enabled=False):
-            results = _double_backward_chunk(
-                operator, config, wanted, [g[part], x[part], *parameters], chunk_cotangents
-            )
-        for rows, result, want in zip(row_results, results, wanted):
-            if want:
-                rows.append(result)
-        for total, result in zip(sums, results[2:]):
-            if total is not None:
-                total += result
-    leading = tensors[1].shape  # type: ignore[union-attr]
-    whole = [(torch.cat(rows) if rows else x.new_zeros(x.shape)).reshape(leading) for rows in row_results]
-    return tuple(part if want else None for part, want in zip(whole, wanted)) + tuple(sums)
-
-
-def _rows(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().reshape(-1, tensor.shape[-1])
-
-
-def _double_backward_chunk(
-    operator: Operator,
-    config: str,
-    wanted: Sequence[bool],
-    tensors: Sequence[Tensor | None],
-    cotangents: Sequence[Tensor | None],
-) -> list[Tensor]:
-    """Zeros stand for the gradients of arguments that are None, not wanted, or without influence."""
-    with torch.enable_grad():
-        active = [c is not None for c in cotangents]
-        needed = [want or moving for want, moving in zip(wanted, [True, *active])]
-        leaves = [None if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needed)]
-        g, *inputs = leaves
-        pairs = [(t, c) for t, c in zip(inputs, cotangents) if t is not None and c is not None]
-        f = operator.reference(*inputs, config)
-        first = torch.autograd.grad(f, [t for t, _ in pairs], g, create_graph=True, materialize_grads=True)
-        total = sum(((d * c.detach()).sum() for d, (_, c) in zip(first, pairs)), f.new_zeros(()))
-        targets = [t for t, want in zip(leaves, wanted) if t is not None and want]
-        second = torch.autograd.grad(total, targets, materialize_grads=True) if total.requires_grad else ()
-    remaining = iter(second or [torch.zeros_like(t) for t in targets])
-    return [next(remaining) if t is not None and want else f.new_zeros(()) for t, want in zip(leaves, wanted)]
+    """`double_backward` for a cotangent c of x alone, by kernels: <c, ∇_x <g, f>> = <c, J(x) g>."""
+    g, x, *parameters, bias = tensors
+    arguments = (x, g, *parameters)
+    needs = (wanted[1], wanted[0], *wanted[2:-1])
+    parts = _call_below_autograd(f"{tangent.name}_backward", cotangent, *arguments, config, needs)
+    dx, dg, *rest = _none_for_empty(parts, arguments, needs)
+    return dg, dx, *rest, torch.zeros_like(bias) if wanted[-1] and bias is not None else None
 
 
 _library = torch.library.Library("gradnets_fast", "FRAGMENT")
@@ -395,7 +361,7 @@ def register(operator: Operator) -> Operator:
         return operator.forward(*arguments)
 
     def forward_fake(x: Tensor, *_: Any) -> Tensor:
-        return torch.empty_like(x, memory_format=torch.contiguous_format)
+        return torch.empty_like(x[..., 0] if operator.per_row else x, memory_format=torch.contiguous_format)
 
     def backward(*arguments: Any) -> tuple[Tensor, ...]:
         *tensors, config, needs = arguments
@@ -440,8 +406,7 @@ def _register_derivatives(operator: Operator) -> None:
     def forward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, config = arguments
         call = partial(_on_registered, operator.name, (config,))
-        rows = (True,) + (False,) * (len(tensors) - 1)
-        return _batched(call, info.batch_size, in_dims[:-1], tensors, rows, True)
+        return _batched(call, info.batch_size, in_dims[:-1], tensors, operator.row_flags(), True)
 
     def backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, config, needs = arguments

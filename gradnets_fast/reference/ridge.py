@@ -119,7 +119,7 @@ def ridge_potential(
     return (F if bias is None else F + x @ bias.to(x.dtype)).to(x.dtype)
 
 
-_SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "sin", "arctan", "erf"})
+SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "sin", "arctan", "erf"})
 
 
 def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
@@ -131,7 +131,7 @@ def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: S
     step = scale[0] * u
     total = torch.zeros_like(u)
     for k, name in enumerate(basis):
-        short = step.abs() < (2.0**-6 if name in _SMOOTH else torch.finfo(u.dtype).tiny)
+        short = step.abs() < (2.0**-6 if name in SMOOTH else torch.finfo(u.dtype).tiny)
         safe = torch.where(short, torch.ones_like(step), scale[0].expand_as(step))
         rise = antiderivative(name, step + shift[0]) - antiderivative(name, shift[0])
         near = _quadrature(u, scale, shift, coef[:, k : k + 1], (name,), SINGLE_PANEL_RULE)

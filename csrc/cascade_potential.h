@@ -1,0 +1,145 @@
+// ∫_0^u φ(t) dt and its derivatives in the parameters, on blocks of N vectors.  One layer has the closed form
+// Σ_k coef_k (Φ_k(scale·u + shift) − Φ_k(shift))/scale, which cancels for small scale·u: there, and for more layers, a
+// quadrature rule on [0, u] serves.  The same choices as in reference/ridge.py.
+
+// u becomes ∫_0^u Σ_k coef_k b_k(scale·t + shift) dt, for one basis function of one layer.
+template <int N, class V, class B> struct ClosedForm {
+    V scale, shift, coef;
+    B basis;
+    V z[N], rise[N], near[N], near_slope[N], near_moment[N];
+    decltype(V{} < V{}) is_short[N];
+
+    // smooth_limit: below which scale·u the rule serves if b is smooth between the ends.  near: ∫ b, near_slope: ∫ b',
+    // near_moment: ∫ t·b', over [0, u] by quadrature.
+    ClosedForm(V scale_, V shift_, V coef_, B basis_, const PotentialRules &rules, double smooth_limit, const V (&u)[N])
+        : scale(scale_), shift(shift_), coef(coef_), basis(basis_) {
+        using T = ScalarOf<V>;
+        V base;
+        basis.antiderivative(shift, base);
+        bool any = false;
+        GRADNETS_EACH {
+            z[i] = scale * u[i] + shift;
+            V top;
+            basis.antiderivative(z[i], top);
+            rise[i] = top - base;
+            is_short[i] = absolute(scale * u[i]) < broadcast<V>(T(smooth_limit));
+            if (!rules.smooth[B::number])
+                is_short[i] &= between_kinks(i) | (absolute(scale * u[i]) < broadcast<V>(smallest(T())));
+            near[i] = near_slope[i] = near_moment[i] = V{};
+            any = any || any_lane(is_short[i]);
+        }
+        if (any)
+            integrate(rules.single, u);
+    }
+
+    V value(int i) const { return select(is_short[i], near[i], rise[i] / divisor(i)); }
+
+    // Of coef·∫b in shift and in scale.
+    V in_shift(int i) const {
+        V top, base;
+        basis.value(z[i], top);
+        basis.value(shift, base);
+        return coef * select(is_short[i], near_slope[i], (top - base) / divisor(i));
+    }
+    V in_scale(int i, V u) const {
+        V top;
+        basis.value(z[i], top);
+        return coef * select(is_short[i], near_moment[i], (u * top - rise[i] / divisor(i)) / divisor(i));
+    }
+
+  private:
+    static float smallest(float) { return __FLT_MIN__; }
+    static double smallest(double) { return __DBL_MIN__; }
+    // Every kink of the table is at 0 or ±½.
+    decltype(V{} < V{}) between_kinks(int i) const {
+        const V half = broadcast<V>(0.5);
+        return ~(((z[i] < V{}) ^ (shift < V{})) | ((z[i] < half) ^ (shift < half)) |
+                 ((z[i] < -half) ^ (shift < -half)));
+    }
+    V divisor(int i) const { return select(is_short[i], broadcast<V>(1), scale); }
+
+    void integrate(const Quadrature &rule, const V (&u)[N]) {
+        using T = ScalarOf<V>;
+        for (int n = 0; n < rule.count; ++n) {
+            const T node = T(rule.nodes[n]), weight = T(rule.weights[n]);
+            GRADNETS_EACH {
+                const V t = node * u[i];
+                V value, first;
+                basis.value_first(scale * t + shift, value, first);
+                near[i] += weight * value;
+                near_slope[i] += weight * first;
+                near_moment[i] += weight * (first * t);
+            }
+        }
+        GRADNETS_EACH {
+            near[i] *= u[i];
+            near_slope[i] *= u[i];
+            near_moment[i] *= u[i];
+        }
+    }
+};
+
+template <int N, class V, class Parameters, class F>
+inline void closed_forms(const CascadeRows &rows, const Parameters &parameter, const PotentialRules &rules,
+                         double smooth_limit, const int *basis, const V (&u)[N], const F &body) {
+    for (int k = 0; k < rows.terms; ++k)
+        with_basis(basis[k], [&](auto b) {
+            const V scale = parameter(rows.scale(0)), shift = parameter(rows.shift(0)),
+                    coef = parameter(rows.coef(0, k));
+            body(k, ClosedForm<N, V, decltype(b)>(scale, shift, coef, b, rules, smooth_limit, u));
+        });
+}
+
+// u becomes ∫_0^u φ.
+template <int N, class V, class Bases, class Parameters>
+inline void block_potential(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
+                            const PotentialRules &rules, const int *basis, V (&u)[N]) {
+    using T = ScalarOf<V>;
+    V total[N] = {};
+    if (rows.layers == 1) {
+        closed_forms<N>(rows, parameter, rules, 1.0 / 64, basis, u,
+                        [&](int, const auto &form) { GRADNETS_EACH total[i] += form.coef * form.value(i); });
+        GRADNETS_EACH u[i] = total[i];
+        return;
+    }
+    for (int n = 0; n < rules.panelled.count; ++n) {
+        V phi[N];
+        GRADNETS_EACH phi[i] = T(rules.panelled.nodes[n]) * u[i];
+        block_value<N>(rows, bases, parameter, phi);
+        GRADNETS_EACH total[i] += T(rules.panelled.weights[n]) * phi[i];
+    }
+    GRADNETS_EACH u[i] *= total[i];
+}
+
+// to += weight·∂/∂θ ∫_0^u φ.
+template <int N, class V, class Bases, class Parameters, class T>
+inline void block_potential_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
+                                     const PotentialRules &rules, const int *basis, const V (&u)[N],
+                                     const V (&weight)[N], const GradientRows<T> &to, V *history) {
+    if (rows.layers == 1) {
+        // The derivative in scale cancels twice, so the rule serves as far as it is exact to rounding.
+        closed_forms<N>(rows, parameter, rules, 1.0, basis, u, [&](int k, const auto &form) {
+            V in_scale[N], in_shift[N], in_coef[N];
+            GRADNETS_EACH {
+                in_scale[i] = weight[i] * form.in_scale(i, u[i]);
+                in_shift[i] = weight[i] * form.in_shift(i);
+                in_coef[i] = weight[i] * form.value(i);
+            }
+            if (to.scale)
+                add_block<N>(in_scale, to, rows.scale(0));
+            if (to.shift)
+                add_block<N>(in_shift, to, rows.shift(0));
+            if (to.coef)
+                add_block<N>(in_coef, to, rows.coef(0, k));
+        });
+        return;
+    }
+    for (int n = 0; n < rules.panelled.count; ++n) {
+        V at[N], a[N];
+        GRADNETS_EACH {
+            at[i] = T(rules.panelled.nodes[n]) * u[i];
+            a[i] = T(rules.panelled.weights[n]) * (weight[i] * u[i]);
+        }
+        block_gradient<N>(rows, bases, parameter, at, a, to, history);
+    }
+}

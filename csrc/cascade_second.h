@@ -1,0 +1,114 @@
+// The cascade and its derivative together, on blocks of N vectors in registers: z_l' = scale_l + Σ_k coef_{l−1,k}
+// b_k'(z_{l−1}) z_{l−1}', and the reverse pass through both.  Each unit gets few copies: the choice between the basis
+// functions is made inside, at each layer, but for the commonest one.
+
+template <class F> inline void with_second_bases(int terms, const int *basis, const F &body) {
+    if (terms == 1 && basis[0] == tanh_basis::number)
+        body(SingleBasis<tanh_basis>{});
+    else
+        body(MixedBasis{terms, basis});
+}
+
+// A layer's entry and its derivative in u; mixed and dmixed are what the layer before passed on.
+template <int N, class V> struct Dual {
+    V z[N], dz[N];
+};
+
+template <int N, class V, class Parameters>
+inline void enter_dual(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
+                       const Dual<N, V> &mixed, Dual<N, V> &entry) {
+    enter_layer(rows, l, parameter, u, mixed.z, entry.z);
+    const V scale = parameter(rows.scale(l));
+    GRADNETS_EACH entry.dz[i] = l > 0 ? scale + mixed.dz[i] : scale;
+}
+
+template <int N, class V, class Bases, class Parameters>
+inline void leave_dual(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
+                       const Dual<N, V> &entry, Dual<N, V> &mixed) {
+    bases.each([&](int k, auto b) __attribute__((always_inline)) {
+        const V coef = parameter(rows.coef(l, k));
+        GRADNETS_EACH {
+            V value, first;
+            b.value_first(entry.z[i], value, first);
+            mixed.z[i] = k > 0 ? mixed.z[i] + coef * value : coef * value;
+            mixed.dz[i] = k > 0 ? mixed.dz[i] + coef * first : coef * first;
+        }
+    });
+    GRADNETS_EACH mixed.dz[i] *= entry.dz[i];
+}
+
+// u becomes φ'(u), but stays NaN where it is, as no piecewise linear basis sees to.
+template <int N, class V, class Bases, class Parameters>
+inline void block_slope(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
+    Dual<N, V> entry, mixed = {};
+    for (int l = 0; l < rows.layers; ++l) {
+        enter_dual(rows, l, parameter, u, mixed, entry);
+        leave_dual(rows, l, bases, parameter, entry, mixed);
+    }
+    GRADNETS_EACH u[i] = select(u[i] == u[i], mixed.dz[i], u[i]);
+}
+
+// One layer of the reverse pass of Σ q·φ'.  adjoint: of what the layer passes on and of its derivative, on return of
+// its entry and of that one's derivative.  slope: on the last layer, becomes φ'(u).  to += the gradients in coef.
+template <int N, class V, class Bases, class Parameters, class T>
+inline void reverse_dual(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
+                         const Dual<N, V> &entry, Dual<N, V> &adjoint, V (&slope)[N], const GradientRows<T> &to) {
+    const bool last = l == rows.layers - 1;
+    V firsts[N] = {}, seconds[N] = {};
+    bases.each([&](int k, auto b) __attribute__((always_inline)) {
+        const V coef = parameter(rows.coef(l, k));
+        V dcoef[N];
+        GRADNETS_EACH {
+            V value, first, second;
+            b.value_first_second(entry.z[i], value, first, second);
+            firsts[i] = k > 0 ? firsts[i] + coef * first : coef * first;
+            seconds[i] = k > 0 ? seconds[i] + coef * second : coef * second;
+            const V moved = adjoint.dz[i] * (first * entry.dz[i]);
+            // Nothing comes from above the last layer, and 0 times an infinite derivative would be NaN.
+            dcoef[i] = last ? moved : moved + adjoint.z[i] * value;
+        }
+        if (to.coef)
+            add_block<N>(dcoef, to, rows.coef(l, k));
+    });
+    GRADNETS_EACH {
+        if (last)
+            slope[i] = firsts[i] * entry.dz[i];
+        const V curved = adjoint.dz[i] * (seconds[i] * entry.dz[i]);
+        adjoint.z[i] = last ? curved : curved + adjoint.z[i] * firsts[i];
+        adjoint.dz[i] *= firsts[i];
+    }
+}
+
+// u becomes q·φ''(u), slope becomes φ'(u); to += q·∂φ'/∂θ.  history: room for layers·2N vectors.
+template <int N, class V, class Bases, class Parameters, class T>
+inline void block_second(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
+                         const V (&q)[N], V (&slope)[N], const GradientRows<T> &to, V *history) {
+    Dual<N, V> entry, mixed = {}, adjoint = {};
+    for (int l = 0; l < rows.layers; ++l) {
+        enter_dual(rows, l, parameter, u, mixed, entry);
+        if (l + 1 < rows.layers) {
+            GRADNETS_EACH history[2 * l * N + i] = entry.z[i];
+            GRADNETS_EACH history[(2 * l + 1) * N + i] = entry.dz[i];
+            leave_dual(rows, l, bases, parameter, entry, mixed);
+        }
+    }
+    V du[N] = {};
+    GRADNETS_EACH adjoint.dz[i] = q[i];
+    for (int l = rows.layers - 1; l >= 0; --l) {
+        if (l + 1 < rows.layers) {
+            GRADNETS_EACH entry.z[i] = history[2 * l * N + i];
+            GRADNETS_EACH entry.dz[i] = history[(2 * l + 1) * N + i];
+        }
+        reverse_dual(rows, l, bases, parameter, entry, adjoint, slope, to);
+        const V scale = parameter(rows.scale(l));
+        GRADNETS_EACH du[i] += scale * adjoint.z[i];
+        if (to.shift)
+            add_block<N>(adjoint.z, to, rows.shift(l));
+        if (to.scale) {
+            V product[N];
+            GRADNETS_EACH product[i] = adjoint.z[i] * u[i] + adjoint.dz[i];
+            add_block<N>(product, to, rows.scale(l));
+        }
+    }
+    GRADNETS_EACH u[i] = du[i];
+}

@@ -1,0 +1,173 @@
+// The module family's second order on the pipeline: S = <g, J(x) v> of rows of one module, a = W g, p = W v.
+//   softmax:      S = τ Σ_± w_± c(π_±),  c = Σ_j π_j (a_j − π·a)(p_j − π·p),  ∂c/∂z_j = π_j [(a_j − π·a)(p_j − π·p) −
+//   c] transformed:  S = w [ρ'' (σ·a)(σ·p) + ρ' Σ_j σ'_j a_j p_j]
+
+// The covariance of a and p under one softmax.
+template <class T> struct SoftmaxPair {
+    const T *pi;
+    T a_mean, p_mean, covariance;
+};
+
+template <class T>
+inline SoftmaxPair<T> softmax_pair(const T *v, T factor, const ModuleRow<T> &r, const T *a, const T *p, T *pi) {
+    using V = typename Simd<T>::Vector;
+    softmax_strip(v, factor, r.h, r.width, pi);
+    SoftmaxPair<T> pair{pi, dot(a, pi, r.width), dot(p, pi, r.width), 0};
+    V sum = {};
+    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
+        sum += load(pi + j) * ((load(a + j) - pair.a_mean) * (load(p + j) - pair.p_mean));
+    pair.covariance = horizontal_sum<T>(sum);
+    return pair;
+}
+
+// v becomes ∂S/∂v, a becomes ∂S/∂a and p ∂S/∂p; the parameters' gradients are added to sums.  scratch: two strips.
+template <class T>
+inline void softmax_second(const ModuleRow<T> &r, T *v, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
+    using V = typename Simd<T>::Vector;
+    const T temperature = r.temperature;
+    const SoftmaxPair<T> plus = softmax_pair(v, temperature, r, a, p, scratch);
+    SoftmaxPair<T> minus{scratch + r.width, 0, 0, 0};
+    if (r.two_signs)
+        minus = softmax_pair(v, -temperature, r, a, p, scratch + r.width);
+    else
+        fill_zero(scratch + r.width, r.width);
+    const T positive = r.positive, negative = r.negative;
+    sums.positive += double(temperature * plus.covariance);
+    sums.negative += double(temperature * minus.covariance);
+    V dtemperature = {};
+    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+        const V here_a = load(a + j), here_p = load(p + j);
+        const V pi = positive * load(plus.pi + j), omega = negative * load(minus.pi + j);
+        const V a_plus = here_a - plus.a_mean, p_plus = here_p - plus.p_mean;
+        const V a_minus = here_a - minus.a_mean, p_minus = here_p - minus.p_mean;
+        const V dz =
+            temperature * (pi * (a_plus * p_plus - plus.covariance) - omega * (a_minus * p_minus - minus.covariance));
+        dtemperature += dz * load(v + j);
+        store(v + j, temperature * dz);
+        store(a + j, temperature * (pi * p_plus + omega * p_minus));
+        store(p + j, temperature * (pi * a_plus + omega * a_minus));
+        store(sums.db + j, load(sums.db + j) + temperature * dz);
+    }
+    sums.temperature +=
+        double(horizontal_sum<T>(dtemperature)) + double(positive * plus.covariance + negative * minus.covariance);
+}
+
+// ρ'''(t)
+template <class T> inline T transform_third(int transform, T sum) {
+    const double t = double(sum);
+    switch (transform) {
+    case 2: { // log(1 + e^t): σ(1 − σ)(1 − 2σ)
+        const double e = __builtin_exp(-__builtin_fabs(t));
+        return T((t < 0 ? 1.0 : -1.0) * e * (1.0 - e) / ((1.0 + e) * (1.0 + e) * (1.0 + e)));
+    }
+    case 3: // log cosh t: −2 tanh·sech²
+        return T(-2.0 * __builtin_tanh(t)) * transform_at(transform, sum).second;
+    case 4: // e^t
+        return T(__builtin_exp(t));
+    case 5: // log t
+        return T(2.0 / (t * t * t));
+    default:
+        return T(0);
+    }
+}
+
+// z becomes σ(z); first becomes σ'(z) and second σ''(z); all 0 past the last neuron.  Returns Σ_j Ψ(z_j).
+template <class T> inline T basis_second(const ModuleRow<T> &r, T *z, T *first, T *second) {
+    using V = typename Simd<T>::Vector;
+    constexpr int lanes = Simd<T>::lanes;
+    with_basis(r.basis, [&](auto b) {
+        for (int64_t j = 0; j < r.width; j += lanes) {
+            V value, slope, curvature;
+            b.value_first_second(load(z + j), value, slope, curvature);
+            store(first + j, slope);
+            store(second + j, curvature);
+        }
+    });
+    const T total = basis_sum(r, z, (T *)nullptr);
+    fill_zero(first + r.h, r.width - r.h);
+    fill_zero(second + r.h, r.width - r.h);
+    return total;
+}
+
+// As softmax_second.
+template <class T>
+inline void transformed_second(const ModuleRow<T> &r, T *z, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
+    using V = typename Simd<T>::Vector;
+    T *const first = scratch, *const second = scratch + r.width;
+    const T total = basis_second(r, z, first, second);
+    const Transform<T> rho = transform_at(r.transform, total);
+    const T third = transform_third(r.transform, total), weight = r.positive;
+    const T a_sigma = dot(a, z, r.width), p_sigma = dot(p, z, r.width);
+    V curved = {};
+    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
+        curved += load(first + j) * (load(a + j) * load(p + j));
+    const T curvature = horizontal_sum<T>(curved);
+    sums.positive += double(rho.second * (a_sigma * p_sigma) + rho.first * curvature);
+    const T through_sum = third * (a_sigma * p_sigma) + rho.second * curvature;
+    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+        const V value = load(z + j), slope = load(first + j), here_a = load(a + j), here_p = load(p + j);
+        const V dz = weight * (through_sum * value + rho.second * slope * (here_a * p_sigma + here_p * a_sigma) +
+                               rho.first * load(second + j) * (here_a * here_p));
+        store(z + j, dz);
+        store(a + j, weight * (rho.second * p_sigma * value + rho.first * slope * here_p));
+        store(p + j, weight * (rho.second * a_sigma * value + rho.first * slope * here_a));
+        store(sums.db + j, load(sums.db + j) + dz);
+    }
+}
+
+template <class S> struct ModulesSecond : ModulesMiddle<S> {
+    using T = Sum<S>;
+
+    void operator()(const HiddenTile<T> &tile) const {
+        const Modules<S> &p = *this->problem;
+        const ModuleRow<T> row = this->row_of(tile);
+        T *const strips = piece<T>(tile.scratch, 0);
+        ModuleSums<T> sums{strips + 2 * tile.stride, 0, 0, 0};
+        fill_zero(sums.db, tile.width);
+        for (int64_t i = 0; i < tile.rows; ++i) {
+            T *const z = tile.u + i * tile.stride, *const a = tile.a + i * tile.stride,
+                     *const along = tile.p + i * tile.stride;
+            add_shift(row, z);
+            fill_zero(a + row.h, row.width - row.h); // a non-finite g or v times the padding of W is NaN
+            fill_zero(along + row.h, row.width - row.h);
+            p.basis < 0 ? softmax_second(row, z, a, along, sums, strips)
+                        : transformed_second(row, z, a, along, sums, strips);
+        }
+        this->add_sums(tile, sums);
+    }
+};
+
+template <class P, class S> inline bool modules_second_on_pipeline(const Modules<S> &p) {
+    using T = Sum<S>;
+    const double flops = (16.0 * p.d + 60.0) * double(p.batch) * double(p.h * p.count);
+    const Pipeline<S> pipeline{p.batch,
+                               p.d,
+                               p.h * p.count,
+                               p.h,
+                               module_rows<T>(p.h, 3),
+                               p.rows,
+                               p.W,
+                               nullptr,
+                               p.dW,
+                               nullptr,
+                               false,
+                               true,
+                               flops,
+                               ModulesMiddle<S>::sums(p.count, p.h),
+                               ModulesMiddle<S>::scratch_bytes(p.h),
+                               p.threads};
+    return run_pipeline<P, S>(pipeline, ModulesSecond<S>{{&p}});
+}
+
+template <class P, class S> inline bool modules_by(const Modules<S> &p) {
+    return p.scalar == Scalar::value ? modules_on_pipeline<P, S>(p) : modules_second_on_pipeline<P, S>(p);
+}
+
+template <class S> bool modules(const Modules<S> &p) {
+#ifdef GRADNETS_BF16_DOT
+    if constexpr (is_same<S, Bf16>)
+        if (!reads_weights_in_place<float>(p.batch, p.d))
+            return modules_by<Pairs, S>(p);
+#endif
+    return modules_by<Plain<Sum<S>>, S>(p);
+}
