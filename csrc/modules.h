@@ -67,7 +67,8 @@ template <class T> inline T largest(const T *v, T factor, int64_t h) {
 }
 
 // out = softmax(factor·v) over the first h values of a strip, and 0 after them.
-template <class T> inline void softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
+template <class T>
+__attribute__((noinline)) void softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
     const T top = largest(v, factor, h);
@@ -97,7 +98,7 @@ template <class T> inline void add_shift(const ModuleRow<T> &r, T *u) {
 }
 
 // v becomes s(temperature·v); scratch: two strips.
-template <class T> inline void softmax_value(const ModuleRow<T> &r, T *v, T *scratch) {
+template <class T> __attribute__((noinline)) void softmax_value(const ModuleRow<T> &r, T *v, T *scratch) {
     T *pi = scratch, *omega = scratch + r.width;
     softmax_strip(v, r.temperature, r.h, r.width, pi);
     if (r.two_signs)
@@ -111,7 +112,8 @@ template <class T> inline void softmax_value(const ModuleRow<T> &r, T *v, T *scr
 
 // v becomes (∂s/∂v)ᵀ a, a becomes s(temperature·v); the parameters' gradients are added to sums.  scratch: two strips.
 // The temperature's comes from v itself, not from temperature·v over a temperature that may have underflowed.
-template <class T> inline void softmax_gradient(const ModuleRow<T> &r, T *v, T *a, ModuleSums<T> &sums, T *scratch) {
+template <class T>
+__attribute__((noinline)) void softmax_gradient(const ModuleRow<T> &r, T *v, T *a, ModuleSums<T> &sums, T *scratch) {
     using V = typename Simd<T>::Vector;
     fill_zero(a + r.h, r.width - r.h); // a non-finite g times the padding of W is NaN
     T *pi = scratch, *omega = scratch + r.width;
@@ -139,7 +141,7 @@ template <class T> inline void softmax_gradient(const ModuleRow<T> &r, T *v, T *
 }
 
 // Σ_j Ψ(z_j) over the real neurons; z becomes σ(z) and, if wanted, slope σ'(z).
-template <class T> inline T basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
+template <class T> __attribute__((noinline)) T basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
     V sums = {};
@@ -160,14 +162,15 @@ template <class T> inline T basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
     return horizontal_sum<T>(sums);
 }
 
-template <class T> inline void transformed_value(const ModuleRow<T> &r, T *z) {
+template <class T> __attribute__((noinline)) void transformed_value(const ModuleRow<T> &r, T *z) {
     const T factor = r.positive * transform_at(r.transform, basis_sum(r, z, (T *)nullptr)).first;
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
         store(z + j, load(z + j) * factor);
 }
 
 // z becomes (∂s/∂z)ᵀ a, a becomes s(z).
-template <class T> inline void transformed_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *slope) {
+template <class T>
+__attribute__((noinline)) void transformed_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *slope) {
     using V = typename Simd<T>::Vector;
     fill_zero(a + r.h, r.width - r.h);
     const Transform<T> rho = transform_at(r.transform, basis_sum(r, z, slope));

@@ -1,46 +1,25 @@
 // The ridge family on the pipeline: the middle step is the cascade, neuron by neuron.
 
-template <class S> struct RidgeMiddle {
-    using T = Sum<S>;
+// The elementwise part: for a type of sums, not of storage, so that there are few copies.
+template <class T> struct RidgeStrips {
     using V = typename Simd<T>::Vector;
-    const Ridge<S> *problem;
     const PaddedCascade<T> *phi;
     int64_t block; // stride of the local gradient rows
+    bool scale, shift, coef;
 
-    bool wants_parameters() const { return problem->dscale || problem->dshift || problem->dcoef; }
-    static int64_t scratch_bytes(const CascadeRows &rows, int64_t block) {
-        return (rows.count() * block + rows.layers * kInterleaved * Simd<T>::lanes) * int64_t(sizeof(T));
-    }
+    bool wants_parameters() const { return scale || shift || coef; }
 
-    void operator()(const HiddenTile<T> &tile) const {
-        T *const local = piece<T>(tile.scratch, 0);
-        const bool sums = wants_parameters();
-        if (sums)
-            fill_zero(local, phi->rows.count() * block);
-        with_bases(phi->terms, phi->basis, [&](const auto &bases) { strips(tile, bases, local); });
-        if (!sums)
-            return;
-        for (int r = 0; r < phi->rows.count(); ++r) {
-            T *const total = tile.sums + r * phi->stride + tile.first_neuron;
-            for (int64_t j = 0; j < tile.neurons; ++j)
-                total[j] = tile.first_tile ? local[r * block + j] : total[j] + local[r * block + j];
-        }
-    }
-
-    void finish(const T *partials, int64_t chunks, int64_t size) const {
-        if (wants_parameters())
-            finish_cascade(*problem, phi->rows, partials, phi->stride, chunks, size);
+    __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
+        with_bases(phi->terms, phi->basis, [&](const auto &bases) {
+            int64_t i = 0;
+            for (; i + kInterleaved <= tile.rows; i += kInterleaved)
+                strip<kInterleaved>(tile, bases, i, local);
+            for (; i < tile.rows; ++i)
+                strip<1>(tile, bases, i, local);
+        });
     }
 
   private:
-    template <class Bases> void strips(const HiddenTile<T> &tile, const Bases &bases, T *local) const {
-        int64_t i = 0;
-        for (; i + kInterleaved <= tile.rows; i += kInterleaved)
-            strip<kInterleaved>(tile, bases, i, local);
-        for (; i < tile.rows; ++i)
-            strip<1>(tile, bases, i, local);
-    }
-
     template <int N, class Bases>
     void strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
         V *const history = reinterpret_cast<V *>(local + phi->rows.count() * block);
@@ -56,14 +35,42 @@ template <class S> struct RidgeMiddle {
                 continue;
             }
             GRADNETS_EACH a[i] = load(a_at + i * tile.stride);
-            const GradientRows<T> to{local + j, block, problem->dscale != nullptr, problem->dshift != nullptr,
-                                     problem->dcoef != nullptr};
+            const GradientRows<T> to{local + j, block, scale, shift, coef};
             block_gradient<N>(phi->rows, bases, parameter, u, a, to, history);
             GRADNETS_EACH {
                 store(u_at + i * tile.stride, a[i]);
                 store(a_at + i * tile.stride, u[i]);
             }
         }
+    }
+};
+
+template <class S> struct RidgeMiddle {
+    using T = Sum<S>;
+    const Ridge<S> *problem;
+    RidgeStrips<T> strips;
+
+    static int64_t scratch_bytes(const CascadeRows &rows, int64_t block) {
+        return (rows.count() * block + rows.layers * kInterleaved * Simd<T>::lanes) * int64_t(sizeof(T));
+    }
+
+    void operator()(const HiddenTile<T> &tile) const {
+        T *const local = piece<T>(tile.scratch, 0);
+        const PaddedCascade<T> &phi = *strips.phi;
+        const bool sums = strips.wants_parameters();
+        if (sums)
+            fill_zero(local, phi.rows.count() * strips.block);
+        strips(tile, local);
+        for (int r = 0; sums && r < phi.rows.count(); ++r) {
+            T *const total = tile.sums + r * phi.stride + tile.first_neuron, *const here = local + r * strips.block;
+            for (int64_t j = 0; j < tile.neurons; ++j)
+                total[j] = tile.first_tile ? here[j] : total[j] + here[j];
+        }
+    }
+
+    void finish(const T *partials, int64_t chunks, int64_t size) const {
+        if (strips.wants_parameters())
+            finish_cascade(*problem, strips.phi->rows, partials, strips.phi->stride, chunks, size);
     }
 };
 
@@ -90,7 +97,8 @@ template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, con
                                phi.rows.count() * phi.stride,
                                RidgeMiddle<S>::scratch_bytes(phi.rows, block),
                                p.threads};
-    return run_pipeline<P, S>(pipeline, RidgeMiddle<S>{&p, &phi, block});
+    return run_pipeline<P, S>(
+        pipeline, RidgeMiddle<S>{&p, {&phi, block, p.dscale != nullptr, p.dshift != nullptr, p.dcoef != nullptr}});
 }
 
 template <class S> bool ridge(const Ridge<S> &p) {
