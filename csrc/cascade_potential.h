@@ -111,11 +111,12 @@ inline void block_potential(const CascadeRows &rows, const Bases &bases, const P
     GRADNETS_EACH u[i] *= total[i];
 }
 
-// to += weight·∂/∂θ ∫_0^u φ.
+// to += weight·∂/∂θ ∫_0^u φ.  node_sums: a vector for each row of parameters, in which the rule's nodes are summed
+// before they meet the sum over the batch.
 template <int N, class V, class Bases, class Parameters, class T>
 inline void block_potential_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
                                      const PotentialRules &rules, const int *basis, const V (&u)[N],
-                                     const V (&weight)[N], const GradientRows<T> &to, V *history) {
+                                     const V (&weight)[N], const GradientRows<T> &to, V *history, T *node_sums) {
     if (rows.layers == 1) {
         // The derivative in scale cancels twice, so the rule serves as far as it is exact to rounding.
         closed_forms<N>(rows, parameter, rules, 1.0, basis, u, [&](int k, const auto &form) {
@@ -134,12 +135,19 @@ inline void block_potential_gradient(const CascadeRows &rows, const Bases &bases
         });
         return;
     }
+    constexpr int lanes = Simd<T>::lanes;
+    fill_zero(node_sums, rows.count() * lanes);
+    const GradientRows<T> here{node_sums, lanes, to.scale, to.shift, to.coef};
     for (int n = 0; n < rules.panelled.count; ++n) {
         V at[N], a[N];
         GRADNETS_EACH {
             at[i] = T(rules.panelled.nodes[n]) * u[i];
             a[i] = T(rules.panelled.weights[n]) * (weight[i] * u[i]);
         }
-        block_gradient<N>(rows, bases, parameter, at, a, to, history);
+        block_gradient<N>(rows, bases, parameter, at, a, here, history);
+    }
+    for (int r = 0; r < rows.count(); ++r) {
+        T *const total = to.data + r * to.stride;
+        store(total, load(total) + load(node_sums + r * lanes));
     }
 }

@@ -90,7 +90,8 @@ template <class T> struct RidgeScalarStrips {
             const GradientRows<T> to = gradient_rows(local + j);
             if (to.any())
                 block_potential_gradient<1>(phi->rows, mixed_basis(), parameters(tile, j), *rules, phi->basis, u,
-                                            weights, to, reinterpret_cast<V *>(local + history()));
+                                            weights, to, reinterpret_cast<V *>(local + history()),
+                                            local + history() + phi->rows.layers * lanes);
             block_value<1>(phi->rows, mixed_basis(), parameters(tile, j), u);
             store(u_at, weights[0] * u[0]);
         }
@@ -143,7 +144,8 @@ template <class S> struct RidgeScalars {
     // Rows of sums over the batch: the parameters' gradients, then Σ weight·φ'.
     static int sum_rows(const CascadeRows &rows) { return rows.count() + 1; }
     static int64_t scratch_bytes(const CascadeRows &rows, int64_t block) {
-        return (sum_rows(rows) * block + 2 * rows.layers * kInterleaved * Simd<T>::lanes) * int64_t(sizeof(T));
+        return (sum_rows(rows) * block + (2 * rows.layers * kInterleaved + rows.count()) * Simd<T>::lanes) *
+               int64_t(sizeof(T));
     }
 
     void operator()(const HiddenTile<T> &tile) const {

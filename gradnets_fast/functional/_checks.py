@@ -93,24 +93,24 @@ def checked_direction(where: str, v: Tensor, x: Tensor) -> Tensor:
     return v
 
 
-def quickly(operator: Operator, tensors: tuple[Tensor | None, ...], config: str | None) -> Tensor | None:
-    """What `operator` gives where the call is an ordinary one of the cpp backend, in the least time; else None.
-
-    The kernels check the tensors in passing.  Where they refuse, the careful path finds out why, or runs all the same.
-    """
-    if config is None or torch.compiler.is_compiling() or not _backend.nobody_asked():
-        return None
-    return None if torch.is_autocast_enabled("cpu") else operator.quickly(tensors, config)
-
-
 @lru_cache(maxsize=None)
-def _joined(basis: str | tuple[str, ...], transform: str | None) -> str | None:
+def _configuration(basis: str | tuple[str, ...], transform: str | None) -> str | None:
     names = (basis,) if isinstance(basis, str) else basis
     if not names or not all(name in TABLE for name in names) or transform not in (None, *TRANSFORMS):
         return None
     return ",".join(names if transform is None else (*names, transform))
 
 
-def configuration(basis: object, transform: str | None = None) -> str | None:
-    """The operators' name of a basis and a transform; None if they are not names that the tables have."""
-    return _joined(basis, transform) if isinstance(basis, (str, tuple)) else None
+def quickly(
+    operator: Operator, tensors: tuple[Tensor | None, ...], basis: object = None, transform: str | None = None
+) -> Tensor | None:
+    """What `operator` gives where the call is an ordinary one of the cpp backend, in the least time; else None.
+
+    The kernels check the tensors in passing.  Where they refuse, the careful path finds out why, or runs all the same.
+    """
+    if torch.compiler.is_compiling() or not _backend.nobody_asked() or torch.is_autocast_enabled("cpu"):
+        return None
+    if basis is None:
+        return operator.quickly(tensors, "")
+    config = _configuration(basis, transform) if isinstance(basis, (str, tuple)) else None
+    return None if config is None else operator.quickly(tensors, config)

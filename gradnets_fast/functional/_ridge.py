@@ -12,7 +12,7 @@ from ..ops.ridge import ridge as _operator
 from ..ops.ridge import ridge_divergence as _divergence
 from ..ops.ridge import ridge_jvp as _jvp
 from ..ops.ridge import ridge_potential as _potential
-from ._checks import checked_direction, checked_ridge, configuration, quickly
+from ._checks import checked_direction, checked_ridge, quickly
 
 
 def ridge(
@@ -60,7 +60,7 @@ def ridge(
     True
     """
     if backend is None:
-        f = quickly(_operator, (x, W, scale, shift, coef, bias), configuration(basis))
+        f = quickly(_operator, (x, W, scale, shift, coef, bias), basis)
         if f is not None:
             return f
     x, W, cascade, names = checked_ridge("ridge", x, W, scale, shift, coef, bias, basis)

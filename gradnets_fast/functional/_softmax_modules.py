@@ -51,7 +51,7 @@ def softmax_modules(
     [[0.5, 0.5]]
     """
     if backend is None:
-        f = quickly(_operator, (x, W, b, temperature, positive, negative, bias), "")
+        f = quickly(_operator, (x, W, b, temperature, positive, negative, bias))
         if f is not None:
             return f
     x, W = checked_modules(

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import backend as _backend
 from .. import reference
 from ..ops.modules import transformed_modules as _operator
-from ._checks import checked_direction, checked_transformed, configuration, quickly
+from ._checks import checked_direction, checked_transformed, quickly
 
 
 def transformed_modules(
@@ -51,7 +51,7 @@ def transformed_modules(
     0.5
     """
     if backend is None:
-        f = quickly(_operator, (x, W, b, weight, bias), configuration(basis, transform))
+        f = quickly(_operator, (x, W, b, weight, bias), basis, transform)
         if f is not None:
             return f
     x, W = checked_transformed("transformed_modules", x, W, b, weight, bias, basis, transform)
