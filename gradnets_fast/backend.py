@@ -97,9 +97,10 @@ def requested(argument: str | None = None) -> tuple[str, str] | None:
     return None
 
 
-def nobody_asked() -> bool:
-    """Whether neither `use_backend` nor the environment variable names a backend."""
-    return not _requests.stack and not os.environ.get(ENVIRONMENT_VARIABLE)
+def nobody_asked_for_another_than_cpp() -> bool:
+    """Whether `use_backend` and the environment variable name no backend, or cpp."""
+    stack = _requests.stack
+    return stack[-1] == "cpp" if stack else os.environ.get(ENVIRONMENT_VARIABLE, "") in ("", "cpp")
 
 
 def why_not(backend: str, operator: str, device: str, dtype: torch.dtype) -> str | None:

@@ -108,7 +108,9 @@ def quickly(
 
     The kernels check the tensors in passing.  Where they refuse, the careful path finds out why, or runs all the same.
     """
-    if torch.compiler.is_compiling() or not _backend.nobody_asked() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return None
+    if not _backend.nobody_asked_for_another_than_cpp():
         return None
     if basis is None:
         return operator.quickly(tensors, "")
