@@ -129,7 +129,10 @@ _ONLY_X = (True, False, False, False, False, False, False)
 
 def _ran(done: bool) -> None:
     if not done:
-        raise AssertionError("gradnets_fast._C refused tensors that Python's checks let pass")
+        raise AssertionError(
+            "gradnets_fast._C: tensors: expected shapes, dtypes and strides as Python's checks leave them, got others; "
+            'report this bug, and meanwhile run under gradnets_fast.use_backend("reference")'
+        )
 
 
 def ridge_attempt(
