@@ -6,6 +6,8 @@
 #include <pybind11/stl.h>
 
 #include <new>
+#include <stdexcept>
+#include <string>
 
 namespace py = pybind11;
 using namespace gradnets;
@@ -41,20 +43,27 @@ template <class Problem> void call(bool (*kernel)(const Problem &), const Proble
         throw std::bad_alloc();
 }
 
-// The rows (x, g, v, dx, dg, dv): of one dtype and number of values, with d in the last dimension.  weight and result
-// hold one number for each row, of the dtype that kernels sum in.
+// The rows (x, g, v, dx, dg, dv): of one dtype and number of values, with d in the last dimension; of Scalar::jacobian
+// g and dg are matrices, d times as many values.  weight and result hold one number for each row, of the dtype that
+// kernels sum in.
 struct RowTensors {
     TensorArgument x, g, v, dx, dg, dv, weight, result;
 
     Dtype dtype() const { return x.dtype(); }
     Dtype sum_dtype() const { return dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
-    bool regular() const {
-        const TensorArgument *const all[] = {&x, &g, &v, &dx, &dg, &dv};
-        for (const TensorArgument *t : all)
-            if (!t->regular() || (t->present() && (t->dtype() != dtype() || t->dimensions() != x.dimensions() ||
-                                                   t->count() != x.count() || t->size(0) != x.size(0))))
-                return false;
-        return x.present() && x.dimensions() > 0 && one_a_row(weight) && one_a_row(result);
+    bool regular(Scalar scalar) const {
+        if (!x.present() || x.dimensions() < 1)
+            return false;
+        const int matrix = scalar == Scalar::jacobian;
+        return row(x, 0) && row(g, matrix) && row(v, 0) && row(dx, 0) && row(dg, matrix) && row(dv, 0) &&
+               one_a_row(weight) && one_a_row(result);
+    }
+    bool row(const TensorArgument &t, int more_dimensions) const {
+        const int64_t d = x.size(0);
+        return t.regular() &&
+               (!t.present() ||
+                (t.dtype() == dtype() && t.dimensions() == x.dimensions() + more_dimensions && t.size(0) == d &&
+                 t.size(more_dimensions) == x.size(0) && t.count() == (more_dimensions ? x.count() * d : x.count())));
     }
     bool one_a_row(const TensorArgument &t) const {
         return t.regular() && (!t.present() || (t.dtype() == sum_dtype() && t.count() * x.size(0) == x.count()));
@@ -89,6 +98,40 @@ struct RidgeTensors {
                bias.absent_or(sums, d);
     }
 };
+
+RidgeTensors ridge_tensors(const py::tuple &t) {
+    return {TensorArgument(t[0]), TensorArgument(t[1]), TensorArgument(t[2]), TensorArgument(t[3]),
+            TensorArgument(py::none())};
+}
+
+Scalar scalar_of(const std::string &name) {
+    const char *const names[] = {"value", "derivative", "potential", "divergence", "jacobian"};
+    for (int i = 0; i < 5; ++i)
+        if (name == names[i])
+            return Scalar(i);
+    throw std::invalid_argument("scalar: expected value, derivative, potential, divergence or jacobian, got " + name);
+}
+
+RowTensors row_tensors(const py::tuple &rows, const py::tuple &results) {
+    return {TensorArgument(rows[0]),    TensorArgument(rows[1]),    TensorArgument(rows[2]),
+            TensorArgument(results[0]), TensorArgument(results[1]), TensorArgument(results[2]),
+            TensorArgument(rows[3]),    TensorArgument(results[3])};
+}
+
+// Whether the scalar's own arguments are there: exactly those that it is of, or its result instead.
+bool complete(Scalar scalar, const RowTensors &r) {
+    switch (scalar) {
+    case Scalar::derivative:
+        return r.g.present() && r.v.present();
+    case Scalar::potential:
+    case Scalar::divergence:
+        return r.weight.present() != r.result.present();
+    case Scalar::jacobian:
+        return r.g.present() != r.dg.present();
+    default:
+        return false; // a function of its own, for speed
+    }
+}
 
 // The nodes and weights of the two rules, and which basis functions are smooth; Python hands them over once.
 struct StoredRules {
@@ -140,7 +183,7 @@ void run_ridge(Scalar scalar, const RowTensors &r, const RidgeTensors &p, const 
 
 bool ridge_on(Scalar scalar, const std::vector<int> &basis, const RowTensors &r, const RidgeTensors &p,
               const RidgeTensors &gradients, int threads) {
-    if (!r.regular() || !p.W.regular() || p.W.dimensions() != 2 || p.shift.dimensions() < 1 || r.x.count() == 0)
+    if (!r.regular(scalar) || !p.W.regular() || p.W.dimensions() != 2 || p.shift.dimensions() < 1 || r.x.count() == 0)
         return false;
     const int64_t h = p.W.size(1), d = p.W.size(0), layers = p.shift.dimensions() == 2 ? p.shift.size(1) : 1;
     const int64_t terms = int64_t(basis.size());
@@ -180,40 +223,14 @@ bool ridge(const std::vector<int> &basis, py::handle x, py::handle g, py::handle
         threads);
 }
 
-// <g, J(x) v> differentiated to all that it depends on.
-bool ridge_derivative(const std::vector<int> &basis, py::handle x, py::handle g, py::handle v, py::handle W,
-                      py::handle scale, py::handle shift, py::handle coef, py::handle dx, py::handle dg, py::handle dv,
-                      py::handle dW, py::handle dscale, py::handle dshift, py::handle dcoef, int threads) {
-    const TensorArgument none{py::none()};
-    const RowTensors r{TensorArgument(x),
-                       TensorArgument(g),
-                       TensorArgument(v),
-                       TensorArgument(dx),
-                       TensorArgument(dg),
-                       TensorArgument(dv),
-                       none,
-                       none};
-    if (!r.g.present() || !r.v.present())
-        return false;
-    return ridge_on(Scalar::derivative, basis, r,
-                    {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), none},
-                    {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef), none},
-                    threads);
-}
-
-// F(x) or tr J(x) into `result`, or the gradients of Σ weight·that.
-template <Scalar scalar>
-bool ridge_per_row(const std::vector<int> &basis, py::handle x, py::handle weight, py::handle W, py::handle scale,
-                   py::handle shift, py::handle coef, py::handle result, py::handle dx, py::handle dW,
-                   py::handle dscale, py::handle dshift, py::handle dcoef, int threads) {
-    const TensorArgument none{py::none()};
-    const RowTensors r{TensorArgument(x),     none, none, TensorArgument(dx), none, none, TensorArgument(weight),
-                       TensorArgument(result)};
-    if (r.weight.present() == r.result.present())
-        return false;
-    return ridge_on(
-        scalar, basis, r, {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), none},
-        {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef), none}, threads);
+// A scalar's name, the row tensors (x, g, v, weight) that it is of, the parameters (W, scale, shift, coef), and where
+// the results go: (dx, dg, dv, result), and the parameters' gradients.
+bool ridge_scalar(const std::string &name, const std::vector<int> &basis, const py::tuple &rows,
+                  const py::tuple &parameters, const py::tuple &row_results, const py::tuple &gradients, int threads) {
+    const Scalar scalar = scalar_of(name);
+    const RowTensors r = row_tensors(rows, row_results);
+    return complete(scalar, r) &&
+           ridge_on(scalar, basis, r, ridge_tensors(parameters), ridge_tensors(gradients), threads);
 }
 
 // The modules' tensors or their gradients: W (M, h, d), b (M, h), three scalars per module (M,), bias (d,).
@@ -229,6 +246,11 @@ struct ModuleTensors {
                positive.absent_or(sums, count) && negative.absent_or(sums, count) && bias.absent_or(sums, d);
     }
 };
+
+ModuleTensors module_tensors(const py::tuple &t) {
+    return {TensorArgument(t[0]), TensorArgument(t[1]), TensorArgument(t[2]),
+            TensorArgument(t[3]), TensorArgument(t[4]), TensorArgument(py::none())};
+}
 
 template <class S>
 void run_modules(Scalar scalar, const RowTensors &r, const ModuleTensors &p, const ModuleTensors &gradients, int basis,
@@ -261,7 +283,7 @@ void run_modules(Scalar scalar, const RowTensors &r, const ModuleTensors &p, con
 
 bool modules_on(Scalar scalar, int basis, int transform, const RowTensors &r, const ModuleTensors &p,
                 const ModuleTensors &gradients, int threads) {
-    if (!r.regular() || !p.W.regular() || p.W.dimensions() != 3 || r.x.count() == 0 || p.W.count() == 0)
+    if (!r.regular(scalar) || !p.W.regular() || p.W.dimensions() != 3 || r.x.count() == 0 || p.W.count() == 0)
         return false;
     const int64_t count = p.W.size(2), h = p.W.size(1), d = p.W.size(0);
     if (r.x.size(0) != d || !p.b.present() || !p.positive.present() || p.temperature.present() != (basis < 0) ||
@@ -300,28 +322,14 @@ bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W,
         threads);
 }
 
-// <g, J(x) v> differentiated to all that it depends on.
-bool modules_derivative(int basis, int transform, py::handle x, py::handle g, py::handle v, py::handle W, py::handle b,
-                        py::handle temperature, py::handle positive, py::handle negative, py::handle dx, py::handle dg,
-                        py::handle dv, py::handle dW, py::handle db, py::handle dtemperature, py::handle dpositive,
-                        py::handle dnegative, int threads) {
-    const TensorArgument none{py::none()};
-    const RowTensors r{TensorArgument(x),
-                       TensorArgument(g),
-                       TensorArgument(v),
-                       TensorArgument(dx),
-                       TensorArgument(dg),
-                       TensorArgument(dv),
-                       none,
-                       none};
-    if (!r.g.present() || !r.v.present())
-        return false;
-    return modules_on(Scalar::derivative, basis, transform, r,
-                      {TensorArgument(W), TensorArgument(b), TensorArgument(temperature), TensorArgument(positive),
-                       TensorArgument(negative), none},
-                      {TensorArgument(dW), TensorArgument(db), TensorArgument(dtemperature), TensorArgument(dpositive),
-                       TensorArgument(dnegative), none},
-                      threads);
+// As ridge_scalar, with the parameters (W, b, temperature, positive, negative).
+bool modules_scalar(const std::string &name, int basis, int transform, const py::tuple &rows,
+                    const py::tuple &parameters, const py::tuple &row_results, const py::tuple &gradients,
+                    int threads) {
+    const Scalar scalar = scalar_of(name);
+    const RowTensors r = row_tensors(rows, row_results);
+    return complete(scalar, r) &&
+           modules_on(scalar, basis, transform, r, module_tensors(parameters), module_tensors(gradients), threads);
 }
 
 template <class T>
@@ -339,12 +347,10 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "CPU kernels of gradnets_fast; gradnets_fast.ops is their only caller.";
     m.def("set_types", &set_types);
     m.def("ridge", &ridge);
-    m.def("ridge_derivative", &ridge_derivative);
-    m.def("ridge_potential", &ridge_per_row<Scalar::potential>);
-    m.def("ridge_divergence", &ridge_per_row<Scalar::divergence>);
+    m.def("ridge_scalar", &ridge_scalar);
     m.def("set_potential_rules", &set_potential_rules);
     m.def("modules", &modules);
-    m.def("modules_derivative", &modules_derivative);
+    m.def("modules_scalar", &modules_scalar);
     m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
         evaluate(active_instruction_set().evaluate_f32, basis, which, x, out, count);
     });

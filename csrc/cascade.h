@@ -242,5 +242,21 @@ inline void finish_cascade(const Ridge<S> &p, const CascadeRows &rows, const Sum
             reduce_partials(partials + r * stride, chunks, chunk_stride, p.h, outputs[o] + (r - firsts[o]) * p.h);
 }
 
+// Adds a tile's sums [rows, block] to its chunk's, [rows][stride].
+template <class T>
+inline void add_local_sums(const HiddenTile<T> &tile, const T *local, int rows, int64_t block, int64_t stride) {
+    for (int r = 0; r < rows; ++r) {
+        const T *const here = local + r * block;
+        T *const total = tile.sums + r * stride + tile.first_neuron;
+        for (int64_t j = 0; j < tile.neurons; ++j)
+            total[j] = tile.first_tile ? here[j] : total[j] + here[j];
+    }
+}
+
+// Neurons of a block: whole panels, about 128.
+template <class T> constexpr int64_t ridge_block() {
+    return (128 / Tile<T>::panel > 0 ? 128 / Tile<T>::panel : 1) * Tile<T>::panel;
+}
+
 // Rows that go through the cascade together: enough to hide the latency of its chain of operations.
 static constexpr int kInterleaved = 4;

@@ -90,59 +90,67 @@ inline void closed_forms(const CascadeRows &rows, const Parameters &parameter, c
         });
 }
 
-// u becomes ∫_0^u φ.
+// u becomes ∫_0^u φ for one layer, in closed form.
+template <int N, class V, class Parameters>
+inline void closed_potential(const CascadeRows &rows, const Parameters &parameter, const PotentialRules &rules,
+                             const int *basis, V (&u)[N]) {
+    V total[N] = {};
+    closed_forms<N>(rows, parameter, rules, 1.0 / 64, basis, u,
+                    [&](int, const auto &form) { GRADNETS_EACH total[i] += form.coef * form.value(i); });
+    GRADNETS_EACH u[i] = total[i];
+}
+
+// The same for more layers, by quadrature.
 template <int N, class V, class Bases, class Parameters>
-inline void block_potential(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
-                            const PotentialRules &rules, const int *basis, V (&u)[N]) {
+inline void quadrature_potential(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
+                                 const Quadrature &rule, V (&u)[N]) {
     using T = ScalarOf<V>;
     V total[N] = {};
-    if (rows.layers == 1) {
-        closed_forms<N>(rows, parameter, rules, 1.0 / 64, basis, u,
-                        [&](int, const auto &form) { GRADNETS_EACH total[i] += form.coef * form.value(i); });
-        GRADNETS_EACH u[i] = total[i];
-        return;
-    }
-    for (int n = 0; n < rules.panelled.count; ++n) {
+    for (int n = 0; n < rule.count; ++n) {
         V phi[N];
-        GRADNETS_EACH phi[i] = T(rules.panelled.nodes[n]) * u[i];
+        GRADNETS_EACH phi[i] = T(rule.nodes[n]) * u[i];
         block_value<N>(rows, bases, parameter, phi);
-        GRADNETS_EACH total[i] += T(rules.panelled.weights[n]) * phi[i];
+        GRADNETS_EACH total[i] += T(rule.weights[n]) * phi[i];
     }
     GRADNETS_EACH u[i] *= total[i];
 }
 
-// to += weight·∂/∂θ ∫_0^u φ.  node_sums: a vector for each row of parameters, in which the rule's nodes are summed
+// to += weight·∂/∂θ ∫_0^u φ for one layer.  The derivative in scale cancels twice, so the rule serves as far as it is
+// exact to rounding.
+template <int N, class V, class Parameters, class T>
+inline void closed_potential_gradient(const CascadeRows &rows, const Parameters &parameter, const PotentialRules &rules,
+                                      const int *basis, const V (&u)[N], const V (&weight)[N],
+                                      const GradientRows<T> &to) {
+    closed_forms<N>(rows, parameter, rules, 1.0, basis, u, [&](int k, const auto &form) {
+        V in_scale[N], in_shift[N], in_coef[N];
+        GRADNETS_EACH {
+            in_scale[i] = weight[i] * form.in_scale(i, u[i]);
+            in_shift[i] = weight[i] * form.in_shift(i);
+            in_coef[i] = weight[i] * form.value(i);
+        }
+        if (to.scale)
+            add_block<N>(in_scale, to, rows.scale(0));
+        if (to.shift)
+            add_block<N>(in_shift, to, rows.shift(0));
+        if (to.coef)
+            add_block<N>(in_coef, to, rows.coef(0, k));
+    });
+}
+
+// The same for more layers.  node_sums: a vector for each row of parameters, in which the rule's nodes are summed
 // before they meet the sum over the batch.
 template <int N, class V, class Bases, class Parameters, class T>
-inline void block_potential_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
-                                     const PotentialRules &rules, const int *basis, const V (&u)[N],
-                                     const V (&weight)[N], const GradientRows<T> &to, V *history, T *node_sums) {
-    if (rows.layers == 1) {
-        // The derivative in scale cancels twice, so the rule serves as far as it is exact to rounding.
-        closed_forms<N>(rows, parameter, rules, 1.0, basis, u, [&](int k, const auto &form) {
-            V in_scale[N], in_shift[N], in_coef[N];
-            GRADNETS_EACH {
-                in_scale[i] = weight[i] * form.in_scale(i, u[i]);
-                in_shift[i] = weight[i] * form.in_shift(i);
-                in_coef[i] = weight[i] * form.value(i);
-            }
-            if (to.scale)
-                add_block<N>(in_scale, to, rows.scale(0));
-            if (to.shift)
-                add_block<N>(in_shift, to, rows.shift(0));
-            if (to.coef)
-                add_block<N>(in_coef, to, rows.coef(0, k));
-        });
-        return;
-    }
+inline void quadrature_potential_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
+                                          const Quadrature &rule, const V (&u)[N], const V (&weight)[N],
+                                          const GradientRows<T> &to, V *history, T *node_sums) {
     constexpr int lanes = Simd<T>::lanes;
     fill_zero(node_sums, rows.count() * lanes);
     const GradientRows<T> here{node_sums, lanes, to.scale, to.shift, to.coef};
-    for (int n = 0; n < rules.panelled.count; ++n) {
+    for (int n = 0; n < rule.count; ++n) {
         V at[N], a[N];
         GRADNETS_EACH {
-            at[i] = T(rules.panelled.nodes[n]) * u[i];
-            a[i] = T(rules.panelled.weights[n]) * (weight[i] * u[i]);
+            at[i] = T(rule.nodes[n]) * u[i];
+            a[i] = T(rule.weights[n]) * (weight[i] * u[i]);
         }
         block_gradient<N>(rows, bases, parameter, at, a, here, history);
     }

@@ -41,10 +41,11 @@ template <class T> struct Cascade {
 //   derivative:  S = <g, J(x) v>, whose gradient in g is J(x) v
 //   potential:   S = Σ_rows weight·F(x)
 //   divergence:  S = Σ_rows weight·tr J(x)
-enum class Scalar : int { value, derivative, potential, divergence };
+//   jacobian:    S = Σ_rows <g, J(x)>, g a matrix for each row, whose gradient in g is J(x) itself
+enum class Scalar : int { value, derivative, potential, divergence, jacobian };
 
-// Three row inputs and their gradients, [batch, d] contiguous.  A null gradient is not computed.  `value` and
-// `derivative` may lack g when only dg is wanted; the scalars per row are [batch].
+// Three row inputs and their gradients, [batch, d] contiguous, of `jacobian` [batch, d, d].  A null gradient is not
+// computed.  g may be lacking when only dg is wanted; the scalars per row are [batch].
 template <class S> struct RowArguments {
     const S *x = nullptr, *g = nullptr, *v = nullptr;
     S *dx = nullptr, *dg = nullptr, *dv = nullptr;

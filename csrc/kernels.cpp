@@ -31,6 +31,10 @@ namespace GRADNETS_ISA {
 
 #include "ridge_scalars.h"
 
+#include "curvature.h"
+
+#include "ridge_curvature.h"
+
 #include "narrow.h"
 
 #include "ridge.h"
@@ -38,6 +42,10 @@ namespace GRADNETS_ISA {
 #include "modules.h"
 
 #include "modules_second.h"
+
+#include "modules_potential.h"
+
+#include "modules_curvature.h"
 
 template <class T> void evaluate_basis(int basis, int which, int64_t count, const T *x, T *out) {
     using V = typename Simd<T>::Vector;

@@ -9,11 +9,10 @@ template <class T> struct Transform {
     T first, second;
 };
 
-template <class T> inline Transform<T> transform_at(int transform, T sum) {
-    const double t = double(sum);
+template <class T> inline Transform<T> transform_at(int transform, double t) {
     switch (transform) {
     case 1: // t²/2
-        return {sum, T(1)};
+        return {T(t), T(1)};
     case 2: { // log(1 + e^t)
         const double e = __builtin_exp(-__builtin_fabs(t)), sigmoid = (t < 0 ? e : 1.0) / (1.0 + e);
         return {T(sigmoid), T(e / ((1.0 + e) * (1.0 + e)))};
@@ -66,9 +65,8 @@ template <class T> inline T largest(const T *v, T factor, int64_t h) {
     return top;
 }
 
-// out = softmax(factor·v) over the first h values of a strip, and 0 after them.
-template <class T>
-__attribute__((noinline)) void softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
+// out = softmax(factor·v) over the first h values of a strip, and 0 after them; returns log Σ exp(factor·v).
+template <class T> __attribute__((noinline)) T softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
     const T top = largest(v, factor, h);
@@ -78,16 +76,10 @@ __attribute__((noinline)) void softmax_strip(const T *v, T factor, int64_t h, in
     V sums = {};
     for (int64_t j = 0; j < width; j += lanes)
         sums += load(out + j);
-    const T scale = T(1) / horizontal_sum<T>(sums);
+    const T total = horizontal_sum<T>(sums), scale = T(1) / total;
     for (int64_t j = 0; j < width; j += lanes)
         store(out + j, load(out + j) * scale);
-}
-
-template <class T> inline T dot(const T *a, const T *b, int64_t width) {
-    typename Simd<T>::Vector sum = {};
-    for (int64_t j = 0; j < width; j += Simd<T>::lanes)
-        sum += load(a + j) * load(b + j);
-    return horizontal_sum<T>(sum);
+    return top + T(__builtin_log(double(total)));
 }
 
 // u (= W x) becomes v = u + b; neurons past h become 0.
@@ -140,11 +132,13 @@ __attribute__((noinline)) void softmax_gradient(const ModuleRow<T> &r, T *v, T *
     sums.temperature += double(horizontal_sum<T>(dtemperature));
 }
 
-// Σ_j Ψ(z_j) over the real neurons; z becomes σ(z) and, if wanted, slope σ'(z).
-template <class T> __attribute__((noinline)) T basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
+// Σ_j Ψ(z_j) over the real neurons, to more than T's precision, for ρ = exp makes its error a relative one; z becomes
+// σ(z) and, if wanted, slope σ'(z).
+template <class T> __attribute__((noinline)) double basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
-    V sums = {};
+    const V infinity = broadcast<V>(T(__builtin_inf()));
+    V sums = {}, lost = {};
     with_basis(r.basis, [&](auto b) {
         for (int64_t j = 0; j < r.width; j += lanes) {
             V antiderivative, value, first;
@@ -155,15 +149,22 @@ template <class T> __attribute__((noinline)) T basis_sum(const ModuleRow<T> &r, 
                 store(slope + j, first);
             for (int64_t i = r.h - j; i < lanes; ++i)
                 antiderivative[i] = 0;
-            sums += antiderivative;
+            // What rounding loses of the smaller summand; of an infinite sum there is nothing to mend.
+            const V total = sums + antiderivative, swallowed = total - sums;
+            const V error = (sums - (total - swallowed)) + (antiderivative - swallowed);
+            lost += select(absolute(total) < infinity, error, V{});
+            sums = total;
         }
     });
     fill_zero(z + r.h, r.width - r.h);
-    return horizontal_sum<T>(sums);
+    double total = 0;
+    for (int i = 0; i < lanes; ++i)
+        total += double(sums[i]) + double(lost[i]);
+    return total;
 }
 
 template <class T> __attribute__((noinline)) void transformed_value(const ModuleRow<T> &r, T *z) {
-    const T factor = r.positive * transform_at(r.transform, basis_sum(r, z, (T *)nullptr)).first;
+    const T factor = r.positive * transform_at<T>(r.transform, basis_sum(r, z, (T *)nullptr)).first;
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
         store(z + j, load(z + j) * factor);
 }
@@ -173,7 +174,7 @@ template <class T>
 __attribute__((noinline)) void transformed_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *slope) {
     using V = typename Simd<T>::Vector;
     fill_zero(a + r.h, r.width - r.h);
-    const Transform<T> rho = transform_at(r.transform, basis_sum(r, z, slope));
+    const auto rho = transform_at<T>(r.transform, basis_sum(r, z, slope));
     const T weight = r.positive, a_sigma = dot(a, z, r.width);
     sums.positive += double(rho.first * a_sigma);
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {

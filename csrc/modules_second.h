@@ -53,15 +53,14 @@ inline void softmax_second(const ModuleRow<T> &r, T *v, T *a, T *p, ModuleSums<T
 }
 
 // ρ'''(t)
-template <class T> inline T transform_third(int transform, T sum) {
-    const double t = double(sum);
+template <class T> inline T transform_third(int transform, double t) {
     switch (transform) {
     case 2: { // log(1 + e^t): σ(1 − σ)(1 − 2σ)
         const double e = __builtin_exp(-__builtin_fabs(t));
         return T((t < 0 ? 1.0 : -1.0) * e * (1.0 - e) / ((1.0 + e) * (1.0 + e) * (1.0 + e)));
     }
     case 3: // log cosh t: −2 tanh·sech²
-        return T(-2.0 * __builtin_tanh(t)) * transform_at(transform, sum).second;
+        return T(-2.0 * __builtin_tanh(t)) * transform_at<T>(transform, t).second;
     case 4: // e^t
         return T(__builtin_exp(t));
     case 5: // log t
@@ -72,7 +71,7 @@ template <class T> inline T transform_third(int transform, T sum) {
 }
 
 // z becomes σ(z); first becomes σ'(z) and second σ''(z); all 0 past the last neuron.  Returns Σ_j Ψ(z_j).
-template <class T> inline T basis_second(const ModuleRow<T> &r, T *z, T *first, T *second) {
+template <class T> inline double basis_second(const ModuleRow<T> &r, T *z, T *first, T *second) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
     with_basis(r.basis, [&](auto b) {
@@ -83,7 +82,7 @@ template <class T> inline T basis_second(const ModuleRow<T> &r, T *z, T *first, 
             store(second + j, curvature);
         }
     });
-    const T total = basis_sum(r, z, (T *)nullptr);
+    const double total = basis_sum(r, z, (T *)nullptr);
     fill_zero(first + r.h, r.width - r.h);
     fill_zero(second + r.h, r.width - r.h);
     return total;
@@ -94,9 +93,9 @@ template <class T>
 inline void transformed_second(const ModuleRow<T> &r, T *z, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
     using V = typename Simd<T>::Vector;
     T *const first = scratch, *const second = scratch + r.width;
-    const T total = basis_second(r, z, first, second);
-    const Transform<T> rho = transform_at(r.transform, total);
-    const T third = transform_third(r.transform, total), weight = r.positive;
+    const double total = basis_second(r, z, first, second);
+    const auto rho = transform_at<T>(r.transform, total);
+    const T third = transform_third<T>(r.transform, total), weight = r.positive;
     const T a_sigma = dot(a, z, r.width), p_sigma = dot(p, z, r.width);
     V curved = {};
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
@@ -157,17 +156,4 @@ template <class P, class S> inline bool modules_second_on_pipeline(const Modules
                                ModulesMiddle<S>::scratch_bytes(p.h),
                                p.threads};
     return run_pipeline<P, S>(pipeline, ModulesSecond<S>{{&p}});
-}
-
-template <class P, class S> inline bool modules_by(const Modules<S> &p) {
-    return p.scalar == Scalar::value ? modules_on_pipeline<P, S>(p) : modules_second_on_pipeline<P, S>(p);
-}
-
-template <class S> bool modules(const Modules<S> &p) {
-#ifdef GRADNETS_BF16_DOT
-    if constexpr (is_same<S, Bf16>)
-        if (!reads_weights_in_place<float>(p.batch, p.d))
-            return modules_by<Pairs, S>(p);
-#endif
-    return modules_by<Plain<Sum<S>>, S>(p);
 }

@@ -76,6 +76,14 @@ template <class T> inline void fill_zero(T *p, int64_t count) {
     __builtin_memset(p, 0, size_t(count) * sizeof(T));
 }
 
+// Over whole vectors.
+template <class T> inline T dot(const T *a, const T *b, int64_t width) {
+    typename Simd<T>::Vector sum = {};
+    for (int64_t j = 0; j < width; j += Simd<T>::lanes)
+        sum += load(a + j) * load(b + j);
+    return horizontal_sum<T>(sum);
+}
+
 // The product of values stored as S: element(p, remaining) is the one that starts at p and has `remaining` values left
 // along k, interleave the one of two values that adjoin along k.
 template <class P, class S> struct Elements;

@@ -61,11 +61,8 @@ template <class S> struct RidgeMiddle {
         if (sums)
             fill_zero(local, phi.rows.count() * strips.block);
         strips(tile, local);
-        for (int r = 0; sums && r < phi.rows.count(); ++r) {
-            T *const total = tile.sums + r * phi.stride + tile.first_neuron, *const here = local + r * strips.block;
-            for (int64_t j = 0; j < tile.neurons; ++j)
-                total[j] = tile.first_tile ? here[j] : total[j] + here[j];
-        }
+        if (sums)
+            add_local_sums(tile, local, phi.rows.count(), strips.block, phi.stride);
     }
 
     void finish(const T *partials, int64_t chunks, int64_t size) const {
@@ -76,7 +73,7 @@ template <class S> struct RidgeMiddle {
 
 template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
-    constexpr int64_t block = (128 / Tile<T>::panel > 0 ? 128 / Tile<T>::panel : 1) * Tile<T>::panel;
+    constexpr int64_t block = ridge_block<T>();
     const int products = 1 + (p.rows.g != nullptr) + (p.rows.v != nullptr);
     const int outputs = (p.rows.dx != nullptr) + (p.rows.dg != nullptr) + (p.rows.dv != nullptr);
     const double flops =
@@ -106,6 +103,8 @@ template <class S> bool ridge(const Ridge<S> &p) {
     const PaddedCascade<T> phi(p.phi, p.h);
     if (!phi.memory.ok())
         return false;
+    if (p.scalar == Scalar::divergence || p.scalar == Scalar::jacobian)
+        return ridge_curvature(p, phi);
     if (p.scalar != Scalar::value)
         return ridge_scalars(p, phi);
     if (narrow_pays<T>(p.batch, p.d, p.h))

@@ -22,10 +22,6 @@ BACKENDS = ("reference", "cpp", "triton")
 _AUTOMATIC_ORDER = ("triton", "cpp", "reference")
 ENVIRONMENT_VARIABLE = "GRADNETS_FAST_BACKEND"
 
-CPP_OPERATORS = (
-    *(f + suffix for f in ("ridge", "softmax_modules", "transformed_modules") for suffix in ("", "_jvp")),
-    *("ridge_divergence", "ridge_potential"),
-)
 _CPP_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -109,8 +105,6 @@ def why_not(backend: str, operator: str, device: str, dtype: torch.dtype) -> str
         return None
     if backend == "triton":
         return f"this version has no Triton kernel for {operator}"
-    if operator not in CPP_OPERATORS:
-        return f"csrc has no kernel for {operator}"
     if device != "cpu":
         return f"it runs on CPU tensors, and these are on {device}"
     if dtype not in _CPP_DTYPES:

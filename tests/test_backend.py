@@ -25,7 +25,6 @@ def test_automatic_choice() -> None:
     assert backend.select("ridge", X.half()) == "cpp"
     assert backend.select("ridge", X.to("meta")) == "reference"
     assert backend.select("ridge", X.to(FLOAT8)) == "reference"
-    assert backend.select("ridge_jacobian", X) == "reference"
 
 
 def test_argument_beats_block_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +58,6 @@ def test_block_ends_with_an_exception() -> None:
     ("request_by", "operator", "x", "words"),
     [
         ("argument", "ridge", X.to(FLOAT8), ["cpp", "float64, bfloat16 and", "float8", "choose one of reference"]),
-        ("argument", "ridge_jacobian", X, ["cpp", "no kernel for ridge_jacobian", "reference"]),
         ("block", "ridge", X.to(FLOAT8), ["asked for by use_backend", "float8"]),
         ("environment", "ridge", X.to(FLOAT8), ["GRADNETS_FAST_BACKEND", "float8"]),
     ],
@@ -74,18 +72,6 @@ def test_a_named_backend_raises_when_it_cannot(
         backend.select(operator, x, "cpp" if request_by == "argument" else None)
     for word in words:
         assert word in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", ["_divergence", "_jacobian"])
-def test_derivatives_refuse_the_kernels_they_lack(suffix: str) -> None:
-    networks: list[gradnets_fast.nn.GradNet] = [gradnets_fast.GradNetM(2, 2, 3)]
-    networks.append(gradnets_fast.GradNetM(2, 2, 3, "tanh", transform="exp"))
-    if suffix == "_jacobian":
-        networks.append(gradnets_fast.GradNetC(2, 2, 3))
-    for net in networks:
-        with gradnets_fast.use_backend("cpp"), pytest.raises(BackendUnavailableError) as caught:
-            getattr(net, suffix[1:])(X)
-        assert f"no kernel for {net.operator_name}{suffix}" in str(caught.value)
 
 
 def test_triton_is_refused_honestly() -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.func import functional_call, jacrev, jvp, vmap
 
 import gradnets_fast
-from gradnets_fast.backend import CPP_OPERATORS
 from gradnets_fast.nn import GradNet
 from gradnets_fast.nn.registry import Case, cases
 from oracle import assert_as_good_as_eager, outputs_and_gradients
@@ -49,11 +48,6 @@ def make(case: Case, dtype: torch.dtype = torch.float64) -> tuple[GradNet, Tenso
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype), alpha=0.3)
     x = torch.randn(POINTS, 3, generator=generator, dtype=torch.float64).to(dtype)
     return net, x
-
-
-def derivative_backends(case: Case, name: str) -> list[str]:
-    operator = f"{case.make(dtype=torch.float64).operator_name}_{name}"
-    return [b for b in BACKENDS if b == "reference" or operator in CPP_OPERATORS]
 
 
 def test_labels_are_unique() -> None:
@@ -132,7 +126,7 @@ def test_the_eigenvalue_check_can_fail() -> None:
 def test_gradient_of_the_potential_is_the_network(case: Case, backend: str) -> None:
     net, x = make(case)
     x.requires_grad_()
-    with gradnets_fast.use_backend(backend if backend in derivative_backends(case, "potential") else "reference"):
+    with gradnets_fast.use_backend(backend):
         potential = net.potential(x)
     assert potential.shape == (POINTS,)
     (gradient,) = torch.autograd.grad(potential.sum(), x)
@@ -215,7 +209,7 @@ def derivative_cases(smooth_only: bool = False) -> pytest.MarkDecorator:
         for case in CASES
         if case.smooth or not smooth_only
         for name in DERIVATIVES
-        for backend in derivative_backends(case, name)
+        for backend in BACKENDS
     ]
     return pytest.mark.parametrize(("case", "name", "backend"), triples)
 
@@ -267,7 +261,7 @@ def test_derivatives_are_those_of_the_network_and_agree_with_each_other(case: Ca
     net, x = make(case)
 
     def derivative(name: str, *points: Tensor) -> Tensor:
-        with gradnets_fast.use_backend(backend if backend in derivative_backends(case, name) else "reference"):
+        with gradnets_fast.use_backend(backend):
             result: Tensor = getattr(net, name)(*points)
         return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
 from test_operators import CALLS, SIZES, Call, _ridge_call, each_call
 
-RIDGES = [(1, ("tanh",)), (4, ("tanh",)), (3, ("softplus", "sin", "identity")), (1, ("gelu", "sigmoid"))]
+RIDGES = [*CALLS[:3], _ridge_call(1, ("gelu", "sigmoid"))]
 FAMILIES = ("ridge", "softmax_modules", "transformed_modules")
 Function = Callable[[Sequence[Tensor]], Tensor]
 
@@ -99,71 +100,109 @@ def exact_potential(tensors: Sequence[Tensor], basis: Sequence[str]) -> Tensor:
     ) + x @ bias
 
 
-@pytest.mark.parametrize("name", ["potential", "divergence"])
-@pytest.mark.parametrize("ridge", RIDGES, ids=str)
-@pytest.mark.parametrize("size", [(4, 1, 1), (5, 2, 7), (97, 3, 65), (200, 33, 193), (64, 130, 20)], ids=str)
+SCALARS = ("potential", "divergence", "jacobian")
+SCALAR_SIZES = [(4, 1, 2), (5, 2, 7), (97, 3, 65), (40, 33, 193), (64, 130, 20)]
+
+
+def scalar_of(call: Call, suffix: str, backend: str) -> Function:
+    """A call's operator of that suffix on a backend."""
+    family, settings = family_of(call)
+    operator = getattr(gradnets_fast, f"{family}_{suffix}")
+
+    def function(tensors: Sequence[Tensor]) -> Tensor:
+        arguments: list[Tensor | None] = [*tensors]
+        if call.name.startswith("softmax_modules") and call.name.endswith("-1"):
+            arguments.insert(5, None)  # negative
+        result: Tensor = operator(*arguments, **settings, backend=backend)
+        return result
+
+    return function
+
+
+def family_of(call: Call) -> tuple[str, dict[str, object]]:
+    """The family's name and the settings, from the call's name."""
+    family, *rest = call.name.split("-")
+    if family == "ridge":
+        return family, {"basis": tuple(rest[1].split("+"))}
+    return family, {"basis": rest[1], "transform": rest[2]} if family == "transformed_modules" else {}
+
+
+def cotangent(suffix: str, g: Tensor) -> Tensor:
+    """One for the operator's result, of numbers as in g (B, d)."""
+    return g.unsqueeze(-1) * g.flip(0).unsqueeze(-2) if suffix == "jacobian" else g[:, 0]
+
+
+@pytest.mark.parametrize("suffix", SCALARS)
+@pytest.mark.parametrize("call", [*RIDGES, *CALLS[3:]], ids=lambda call: call.name)
+@pytest.mark.parametrize("size", SCALAR_SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_scalars_of_a_ridge_and_their_gradients(
-    name: str, ridge: tuple[int, tuple[str, ...]], size: tuple[int, int, int], dtype: torch.dtype
+def test_potential_divergence_jacobian_and_their_gradients(
+    suffix: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    layers, basis = ridge
-    call = _ridge_call(layers, basis)
     tensors, _, rows = draw(call, size, dtype)
-    g = rows[:, 0]
-
-    def eager(t: Sequence[Tensor]) -> Tensor:
-        result: Tensor = getattr(reference, f"ridge_{name}")(*t, basis)
-        return result
-
-    def ours(t: Sequence[Tensor]) -> Tensor:
-        result: Tensor = getattr(gradnets_fast, f"ridge_{name}")(*t, basis=basis, backend="cpp")
-        return result
-
-    exact = eager if name == "divergence" else lambda t: exact_potential(t, basis)
+    g = cotangent(suffix, rows)
+    eager, ours = scalar_of(call, suffix, "reference"), scalar_of(call, suffix, "cpp")
+    exact = eager
+    if suffix == "potential" and call in RIDGES:
+        exact = partial(exact_potential, basis=family_of(call)[1]["basis"])
     truth = outputs_and_gradients(exact, doubles(tensors), g.double())
     assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), truth)
 
 
-@pytest.mark.parametrize("name", ["potential", "divergence"])
-def test_scalars_of_a_ridge_under_the_transforms(name: str) -> None:
-    x, _, *parameters = jvp_tensors("ridge")
-    leaves = [t.requires_grad_() for t in (x, *parameters)]
-    operator = getattr(gradnets_fast, f"ridge_{name}")
-
-    def ours(*t: Tensor) -> Tensor:
-        result: Tensor = operator(*t, basis=("softplus", "sin"), backend="cpp")
-        return result
-
-    assert torch.autograd.gradcheck(ours, leaves, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(ours, leaves)
+@pytest.mark.parametrize("suffix", SCALARS)
+@pytest.mark.parametrize("call", [RIDGES[3], CALLS[4], CALLS[6]], ids=lambda call: call.name)
+def test_scalars_under_the_transforms(suffix: str, call: Call) -> None:
+    torch.compiler.reset()  # all cases compile the same function, and a function's versions are limited
+    leaves = [t.requires_grad_() for t in call.draw(3, 2, 5)]
+    ours, exact = (scalar_of(call, suffix, backend) for backend in ("cpp", "reference"))
+    assert torch.autograd.gradcheck(lambda *t: ours(t), leaves, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda *t: ours(t), leaves)
     x, *parameters = (t.detach() for t in leaves)
-    exact = operator(x, *parameters, basis=("softplus", "sin"), backend="reference")
-    torch.testing.assert_close(vmap(lambda a: ours(a, *parameters))(x), exact)
-    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(vmap(lambda a: ours([a, *parameters]))(x), exact([x, *parameters]))
+    compiled = torch.compile(lambda *t: ours(t), backend="aot_eager", fullgraph=True)
     for mine, theirs in zip(
-        torch.autograd.grad(compiled(*leaves).sum(), leaves), torch.autograd.grad(ours(*leaves).sum(), leaves)
+        torch.autograd.grad(compiled(*leaves).sum(), leaves, materialize_grads=True),
+        torch.autograd.grad(exact(leaves).sum(), leaves, materialize_grads=True),
     ):
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("name", ["potential", "divergence"])
-def test_scalars_of_a_ridge_are_bitwise_equal_for_any_thread_count(name: str) -> None:
-    tensors, _, rows = draw(CALLS[2], (3000, 20, 150), torch.float32)
-    operator = getattr(gradnets_fast, f"ridge_{name}")
+@pytest.mark.parametrize("suffix", SCALARS)
+@each_call
+def test_scalars_are_bitwise_equal_for_any_thread_count(suffix: str, call: Call) -> None:
+    tensors, _, rows = draw(call, (500, 20, 150), torch.float32)
     threads = torch.get_num_threads()
     results = []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(
-                outputs_and_gradients(
-                    lambda t: operator(*t, basis=("softplus", "sin", "identity"), backend="cpp"), tensors, rows[:, 0]
-                )
-            )
+            results.append(outputs_and_gradients(scalar_of(call, suffix, "cpp"), tensors, cotangent(suffix, rows)))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize("suffix", SCALARS)
+@each_call
+def test_scalars_of_no_rows_and_of_leading_dimensions(suffix: str, call: Call) -> None:
+    tensors = call.draw(6, 3, 5)
+    ours = scalar_of(call, suffix, "cpp")
+    x, *parameters = tensors
+    result = ours(tensors)
+    folded = ours([x.view(2, 3, 3).transpose(0, 1), *parameters])
+    torch.testing.assert_close(folded.transpose(0, 1).reshape(result.shape), result)
+    leaves = [x[:0].requires_grad_(), *(t.requires_grad_() for t in parameters)]
+    empty = ours(leaves)
+    assert empty.shape == result[:0].shape
+    for gradient in torch.autograd.grad(empty.sum(), leaves, materialize_grads=True):
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("call", [CALLS[0], CALLS[3], CALLS[5]], ids=lambda call: call.name)
+def test_a_jacobian_is_exactly_symmetric(call: Call) -> None:
+    jacobian = scalar_of(call, "jacobian", "cpp")([t.float() for t in call.draw(3, 70, 33)])
+    assert torch.equal(jacobian, jacobian.mT)
 
 
 def jvp_of(family: str, backend: str) -> Function:
@@ -228,16 +267,19 @@ torch.set_num_threads(2)
 batch, d, h = 150_000, 4, 1024
 net = gradnets_fast.{network}
 x, v = torch.randn(batch, d, requires_grad=True), torch.randn(batch, d)
-net.jvp(x[:100], v[:100]).sum().backward()
+{call}(x[:100]).sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-net.jvp(x, v).square().sum().backward()
+{call}(x).square().sum().backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (batch * h * 4))
 """
 
 
-@pytest.mark.parametrize("network", ["mGradNetC(4, d, h)", "mGradNetM(2, d, h, 'weighted_softmax')"])
-def test_a_derivative_and_its_gradients_store_nothing_of_size_batch_times_hidden(network: str) -> None:
-    script = _MEMORY_SCRIPT.format(network=network)
+@pytest.mark.parametrize("network", ["mGradNetC(1, d, h)", "mGradNetM(2, d, h, 'weighted_softmax')"])
+@pytest.mark.parametrize(
+    "call", ["(lambda x: net.jvp(x, v[: len(x)]))", "net.potential", "net.divergence", "net.jacobian"]
+)
+def test_a_derivative_and_its_gradients_store_nothing_of_size_batch_times_hidden(network: str, call: str) -> None:
+    script = _MEMORY_SCRIPT.format(network=network, call=call)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.2
 

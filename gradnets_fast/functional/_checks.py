@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import backend as _backend
+from .. import reference
 from ..activations import TABLE, TRANSFORMS
 from ..errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight
 from ..ops.operator import Operator
@@ -116,3 +118,26 @@ def quickly(
         return operator.quickly(tensors, "")
     config = _configuration(basis, transform) if isinstance(basis, (str, tuple)) else None
     return None if config is None else operator.quickly(tensors, config)
+
+
+def call_scalar(
+    operator: Operator,
+    points: tuple[Tensor, ...],
+    parameters: tuple[Tensor | None, ...],
+    bias: Tensor | None,
+    backend: str | None,
+    *settings: Any,
+) -> Tensor:
+    """What `operator`, one of a family's besides f, gives on the chosen backend.
+
+    settings: the last arguments of the function of its name in `gradnets_fast.reference`, names of basis functions.
+    """
+    x = points[0]
+    if _backend.select(operator.name, x, backend) == "reference":
+        result: Tensor = getattr(reference, operator.name)(*points, *parameters, bias, *settings)
+        return result
+    names = [name for setting in settings for name in ((setting,) if isinstance(setting, str) else setting)]
+    result = operator(*points, *parameters, config=",".join(names))
+    if bias is None or not operator.name.endswith("_potential"):
+        return result
+    return (result + x @ bias.to(x.dtype)).to(x.dtype)

@@ -8,11 +8,9 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
+from ..ops.ridge import SCALARS as _SCALARS
 from ..ops.ridge import ridge as _operator
-from ..ops.ridge import ridge_divergence as _divergence
-from ..ops.ridge import ridge_jvp as _jvp
-from ..ops.ridge import ridge_potential as _potential
-from ._checks import checked_direction, checked_ridge, quickly
+from ._checks import call_scalar, checked_direction, checked_ridge, quickly
 
 
 def ridge(
@@ -105,10 +103,7 @@ def ridge_potential(
     12.5
     """
     x, W, cascade, names = checked_ridge("ridge_potential", x, W, scale, shift, coef, bias, basis)
-    if _backend.select("ridge_potential", x, backend) == "reference":
-        return reference.ridge_potential(x, W, *cascade, bias, names)
-    F = _potential(x, W, *cascade, config=",".join(names))
-    return F if bias is None else (F + x @ bias.to(x.dtype)).to(x.dtype)
+    return call_scalar(_SCALARS["potential"], (x,), (W, *cascade), bias, backend, names)
 
 
 def ridge_jvp(
@@ -150,9 +145,7 @@ def ridge_jvp(
     """
     x, W, cascade, names = checked_ridge("ridge_jvp", x, W, scale, shift, coef, bias, basis)
     v = checked_direction("ridge_jvp", v, x)
-    if _backend.select("ridge_jvp", x, backend) == "reference":
-        return reference.ridge_jvp(x, v, W, *cascade, bias, names)
-    return _jvp(x, v, W, *cascade, config=",".join(names))
+    return call_scalar(_SCALARS["jvp"], (x, v), (W, *cascade), bias, backend, names)
 
 
 def ridge_divergence(
@@ -189,9 +182,7 @@ def ridge_divergence(
     [2.0, 2.0, 2.0, 2.0, 2.0]
     """
     x, W, cascade, names = checked_ridge("ridge_divergence", x, W, scale, shift, coef, bias, basis)
-    if _backend.select("ridge_divergence", x, backend) == "reference":
-        return reference.ridge_divergence(x, W, *cascade, bias, names)
-    return _divergence(x, W, *cascade, config=",".join(names))
+    return call_scalar(_SCALARS["divergence"], (x,), (W, *cascade), bias, backend, names)
 
 
 def ridge_jacobian(
@@ -228,5 +219,4 @@ def ridge_jacobian(
     [[1.0, 0.0], [0.0, 1.0]]
     """
     x, W, cascade, names = checked_ridge("ridge_jacobian", x, W, scale, shift, coef, bias, basis)
-    _backend.select("ridge_jacobian", x, backend)
-    return reference.ridge_jacobian(x, W, *cascade, bias, names)
+    return call_scalar(_SCALARS["jacobian"], (x,), (W, *cascade), bias, backend, names)

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
+from ..ops.modules import SOFTMAX_SCALARS as _SCALARS
 from ..ops.modules import softmax_modules as _operator
-from ._checks import checked_direction, checked_modules, quickly
+from ._checks import call_scalar, checked_direction, checked_modules, quickly
 
 
 def softmax_modules(
@@ -98,8 +99,8 @@ def softmax_modules_potential(
     """
     where = "softmax_modules_potential"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
-    _backend.select(where, x, backend)
-    return reference.softmax_modules_potential(x, W, b, temperature, positive, negative, bias)
+    parameters = (W, b, temperature, positive, negative)
+    return call_scalar(_SCALARS["potential"], (x,), parameters, bias, backend)
 
 
 def softmax_modules_jvp(
@@ -144,11 +145,8 @@ def softmax_modules_jvp(
     where = "softmax_modules_jvp"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
     v = checked_direction(where, v, x)
-    if _backend.select(where, x, backend) == "reference":
-        return reference.softmax_modules_jvp(x, v, W, b, temperature, positive, negative, bias)
-    from ..ops.modules import softmax_modules_jvp as operator
-
-    return operator(x, v, W, b, temperature, positive, negative, config="")
+    parameters = (W, b, temperature, positive, negative)
+    return call_scalar(_SCALARS["jvp"], (x, v), parameters, bias, backend)
 
 
 def softmax_modules_divergence(
@@ -188,8 +186,8 @@ def softmax_modules_divergence(
     """
     where = "softmax_modules_divergence"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
-    _backend.select(where, x, backend)
-    return reference.softmax_modules_divergence(x, W, b, temperature, positive, negative, bias)
+    parameters = (W, b, temperature, positive, negative)
+    return call_scalar(_SCALARS["divergence"], (x,), parameters, bias, backend)
 
 
 def softmax_modules_jacobian(
@@ -230,5 +228,5 @@ def softmax_modules_jacobian(
     """
     where = "softmax_modules_jacobian"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
-    _backend.select(where, x, backend)
-    return reference.softmax_modules_jacobian(x, W, b, temperature, positive, negative, bias)
+    parameters = (W, b, temperature, positive, negative)
+    return call_scalar(_SCALARS["jacobian"], (x,), parameters, bias, backend)

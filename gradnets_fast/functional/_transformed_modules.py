@@ -6,8 +6,9 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
+from ..ops.modules import TRANSFORMED_SCALARS as _SCALARS
 from ..ops.modules import transformed_modules as _operator
-from ._checks import checked_direction, checked_transformed, quickly
+from ._checks import call_scalar, checked_direction, checked_transformed, quickly
 
 
 def transformed_modules(
@@ -95,8 +96,7 @@ def transformed_modules_potential(
     """
     where = "transformed_modules_potential"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    _backend.select(where, x, backend)
-    return reference.transformed_modules_potential(x, W, b, weight, bias, basis, transform)
+    return call_scalar(_SCALARS["potential"], (x,), (W, b, weight), bias, backend, basis, transform)
 
 
 def transformed_modules_jvp(
@@ -142,11 +142,7 @@ def transformed_modules_jvp(
     where = "transformed_modules_jvp"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
     v = checked_direction(where, v, x)
-    if _backend.select(where, x, backend) == "reference":
-        return reference.transformed_modules_jvp(x, v, W, b, weight, bias, basis, transform)
-    from ..ops.modules import transformed_modules_jvp as operator
-
-    return operator(x, v, W, b, weight, config=f"{basis},{transform}")
+    return call_scalar(_SCALARS["jvp"], (x, v), (W, b, weight), bias, backend, basis, transform)
 
 
 def transformed_modules_divergence(
@@ -187,8 +183,7 @@ def transformed_modules_divergence(
     """
     where = "transformed_modules_divergence"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    _backend.select(where, x, backend)
-    return reference.transformed_modules_divergence(x, W, b, weight, bias, basis, transform)
+    return call_scalar(_SCALARS["divergence"], (x,), (W, b, weight), bias, backend, basis, transform)
 
 
 def transformed_modules_jacobian(
@@ -230,5 +225,4 @@ def transformed_modules_jacobian(
     """
     where = "transformed_modules_jacobian"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    _backend.select(where, x, backend)
-    return reference.transformed_modules_jacobian(x, W, b, weight, bias, basis, transform)
+    return call_scalar(_SCALARS["jacobian"], (x,), (W, b, weight), bias, backend, basis, transform)

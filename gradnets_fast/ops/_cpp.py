@@ -90,7 +90,7 @@ def basis_numbers(config: str) -> list[int]:
     return [_BASIS_NUMBER[name] for name in config.split(",")]
 
 
-def _gradients(needs: Sequence[bool], tensors: Sequence[Tensor | None], stored: int = 2) -> list[Tensor | None]:
+def _gradients(needs: Sequence[bool], tensors: _Tensors, stored: int = 2) -> list[Tensor | None]:
     """Memory for the gradients that are needed, those of vectors, after `stored` others, in the dtype of sums."""
     dtype = tensors[0].dtype  # type: ignore[union-attr]
     if dtype in _SUM_DTYPE_IS_OWN:
@@ -125,6 +125,8 @@ def _mended(tensors: Sequence[Tensor | None], dtype: torch.dtype, stored: int = 
 
 _ONLY_X = (True, False, False, False, False, False, False)
 """Which gradients are needed when only that of x is; longer than any operator's list of arguments."""
+
+_Tensors = Sequence["Tensor | None"]
 
 
 def _ran(done: bool) -> None:
@@ -186,125 +188,111 @@ def ridge_backward(
     return _like(gradients, tensors)
 
 
-def ridge_jvp_forward(
-    x: Tensor, v: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
-) -> Tensor:
+def _ridge_scalar(
+    kind: str, config: str, rows: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
+) -> bool:
+    numbers, threads = basis_numbers(config), torch.get_num_threads()
+    done: bool = extension().ridge_scalar(kind, numbers, rows, parameters, results, gradients, threads)
+    return done
+
+
+def _softmax_scalar(
+    kind: str, config: str, rows: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
+) -> bool:
+    threads = torch.get_num_threads()
+    done: bool = extension().modules_scalar(kind, _NO_BASIS, 0, rows, parameters, results, gradients, threads)
+    return done
+
+
+def _transformed_scalar(
+    kind: str, config: str, rows: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
+) -> bool:
+    threads = torch.get_num_threads()
+    tensors = (_with_signs(part) for part in (parameters, gradients))
+    done: bool = extension().modules_scalar(
+        *(kind, *_transformed_numbers(config), rows, next(tensors), results, next(tensors), threads)
+    )
+    return done
+
+
+def _with_signs(tensors: _Tensors) -> _Tensors:
+    """(W, b, weight) as the kernels' (W, b, temperature, positive, negative)."""
+    W, b, weight = tensors
+    return W, b, None, weight, None
+
+
+_SCALAR_CALLS = {
+    "ridge": _ridge_scalar,
+    "softmax_modules": _softmax_scalar,
+    "transformed_modules": _transformed_scalar,
+}
+
+
+class ScalarKernels:
+    """The kernels of one scalar S of points x, perhaps directions v, and parameters, for one family.
+
+    kind: "potential" or "divergence", whose forward pass gives one number a row; "jacobian", a matrix; "derivative",
+    J(x) v.  The arguments are those of the operator.
+    """
+
+    def __init__(self, family: str, kind: str) -> None:
+        self._family, self._kind = family, kind
+        self._call = partial(_SCALAR_CALLS[family], kind)
+        self._rows = 2 if kind == "derivative" else 1
+
+    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
+        """S's kernel without gradients: (x, [v], *parameters, config) -> the operator's result."""
+        *tensors, config = arguments
+        if self._kind == "derivative":
+            return _directional(self._family, x, *tensors, config=config)
+        per_row = self._kind != "jacobian"
+        if per_row:
+            result = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE[x.dtype])
+        else:
+            result = torch.empty(*x.shape, x.shape[-1], dtype=x.dtype)
+        if x.numel():
+            points, *mended = _mended((x, *tensors), x.dtype)
+            results = (None, None, None, result) if per_row else (None, result, None, None)
+            _ran(self._call(config, (points, None, None, None), tuple(mended), results, (None,) * len(mended)))
+        return result.to(x.dtype)
+
+    def backward(self, g: Tensor, *arguments: Any) -> Gradients:
+        """(g, x, [v], *parameters, config, needs) -> the gradients of <g, result>."""
+        *tensors, config, needs = arguments
+        x = tensors[0]
+        if not x.numel():
+            return _no_rows(needs, tensors)
+        if self._kind == "derivative" and needs[1] and sum(needs) == 1:
+            return (None, _directional(self._family, x, g, *tensors[2:], config=config), *(None,) * (len(tensors) - 2))
+        gradients = _gradients(needs, tensors, stored=self._rows + 1)
+        points, *mended = _mended(tensors, x.dtype, stored=self._rows + 1)
+        v = mended.pop(0) if self._rows > 1 else None
+        dx, *rest = gradients
+        dv = rest.pop(0) if self._rows > 1 else None
+        if self._kind in ("potential", "divergence"):
+            rows: _Tensors = (points, None, None, _dense(g, _SUM_DTYPE[x.dtype]))
+        else:
+            rows = (points, _dense(g, x.dtype), v, None)
+        _ran(self._call(config, rows, tuple(mended), (dx, None, dv, None), tuple(rest)))
+        return _like(gradients, tensors)
+
+
+def _directional(family: str, x: Tensor, v: Tensor, *parameters: Tensor | None, config: str) -> Tensor:
     """J(x) v, which is the gradient of <v, f> in x."""
-    (tangent, *_) = ridge_backward(v, x, W, scale, shift, coef, None, config, _ONLY_X)
+    backward = {"ridge": ridge_backward, "softmax_modules": softmax_modules_backward}.get(
+        family, transformed_modules_backward
+    )
+    (tangent, *_) = backward(v, x, *parameters, None, config, _ONLY_X)
     assert tangent is not None
-    # To the kernel a piecewise linear basis has a constant slope, but what follows from NaN is NaN.
-    if x.sum().isnan():
+    # To a kernel a piecewise linear basis has a constant slope, but what follows from NaN is NaN.
+    if family == "ridge" and x.sum().isnan():
         tangent[x.isnan().any(-1)] = math.nan
     return tangent
 
 
-def ridge_jvp_backward(
-    g: Tensor,
-    x: Tensor,
-    v: Tensor,
-    W: Tensor,
-    scale: Tensor | None,
-    shift: Tensor,
-    coef: Tensor | None,
-    config: str,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    """The gradients of <g, J v> for those of (x, v, W, scale, shift, coef) that `needs` marks."""
-    tensors = (x, v, W, scale, shift, coef)
-    if not x.numel():
-        return _no_rows(needs, tensors)
-    if needs[1] and sum(needs) == 1:
-        return (None, ridge_jvp_forward(x, g, W, scale, shift, coef, config), None, None, None, None)
-    gradients = _gradients(needs, tensors, stored=3)
-    points, *mended = _mended(tensors, x.dtype, stored=3)
-    dx, dv, *rest = gradients
-    _ran(
-        extension().ridge_derivative(
-            *(basis_numbers(config), points, _dense(g, x.dtype), *mended, dx, None, dv, *rest),
-            torch.get_num_threads(),
-        )
-    )
-    return _like(gradients, tensors)
-
-
-def _ridge_per_row_forward(kernel: str, tensors: Sequence[Tensor | None], config: str) -> Tensor:
+def _modules_forward(tensors: _Tensors, basis: int, transform: int) -> Tensor:
     x = tensors[0]
     assert x is not None
-    result = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE[x.dtype])
-    if x.numel():
-        mended = _mended(tensors, x.dtype)
-        nothing = (None,) * 5
-        numbers, threads = basis_numbers(config), torch.get_num_threads()
-        _ran(getattr(extension(), kernel)(numbers, mended[0], None, *mended[1:], result, *nothing, threads))
-    return result.to(x.dtype)
-
-
-def _ridge_per_row_backward(
-    kernel: str, g: Tensor, tensors: Sequence[Tensor | None], config: str, needs: tuple[bool, ...]
-) -> Gradients:
-    x = tensors[0]
-    assert x is not None
-    if not x.numel():
-        return _no_rows(needs, tensors)
-    gradients = _gradients(needs, tensors)
-    mended = _mended(tensors, x.dtype)
-    weight = _dense(g, _SUM_DTYPE[x.dtype])
-    _ran(
-        getattr(extension(), kernel)(
-            *(basis_numbers(config), mended[0], weight, *mended[1:], None, *gradients, torch.get_num_threads())
-        )
-    )
-    return _like(gradients, tensors)
-
-
-def ridge_divergence_forward(
-    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
-) -> Tensor:
-    """tr J(x), (…,)."""
-    return _ridge_per_row_forward("ridge_divergence", (x, W, scale, shift, coef), config)
-
-
-def ridge_divergence_backward(
-    g: Tensor,
-    x: Tensor,
-    W: Tensor,
-    scale: Tensor | None,
-    shift: Tensor,
-    coef: Tensor | None,
-    config: str,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    """The gradients of Σ g·tr J(x) for those of (x, W, scale, shift, coef) that `needs` marks."""
-    return _ridge_per_row_backward("ridge_divergence", g, (x, W, scale, shift, coef), config, needs)
-
-
-def ridge_potential_forward(
-    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, config: str
-) -> Tensor:
-    """F(x) but for the bias's part, (…,)."""
-    return _ridge_per_row_forward("ridge_potential", (x, W, scale, shift, coef), config)
-
-
-def ridge_potential_backward(
-    g: Tensor,
-    x: Tensor,
-    W: Tensor,
-    scale: Tensor | None,
-    shift: Tensor,
-    coef: Tensor | None,
-    config: str,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    """The gradients of Σ g·F(x), F without bias, for those of (x, W, scale, shift, coef) that `needs` marks."""
-    return _ridge_per_row_backward("ridge_potential", g, (x, W, scale, shift, coef), config, needs)
-
-
-_ModuleTensors = tuple[Tensor, Tensor, Tensor, "Tensor | None", Tensor, "Tensor | None", "Tensor | None"]
-"""x, W, b, temperature, positive, negative, bias."""
-
-
-def _modules_forward(tensors: _ModuleTensors, basis: int, transform: int) -> Tensor:
-    x = tensors[0]
     out = torch.empty(x.shape, dtype=x.dtype)
     if x.numel():
         mended = _mended(tensors, x.dtype)
@@ -314,9 +302,9 @@ def _modules_forward(tensors: _ModuleTensors, basis: int, transform: int) -> Ten
     return out
 
 
-def _modules_attempt(tensors: _ModuleTensors, basis: int, transform: int) -> Tensor | None:
+def _modules_attempt(tensors: _Tensors, basis: int, transform: int) -> Tensor | None:
     x, *parameters = tensors
-    if _EXTENSION is None or type(x) not in _PLAIN:
+    if x is None or _EXTENSION is None or type(x) not in _PLAIN:
         return None
     out = torch.empty_like(x)
     done = _EXTENSION.modules(
@@ -326,10 +314,9 @@ def _modules_attempt(tensors: _ModuleTensors, basis: int, transform: int) -> Ten
     return out if done else None
 
 
-def _modules_backward(
-    g: Tensor, tensors: _ModuleTensors, basis: int, transform: int, needs: tuple[bool, ...]
-) -> Gradients:
+def _modules_backward(g: Tensor, tensors: _Tensors, basis: int, transform: int, needs: tuple[bool, ...]) -> Gradients:
     x = tensors[0]
+    assert x is not None
     if not x.numel():
         return _no_rows(needs, tensors)
     gradients = _gradients(needs, tensors)
@@ -343,102 +330,20 @@ def _modules_backward(
     return _like(gradients, tensors)
 
 
-def _modules_jvp_backward(
-    g: Tensor, v: Tensor, tensors: _ModuleTensors, basis: int, transform: int, needs: tuple[bool, ...]
-) -> Gradients:
-    """The gradients of <g, J v> for those of (x, v, W, b, temperature, positive, negative) that `needs` marks."""
-    x, *parameters, _ = tensors
-    differentiated = (x, v, *parameters)
-    if not x.numel():
-        return _no_rows(needs, differentiated)
-    if needs[1] and sum(needs) == 1:
-        return (None, _modules_backward(g, tensors, basis, transform, _ONLY_X)[0], *(None,) * 5)
-    gradients = _gradients(needs, differentiated, stored=3)
-    points, *mended = _mended(differentiated, x.dtype, stored=3)
-    dx, dv, *rest = gradients
-    _ran(
-        extension().modules_derivative(
-            *(basis, transform, points, _dense(g, x.dtype), *mended, dx, None, dv, *rest),
-            torch.get_num_threads(),
-        )
-    )
-    return _like(gradients, differentiated)
+def softmax_modules_attempt(*arguments: Any) -> Tensor | None:
+    """f(x), or None if the tensors are not such as kernels read; arguments as of softmax_modules_forward."""
+    return _modules_attempt(arguments[:-1], _NO_BASIS, 0)
 
 
-def softmax_modules_attempt(
-    x: Tensor,
-    W: Tensor,
-    b: Tensor,
-    temperature: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    bias: Tensor | None,
-    config: str,
-) -> Tensor | None:
-    """f(x), or None if the tensors are not such as kernels read."""
-    return _modules_attempt((x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0)
+def softmax_modules_forward(*arguments: Any) -> Tensor:
+    """f(x) for (x, W, b, temperature, positive, negative, bias, config), config unused."""
+    return _modules_forward(arguments[:-1], _NO_BASIS, 0)
 
 
-def softmax_modules_forward(
-    x: Tensor,
-    W: Tensor,
-    b: Tensor,
-    temperature: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    bias: Tensor | None,
-    config: str,
-) -> Tensor:
-    """f(x); the shapes of reference.softmax_modules, config unused."""
-    return _modules_forward((x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0)
-
-
-def softmax_modules_backward(
-    g: Tensor,
-    x: Tensor,
-    W: Tensor,
-    b: Tensor,
-    temperature: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    bias: Tensor | None,
-    config: str,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    """The gradients of <g, f> for those of (x, W, b, temperature, positive, negative, bias) that `needs` marks."""
-    return _modules_backward(g, (x, W, b, temperature, positive, negative, bias), _NO_BASIS, 0, needs)
-
-
-def softmax_modules_jvp_forward(
-    x: Tensor,
-    v: Tensor,
-    W: Tensor,
-    b: Tensor,
-    temperature: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    config: str,
-) -> Tensor:
-    """J(x) v, which is the gradient of <v, f> in x."""
-    (tangent, *_) = _modules_backward(v, (x, W, b, temperature, positive, negative, None), _NO_BASIS, 0, _ONLY_X)
-    assert tangent is not None
-    return tangent
-
-
-def softmax_modules_jvp_backward(
-    g: Tensor,
-    x: Tensor,
-    v: Tensor,
-    W: Tensor,
-    b: Tensor,
-    temperature: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    config: str,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    """The gradients of <g, J v> for those of (x, v, W, b, temperature, positive, negative) that `needs` marks."""
-    return _modules_jvp_backward(g, v, (x, W, b, temperature, positive, negative, None), _NO_BASIS, 0, needs)
+def softmax_modules_backward(g: Tensor, *arguments: Any) -> Gradients:
+    """The gradients of <g, f> for (g, x, W, b, temperature, positive, negative, bias, config, needs)."""
+    *tensors, _, needs = arguments
+    return _modules_backward(g, tensors, _NO_BASIS, 0, needs)
 
 
 def _transformed_numbers(config: str) -> tuple[int, int]:
@@ -446,49 +351,22 @@ def _transformed_numbers(config: str) -> tuple[int, int]:
     return _BASIS_NUMBER[basis], _TRANSFORM_NUMBER[transform]
 
 
-def transformed_modules_attempt(
-    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, config: str
-) -> Tensor | None:
-    """f(x), or None if the tensors are not such as kernels read."""
+def transformed_modules_attempt(*arguments: Any) -> Tensor | None:
+    """f(x), or None if the tensors are not such as kernels read; arguments as of transformed_modules_forward."""
+    x, W, b, weight, bias, config = arguments
     return _modules_attempt((x, W, b, None, weight, None, bias), *_transformed_numbers(config))
 
 
-def transformed_modules_forward(
-    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, config: str
-) -> Tensor:
-    """f(x); the shapes of reference.transformed_modules, config = "basis,transform"."""
+def transformed_modules_forward(*arguments: Any) -> Tensor:
+    """f(x) for (x, W, b, weight, bias, config), config = "basis,transform"."""
+    x, W, b, weight, bias, config = arguments
     return _modules_forward((x, W, b, None, weight, None, bias), *_transformed_numbers(config))
 
 
-def transformed_modules_backward(
-    g: Tensor,
-    x: Tensor,
-    W: Tensor,
-    b: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    config: str,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    """The gradients of <g, f> for those of (x, W, b, weight, bias) that `needs` marks."""
-    all_needs = (*needs[:3], False, needs[3], False, needs[4])
-    gradients = _modules_backward(g, (x, W, b, None, weight, None, bias), *_transformed_numbers(config), all_needs)
+def transformed_modules_backward(g: Tensor, *arguments: Any) -> Gradients:
+    """The gradients of <g, f> for (g, x, W, b, weight, bias, config, needs)."""
+    x, W, b, weight, bias, config, needs = arguments
+    seven = (x, W, b, None, weight, None, bias)
+    needs = (*needs[:3], False, needs[3], False, needs[4])
+    gradients = _modules_backward(g, seven, *_transformed_numbers(config), needs)
     return (*gradients[:3], gradients[4], gradients[6])
-
-
-def transformed_modules_jvp_forward(x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, config: str) -> Tensor:
-    """J(x) v, which is the gradient of <v, f> in x."""
-    tensors = (x, W, b, None, weight, None, None)
-    (tangent, *_) = _modules_backward(v, tensors, *_transformed_numbers(config), _ONLY_X)
-    assert tangent is not None
-    return tangent
-
-
-def transformed_modules_jvp_backward(
-    g: Tensor, x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, config: str, needs: tuple[bool, ...]
-) -> Gradients:
-    """The gradients of <g, J v> for those of (x, v, W, b, weight) that `needs` marks."""
-    all_needs = (*needs[:4], False, needs[4], False)
-    tensors = (x, W, b, None, weight, None, None)
-    gradients = _modules_jvp_backward(g, v, tensors, *_transformed_numbers(config), all_needs)
-    return (*gradients[:4], gradients[5])

@@ -34,7 +34,8 @@ def double_backward(
     g, x = tensors[:2]
     assert g is not None
     assert x is not None
-    rows = [g.detach().reshape(-1) if operator.per_row else _rows(g), *(_rows(t) for t in tensors[1:count])]
+    batch = x.shape[:-1].numel()
+    rows = [g.detach().reshape(batch, *g.shape[x.dim() - 1 :]), *(_rows(t) for t in tensors[1:count])]
     row_cotangents = [_rows(c) for c in cotangents[: operator.rows]]
     parameters = tensors[count:]
     row_results: list[list[Tensor]] = [[] for _ in rows]
@@ -43,7 +44,7 @@ def double_backward(
         for p, want in zip(parameters, wanted[count:])
     ]
     step = max(1, DOUBLE_BACKWARD_ELEMENTS // operator.hidden_width(*tensors[1:]))
-    for start in range(0, x.shape[:-1].numel(), step):
+    for start in range(0, batch, step):
         part = slice(start, start + step)
         chunk = [None if t is None else t[part] for t in rows]
         chunk_cotangents = [None if c is None else c[part] for c in row_cotangents]

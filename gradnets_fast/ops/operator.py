@@ -36,7 +36,8 @@ class Operator:
         backward: (g, *tensors, config, needs) -> the gradients of <g, f>, None where `needs` is False.
         hidden_width: (*tensors) -> hidden values per row, which bounds the chunks of the double backward.
         rows: how many arguments have x's shape.
-        per_row: whether f is one number a row.  Else its Jacobian is symmetric in each argument of x's shape.
+        shape: what f is for each row: "row", with a Jacobian symmetric in each argument of x's shape; "number"; or
+            "matrix", (…, d, d).
         tangent: the operator J(x) v with arguments (x, v, *parameters but the last, a bias).  Its backward pass is the
             double backward of this operator for a cotangent of x alone.
 
@@ -51,12 +52,17 @@ class Operator:
     backward: Callable[..., Gradients]
     hidden_width: Callable[..., int]
     rows: int = 1
-    per_row: bool = False
+    shape: str = "row"
     tangent: Operator | None = None
 
     def row_flags(self, extra: int = 0) -> tuple[bool, ...]:
         """For `extra` rows and then each argument, whether it has x's shape."""
         return (True,) * (extra + self.rows) + (False,) * (len(self.arguments) - self.rows)
+
+    def result_shape(self, x: Tensor) -> torch.Size:
+        """The shape of f(x)."""
+        last = {"row": x.shape[-1:], "number": (), "matrix": (x.shape[-1], x.shape[-1])}[self.shape]
+        return x.shape[:-1] + torch.Size(last)
 
     def __call__(self, *tensors: Tensor | None, config: str) -> Tensor:
         """f(x), by kernels, differentiable twice."""
@@ -179,7 +185,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _operator: None, _config: None, *tangents: Tensor | None) -> Tensor:
         tensors, operator = ctx.saved_tensors, ctx.operator
-        if all(tangent is None for tangent in tangents[operator.rows :]):
+        if operator.shape != "matrix" and all(tangent is None for tangent in tangents[operator.rows :]):
             parts = [
                 _along_rows(operator, ctx.config, i, tangent, tensors)
                 for i, tangent in enumerate(tangents)
@@ -188,7 +194,7 @@ class _Forward(torch.autograd.Function):
             return sum(parts[1:], parts[0])
         # <∇S, v> is linear in g, and its gradient in g is the tangent of f along v.
         wanted = (True,) + (False,) * len(tensors)
-        g = torch.zeros_like(tensors[0][..., 0] if operator.per_row else tensors[0])
+        g = tensors[0].new_zeros(operator.result_shape(tensors[0]))
         tangent: Tensor = _apply(_DoubleBackward, operator, ctx.config, wanted, g, *tensors, *tangents)[0]
         return tangent
 
@@ -202,9 +208,10 @@ def _along_rows(operator: Operator, config: str, i: int, tangent: Tensor, tensor
     """The derivative of f when its i-th argument, of x's shape, moves along the tangent."""
     needs = tuple(k == i for k in range(len(tensors)))
     # J(x) v = J(x)ᵀ v: the backward pass with v in place of g.
-    g = torch.ones_like(tangent[..., 0]) if operator.per_row else tangent
+    number = operator.shape == "number"
+    g = torch.ones_like(tangent[..., 0]) if number else tangent
     gradient: Tensor = _apply(_Backward, operator, config, needs, g, *tensors)[i]
-    return (gradient * tangent).sum(-1) if operator.per_row else gradient
+    return (gradient * tangent).sum(-1) if number else gradient
 
 
 class _Backward(torch.autograd.Function):
@@ -361,7 +368,7 @@ def register(operator: Operator) -> Operator:
         return operator.forward(*arguments)
 
     def forward_fake(x: Tensor, *_: Any) -> Tensor:
-        return torch.empty_like(x[..., 0] if operator.per_row else x, memory_format=torch.contiguous_format)
+        return x.new_empty(operator.result_shape(x))
 
     def backward(*arguments: Any) -> tuple[Tensor, ...]:
         *tensors, config, needs = arguments

@@ -1,4 +1,4 @@
-"""The ridge family as an operator."""
+"""The ridge family as operators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 from .. import reference
 from . import _cpp
 from .operator import Operator, register
+from .scalars import hidden_values, register_scalars
+
+SCALARS = register_scalars("ridge", ("W", "scale", "shift", "coef"), lambda config: (config.split(","),))
 
 
 def _reference(
@@ -20,66 +23,9 @@ def _reference(
     return reference.ridge(x, W, scale, shift, coef, bias, names)
 
 
-def _hidden_width(x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, *_: Tensor | None) -> int:
-    return shift.numel()
+def _hidden_width(x: Tensor, *parameters: Tensor | None) -> int:
+    return hidden_values("ridge", *parameters)
 
-
-def _jvp_reference(x: Tensor, v: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, config: str) -> Tensor:
-    return reference.ridge_jvp(x, v, W, scale, shift, coef, None, config.split(","))
-
-
-def _jvp_hidden_width(x: Tensor, v: Tensor, *parameters: Tensor) -> int:
-    return _hidden_width(x, *parameters)
-
-
-ridge_jvp = register(
-    Operator(
-        name="ridge_jvp",
-        arguments=("x", "v", "W", "scale", "shift", "coef"),
-        reference=_jvp_reference,
-        forward=_cpp.ridge_jvp_forward,
-        attempt=_cpp.ridge_jvp_forward,
-        backward=_cpp.ridge_jvp_backward,
-        hidden_width=_jvp_hidden_width,
-        rows=2,
-    )
-)
-
-
-def _divergence_reference(x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, config: str) -> Tensor:
-    return reference.ridge_divergence(x, W, scale, shift, coef, None, config.split(","))
-
-
-def _potential_reference(x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, config: str) -> Tensor:
-    return reference.ridge_potential(x, W, scale, shift, coef, None, config.split(","))
-
-
-ridge_divergence = register(
-    Operator(
-        name="ridge_divergence",
-        arguments=("x", "W", "scale", "shift", "coef"),
-        reference=_divergence_reference,
-        forward=_cpp.ridge_divergence_forward,
-        attempt=_cpp.ridge_divergence_forward,
-        backward=_cpp.ridge_divergence_backward,
-        hidden_width=_hidden_width,
-        per_row=True,
-    )
-)
-
-ridge_potential = register(
-    Operator(
-        name="ridge_potential",
-        arguments=("x", "W", "scale", "shift", "coef"),
-        reference=_potential_reference,
-        forward=_cpp.ridge_potential_forward,
-        attempt=_cpp.ridge_potential_forward,
-        backward=_cpp.ridge_potential_backward,
-        hidden_width=_hidden_width,
-        per_row=True,
-    )
-)
-"""Without the bias's part, which is a plain product."""
 
 ridge = register(
     Operator(
@@ -90,6 +36,6 @@ ridge = register(
         attempt=_cpp.ridge_attempt,
         backward=_cpp.ridge_backward,
         hidden_width=_hidden_width,
-        tangent=ridge_jvp,
+        tangent=SCALARS["jvp"],
     )
 )
