@@ -5,6 +5,7 @@
 
 #include <pybind11/stl.h>
 
+#include <cstdlib>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -345,6 +346,11 @@ std::vector<std::string> strings(const Names &names) {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "CPU kernels of gradnets_fast; gradnets_fast.ops is their only caller.";
+    // As os.environ has it, which calls putenv, at a tenth of its cost where there is no such variable.
+    m.def("environment", [](const char *name) {
+        const char *const value = std::getenv(name);
+        return value == nullptr ? "" : value;
+    });
     m.def("set_types", &set_types);
     m.def("ridge", &ridge);
     m.def("ridge_scalar", &ridge_scalar);

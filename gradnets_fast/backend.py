@@ -93,10 +93,9 @@ def requested(argument: str | None = None) -> tuple[str, str] | None:
     return None
 
 
-def nobody_asked_for_another_than_cpp() -> bool:
-    """Whether `use_backend` and the environment variable name no backend, or cpp."""
-    stack = _requests.stack
-    return stack[-1] == "cpp" if stack else os.environ.get(ENVIRONMENT_VARIABLE, "") in ("", "cpp")
+def block_request() -> str | None:
+    """The backend that the innermost `use_backend` block asks for."""
+    return _requests.stack[-1] if _requests.stack else None
 
 
 def why_not(backend: str, operator: str, device: str, dtype: torch.dtype) -> str | None:

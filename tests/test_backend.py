@@ -136,7 +136,7 @@ def test_explain_says_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("broken kernel")
 
     net = gradnets_fast.mRidgeGradNet(2, 3)
-    monkeypatch.setattr("gradnets_fast.ops._cpp._EXTENSION", SimpleNamespace(ridge=broken))
+    monkeypatch.setattr("gradnets_fast.ops._cpp._EXTENSION", SimpleNamespace(ridge=broken, environment=lambda _: ""))
     with gradnets_fast.use_backend("reference"):
         net(X)
     with pytest.raises(RuntimeError, match="broken kernel"):

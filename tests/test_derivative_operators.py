@@ -139,6 +139,10 @@ def cotangent(suffix: str, g: Tensor) -> Tensor:
 def test_potential_divergence_jacobian_and_their_gradients(
     suffix: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
+    check_scalar(suffix, call, size, dtype)
+
+
+def check_scalar(suffix: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors, _, rows = draw(call, size, dtype)
     g = cotangent(suffix, rows)
     eager, ours = scalar_of(call, suffix, "reference"), scalar_of(call, suffix, "cpp")

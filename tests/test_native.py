@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_derivative_operators
 
 import test_operators
 from cmake_build import ROOT, poisoned_build, run
@@ -36,6 +37,13 @@ for call in test_operators.CALLS:
             print(call.name, size, dtype, file=sys.stderr)
             test_operators.check_values_and_gradients(call, size, dtype)
             checked += 1
+import test_derivative_operators as derivatives
+for call in test_operators.CALLS:
+    for suffix in derivatives.SCALARS:
+        for size in derivatives.SCALAR_SIZES[1:3]:
+            print(call.name, suffix, size, file=sys.stderr)
+            derivatives.check_scalar(suffix, call, size, torch.float32)
+            checked += 1
 print(checked, "cases")
 """
 
@@ -49,7 +57,8 @@ def _poisoned_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_instruction_set(name: str, poisoned_build: Path) -> None:
     (extension,) = poisoned_build.glob("_C*.so")
     command = [sys.executable, "-c", CHECK, str(extension), name, str(ROOT / "tests")]
-    cases = len(test_operators.CALLS) * len(test_operators.SIZES) * len(test_operators.DTYPES)
+    first = len(test_operators.SIZES) * len(test_operators.DTYPES)
+    cases = len(test_operators.CALLS) * (first + 2 * len(test_derivative_operators.SCALARS))
     assert run(*command, GRADNETS_FAST_CPU_ISA=name).strip() == f"{cases} cases"
 
 

@@ -128,7 +128,7 @@ class Preset:
     Attributes:
         cases: makes the cases.
         contenders: names of `contenders.CONTENDERS`.
-        rounds: samples of each contender and job.
+        rounds: samples of each contender and job, at least; short cases get more.
         seconds: a case stops earlier than that once it has three rounds and used this time.
         memory: the extra memory of the larger cases is measured too.
     """

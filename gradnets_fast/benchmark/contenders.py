@@ -55,10 +55,10 @@ class Contender:
         with torch.no_grad():
             return self.call(self.x)
 
-    def step(self, g: Tensor) -> tuple[Tensor, ...]:
-        """f(x), and the gradients of <g, f> for x and every parameter."""
+    def step(self, g: Tensor) -> tuple[Tensor | None, ...]:
+        """f(x), and the gradients of <g, f> for x and every parameter; None for one without influence."""
         f = self.call(self.x)
-        return (f, *torch.autograd.grad(f, [self.x, *self.parameters], g, materialize_grads=True))
+        return (f, *torch.autograd.grad(f, [self.x, *self.parameters], g, allow_unused=True))
 
 
 Builder = Callable[[Problem], Contender | None]

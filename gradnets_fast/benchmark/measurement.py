@@ -14,8 +14,10 @@ import torch
 
 from .cases import Case
 
-SAMPLE_SECONDS = 200e-6
+SAMPLE_SECONDS = 2e-3
 MINIMUM_ROUNDS = 3
+SETTLED_SECONDS, MORE_ROUNDS = 1.0, 10
+"""Short cases get more rounds, until this time has passed or there are this many times as many."""
 _LONG_SECONDS, _CALIBRATION_CALLS = 0.05, 10
 _QUANTILES = (0.5, 0.1, 0.9)
 _MATRIX, _COPIED, _TANH = 2048, 2**25, 2**22
@@ -58,16 +60,18 @@ def calls_per_sample(job: Job) -> int:
 def interleaved(jobs: Mapping[str, Job], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Samples of every job, taken in turns, in another order each round.
 
-    The rounds end at `rounds`, or after `seconds` if there are MINIMUM_ROUNDS by then.
+    The rounds end at `rounds`, or after `seconds` if there are MINIMUM_ROUNDS by then; before SETTLED_SECONDS have
+    passed, there are up to MORE_ROUNDS times as many.
     """
     names = list(jobs)
     order = random.Random(0)
-    end = time.perf_counter() + seconds
+    start = time.perf_counter()
     with without_collection():
         calls = {name: calls_per_sample(job) for name, job in jobs.items()}
         samples: dict[str, list[float]] = {name: [] for name in names}
-        for number in range(rounds):
-            if number >= MINIMUM_ROUNDS and time.perf_counter() > end:
+        for number in range(MORE_ROUNDS * rounds):
+            passed = time.perf_counter() - start
+            if number >= MINIMUM_ROUNDS and (passed > seconds or (number >= rounds and passed > SETTLED_SECONDS)):
                 break
             for name in order.sample(names, len(names)):
                 samples[name].append(sample(jobs[name], calls[name]))

@@ -30,7 +30,10 @@ def results(contender: Contender, problem: Problem, rows: Tensor) -> list[Tensor
     """The same of a contender, from calls on the whole batch; f without a graph comes last."""
     # A cotangent that is 0 elsewhere makes the parameters' gradients of the whole batch those of these rows.
     g = torch.zeros_like(contender.x).index_copy_(0, rows, problem.g[rows].to(contender.x.dtype))
-    f, dx, *parameters = contender.step(g)
+    f, *gradients = contender.step(g)
+    assert f is not None
+    leaves = (contender.x, *contender.parameters)
+    dx, *parameters = (torch.zeros_like(t) if d is None else d for t, d in zip(leaves, gradients))
     return [f.detach()[rows], dx[rows], *parameters, contender.forward()[rows]]
 
 

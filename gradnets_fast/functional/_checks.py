@@ -13,6 +13,7 @@ from .. import backend as _backend
 from .. import reference
 from ..activations import TABLE, TRANSFORMS
 from ..errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight
+from ..ops import _cpp
 from ..ops.operator import Operator
 
 
@@ -110,9 +111,10 @@ def quickly(
 
     The kernels check the tensors in passing.  Where they refuse, the careful path finds out why, or runs all the same.
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or _cpp.why_unavailable() is not None:
         return None
-    if not _backend.nobody_asked_for_another_than_cpp():
+    named = _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE)
+    if named not in ("", "cpp"):
         return None
     if basis is None:
         return operator.quickly(tensors, "")

@@ -71,6 +71,12 @@ class GradNet(nn.Module):
         """The arguments of the functional operators besides the points."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
 
+    def _parameter(self, name: str) -> Tensor:
+        """The attribute `name`, sooner where it is a plain parameter: nn.Module looks in two other places first."""
+        parameter = self._parameters.get(name)
+        found: Tensor = getattr(self, name) if parameter is None else parameter
+        return found
+
     def _operator(self, suffix: str, *points: Tensor) -> Tensor:
         arguments = self._operator_arguments()
         result: Tensor = getattr(functional, self.operator_name + suffix)(*points, **arguments)

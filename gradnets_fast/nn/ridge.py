@@ -74,7 +74,8 @@ class RidgeGradNet(GradNet):
     def _operator_arguments(self) -> dict[str, Any]:
         mixture = None if self.spec.kind == "fixed" else self.act.coefficients()
         coef = None if mixture is None else mixture.unsqueeze(0)
-        return {"W": self.W, "scale": None, "shift": self.b, "coef": coef, "bias": self.bias, "basis": self.spec.basis}
+        W, b, bias = (self._parameter(name) for name in ("W", "b", "bias"))
+        return {"W": W, "scale": None, "shift": b, "coef": coef, "bias": bias, "basis": self.spec.basis}
 
     def extra_repr(self) -> str:
         return f"in_dim={self.in_dim}, embed_dim={self.embed_dim}, activation={self.spec.label!r}"

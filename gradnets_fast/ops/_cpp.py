@@ -68,6 +68,12 @@ def extension() -> Any:
     return _EXTENSION
 
 
+def environment(name: str) -> str:
+    """The environment variable, or "" if it is not set; RuntimeError without the extension."""
+    value: str = extension().environment(name)
+    return value
+
+
 def describe(dtype: torch.dtype) -> str:
     """Which build of the kernels runs, for people."""
     return f"csrc, {_SUFFIX[dtype]}, {extension().instruction_set()} instructions, {torch.get_num_threads()} thread(s)"
@@ -185,7 +191,7 @@ def ridge_backward(
     if not call(x, g, W, scale, shift, coef, bias, *results):
         mended = _mended(tensors, x.dtype)
         _ran(call(mended[0], _dense(g, x.dtype), *mended[1:], *results))
-    return _like(gradients, tensors)
+    return tuple(gradients) if x.dtype in _SUM_DTYPE_IS_OWN else _like(gradients, tensors)
 
 
 def _ridge_scalar(
