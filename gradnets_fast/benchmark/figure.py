@@ -25,6 +25,7 @@ _NAMES = {
 _INK, _TARGET = "#1b3a4b", "#c1440e"
 _BAR, _GAP, _HEADING = 1.0, 0.9, 1.6
 _INCHES_PER_BAR = 0.17
+_CLEARANCE = 1.5  # how much longer than a bar its number reaches, as a factor
 
 
 def save_figure(result: dict[str, Any], path: Path) -> None:
@@ -82,12 +83,13 @@ def _draw(axis: Axes, job: str, rows: list[dict[str, Any]], names: list[str], pl
     for row, (heading, middle, _) in zip(rows, places):
         present = [name for name in names if name in row["gain"]]
         top = middle - _BAR * len(present) / 2
-        if heading:
-            axis.text(
-                0, top - 0.35, heading, transform=axis.get_yaxis_transform(), weight="bold", va="bottom", color=_INK
-            )
+        if heading and job == JOBS[0]:
+            transform = axis.get_yaxis_transform()
+            axis.text(-0.01, top - 0.35, heading, transform=transform, weight="bold", ha="right", color=_INK)
         for k, name in enumerate(present):
-            _bar(axis, top + _BAR * (k + 0.5), row["gain"][name][job], name, "" if name in seen else _NAMES[name])
+            target = row["target"][job] if row["target"] and name == "ours" else None
+            label = "" if name in seen else _NAMES[name]
+            _bar(axis, top + _BAR * (k + 0.5), row["gain"][name][job], name, label, target)
             seen.add(name)
         if row["target"]:
             y = top + _BAR * (present.index("ours") + 0.5) if "ours" in present else middle
@@ -99,12 +101,14 @@ def _draw(axis: Axes, job: str, rows: list[dict[str, Any]], names: list[str], pl
     _tidy(axis)
 
 
-def _bar(axis: Axes, y: float, gain: float, name: str, label: str) -> None:
+def _bar(axis: Axes, y: float, gain: float, name: str, label: str, target: float | None) -> None:
     axis.barh(y, gain - 1.0, left=1.0, height=0.86 * _BAR, color=_COLOURS[name], label=label)
     right = gain >= 1.0
+    # The number clears the target's mark where that would cross it.
+    end = target if target is not None and right and gain < target < _CLEARANCE * gain else gain
     axis.annotate(
         times(gain),
-        (gain, y),
+        (end, y),
         xytext=(3 if right else -3, 0),
         textcoords="offset points",
         ha="left" if right else "right",
