@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
@@ -285,10 +285,7 @@ class ScalarKernels:
 
 def _directional(family: str, x: Tensor, v: Tensor, *parameters: Tensor | None, config: str) -> Tensor:
     """J(x) v, which is the gradient of <v, f> in x."""
-    backward = {"ridge": ridge_backward, "softmax_modules": softmax_modules_backward}.get(
-        family, transformed_modules_backward
-    )
-    (tangent, *_) = backward(v, x, *parameters, None, config, _ONLY_X)
+    (tangent, *_) = _FIRST_ORDER[family](v, x, *parameters, None, config, _ONLY_X)
     assert tangent is not None
     # To a kernel a piecewise linear basis has a constant slope, but what follows from NaN is NaN.
     if family == "ridge" and x.sum().isnan():
@@ -376,3 +373,10 @@ def transformed_modules_backward(g: Tensor, *arguments: Any) -> Gradients:
     needs = (*needs[:3], False, needs[3], False, needs[4])
     gradients = _modules_backward(g, seven, *_transformed_numbers(config), needs)
     return (*gradients[:3], gradients[4], gradients[6])
+
+
+_FIRST_ORDER: dict[str, Callable[..., Gradients]] = {
+    "ridge": ridge_backward,
+    "softmax_modules": softmax_modules_backward,
+    "transformed_modules": transformed_modules_backward,
+}
