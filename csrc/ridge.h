@@ -76,8 +76,10 @@ template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, con
     constexpr int64_t block = ridge_block<T>();
     const int products = 1 + (p.rows.g != nullptr) + (p.rows.v != nullptr);
     const int outputs = (p.rows.dx != nullptr) + (p.rows.dg != nullptr) + (p.rows.dv != nullptr);
+    // Few rows wait for W to come from memory, which takes as long as 16 operations on each of its values.
     const double flops =
-        2.0 * double(p.batch) * double(p.d) * double(p.h) * (products * (p.dW ? 2 : 1) + outputs) + cascade_flops(p);
+        double(p.d) * double(p.h) * (2.0 * double(p.batch) * (products * (p.dW ? 2 : 1) + outputs) + 16.0) +
+        cascade_flops(p);
     const Pipeline<S> pipeline{p.batch,
                                p.d,
                                p.h,
