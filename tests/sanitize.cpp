@@ -191,17 +191,69 @@ size_t wanted_size(const Numbers &tensor, unsigned wanted, unsigned index) {
     return (wanted >> index & 1u) != 0 ? tensor.size() : 0;
 }
 
+const char *name_of(Scalar scalar) {
+    const char *const names[] = {"value", "derivative", "potential", "divergence", "jacobian"};
+    return names[int(scalar)];
+}
+
+// A coarse rule, for potentials; every basis counts as smooth.
+constexpr double kNodes[] = {0.25, 0.75}, kNodeWeights[] = {0.5, 0.5};
+constexpr char kSmooth[64] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+constexpr PotentialRules rules{{2, kNodes, kNodeWeights}, {2, kNodes, kNodeWeights}, kSmooth};
+
+// The row tensors of a scalar S: what it is of, and room for what it is differentiated to; forward, the result itself.
+template <class S> struct Rows {
+    using T = Sum<S>;
+    const Block<S> x, g, v;
+    const Block<T> weight;
+    const Block<S> dx, dg, dv;
+    const Block<T> result;
+
+    Rows(Scalar scalar, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned wanted)
+        : x(points), g(wanted == kForward || one_a_row(scalar) ? Numbers() : of(scalar, shape, cotangents)),
+          v(scalar == Scalar::derivative ? Numbers(cotangents.rbegin(), cotangents.rend()) : Numbers()),
+          weight(wanted != kForward && one_a_row(scalar) ? first_of_rows(shape, cotangents) : Numbers()),
+          dx(wanted_size(points, wanted, 0)),
+          dg(wanted == kForward && !one_a_row(scalar) ? of(scalar, shape, cotangents).size() : 0),
+          dv(scalar == Scalar::derivative ? wanted_size(points, wanted, 0) : 0),
+          result(wanted == kForward && one_a_row(scalar) ? size_t(shape.batch) : 0) {}
+
+    static bool one_a_row(Scalar scalar) { return scalar == Scalar::potential || scalar == Scalar::divergence; }
+    static Numbers of(Scalar scalar, const Shape &shape, const Numbers &rows) {
+        if (scalar != Scalar::jacobian)
+            return rows;
+        Numbers matrices;
+        for (int64_t r = 0; r < shape.batch; ++r)
+            for (int64_t i = 0; i < shape.d * shape.d; ++i)
+                matrices.push_back(rows[size_t(r * shape.d + i * i % shape.d)]);
+        return matrices;
+    }
+    static Numbers first_of_rows(const Shape &shape, const Numbers &rows) {
+        Numbers first;
+        for (int64_t r = 0; r < shape.batch; ++r)
+            first.push_back(rows[size_t(r * shape.d)]);
+        return first;
+    }
+    RowArguments<S> arguments() const {
+        return {x.data(), g.data(), v.data(), dx.data(), dg.data(), dv.data(), weight.data(), result.data()};
+    }
+    Outputs outputs() const { return {dg.numbers(), result.numbers(), dx.numbers(), dv.numbers()}; }
+};
+
 struct RidgeCase {
     std::string name;
     Shape shape;
+    Scalar scalar;
     int layers;
     std::vector<int> basis;
     Numbers x, g, W, scale, shift, coef, bias;
 
     static constexpr unsigned outputs = 6;
 
-    RidgeCase(const Shape &s, int l, std::vector<int> b, bool scaled, bool mixed, bool biased)
-        : name("ridge of " + std::to_string(l) + " layers"), shape(s), layers(l), basis(std::move(b)) {
+    RidgeCase(const Shape &s, int l, std::vector<int> b, bool scaled, bool mixed, bool biased,
+              Scalar of = Scalar::value)
+        : name(std::string(name_of(of)) + " of a ridge of " + std::to_string(l) + " layers"), shape(s), scalar(of),
+          layers(l), basis(std::move(b)) {
         Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
         const int64_t terms = int64_t(basis.size());
         x = random.draw(s.batch * s.d, 1.0);
@@ -215,34 +267,35 @@ struct RidgeCase {
 
     template <class S> Outputs run(const InstructionSet &set, unsigned wanted, int threads) const {
         using T = Sum<S>;
-        const bool forward = wanted == kForward;
-        const Block<S> bx(x), bg(forward ? Numbers() : g), bW(W);
+        const Rows<S> rows(scalar, shape, x, g, wanted);
+        const Block<S> bW(W), dW(wanted_size(W, wanted, 1));
         const Block<T> bscale(scale), bshift(shift), bcoef(coef), bbias(bias);
-        const Block<S> out(forward ? x.size() : 0), dx(wanted_size(x, wanted, 0)), dW(wanted_size(W, wanted, 1));
         const Block<T> dscale(wanted_size(scale, wanted, 2)), dshift(wanted_size(shift, wanted, 3)),
             dcoef(wanted_size(coef, wanted, 4)), dbias(wanted_size(bias, wanted, 5));
         Ridge<S> problem{};
-        problem.scalar = Scalar::value;
+        problem.scalar = scalar;
         problem.batch = shape.batch;
         problem.d = shape.d;
         problem.h = shape.h;
         problem.phi = {layers, int(basis.size()), basis.data(), bscale.data(), bshift.data(), bcoef.data()};
-        problem.rows.x = bx.data();
-        problem.rows.g = bg.data();
-        problem.rows.dg = out.data();
-        problem.rows.dx = dx.data();
+        problem.rows = rows.arguments();
         problem.W = bW.data();
-        problem.bias = bbias.data();
+        problem.bias = scalar == Scalar::value ? bbias.data() : nullptr;
         problem.dW = dW.data();
         problem.dscale = dscale.data();
         problem.dshift = dshift.data();
         problem.dcoef = dcoef.data();
-        problem.dbias = dbias.data();
+        problem.dbias = scalar == Scalar::value ? dbias.data() : nullptr;
+        problem.rules = &rules;
         problem.threads = threads;
         if (!kernels_of<S>(set).ridge(problem))
             fail("no workspace");
-        return {out.numbers(),    dx.numbers(),    dW.numbers(),   dscale.numbers(),
-                dshift.numbers(), dcoef.numbers(), dbias.numbers()};
+        Outputs outputs = rows.outputs();
+        for (const Numbers &more : {dW.numbers(), dscale.numbers(), dshift.numbers(), dcoef.numbers()})
+            outputs.push_back(more);
+        if (scalar == Scalar::value)
+            outputs.push_back(dbias.numbers());
+        return outputs;
     }
     template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
         return kernels_of<S>(a).ridge == kernels_of<S>(b).ridge;
@@ -252,16 +305,18 @@ struct RidgeCase {
 struct ModulesCase {
     std::string name;
     Shape shape;
+    Scalar scalar;
     int64_t count;
     int basis, transform;
     Numbers x, g, W, b, temperature, positive, negative, bias;
 
     static constexpr unsigned outputs = 7;
 
-    ModulesCase(const Shape &s, int64_t m, int basis_number, int transform_number, bool two_signs, bool biased)
-        : name("modules of basis " + std::to_string(basis_number) + " and transform " +
+    ModulesCase(const Shape &s, int64_t m, int basis_number, int transform_number, bool two_signs, bool biased,
+                Scalar of = Scalar::value)
+        : name(std::string(name_of(of)) + " of modules of basis " + std::to_string(basis_number) + " and transform " +
                std::to_string(transform_number)),
-          shape(s), count(m), basis(basis_number), transform(transform_number) {
+          shape(s), scalar(of), count(m), basis(basis_number), transform(transform_number) {
         Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
         x = random.draw(s.batch * s.d, 1.0);
         g = random.draw(s.batch * s.d, 0.5);
@@ -275,42 +330,43 @@ struct ModulesCase {
 
     template <class S> Outputs run(const InstructionSet &set, unsigned wanted, int threads) const {
         using T = Sum<S>;
-        const bool forward = wanted == kForward;
-        const Block<S> bx(x), bg(forward ? Numbers() : g), bW(W);
+        const Rows<S> rows(scalar, shape, x, g, wanted);
+        const Block<S> bW(W), dW(wanted_size(W, wanted, 1));
         const Block<T> bb(b), btemperature(temperature), bpositive(positive), bnegative(negative), bbias(bias);
-        const Block<S> out(forward ? x.size() : 0), dx(wanted_size(x, wanted, 0)), dW(wanted_size(W, wanted, 1));
         const Block<T> db(wanted_size(b, wanted, 2)), dtemperature(wanted_size(temperature, wanted, 3)),
             dpositive(wanted_size(positive, wanted, 4)), dnegative(wanted_size(negative, wanted, 5)),
             dbias(wanted_size(bias, wanted, 6));
         Modules<S> problem{};
-        problem.scalar = Scalar::value;
+        problem.scalar = scalar;
         problem.batch = shape.batch;
         problem.d = shape.d;
         problem.h = shape.h;
         problem.count = count;
         problem.basis = basis;
         problem.transform = transform;
-        problem.rows.x = bx.data();
-        problem.rows.g = bg.data();
-        problem.rows.dg = out.data();
-        problem.rows.dx = dx.data();
+        problem.rows = rows.arguments();
         problem.W = bW.data();
         problem.b = bb.data();
         problem.temperature = btemperature.data();
         problem.positive = bpositive.data();
         problem.negative = bnegative.data();
-        problem.bias = bbias.data();
+        problem.bias = scalar == Scalar::value ? bbias.data() : nullptr;
         problem.dW = dW.data();
         problem.db = db.data();
         problem.dtemperature = dtemperature.data();
         problem.dpositive = dpositive.data();
         problem.dnegative = dnegative.data();
-        problem.dbias = dbias.data();
+        problem.dbias = scalar == Scalar::value ? dbias.data() : nullptr;
         problem.threads = threads;
         if (!kernels_of<S>(set).modules(problem))
             fail("no workspace");
-        return {out.numbers(),          dx.numbers(),        dW.numbers(),        db.numbers(),
-                dtemperature.numbers(), dpositive.numbers(), dnegative.numbers(), dbias.numbers()};
+        Outputs outputs = rows.outputs();
+        for (const Numbers &more :
+             {dW.numbers(), db.numbers(), dtemperature.numbers(), dpositive.numbers(), dnegative.numbers()})
+            outputs.push_back(more);
+        if (scalar == Scalar::value)
+            outputs.push_back(dbias.numbers());
+        return outputs;
     }
     template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
         return kernels_of<S>(a).modules == kernels_of<S>(b).modules;
@@ -371,7 +427,8 @@ template <class Case> void check(const Case &c, unsigned wanted) {
 // The value, all gradients, and one gradient alone or all but one in turn; all of those if `every`.
 template <class Case> void check_outputs(const Case &c, bool every) {
     static unsigned turn = 0;
-    check(c, kForward);
+    if (c.scalar != Scalar::derivative) // whose value is another scalar's gradient
+        check(c, kForward);
     check(c, kAll);
     for (unsigned i = 0; i < 2 * Case::outputs; ++i)
         if (every || i == turn % (2 * Case::outputs))
@@ -398,6 +455,18 @@ void check_shape(const Shape &shape, bool every) {
     check_outputs(ModulesCase(shape, 2, -1, 0, true, true), every);
     check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "half_square"), false, true), every);
     check_outputs(ModulesCase(shape, 5, softplus, number_of(transforms, "logcosh"), false, false), every);
+}
+
+void check_scalars(const Shape &shape) {
+    const Names &basis = sets.back()->basis, &transforms = sets.back()->transforms;
+    const int tanh = number_of(basis, "tanh"), softplus = number_of(basis, "softplus"), sin = number_of(basis, "sin");
+    for (const Scalar scalar : {Scalar::derivative, Scalar::potential, Scalar::divergence, Scalar::jacobian}) {
+        check_outputs(RidgeCase(shape, 1, {tanh}, true, true, false, scalar), false);
+        check_outputs(RidgeCase(shape, 3, {softplus, sin}, true, true, false, scalar), false);
+        check_outputs(ModulesCase(shape, 2, -1, 0, false, false, scalar), false);
+        check_outputs(ModulesCase(shape, 3, -1, 0, true, false, scalar), false);
+        check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "logcosh"), false, false, scalar), false);
+    }
 }
 
 void check_every_function() {
@@ -442,6 +511,9 @@ constexpr Shape kThorough[] = {{37, 3, 19}, {3, 18, 37}, {35, 9, 23}, {33, 34, 1
 } // namespace
 
 // With the argument `few`, for emulated processors: fewer shapes.
+// One narrow, one of several blocks, one whose product needs several panels, one of many rows.
+constexpr Shape kScalarShapes[] = {{5, 2, 7}, {21, 3, 19}, {35, 9, 301}, {7, 70, 33}, {201, 17, 40}};
+
 int main(int argc, char **argv) {
     const bool few = argc > 1 && std::strcmp(argv[1], "few") == 0;
     std::string names;
@@ -453,6 +525,8 @@ int main(int argc, char **argv) {
     for (const Shape &shape : kShapes)
         if (!few)
             check_shape(shape, false);
+    for (const Shape &shape : kScalarShapes)
+        check_scalars(shape);
     check_every_function();
     for (const InstructionSet *set : sets) {
         check_basis(set->evaluate_f32, set->basis.count);
