@@ -23,7 +23,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(filter-out %_gen.h,$(wildcard csrc/*.h csrc/*.cpp tests/*.cpp))
+	$(BIN)/clang-format --dry-run --Werror $(filter-out %_gen.h,$(wildcard csrc/*.h csrc/*.cpp tests/*.h tests/*.cpp))
 	$(BIN)/python -m gradnets_fast.activations.codegen --check
 
 bench: $(VENV)/.installed

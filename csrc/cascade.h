@@ -242,21 +242,57 @@ inline void finish_cascade(const Ridge<S> &p, const CascadeRows &rows, const Sum
             reduce_partials(partials + r * stride, chunks, chunk_stride, p.h, outputs[o] + (r - firsts[o]) * p.h);
 }
 
-// Adds a tile's sums [rows, block] to its chunk's, [rows][stride].
-template <class T>
-inline void add_local_sums(const HiddenTile<T> &tile, const T *local, int rows, int64_t block, int64_t stride) {
-    for (int r = 0; r < rows; ++r) {
-        const T *const here = local + r * block;
-        T *const total = tile.sums + r * stride + tile.first_neuron;
-        for (int64_t j = 0; j < tile.neurons; ++j)
-            total[j] = tile.first_tile ? here[j] : total[j] + here[j];
-    }
-}
-
 // Neurons of a block: whole panels, about 128.
 template <class T> constexpr int64_t ridge_block() {
     return (128 / Tile<T>::panel > 0 ? 128 / Tile<T>::panel : 1) * Tile<T>::panel;
 }
 
+// What the elementwise parts share: the parameters, and a tile's sums of gradients over its rows, which lie in its
+// scratch memory with the history behind them.
+template <class T> struct CascadeStrips {
+    using V = typename Simd<T>::Vector;
+    const PaddedCascade<T> *phi;
+    bool scale, shift, coef; // the gradients that are wanted
+
+    static constexpr int64_t block = ridge_block<T>(); // stride of the sums
+
+    bool wants_parameters() const { return scale || shift || coef; }
+    const CascadeRows &rows() const { return phi->rows; }
+    int64_t sums() const { return rows().count() * phi->stride; }
+    NeuronVector<T> parameters(int64_t neuron) const { return {phi->data() + neuron, phi->stride}; }
+    GradientRows<T> gradients(T *local) const { return {local, block, scale, shift, coef}; }
+    V *history(T *local) const { return reinterpret_cast<V *>(local + rows().count() * block); }
+    int64_t scratch_bytes(int64_t history_vectors) const {
+        return (rows().count() * block + history_vectors * Simd<T>::lanes) * int64_t(sizeof(T));
+    }
+    void start_sums(T *local) const { fill_zero(local, rows().count() * block); }
+    // Adds a tile's sums to its chunk's.
+    void add_sums(const HiddenTile<T> &tile, const T *local) const {
+        for (int r = 0; r < rows().count(); ++r) {
+            const T *const here = local + r * block;
+            T *const total = tile.sums + r * phi->stride + tile.first_neuron;
+            for (int64_t j = 0; j < tile.neurons; ++j)
+                total[j] = tile.first_tile ? here[j] : total[j] + here[j];
+        }
+    }
+};
+
+template <class S> inline CascadeStrips<Sum<S>> cascade_strips(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
+    return {&phi, p.dscale != nullptr, p.dshift != nullptr, p.dcoef != nullptr};
+}
+
 // Rows that go through the cascade together: enough to hide the latency of its chain of operations.
 static constexpr int kInterleaved = 4;
+
+template <int N> struct Constant {
+    static constexpr int value = N;
+};
+
+// body(N, i) for every strip, of N rows from the i-th on.
+template <class F> GRADNETS_INLINE void each_strip(int64_t rows, const F &body) {
+    int64_t i = 0;
+    for (; i + kInterleaved <= rows; i += kInterleaved)
+        body(Constant<kInterleaved>{}, i);
+    for (; i < rows; ++i)
+        body(Constant<1>{}, i);
+}

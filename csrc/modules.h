@@ -213,8 +213,7 @@ template <class S> struct ModulesMiddle {
             }
             return;
         }
-        ModuleSums<T> sums{strips + 2 * tile.stride, 0, 0, 0};
-        fill_zero(sums.db, tile.width);
+        ModuleSums<T> sums = zero_sums(tile);
         for (int64_t i = 0; i < tile.rows; ++i) {
             T *const z = tile.u + i * tile.stride, *const a = tile.a + i * tile.stride;
             add_shift(row, z);
@@ -235,6 +234,13 @@ template <class S> struct ModulesMiddle {
                 p.positive[m],
                 p.negative ? p.negative[m] : T(0),
                 p.negative != nullptr};
+    }
+
+    // In the tile's scratch memory behind two strips, which are for the rows.
+    static ModuleSums<T> zero_sums(const HiddenTile<T> &tile) {
+        T *const db = piece<T>(tile.scratch, 0) + 2 * tile.stride;
+        fill_zero(db, tile.width);
+        return {db, 0, 0, 0};
     }
 
     void add_sums(const HiddenTile<T> &tile, const ModuleSums<T> &sums) const {

@@ -59,8 +59,7 @@ template <class S> struct ModulesCurvature : ModulesMiddle<S> {
     void gradient(const CurvatureTile<T> &tile) const {
         const ModuleRow<T> row = this->row_of(tile);
         T *const strips = piece<T>(tile.scratch, 0);
-        ModuleSums<T> sums{strips + 2 * tile.stride, 0, 0, 0};
-        fill_zero(sums.db, tile.width);
+        ModuleSums<T> sums = this->zero_sums(tile);
         for (int64_t i = 0; i < tile.rows; ++i) {
             T *const q = const_cast<T *>(tile.q) + i * tile.stride;
             fill_zero(q + row.h, row.width - row.h); // a non-finite G times the padding of W is NaN

@@ -121,8 +121,7 @@ template <class S> struct ModulesSecond : ModulesMiddle<S> {
         const Modules<S> &p = *this->problem;
         const ModuleRow<T> row = this->row_of(tile);
         T *const strips = piece<T>(tile.scratch, 0);
-        ModuleSums<T> sums{strips + 2 * tile.stride, 0, 0, 0};
-        fill_zero(sums.db, tile.width);
+        ModuleSums<T> sums = this->zero_sums(tile);
         for (int64_t i = 0; i < tile.rows; ++i) {
             T *const z = tile.u + i * tile.stride, *const a = tile.a + i * tile.stride,
                      *const along = tile.p + i * tile.stride;

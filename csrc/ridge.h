@@ -3,40 +3,31 @@
 // The elementwise part: for a type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeStrips {
     using V = typename Simd<T>::Vector;
-    const PaddedCascade<T> *phi;
-    int64_t block; // stride of the local gradient rows
-    bool scale, shift, coef;
-
-    bool wants_parameters() const { return scale || shift || coef; }
+    CascadeStrips<T> cascade;
 
     __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
-        with_bases(phi->terms, phi->basis, [&](const auto &bases) {
-            int64_t i = 0;
-            for (; i + kInterleaved <= tile.rows; i += kInterleaved)
-                strip<kInterleaved>(tile, bases, i, local);
-            for (; i < tile.rows; ++i)
-                strip<1>(tile, bases, i, local);
+        with_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
+            each_strip(tile.rows, [&](auto n, int64_t i) { strip<decltype(n)::value>(tile, bases, i, local); });
         });
     }
 
   private:
     template <int N, class Bases>
     void strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
-        V *const history = reinterpret_cast<V *>(local + phi->rows.count() * block);
+        V *const history = cascade.history(local);
         const bool gradient = tile.a != tile.u;
         for (int64_t j = 0; j < tile.width; j += Simd<T>::lanes) {
-            const NeuronVector<T> parameter{phi->data() + tile.first_neuron + j, phi->stride};
+            const NeuronVector<T> parameter = cascade.parameters(tile.first_neuron + j);
             T *const u_at = tile.u + row * tile.stride + j, *const a_at = tile.a + row * tile.stride + j;
             V u[N], a[N];
             GRADNETS_EACH u[i] = load(u_at + i * tile.stride);
             if (!gradient) {
-                block_value<N>(phi->rows, bases, parameter, u);
+                block_value<N>(cascade.rows(), bases, parameter, u);
                 GRADNETS_EACH store(u_at + i * tile.stride, u[i]);
                 continue;
             }
             GRADNETS_EACH a[i] = load(a_at + i * tile.stride);
-            const GradientRows<T> to{local + j, block, scale, shift, coef};
-            block_gradient<N>(phi->rows, bases, parameter, u, a, to, history);
+            block_gradient<N>(cascade.rows(), bases, parameter, u, a, cascade.gradients(local + j), history);
             GRADNETS_EACH {
                 store(u_at + i * tile.stride, a[i]);
                 store(a_at + i * tile.stride, u[i]);
@@ -50,30 +41,25 @@ template <class S> struct RidgeMiddle {
     const Ridge<S> *problem;
     RidgeStrips<T> strips;
 
-    static int64_t scratch_bytes(const CascadeRows &rows, int64_t block) {
-        return (rows.count() * block + rows.layers * kInterleaved * Simd<T>::lanes) * int64_t(sizeof(T));
-    }
-
     void operator()(const HiddenTile<T> &tile) const {
         T *const local = piece<T>(tile.scratch, 0);
-        const PaddedCascade<T> &phi = *strips.phi;
-        const bool sums = strips.wants_parameters();
-        if (sums)
-            fill_zero(local, phi.rows.count() * strips.block);
+        const CascadeStrips<T> &cascade = strips.cascade;
+        if (cascade.wants_parameters())
+            cascade.start_sums(local);
         strips(tile, local);
-        if (sums)
-            add_local_sums(tile, local, phi.rows.count(), strips.block, phi.stride);
+        if (cascade.wants_parameters())
+            cascade.add_sums(tile, local);
     }
 
     void finish(const T *partials, int64_t chunks, int64_t size) const {
-        if (strips.wants_parameters())
-            finish_cascade(*problem, strips.phi->rows, partials, strips.phi->stride, chunks, size);
+        if (strips.cascade.wants_parameters())
+            finish_cascade(*problem, strips.cascade.rows(), partials, strips.cascade.phi->stride, chunks, size);
     }
 };
 
 template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
-    constexpr int64_t block = ridge_block<T>();
+    const CascadeStrips<T> cascade = cascade_strips(p, phi);
     const int products = 1 + (p.rows.g != nullptr) + (p.rows.v != nullptr);
     const int outputs = (p.rows.dx != nullptr) + (p.rows.dg != nullptr) + (p.rows.dv != nullptr);
     // Few rows wait for W to come from memory, which takes as long as 16 operations on each of its values.
@@ -83,7 +69,7 @@ template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, con
     const Pipeline<S> pipeline{p.batch,
                                p.d,
                                p.h,
-                               block,
+                               cascade.block,
                                p.d > 512 ? 66 : 96,
                                p.rows,
                                p.W,
@@ -93,11 +79,10 @@ template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, con
                                p.rows.v == nullptr,
                                false,
                                flops,
-                               phi.rows.count() * phi.stride,
-                               RidgeMiddle<S>::scratch_bytes(phi.rows, block),
+                               cascade.sums(),
+                               cascade.scratch_bytes(phi.rows.layers * kInterleaved),
                                p.threads};
-    return run_pipeline<P, S>(
-        pipeline, RidgeMiddle<S>{&p, {&phi, block, p.dscale != nullptr, p.dshift != nullptr, p.dcoef != nullptr}});
+    return run_pipeline<P, S>(pipeline, RidgeMiddle<S>{&p, {cascade}});
 }
 
 template <class S> bool ridge(const Ridge<S> &p) {

@@ -3,18 +3,12 @@
 // The elementwise part: for a type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeCurvatureStrips {
     using V = typename Simd<T>::Vector;
-    const PaddedCascade<T> *phi;
-    int64_t block; // stride of the local gradient rows
-    bool wants[3]; // the gradients in scale, shift, coef
+    CascadeStrips<T> cascade;
 
     // local: null for s alone; else the sums over the rows, then the history.
     __attribute__((noinline)) void operator()(const CurvatureTile<T> &tile, T *local) const {
-        with_second_bases(phi->terms, phi->basis, [&](const auto &bases) {
-            int64_t i = 0;
-            for (; i + kInterleaved <= tile.rows; i += kInterleaved)
-                strip<kInterleaved>(tile, bases, i, local);
-            for (; i < tile.rows; ++i)
-                strip<1>(tile, bases, i, local);
+        with_second_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
+            each_strip(tile.rows, [&](auto n, int64_t i) { strip<decltype(n)::value>(tile, bases, i, local); });
         });
     }
 
@@ -22,19 +16,18 @@ template <class T> struct RidgeCurvatureStrips {
     template <int N, class Bases>
     void strip(const CurvatureTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
         for (int64_t j = 0; j < tile.width; j += Simd<T>::lanes) {
-            const NeuronVector<T> parameters{phi->data() + tile.first_neuron + j, phi->stride};
+            const NeuronVector<T> parameters = cascade.parameters(tile.first_neuron + j);
             const int64_t at = row * tile.stride + j;
             V u[N], q[N], slope[N] = {};
             GRADNETS_EACH u[i] = load(tile.u + at + i * tile.stride);
             if (!local) {
-                block_slope<N>(phi->rows, bases, parameters, u);
+                block_slope<N>(cascade.rows(), bases, parameters, u);
                 GRADNETS_EACH store(tile.s + at + i * tile.stride, u[i]);
                 continue;
             }
             GRADNETS_EACH q[i] = load(tile.q + at + i * tile.stride);
-            const GradientRows<T> to{local + j, block, wants[0], wants[1], wants[2]};
-            block_second<N>(phi->rows, bases, parameters, u, q, slope, to,
-                            reinterpret_cast<V *>(local + phi->rows.count() * block));
+            block_second<N>(cascade.rows(), bases, parameters, u, q, slope, cascade.gradients(local + j),
+                            cascade.history(local));
             GRADNETS_EACH {
                 store(tile.u + at + i * tile.stride, u[i]);
                 store(tile.s + at + i * tile.stride, slope[i]);
@@ -48,42 +41,36 @@ template <class S> struct RidgeCurvature {
     const Ridge<S> *problem;
     RidgeCurvatureStrips<T> strips;
 
-    static int64_t scratch_bytes(const CascadeRows &rows, int64_t block) {
-        return (rows.count() * block + 2 * rows.layers * kInterleaved * Simd<T>::lanes) * int64_t(sizeof(T));
-    }
-
     void value(const CurvatureTile<T> &tile) const { strips(tile, nullptr); }
 
     void gradient(const CurvatureTile<T> &tile) const {
         T *const local = piece<T>(tile.scratch, 0);
-        fill_zero(local, strips.phi->rows.count() * strips.block);
+        strips.cascade.start_sums(local);
         strips(tile, local);
-        add_local_sums(tile, local, strips.phi->rows.count(), strips.block, strips.phi->stride);
+        strips.cascade.add_sums(tile, local);
     }
 
     void finish(const T *partials, int64_t chunks, int64_t size) const {
-        finish_cascade(*problem, strips.phi->rows, partials, strips.phi->stride, chunks, size);
+        finish_cascade(*problem, strips.cascade.rows(), partials, strips.cascade.phi->stride, chunks, size);
     }
 };
 
 template <class S> bool ridge_curvature(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
-    constexpr int64_t block = ridge_block<Sum<S>>();
+    const CascadeStrips<Sum<S>> cascade = cascade_strips(p, phi);
     Curvature<S> curvature{};
     curvature.batch = p.batch;
     curvature.d = p.d;
     curvature.hidden = p.h;
-    curvature.block = block;
+    curvature.block = cascade.block;
     curvature.rows = &p.rows;
     curvature.W = p.W;
     curvature.dW = p.dW;
     curvature.most_rows = curvature.traces() ? (p.d > 512 ? 66 : 96) : Tile<Sum<S>>::rows;
     curvature.flops = double(p.batch) * double(p.h) *
                       (curvature_flops(curvature) + (curvature.backward() ? 80.0 : 20.0) * phi.rows.layers * phi.terms);
-    curvature.sums = phi.rows.count() * phi.stride;
-    curvature.scratch = RidgeCurvature<S>::scratch_bytes(phi.rows, block);
+    curvature.sums = cascade.sums();
+    curvature.scratch = cascade.scratch_bytes(2 * phi.rows.layers * kInterleaved);
     curvature.threads = p.threads;
-    const RidgeCurvatureStrips<Sum<S>> strips{
-        &phi, block, {p.dscale != nullptr, p.dshift != nullptr, p.dcoef != nullptr}};
-    CurvatureRun<S, RidgeCurvature<S>> run(curvature, {&p, strips});
+    CurvatureRun<S, RidgeCurvature<S>> run(curvature, {&p, {cascade}});
     return run.run();
 }
