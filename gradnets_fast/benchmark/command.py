@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 
 from ..errors import check_choice, check_positive, message
 from ..tasks.checkpoint import prepare_folder, write_json
@@ -15,6 +16,8 @@ from .cases import PRESETS, select
 from .contenders import CONTENDERS
 from .environment import environment
 from .runner import run, threads
+
+_WIDEST = 1000
 
 
 def bench(
@@ -81,7 +84,11 @@ def _progress(console: Console, total: int) -> Callable[[list[dict[str, Any]]], 
 def _finish(console: Console, result: dict[str, Any], out: Path, device: str) -> int:
     paths = report.write(result, out, device)
     console.print()
-    for table in report.tables(result):
+    tables = list(report.tables(result))
+    # A narrower terminal may wrap lines, but no number is cut.
+    unbounded = console.options.update(max_width=_WIDEST)
+    console.width = max(console.width, *(Measurement.get(console, unbounded, t).maximum for t in tables[:-1]), 0)
+    for table in tables:
         console.print(table)
     for path in paths:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
