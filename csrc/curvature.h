@@ -48,7 +48,7 @@ template <class S, class Family> class CurvatureRun {
 
   public:
     CurvatureRun(const Curvature<S> &problem, const Family &family) : p(problem), family_(family) {
-        plan_ = make_plan(p.batch, p.hidden * p.d, p.hidden, p.block, p.most_rows, Tile<T>::rows, p.flops);
+        plan_ = make_plan(p.batch, p.hidden * p.d, p.hidden, p.block, p.block, p.most_rows, Tile<T>::rows, p.flops);
         plan_.split = false;
         plan_.row_chunks = p.flops <= kSerialFlops ? 1 : smaller(plan_.tiles, most_chunks(p.hidden * p.d));
         stride_ = round_up(plan_.block, panel);

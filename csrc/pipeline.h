@@ -40,6 +40,11 @@ template <class T> inline bool reads_weights_in_place(int64_t batch, int64_t d) 
     return batch <= kSmallBatch && d >= Tile<T>::lanes;
 }
 
+// Few rows: a packed copy of W as the right factor of rows times W costs more than strided reads.
+template <class P, class S> inline bool reads_straight_in_place(int64_t batch) {
+    return is_same<typename P::Element, S> && batch <= 4 * kSmallBatch;
+}
+
 // The sizes and offsets of one run.
 template <class P, class S> struct PipelineLayout {
     using T = Sum<S>;
@@ -48,7 +53,7 @@ template <class P, class S> struct PipelineLayout {
     static constexpr bool same = is_same<S, T>;
 
     Plan plan;
-    bool in_place, direct_rows, direct_weights, has[3], wants[3];
+    bool in_place, straight_in_place, direct_rows, direct_weights, has[3], wants[3];
     int64_t d_vectors, d_panels, stride, block_panels;
     int64_t shared_bytes, worker_bytes;
     int64_t transposed, straight, weight_sums, middle_sums, bias_sums, group_sums[3], group_results;
@@ -57,11 +62,13 @@ template <class P, class S> struct PipelineLayout {
 
     explicit PipelineLayout(const Pipeline<S> &p) {
         in_place = P::depth == 1 && reads_weights_in_place<T>(p.batch, p.d);
+        straight_in_place = in_place || reads_straight_in_place<P, S>(p.batch);
         d_vectors = round_up(p.d, lanes);
         d_panels = round_up(p.d, panel);
         const int64_t fit = larger(lanes, round_up(6144 / p.d, lanes)); // 24 kB of W
         const int64_t block = in_place && !p.fixed_block && fit < p.block ? fit : p.block;
-        plan = make_plan(p.batch, p.hidden * p.d, p.hidden, block, p.most_rows, Tile<T>::rows, p.flops);
+        const int64_t unit = p.fixed_block ? block : lanes;
+        plan = make_plan(p.batch, p.hidden * p.d, p.hidden, block, unit, p.most_rows, Tile<T>::rows, p.flops);
         block_panels = round_up(plan.block, panel);
         stride = block_panels;
         direct_rows = same && p.d % lanes == 0 && !plan.split;
@@ -83,7 +90,7 @@ template <class P, class S> struct PipelineLayout {
         transposed = straight = 0;
         if (!in_place) {
             transposed = all.add<E>(plan.blocks * block_panels * elements<P>(p.d));
-            if (wants_rows())
+            if (wants_rows() && !straight_in_place)
                 straight = all.add<E>(plan.blocks * elements<P>(plan.block) * d_panels);
         }
         weight_sums = p.dW && !direct_weights ? all.add<T>(plan.row_chunks * p.hidden * d_vectors) : 0;
@@ -108,7 +115,7 @@ template <class P, class S> struct PipelineLayout {
             copies[r] = P::depth > 1 ? mine.add<E>(even_rows * stride) : 0;
         }
         wide_W = in_place && !same ? mine.add<T>(plan.block * p.d) : 0;
-        W_tail = in_place ? mine.add<T>(plan.block * panel) : 0;
+        W_tail = straight_in_place ? mine.add<T>(plan.block * panel) : 0;
         row_sum = mine.add<T>(larger(p.d, plan.rows));
         results = p.rows.result ? mine.add<T>(2 * plan.rows) : 0;
         scratch = mine.add<char>(p.scratch);
@@ -174,9 +181,9 @@ template <class P, class S, class Middle> class PipelineRun {
         E *const transposed = piece<E>(shared_, l.transposed), *const straight = piece<E>(shared_, l.straight);
         const int64_t depth = elements<P>(p.d), tall = elements<P>(l.plan.block);
         auto body = [&](int64_t b, int) {
-            const int64_t first = b * l.plan.block, neurons = smaller(l.plan.block, p.hidden - first);
+            const int64_t first = l.plan.first_neuron(b), neurons = l.plan.first_neuron(b + 1) - first;
             pack_transposed<P>(p.W + first * p.d, neurons, p.d, transposed + b * l.block_panels * depth);
-            if (l.wants_rows())
+            if (l.wants_rows() && !l.straight_in_place)
                 pack_rows<P>(p.W + first * p.d, neurons, p.d, straight + b * tall * l.d_panels);
         };
         parallel(threads_for(16.0 * p.hidden * p.d, threads, l.plan.blocks), l.plan.blocks, body);
@@ -215,7 +222,7 @@ template <class P, class S, class Middle> class PipelineRun {
                 continue;
             E *const memory = piece<E>(job.mine, l.right[r]);
             if constexpr (P::depth == 1) {
-                if (l.in_place) {
+                if (l.straight_in_place) {
                     job.right[r] = in_place(job.in[r], job.rows, memory);
                     continue;
                 }
@@ -301,8 +308,8 @@ template <class P, class S, class Middle> class PipelineRun {
 
     void run_block(const TileJob &job, int64_t b, bool first_of_group, T *const *targets, const int64_t *target_row,
                    T *results) {
-        Block block{b, b * l.plan.block, 0, 0};
-        block.neurons = smaller(l.plan.block, p.hidden - block.first);
+        Block block{b, l.plan.first_neuron(b), 0, 0};
+        block.neurons = l.plan.first_neuron(b + 1) - block.first;
         block.width = round_up(block.neurons, L::lanes);
         T *tiles[3] = {};
         for (int r = 0; r < 3; ++r)
@@ -366,9 +373,12 @@ template <class P, class S, class Middle> class PipelineRun {
                        T *const *targets, const int64_t *target_row) const {
         const int64_t tall = elements<P>(block.neurons);
         Right<E> right{};
-        if constexpr (P::depth == 1)
-            if (W != nullptr)
+        if constexpr (P::depth == 1) {
+            if constexpr (L::same)
+                W = p.W + block.first * p.d;
+            if (l.straight_in_place)
                 right = in_place(W, block.neurons, piece<T>(job.mine, l.W_tail));
+        }
         if (right.data == nullptr)
             right = {piece<E>(shared_, l.straight) + block.number * elements<P>(l.plan.block) * l.d_panels, L::panel,
                      tall * L::panel};

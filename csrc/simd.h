@@ -74,6 +74,28 @@ template <class T> GRADNETS_INLINE typename Simd<T>::Vector load_part(const T *p
     return v;
 }
 
+// The transpose of a block of lanes × lanes: at each level the two off-diagonal quarters change places.
+template <class T, int half = Simd<T>::lanes / 2>
+GRADNETS_INLINE void transpose(typename Simd<T>::Vector (&v)[Simd<T>::lanes]) {
+    constexpr int lanes = Simd<T>::lanes;
+    typename Simd<T>::Integers low{}, high{};
+#pragma GCC unroll 16
+    for (int l = 0; l < lanes; ++l) {
+        low[l] = l & half ? lanes + l - half : l;
+        high[l] = l & half ? lanes + l : l + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+        if (i & half)
+            continue;
+        const auto a = v[i], b = v[i + half];
+        v[i] = __builtin_shuffle(a, b, low);
+        v[i + half] = __builtin_shuffle(a, b, high);
+    }
+    if constexpr (half > 1)
+        transpose<T, half / 2>(v);
+}
+
 // Sums halves onto each other: the same tree on every machine of one vector width.
 template <class T, int lanes = Simd<T>::lanes> GRADNETS_INLINE T horizontal_sum_of(const T *p) {
     if constexpr (lanes == 1) {

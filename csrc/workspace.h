@@ -57,17 +57,23 @@ struct Plan {
     int64_t rows, tiles, row_chunks; // rows of a tile; tiles of the batch; chunks of tiles
     int64_t block, blocks, groups;   // neurons of a block; blocks; groups of blocks, whose sums are added in order
     bool split;                      // whether the groups are tasks of their own
+    int64_t hidden, unit, units;     // neurons; blocks begin at multiples of `unit`; how many there are
 
     int64_t first_tile(int64_t chunk) const { return chunk * tiles / row_chunks; }
     int64_t first_block(int64_t group) const { return group * blocks / groups; }
+    // As even as can be: the groups are tasks of equal size then.
+    int64_t first_neuron(int64_t block) const { return smaller(hidden, block * units / blocks * unit); }
     int64_t tasks() const { return row_chunks * (split ? groups : 1); }
 };
 
 static constexpr int64_t kMostGroups = 4;
 
-inline Plan make_plan(int64_t batch, int64_t weights, int64_t hidden, int64_t block, int64_t most_rows,
+inline Plan make_plan(int64_t batch, int64_t weights, int64_t hidden, int64_t block, int64_t unit, int64_t most_rows,
                       int64_t row_multiple, double flops) {
     Plan plan;
+    plan.hidden = hidden;
+    plan.unit = unit;
+    plan.units = (hidden + unit - 1) / unit;
     const int64_t count = larger(1, (batch + most_rows - 1) / most_rows);
     plan.rows = round_up(larger(1, (batch + count - 1) / count), row_multiple);
     plan.tiles = (batch + plan.rows - 1) / plan.rows;
