@@ -103,7 +103,9 @@ def why_not(backend: str, operator: str, device: str, dtype: torch.dtype) -> str
     if backend == "reference":
         return None
     if backend == "triton":
-        return f"this version has no Triton kernel for {operator}"
+        from .ops import _triton
+
+        return _triton.why_not(operator, device, dtype)
     if device != "cpu":
         return f"it runs on CPU tensors, and these are on {device}"
     if dtype not in _CPP_DTYPES:
@@ -120,6 +122,8 @@ def choose(operator: str, x: Tensor, argument: str | None = None) -> Choice:
     refusals: dict[str, str] = {}
     for backend in order:
         refusal = why_not(backend, operator, x.device.type, x.dtype)
+        if refusal is None and named is None and backend == "triton" and x.device.type == "cpu":
+            refusal = "Triton's interpreter is slow, and runs only when asked for by name"
         if refusal is None:
             reason = "the fastest that can run this call" if named is None else f"asked for by {named[1]}"
             return Choice(backend, reason, refusals)

@@ -87,6 +87,9 @@ def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) 
 def _kernel(backend: str, x: Tensor) -> str:
     if backend == "reference":
         return f"PyTorch's own operators, {x.dtype}, on {x.device}"
-    from .ops import _cpp
+    from .ops import _cpp, _triton
+
+    if backend == "triton":
+        return _triton.describe(x)
 
     return _cpp.describe(x.dtype)

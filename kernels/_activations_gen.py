@@ -39,14 +39,32 @@ def tanh_value(x):
 
 
 @triton.jit
+def tanh_fast_value(x, ARITHMETIC: tl.constexpr):
+    return common.approximate_tanh(x, ARITHMETIC)
+
+
+@triton.jit
 def tanh_value_first(x):
     return common.tanh(x), common.sech_squared(x)
+
+
+@triton.jit
+def tanh_fast_value_first(x, ARITHMETIC: tl.constexpr):
+    t0 = common.approximate_tanh(x, ARITHMETIC)
+    return t0, 1.0 - (t0 * t0)
 
 
 @triton.jit
 def tanh_value_first_second(x):
     t0 = common.tanh(x)
     t1 = common.sech_squared(x)
+    return t0, t1, (-2.0 * t0) * t1
+
+
+@triton.jit
+def tanh_fast_value_first_second(x, ARITHMETIC: tl.constexpr):
+    t0 = common.approximate_tanh(x, ARITHMETIC)
+    t1 = 1.0 - (t0 * t0)
     return t0, t1, (-2.0 * t0) * t1
 
 
@@ -63,11 +81,22 @@ def sigmoid_value(x):
 
 
 @triton.jit
+def sigmoid_fast_value(x, ARITHMETIC: tl.constexpr):
+    return 0.5 + (0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC))
+
+
+@triton.jit
 def sigmoid_value_first(x):
     t0 = tl.exp(-tl.abs(x))
     t1 = 1.0 / (1.0 + t0)
     t2 = t0 * t1
     return tl.where(x < 0.0, t2, t1), t2 * t1
+
+
+@triton.jit
+def sigmoid_fast_value_first(x, ARITHMETIC: tl.constexpr):
+    t0 = 0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC)
+    return 0.5 + t0, 0.25 - (t0 * t0)
 
 
 @triton.jit
@@ -79,6 +108,13 @@ def sigmoid_value_first_second(x):
     t4 = t3 * t2
     t5 = common.expm1(t0)
     return tl.where(x < 0.0, t3, t2), t4, t4 * common.copysign(t5 / (2.0 + t5), -x)
+
+
+@triton.jit
+def sigmoid_fast_value_first_second(x, ARITHMETIC: tl.constexpr):
+    t0 = 0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC)
+    t1 = 0.25 - (t0 * t0)
+    return 0.5 + t0, t1, (-2.0 * t0) * t1
 
 
 @triton.jit
@@ -95,10 +131,20 @@ def softplus_value(x):
 
 
 @triton.jit
+def softplus_fast_value(x, ARITHMETIC: tl.constexpr):
+    return tl.where(x > 0.0, x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
 def softplus_value_first(x):
     t0 = tl.exp(-tl.abs(x))
     t1 = 1.0 / (1.0 + t0)
     return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t0 * t1, t1)
+
+
+@triton.jit
+def softplus_fast_value_first(x, ARITHMETIC: tl.constexpr):
+    return tl.where(x > 0.0, x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))), 0.5 + (0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC))
 
 
 @triton.jit
@@ -107,6 +153,12 @@ def softplus_value_first_second(x):
     t1 = 1.0 / (1.0 + t0)
     t2 = t0 * t1
     return tl.where(x > 0.0, x, 0.0) + common.log1p(t0), tl.where(x < 0.0, t2, t1), t2 * t1
+
+
+@triton.jit
+def softplus_fast_value_first_second(x, ARITHMETIC: tl.constexpr):
+    t0 = 0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC)
+    return tl.where(x > 0.0, x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))), 0.5 + t0, 0.25 - (t0 * t0)
 
 
 @triton.jit
@@ -176,6 +228,11 @@ def silu_value(x):
 
 
 @triton.jit
+def silu_fast_value(x, ARITHMETIC: tl.constexpr):
+    return x * (0.5 + (0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC)))
+
+
+@triton.jit
 def silu_value_first(x):
     t0 = x < 0.0
     t1 = tl.exp(-tl.abs(x))
@@ -183,6 +240,13 @@ def silu_value_first(x):
     t3 = t1 * t2
     t4 = tl.where(t0, t3, t2)
     return x * t4, t4 * (1.0 + (x * tl.where(t0, t2, t3)))
+
+
+@triton.jit
+def silu_fast_value_first(x, ARITHMETIC: tl.constexpr):
+    t0 = 0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC)
+    t1 = 0.5 + t0
+    return x * t1, t1 + (x * (0.25 - (t0 * t0)))
 
 
 @triton.jit
@@ -195,6 +259,14 @@ def silu_value_first_second(x):
     t5 = tl.where(t0, t4, t3)
     t6 = common.expm1(t1)
     return x * t5, t5 * (1.0 + (x * tl.where(t0, t3, t4))), (t4 * t3) * (2.0 + (x * common.copysign(t6 / (2.0 + t6), -x)))
+
+
+@triton.jit
+def silu_fast_value_first_second(x, ARITHMETIC: tl.constexpr):
+    t0 = 0.5 * common.approximate_tanh(0.5 * x, ARITHMETIC)
+    t1 = 0.5 + t0
+    t2 = 0.25 - (t0 * t0)
+    return x * t1, t1 + (x * t2), (2.0 * t2) + (x * ((-2.0 * t0) * t2))
 
 
 @triton.jit
@@ -349,3 +421,155 @@ def softshrink_value_first(x):
 def softshrink_value_first_second(x):
     t0 = tl.abs(x) <= 0.5
     return tl.where(t0, 0.0, x - common.copysign(0.5, x)), tl.where(t0, 0.0, 1.0), tl.full(x.shape, 0.0, tl.float32)
+
+
+@triton.jit
+def antiderivative(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
+    if NAME == "identity":
+        return identity_antiderivative(x)
+    elif NAME == "tanh":
+        return tanh_antiderivative(x)
+    elif NAME == "sigmoid":
+        return sigmoid_antiderivative(x)
+    elif NAME == "softplus":
+        return softplus_antiderivative(x)
+    elif NAME == "relu":
+        return relu_antiderivative(x)
+    elif NAME == "elu":
+        return elu_antiderivative(x)
+    elif NAME == "silu":
+        return silu_antiderivative(x)
+    elif NAME == "gelu":
+        return gelu_antiderivative(x)
+    elif NAME == "sin":
+        return sin_antiderivative(x)
+    elif NAME == "arctan":
+        return arctan_antiderivative(x)
+    elif NAME == "softsign":
+        return softsign_antiderivative(x)
+    elif NAME == "erf":
+        return erf_antiderivative(x)
+    elif NAME == "softshrink":
+        return softshrink_antiderivative(x)
+    else:
+        tl.static_assert(False, "unknown basis function")
+
+
+@triton.jit
+def value(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
+    if NAME == "identity":
+        return identity_value(x)
+    elif NAME == "tanh" and ARITHMETIC != "accurate":
+        return tanh_fast_value(x, ARITHMETIC)
+    elif NAME == "tanh":
+        return tanh_value(x)
+    elif NAME == "sigmoid" and ARITHMETIC != "accurate":
+        return sigmoid_fast_value(x, ARITHMETIC)
+    elif NAME == "sigmoid":
+        return sigmoid_value(x)
+    elif NAME == "softplus" and ARITHMETIC != "accurate":
+        return softplus_fast_value(x, ARITHMETIC)
+    elif NAME == "softplus":
+        return softplus_value(x)
+    elif NAME == "relu":
+        return relu_value(x)
+    elif NAME == "elu":
+        return elu_value(x)
+    elif NAME == "silu" and ARITHMETIC != "accurate":
+        return silu_fast_value(x, ARITHMETIC)
+    elif NAME == "silu":
+        return silu_value(x)
+    elif NAME == "gelu":
+        return gelu_value(x)
+    elif NAME == "sin":
+        return sin_value(x)
+    elif NAME == "arctan":
+        return arctan_value(x)
+    elif NAME == "softsign":
+        return softsign_value(x)
+    elif NAME == "erf":
+        return erf_value(x)
+    elif NAME == "softshrink":
+        return softshrink_value(x)
+    else:
+        tl.static_assert(False, "unknown basis function")
+
+
+@triton.jit
+def value_first(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
+    if NAME == "identity":
+        return identity_value_first(x)
+    elif NAME == "tanh" and ARITHMETIC != "accurate":
+        return tanh_fast_value_first(x, ARITHMETIC)
+    elif NAME == "tanh":
+        return tanh_value_first(x)
+    elif NAME == "sigmoid" and ARITHMETIC != "accurate":
+        return sigmoid_fast_value_first(x, ARITHMETIC)
+    elif NAME == "sigmoid":
+        return sigmoid_value_first(x)
+    elif NAME == "softplus" and ARITHMETIC != "accurate":
+        return softplus_fast_value_first(x, ARITHMETIC)
+    elif NAME == "softplus":
+        return softplus_value_first(x)
+    elif NAME == "relu":
+        return relu_value_first(x)
+    elif NAME == "elu":
+        return elu_value_first(x)
+    elif NAME == "silu" and ARITHMETIC != "accurate":
+        return silu_fast_value_first(x, ARITHMETIC)
+    elif NAME == "silu":
+        return silu_value_first(x)
+    elif NAME == "gelu":
+        return gelu_value_first(x)
+    elif NAME == "sin":
+        return sin_value_first(x)
+    elif NAME == "arctan":
+        return arctan_value_first(x)
+    elif NAME == "softsign":
+        return softsign_value_first(x)
+    elif NAME == "erf":
+        return erf_value_first(x)
+    elif NAME == "softshrink":
+        return softshrink_value_first(x)
+    else:
+        tl.static_assert(False, "unknown basis function")
+
+
+@triton.jit
+def value_first_second(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
+    if NAME == "identity":
+        return identity_value_first_second(x)
+    elif NAME == "tanh" and ARITHMETIC != "accurate":
+        return tanh_fast_value_first_second(x, ARITHMETIC)
+    elif NAME == "tanh":
+        return tanh_value_first_second(x)
+    elif NAME == "sigmoid" and ARITHMETIC != "accurate":
+        return sigmoid_fast_value_first_second(x, ARITHMETIC)
+    elif NAME == "sigmoid":
+        return sigmoid_value_first_second(x)
+    elif NAME == "softplus" and ARITHMETIC != "accurate":
+        return softplus_fast_value_first_second(x, ARITHMETIC)
+    elif NAME == "softplus":
+        return softplus_value_first_second(x)
+    elif NAME == "relu":
+        return relu_value_first_second(x)
+    elif NAME == "elu":
+        return elu_value_first_second(x)
+    elif NAME == "silu" and ARITHMETIC != "accurate":
+        return silu_fast_value_first_second(x, ARITHMETIC)
+    elif NAME == "silu":
+        return silu_value_first_second(x)
+    elif NAME == "gelu":
+        return gelu_value_first_second(x)
+    elif NAME == "sin":
+        return sin_value_first_second(x)
+    elif NAME == "arctan":
+        return arctan_value_first_second(x)
+    elif NAME == "softsign":
+        return softsign_value_first_second(x)
+    elif NAME == "erf":
+        return erf_value_first_second(x)
+    elif NAME == "softshrink":
+        return softshrink_value_first_second(x)
+    else:
+        tl.static_assert(False, "unknown basis function")

@@ -1,6 +1,8 @@
 """Device functions that triton.language lacks, for float32 blocks.
 
-They run in Triton's interpreter as well, so there is no inline assembly and no libdevice.
+They run in Triton's interpreter as well: inline assembly, which it lacks, stands behind a constant condition.
+
+ARITHMETIC is "accurate", "fast" (for 16-bit points), or "fast_interpreted", the latter without the assembly.
 """
 
 import triton
@@ -32,6 +34,15 @@ def tanh(x):
     """The hyperbolic tangent, from e^{−2|x|} − 1 because e^{−2|x|} alone loses the neighbourhood of 0."""
     e = expm1(-2.0 * tl.abs(x))
     return copysign(e / (2.0 + e), x)
+
+
+@triton.jit
+def approximate_tanh(x, ARITHMETIC: tl.constexpr):
+    """The hyperbolic tangent to 2⁻¹⁰ relative, in one instruction of the special-function unit."""
+    if ARITHMETIC == "fast":
+        return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return tanh(x)
 
 
 @triton.jit
@@ -94,3 +105,54 @@ def atan(x):
     series = 0.19999536871910095 + r2 * series
     series = -0.3333333134651184 + r2 * series
     return copysign(offset + (r + r * r2 * series), x)
+
+
+@triton.jit
+def load_rows(pointer, first, count, stride, D: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr):
+    """Rows `first` … of a (count, D) matrix as a (ROWS, BD) tile, 0 beyond both edges."""
+    rows = tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, BD)[None, :]
+    inside = (rows < count - first) & (columns < D)
+    return tl.load(pointer + first * stride + rows * stride + columns, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, tile, first, count, D: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr):
+    """Stores what of a (ROWS, BD) tile lies inside of a contiguous (count, D) matrix, from row `first` on."""
+    rows = tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, BD)[None, :]
+    inside = (rows < count - first) & (columns < D)
+    tl.store(pointer + first * D + rows * D + columns, tile, mask=inside)
+
+
+@triton.jit
+def dot(a, b, total, PRECISION: tl.constexpr, ARITHMETIC: tl.constexpr):
+    """total + a b, in float32."""
+    if ARITHMETIC == "fast_interpreted":
+        # The interpreter's products of bfloat16 are wrong.
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+    else:
+        return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def is_last(counter, count):
+    """Whether this program is the last of `count` to come here: all that they stored before is then visible to it.
+
+    The counter is 0 before the first and after the last.
+    """
+    # All threads' stores come before the one thread's atomic.
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == count - 1
+    if last:
+        tl.store(counter, 0)
+    return last
+
+
+@triton.jit
+def sum_of_parts(pointers, count, stride):
+    """Σ over i < count of what lies at pointers + i·stride, in this order."""
+    total = tl.load(pointers, cache_modifier=".cg")
+    for i in range(1, count):
+        total += tl.load(pointers + i * stride, cache_modifier=".cg")
+    return total

@@ -1,11 +1,15 @@
-"""What all tests share: a fixed seed, and uninitialised memory full of NaN."""
+"""What all tests share: a fixed seed, uninitialised memory full of NaN, and Triton's interpreter."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# Read when triton is imported, by whichever test does so first.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

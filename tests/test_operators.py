@@ -48,7 +48,7 @@ def _normal(*shape: int, scale: float = 1.0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64) * scale
 
 
-def _ridge_call(layers: int, basis: tuple[str, ...]) -> Call:
+def ridge_call(layers: int, basis: tuple[str, ...], backend: str = "cpp") -> Call:
     def draw(batch: int, d: int, h: int) -> list[Tensor]:
         shapes = ((layers, h), (layers, h), (layers, len(basis), h), (d,))
         return [_normal(batch, d), _normal(h, d, scale=d**-0.5), *(_normal(*shape) for shape in shapes)]
@@ -56,7 +56,7 @@ def _ridge_call(layers: int, basis: tuple[str, ...]) -> Call:
     return Call(
         f"ridge-{layers}-{'+'.join(basis)}",
         draw,
-        lambda t: gradnets_fast.ridge(*t, basis=basis, backend="cpp"),
+        lambda t: gradnets_fast.ridge(*t, basis=basis, backend=backend),
         lambda t: reference.ridge(*t, basis),
     )
 
@@ -92,9 +92,9 @@ def _transformed_call(modules: int, basis: str, transform: str) -> Call:
 
 
 CALLS = [
-    _ridge_call(1, ("tanh",)),
-    _ridge_call(4, ("tanh",)),
-    _ridge_call(3, ("softplus", "sin", "identity")),
+    ridge_call(1, ("tanh",)),
+    ridge_call(4, ("tanh",)),
+    ridge_call(3, ("softplus", "sin", "identity")),
     _softmax_call(3, 1),
     _softmax_call(2, 2),
     _transformed_call(2, "tanh", "half_square"),
@@ -215,7 +215,7 @@ def test_a_row_does_not_depend_on_its_batch(call: Call, d: int, h: int, dtype: t
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 def test_a_large_angle_leaves_other_rows_alone(size: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Its sine is computed apart, and the sines in the same vector are not."""
-    call = _ridge_call(2, ("sin", "tanh"))
+    call = ridge_call(2, ("sin", "tanh"))
     tensors, g = drawn(call, size, dtype)
     usual = outputs_and_gradients(call.ours, tensors, g)
     tensors[0][7] = 1e7
@@ -307,7 +307,7 @@ def test_an_infinite_gradient_stays_in_its_row(call: Call, size: tuple[int, int,
 
 
 def test_lazily_negated_tensors() -> None:
-    call = _ridge_call(1, ("tanh",))
+    call = ridge_call(1, ("tanh",))
     tensors = call.draw(6, 2, 5)
     expected = call.ours(tensors)
     negated = [torch._neg_view(-t) for t in tensors]
@@ -316,7 +316,7 @@ def test_lazily_negated_tensors() -> None:
 
 
 def test_second_derivatives_ignore_autocast() -> None:
-    call = _ridge_call(2, ("tanh",))
+    call = ridge_call(2, ("tanh",))
     tensors = [t.float() for t in call.draw(20, 3, 9)]
     g = _normal(20, 3).float()
     expected = second_gradients(call.ours, tensors, g)
@@ -331,7 +331,7 @@ def test_second_derivatives_ignore_autocast() -> None:
 
 
 def test_infinity_and_nan_follow_the_reference() -> None:
-    call = _ridge_call(2, ("tanh", "softplus"))
+    call = ridge_call(2, ("tanh", "softplus"))
     tensors = call.draw(6, 2, 5)
     tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
     torch.testing.assert_close(call.ours(tensors), call.exact(tensors), equal_nan=True)
@@ -341,7 +341,7 @@ def test_infinity_and_nan_follow_the_reference() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_bounded_network_is_finite_at_infinity(size: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Kernels pad neurons, and the weights 0 of padding times infinity are NaN."""
-    call = _ridge_call(1, ("tanh",))
+    call = ridge_call(1, ("tanh",))
     tensors = [t.to(dtype) for t in call.draw(*size)]
     tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
     expected = call.exact([t.double() for t in tensors])

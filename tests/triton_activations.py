@@ -23,20 +23,31 @@ def evaluate(x, out, stride, antiderivative: tl.constexpr, value_first_second: t
     tl.store(out + 3 * stride + offsets, second)
 
 
+@triton.jit
+def evaluate_fast(x, out, stride, NAME: tl.constexpr, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    value, first, second = generated.value_first_second(tl.load(x + offsets), NAME, "fast_interpreted")
+    tl.store(out + offsets, value)
+    tl.store(out + stride + offsets, first)
+    tl.store(out + 2 * stride + offsets, second)
+
+
 def main() -> None:
     points = json.load(sys.stdin)
     block = triton.next_power_of_2(len(points))
     x = torch.zeros(block)
     x[: len(points)] = torch.tensor(points)
-    names = [
-        name.removesuffix("_value_first_second") for name in dir(generated) if name.endswith("_value_first_second")
-    ]
+    suffix = "_value_first_second"
+    names = [name.removesuffix(suffix) for name in dir(generated) if name.endswith(suffix) and "_fast_" not in name]
     results = {}
     for name in names:
         out = torch.full((4, block), float("nan"))
         functions = (getattr(generated, f"{name}_antiderivative"), getattr(generated, f"{name}_value_first_second"))
         evaluate[(1,)](x, out, block, *functions, BLOCK=block)
         results[name] = dict(zip(OUTPUTS, out[:, : len(points)].tolist()))
+        fast = torch.full((3, block), float("nan"))
+        evaluate_fast[(1,)](x, fast, block, name, BLOCK=block)
+        results[name]["fast"] = fast[:, : len(points)].tolist()
     json.dump(results, sys.stdout)
 
 

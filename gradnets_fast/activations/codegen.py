@@ -150,6 +150,8 @@ def _triton_call(node: Expression, operands: list[str]) -> str:
     operands = list(map(_strip, operands))
     known = {"abs": "tl.abs", "where": "tl.where", "exp": "tl.exp", "log": "tl.log", "sin": "tl.sin"}
     known |= {"cos": "tl.cos", "erf": "tl.erf", "min": "common.minimum"}
+    if node.op == "approximate_tanh":
+        operands.append("ARITHMETIC")
     return f"{known.get(node.op, f'common.{node.op}')}({', '.join(operands)})"
 
 
@@ -157,8 +159,38 @@ def _triton_leaf(node: Expression) -> str:
     return "x" if node.op == "x" else repr(node.numbers[0])
 
 
+def _triton_function(name: str, outputs: tuple[Expression, ...], argument: str = "") -> list[str]:
+    printer = _Printer(_triton_leaf, _triton_call)
+    results = [_strip(r) for r in printer.print(outputs)]
+    shaped = [r if "x" in _leaves(o) else f"tl.full(x.shape, {r}, tl.float32)" for r, o in zip(results, outputs)]
+    return [
+        *("", "@triton.jit", f"def {name}(x{argument}):"),
+        *(f"    {name} = {_strip(text)}" for name, text in printer.assignments),
+        *(f"    return {', '.join(shaped)}", ""),
+    ]
+
+
+_ARITHMETIC = ", ARITHMETIC: tl.constexpr"
+
+
+def _triton_dispatcher(method: str) -> list[str]:
+    """`<method>(x, NAME, ARITHMETIC)` chooses among the basis functions while a kernel is compiled."""
+    lines = ["", "@triton.jit", f"def {method}(x, NAME: tl.constexpr{_ARITHMETIC}):"]
+    keyword = "if"
+    for basis in TABLE.values():
+        if basis.fast is not None and method != "antiderivative":
+            lines += [
+                f'    {keyword} NAME == "{basis.name}" and ARITHMETIC != "accurate":',
+                f"        return {basis.name}_fast_{method}(x, ARITHMETIC)",
+            ]
+            keyword = "elif"
+        lines += [f'    {keyword} NAME == "{basis.name}":', f"        return {basis.name}_{method}(x)"]
+        keyword = "elif"
+    return [*lines, "    else:", '        tl.static_assert(False, "unknown basis function")', ""]
+
+
 def print_triton() -> str:
-    """The Triton module: device functions `<basis>_<output>` of float32 blocks."""
+    """The Triton module: device functions `<basis>_<output>` of float32 blocks, and a dispatcher for each output."""
     lines = [
         '"""Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit."""',
         "",
@@ -170,15 +202,12 @@ def print_triton() -> str:
     ]
     for basis in TABLE.values():
         for method, outputs in _OUTPUTS.items():
-            printer = _Printer(_triton_leaf, _triton_call)
-            results = [_strip(r) for r in printer.print(outputs(basis))]
-            shaped = [
-                r if "x" in _leaves(o) else f"tl.full(x.shape, {r}, tl.float32)"
-                for r, o in zip(results, outputs(basis))
-            ]
-            lines += ["", "@triton.jit", f"def {basis.name}_{method}(x):"]
-            lines += [f"    {name} = {_strip(text)}" for name, text in printer.assignments]
-            lines += [f"    return {', '.join(shaped)}", ""]
+            lines += _triton_function(f"{basis.name}_{method}", outputs(basis))
+            if basis.fast is not None and method != "antiderivative":
+                shorter = basis.fast[: len(outputs(basis))]
+                lines += _triton_function(f"{basis.name}_fast_{method}", shorter, _ARITHMETIC)
+    for method in _OUTPUTS:
+        lines += _triton_dispatcher(method)
     return "\n".join(lines)
 
 

@@ -120,6 +120,11 @@ def sech_squared(a: Operand) -> Expression:
     return _node("sech_squared", a)
 
 
+def approximate_tanh(a: Operand) -> Expression:
+    """The hyperbolic tangent to 2⁻¹⁰ relative: what a GPU computes in one instruction."""
+    return _node("approximate_tanh", a)
+
+
 def log(a: Operand) -> Expression:
     """The natural logarithm, for a >= 1."""
     return _node("log", a)

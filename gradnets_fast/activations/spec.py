@@ -17,6 +17,7 @@ from fractions import Fraction
 from .expression import (
     Expression,
     absolute,
+    approximate_tanh,
     arctangent,
     constant,
     copysign,
@@ -51,6 +52,8 @@ class Basis:
         value, first, second: b, b', b''.
         derivative_range: (inf b', sup b') over the reals, for Lipschitz and monotonicity bounds.
         continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
+        fast: b, b', b'' in fewer GPU instructions, for 16-bit points: to 2⁻¹⁰ of the largest value; None where the
+            others are fast enough.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Basis:
     second: Expression
     derivative_range: tuple[float, float]
     continuous_derivatives: int = SMOOTH
+    fast: tuple[Expression, Expression, Expression] | None = None
 
     @property
     def nondecreasing(self) -> bool:
@@ -96,7 +100,10 @@ def _tanh() -> Basis:
     # log cosh near 0 from cosh − 1 = q²/(2(1+q)), q = e^|x| − 1, because |x| + log1p(e) − log 2 cancels there.
     q = expm1(minimum(_ABS, 1.0))
     log_cosh = where(_ABS < 1.0, log1p(minimum(q * q / (2.0 * (1.0 + q)), 1.0)), _ABS + log1p(e) - _LN2)
-    return Basis("tanh", log_cosh, 0.0, value, first, -2.0 * value * first, (0.0, 1.0))
+    t = approximate_tanh(x)
+    slope = 1.0 - t * t
+    fast = (t, slope, -2.0 * t * slope)
+    return Basis("tanh", log_cosh, 0.0, value, first, -2.0 * value * first, (0.0, 1.0), fast=fast)
 
 
 _E = exp(-_ABS)
@@ -107,13 +114,18 @@ _SIGMOID = where(x < 0.0, _SMALLER, _LARGER)
 _SIGMOID_COMPLEMENT = where(x < 0.0, _LARGER, _SMALLER)
 _SIGMOID_FIRST = _SMALLER * _LARGER
 _SOFTPLUS = where(x > 0.0, x, 0.0) + log1p(_E)
+_HALF_TANH = 0.5 * approximate_tanh(0.5 * x)
+_FAST_SIGMOID = 0.5 + _HALF_TANH
+_FAST_SIGMOID_FIRST = 0.25 - _HALF_TANH * _HALF_TANH
+_FAST_SIGMOID_SECOND = -2.0 * _HALF_TANH * _FAST_SIGMOID_FIRST
 
 
 def _sigmoid() -> Basis:
     # 1 − 2σ = −tanh(x/2), from expm1 because the difference cancels near 0.
     em = expm1(-_ABS)
     second = _SIGMOID_FIRST * copysign(em / (2.0 + em), -x)
-    return Basis("sigmoid", _SOFTPLUS, _LN2, _SIGMOID, _SIGMOID_FIRST, second, (0.0, 0.25))
+    fast = (_FAST_SIGMOID, _FAST_SIGMOID_FIRST, _FAST_SIGMOID_SECOND)
+    return Basis("sigmoid", _SOFTPLUS, _LN2, _SIGMOID, _SIGMOID_FIRST, second, (0.0, 0.25), fast=fast)
 
 
 def _minus_dilogarithm_left() -> Expression:
@@ -129,7 +141,17 @@ _MINUS_DILOGARITHM = where(x > 0.0, 0.5 * (x * x) + (math.pi**2 / 6.0 - _DILOGAR
 
 
 def _softplus() -> Basis:
-    return Basis("softplus", _MINUS_DILOGARITHM, math.pi**2 / 12.0, _SOFTPLUS, _SIGMOID, _SIGMOID_FIRST, (0.0, 1.0))
+    fast = (where(x > 0.0, x, 0.0) + log(1.0 + _E), _FAST_SIGMOID, _FAST_SIGMOID_FIRST)
+    return Basis(
+        "softplus",
+        _MINUS_DILOGARITHM,
+        math.pi**2 / 12.0,
+        _SOFTPLUS,
+        _SIGMOID,
+        _SIGMOID_FIRST,
+        (0.0, 1.0),
+        fast=fast,
+    )
 
 
 def _relu() -> Basis:
@@ -176,6 +198,11 @@ def _silu() -> Basis:
     top = 2.399357280520548
     sigma = 1.0 / (1.0 + math.exp(-top))
     supremum = sigma * (1.0 + top * (1.0 - sigma))
+    fast = (
+        x * _FAST_SIGMOID,
+        _FAST_SIGMOID + x * _FAST_SIGMOID_FIRST,
+        2.0 * _FAST_SIGMOID_FIRST + x * _FAST_SIGMOID_SECOND,
+    )
     return Basis(
         "silu",
         where(_ABS < 1.0, small, large),
@@ -184,6 +211,7 @@ def _silu() -> Basis:
         first,
         second,
         (1.0 - supremum, supremum),
+        fast=fast,
     )
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
+from ..ops.ridge import RIDGE as _OPERATORS
 from ..ops.ridge import SCALARS as _SCALARS
-from ..ops.ridge import ridge as _operator
 from ._checks import call_scalar, checked_direction, checked_ridge, quickly
 
 
@@ -58,13 +58,14 @@ def ridge(
     True
     """
     if backend in (None, "cpp"):
-        f = quickly(_operator, (x, W, scale, shift, coef, bias), basis)
+        f = quickly(_OPERATORS["cpp"], (x, W, scale, shift, coef, bias), basis)
         if f is not None:
             return f
     x, W, cascade, names = checked_ridge("ridge", x, W, scale, shift, coef, bias, basis)
-    if _backend.select("ridge", x, backend) == "reference":
+    chosen = _backend.select("ridge", x, backend)
+    if chosen == "reference":
         return reference.ridge(x, W, *cascade, bias, names)
-    return _operator(x, W, *cascade, bias, config=",".join(names))
+    return _OPERATORS[chosen](x, W, *cascade, bias, config=",".join(names))
 
 
 def ridge_potential(

@@ -355,8 +355,11 @@ def _double_backward_by_tangent(
 _library = torch.library.Library("gradnets_fast", "FRAGMENT")
 
 
-def register(operator: Operator) -> Operator:
-    """Registers `operator` and its gradient as torch.ops.gradnets_fast.<name> and <name>_backward."""
+def register(operator: Operator, *devices: str) -> Operator:
+    """Registers `operator` and its gradient as torch.ops.gradnets_fast.<name> and <name>_backward.
+
+    devices: dispatch keys besides "CPU".
+    """
     name, count = operator.name, len(operator.arguments)
     tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
     result = ", ".join(["Tensor"] * count)
@@ -380,7 +383,8 @@ def register(operator: Operator) -> Operator:
 
     kernels = {"": (forward, forward_fake), "_backward": (backward, backward_fake)}
     for suffix, (kernel, fake) in kernels.items():
-        _library.impl(name + suffix, kernel, "CPU")
+        for device in ("CPU", *devices):
+            _library.impl(name + suffix, kernel, device)
         torch.library.register_fake(qualified + suffix, fake, lib=_library)
     _register_derivatives(operator)
     return operator

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from . import _cpp
+from . import _cpp, _triton
 from .operator import Operator, register
 from .scalars import hidden_values, register_scalars
 
@@ -27,15 +27,32 @@ def _hidden_width(x: Tensor, *parameters: Tensor | None) -> int:
     return hidden_values("ridge", *parameters)
 
 
-ridge = register(
-    Operator(
-        name="ridge",
-        arguments=("x", "W", "scale?", "shift", "coef?", "bias?"),
-        reference=_reference,
-        forward=_cpp.ridge_forward,
-        attempt=_cpp.ridge_attempt,
-        backward=_cpp.ridge_backward,
-        hidden_width=_hidden_width,
-        tangent=SCALARS["jvp"],
-    )
-)
+_ARGUMENTS = ("x", "W", "scale?", "shift", "coef?", "bias?")
+
+RIDGE = {
+    "cpp": register(
+        Operator(
+            name="ridge",
+            arguments=_ARGUMENTS,
+            reference=_reference,
+            forward=_cpp.ridge_forward,
+            attempt=_cpp.ridge_attempt,
+            backward=_cpp.ridge_backward,
+            hidden_width=_hidden_width,
+            tangent=SCALARS["jvp"],
+        )
+    ),
+    "triton": register(
+        Operator(
+            name="ridge_triton",
+            arguments=_ARGUMENTS,
+            reference=_reference,
+            forward=_triton.ridge_forward,
+            attempt=_triton.ridge_forward,
+            backward=_triton.ridge_backward,
+            hidden_width=_hidden_width,
+        ),
+        "CUDA",
+    ),
+}
+"""The operator by backend."""

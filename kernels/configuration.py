@@ -1,0 +1,113 @@
+"""Which kernels run a shape, and with which tiles: read from a committed table, with no tuning at run time.
+
+The table is keyed on the architecture, the kind of product, d and the depth of φ; never on the batch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_name("table.json")
+KINDS = ("half", "tf32", "tf32x3", "ieee")
+"""Products of 16-bit numbers; of float32 rounded to TF32, split into three products of TF32, or as they are."""
+
+ARCHITECTURES = (80, 86, 90, 100)
+"""Compute capabilities that the table has tiles for: another one takes those of the nearest below."""
+
+INTERPRETER = 0
+"""Stands for the architecture in Triton's interpreter."""
+
+MOST_NARROW = {"half": 4, "tf32": 4, "tf32x3": 8, "ieee": 8}
+"""Up to this d products are sums of d outer products, which beats padding d to the 16 of a matrix unit."""
+
+_SMALL = {"BM": 64, "BH": 32, "BM_WEIGHTS": 64, "BH_WEIGHTS": 32, "num_warps": 1, "num_stages": 1}
+_WIDE = {"forward": {"BM": 32, "BH": 64, "num_warps": 4}, "backward": {"BM": 16, "BH": 64, "num_warps": 4}}
+
+Options = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a shape is run."""
+
+    name: str
+    why: str
+
+
+def padded(d: int) -> int:
+    """The next power of two, at least the 16 of a matrix unit.
+
+    >>> padded(2), padded(16), padded(17)
+    (16, 16, 32)
+    """
+    return max(16, 1 << (d - 1).bit_length())
+
+
+def depth(layers: int, terms: int) -> int:
+    """What decides how many values a neuron keeps for the backward pass: b_k(z_l) and Σ_k C_k b_k'(z_l) per layer.
+
+    >>> depth(1, 1), depth(4, 1), depth(4, 2)
+    (1, 4, 6)
+    """
+    return (layers * (terms + 1) + 1) // 2
+
+
+def tabulated(capability: int) -> int:
+    """The architecture of the table whose tiles a GPU of this compute capability takes.
+
+    >>> tabulated(89), tabulated(90), tabulated(121)
+    (86, 90, 86)
+    """
+    if capability >= 120:  # consumer chips: the shared memory of 8.6, and no tcgen05
+        return 86
+    return max(a for a in ARCHITECTURES if a <= max(capability, ARCHITECTURES[0]))
+
+
+@lru_cache(maxsize=1)
+def table() -> dict[str, Any]:
+    """architecture → kernel → kind → list of {d, depth, options}."""
+    loaded: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return loaded
+
+
+@lru_cache(maxsize=None)
+def options(kernel: str, architecture: int, kind: str, d: int, depth: int) -> Options | None:
+    """The tiles and launch options of a kernel; None where d is more than any tile of the table holds."""
+    if architecture == INTERPRETER:
+        return None if d > 256 else {k: v for k, v in _SMALL.items() if "backward" in kernel or "WEIGHTS" not in k}
+    entries = table()[str(architecture)].get(kernel, {}).get(kind, [])
+    able = [entry for entry in entries if entry["d"] >= d]
+    if not able:
+        return None
+    narrowest = min(entry["d"] for entry in able)
+    able = [entry for entry in able if entry["d"] == narrowest]
+    deep_enough = [entry for entry in able if entry["depth"] >= depth]
+    chosen = min(deep_enough, key=_depth) if deep_enough else max(able, key=_depth)
+    found: Options = chosen["options"]
+    return found
+
+
+def _depth(entry: dict[str, Any]) -> int:
+    value: int = entry["depth"]
+    return value
+
+
+def wide_options(kernel: str) -> Options:
+    """The tiles of the elementwise kernels, which wait for memory alone."""
+    return _WIDE[kernel]
+
+
+@lru_cache(maxsize=None)
+def route(architecture: int, kind: str, d: int, depth: int) -> Route:
+    """narrow: products on the arithmetic units; fused: on matrix units; wide: by a library, in pieces of the batch."""
+    if d <= MOST_NARROW[kind]:
+        return Route("narrow", f"d = {d}: outer products cost less than padding d to 16")
+    if all(options(f"ridge.{k}", architecture, kind, d, depth) for k in ("forward", "backward")):
+        return Route("fused", f"d = {d}: the rows of a tile fit in a program")
+    return Route(
+        "wide", f"d = {d}: no tile holds such rows; a library multiplies pieces of the batch that fit in cache"
+    )

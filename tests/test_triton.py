@@ -1,0 +1,247 @@
+"""The Triton kernels in Triton's interpreter, on the CPU: every route, activation and dtype against float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradnets_fast
+from gradnets_fast import reference
+from gradnets_fast.activations import TABLE
+from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
+from test_operators import Call, compare, drawn, ridge_call
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+ROUTES = {
+    "narrow": [(1, 1, 1), (5, 2, 7), (97, 3, 65), (33, 4, 32)],
+    "fused": [(1, 16, 5), (33, 33, 3), (70, 20, 67), (131, 9, 64), (40, 130, 37)],
+    "wide": [(33, 300, 40), (300, 257, 9)],
+}
+"""(batch, d, h) for each route, just past tiles and their multiples."""
+
+SIZES = [size for sizes in ROUTES.values() for size in sizes]
+ONE_EACH = [(41, 3, 35), (41, 20, 35), (41, 260, 35)]
+
+CALLS = [
+    ridge_call(1, ("tanh",), "triton"),
+    ridge_call(4, ("tanh",), "triton"),
+    ridge_call(3, ("softplus", "sin", "identity"), "triton"),
+]
+each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _backend_is_there() -> None:
+    """Everything here would pass on another backend too."""
+    x = torch.zeros(3, 2)
+    assert "interpreter" in gradnets_fast.explain("ridge", x, backend="triton").kernel
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_sizes_take_the_routes_that_they_are_listed_for(route: str) -> None:
+    for batch, d, _ in ROUTES[route]:
+        for dtype in DTYPES:
+            kernel = gradnets_fast.explain("ridge", torch.zeros(batch, d, dtype=dtype), backend="triton").kernel
+            assert f"{route} route" in kernel
+
+
+@each_call
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@each_dtype
+def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    tensors, g = drawn(call, size, dtype)
+    result = compare(call, tensors, g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("size", ONE_EACH, ids=str)
+@each_dtype
+def test_every_activation(name: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    call = ridge_call(2, (name,), "triton")
+    tensors, g = drawn(call, size, dtype)
+    result = compare(call, tensors, g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@each_call
+@pytest.mark.parametrize("size", ONE_EACH, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_points_in_sixteen_bits_with_vectors_in_float32(
+    call: Call, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    (x, W, *vectors), g = drawn(call, size, dtype)
+    tensors = [x, W, *(t.float() + 1e-3 for t in vectors)]
+    result = compare(call, tensors, g)
+    assert [t.dtype for t in result.ours] == [dtype, dtype, dtype, *(torch.float32 for _ in vectors)]
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@pytest.mark.parametrize("size", ONE_EACH, ids=str)
+def test_vectors_of_several_dtypes(size: tuple[int, int, int]) -> None:
+    call = CALLS[1]
+    (x, W, scale, shift, coef, bias), g = drawn(call, size, torch.bfloat16)
+    tensors = [x, W, scale.float(), shift, coef.float(), bias]
+    result = compare(call, tensors, g)
+    assert [t.dtype for t in result.ours[1:]] == [t.dtype for t in tensors]
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@pytest.mark.parametrize("size", ONE_EACH, ids=str)
+@pytest.mark.parametrize("absent", [(), ("scale",), ("coef",), ("bias",), ("scale", "coef", "bias")], ids=str)
+def test_tensors_that_are_left_out(size: tuple[int, int, int], absent: tuple[str, ...]) -> None:
+    names = ("x", "W", "scale", "shift", "coef", "bias")
+    tensors, g = drawn(CALLS[1], size, torch.float32)
+    given = {name: t for name, t in zip(names, tensors) if name not in absent}
+    ones = {"scale": torch.ones_like(tensors[2]), "coef": torch.ones_like(tensors[4]), "bias": torch.zeros(size[1])}
+
+    def ours(t: Sequence[Tensor]) -> Tensor:
+        arguments = dict.fromkeys(absent) | dict(zip(given, t))
+        return gradnets_fast.ridge(*(arguments[name] for name in names), basis="tanh", backend="triton")
+
+    def exact(t: Sequence[Tensor]) -> Tensor:
+        arguments = {name: ones[name].to(t[0].dtype) for name in absent} | dict(zip(given, t))
+        return reference.ridge(*(arguments[name] for name in names), ("tanh",))
+
+    result = compare(Call("", CALLS[1].draw, ours, exact), list(given.values()), g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@each_call
+@pytest.mark.parametrize("size", ONE_EACH, ids=str)
+def test_only_what_is_needed_gets_a_gradient(call: Call, size: tuple[int, int, int]) -> None:
+    tensors, g = drawn(call, size, torch.float32)
+    everything = outputs_and_gradients(call.ours, tensors, g)[1:]
+    for needed in range(len(tensors)):
+        leaves = [t.detach().requires_grad_(i == needed) for i, t in enumerate(tensors)]
+        call.ours(leaves).backward(g)
+        for i, (leaf, expected) in enumerate(zip(leaves, everything)):
+            assert (leaf.grad is not None) == (i == needed)
+            if leaf.grad is not None:
+                torch.testing.assert_close(leaf.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+@each_call
+@pytest.mark.parametrize("size", ONE_EACH, ids=str)
+def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call, size: tuple[int, int, int]) -> None:
+    tensors, g = drawn(call, size, torch.float32)
+    expected = outputs_and_gradients(call.ours, tensors, g)
+
+    def spread(t: Tensor, step: int) -> Tensor:
+        wide = torch.full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"), dtype=t.dtype)
+        inside = wide[..., ::2] if step == 2 else wide[..., : t.shape[-1]]
+        inside.copy_(t)
+        return inside
+
+    for step in (1, 2):
+        strided = outputs_and_gradients(call.ours, [spread(t, step) for t in tensors], spread(g, step))
+        assert all(torch.equal(a, b) for a, b in zip(expected, strided))
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    gradients = torch.autograd.grad(call.ours(leaves).sum(), leaves)  # an expanded, stride-0 gradient
+    ones = outputs_and_gradients(call.ours, tensors, torch.ones_like(g))
+    assert all(torch.equal(a, b) for a, b in zip(gradients, ones[1:]))
+
+
+@pytest.mark.parametrize("d", [3, 20, 260])
+def test_leading_dimensions_and_empty_batches(d: int) -> None:
+    tensors, _ = drawn(CALLS[1], (24, d, 10), torch.float32)
+    flat = CALLS[1].ours(tensors)
+    folded = CALLS[1].ours([tensors[0].view(2, 3, 4, d), *tensors[1:]])
+    assert torch.equal(folded.view(24, d), flat)
+    leaves = [t.requires_grad_() for t in (tensors[0][:0], *tensors[1:])]
+    empty = CALLS[1].ours(leaves)
+    assert empty.shape == (0, d)
+    assert all(not gradient.any() for gradient in torch.autograd.grad(empty.sum(), leaves))
+
+
+@each_call
+def test_second_derivatives(call: Call) -> None:
+    tensors, g = drawn(call, (37, 5, 30), torch.float32)
+    truth = second_gradients(call.exact, [t.double() for t in tensors], g.double())
+    assert_as_good_as_eager(second_gradients(call.ours, tensors, g), second_gradients(call.exact, tensors, g), truth)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's word for 0 · ∞
+@pytest.mark.parametrize("size", ONE_EACH, ids=str)
+@each_dtype
+def test_a_bounded_network_is_finite_at_infinity(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Tiles pad neurons, and the weights 0 of padding times infinity are NaN."""
+    tensors, _ = drawn(CALLS[0], size, dtype)
+    tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
+    expected = CALLS[0].exact([t.double() for t in tensors])
+    assert expected[:2].isfinite().all()
+    rtol = 8 * torch.finfo(dtype).eps
+    largest = expected[expected.isfinite()].abs().max().item()
+    ours = CALLS[0].ours(tensors).double()
+    torch.testing.assert_close(ours, expected, equal_nan=True, rtol=rtol, atol=rtol * largest)
+
+
+@pytest.mark.parametrize("network", ["mGradNetC(3, 4, 20)", "GradNetC(2, 20, 9)", "mRidgeGradNet(3, 40)"])
+def test_networks_under_use_backend(network: str) -> None:
+    net = eval(f"gradnets_fast.{network}")
+    x = torch.randn(37, net.W.shape[1])
+    gradients = []
+    for backend in ("triton", "reference"):
+        net.zero_grad()
+        with gradnets_fast.use_backend(backend):
+            net(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in net.parameters()])
+    for ours, expected in zip(*gradients):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_torch_compile_keeps_the_backend() -> None:
+    torch.compiler.reset()
+    net = gradnets_fast.mGradNetC(2, 3, 8)
+    x = torch.randn(10, 3, requires_grad=True)
+    code = []
+
+    def inspected(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Tensor]:
+        code.append(graph.code)
+        return graph.forward
+
+    with gradnets_fast.use_backend("triton"):
+        expected = net(x)
+        compiled = torch.compile(net, backend=inspected, fullgraph=True)(x)
+    assert len(code) == 1
+    assert "gradnets_fast.ridge_triton" in code[0]
+    torch.testing.assert_close(compiled, expected)
+    (ours,), (wanted,) = (torch.autograd.grad(f.square().sum(), x) for f in (compiled, expected))
+    torch.testing.assert_close(ours, wanted)
+
+
+def test_the_choice_is_explained() -> None:
+    x = torch.zeros(5, 3)
+    automatic = gradnets_fast.explain("ridge", x)
+    assert automatic.backend == "cpp"
+    assert "asked for by name" in automatic.rejected["triton"]
+    with pytest.raises(gradnets_fast.BackendUnavailableError, match=r"not torch\.float64"):
+        gradnets_fast.explain("ridge", x.double(), backend="triton")
+    with pytest.raises(gradnets_fast.BackendUnavailableError, match="no Triton kernel for softmax_modules"):
+        gradnets_fast.explain("softmax_modules", x, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("preparation", "reason"),
+    [("", "set TRITON_INTERPRET=1"), ("import triton, os; os.environ['TRITON_INTERPRET'] = '1'", "after triton")],
+)
+def test_without_the_interpreter_cpu_tensors_are_refused(preparation: str, reason: str) -> None:
+    script = f"""
+{preparation}
+import torch, gradnets_fast
+try:
+    gradnets_fast.explain("ridge", torch.zeros(2, 2), backend="triton")
+except gradnets_fast.BackendUnavailableError as error:
+    print(error)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert reason in run.stdout
