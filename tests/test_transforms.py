@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -217,7 +218,7 @@ def operator_samples() -> list[tuple[object, tuple[object, ...]]]:
     import gradnets_fast.ops.modules
     import gradnets_fast.ops.ridge
 
-    assert gradnets_fast.ops.ridge.ridge.name == "ridge"
+    assert gradnets_fast.ops.ridge.RIDGE["cpp"].name == "ridge"
     ops = torch.ops.gradnets_fast
     ridge = (parameter(5, 3), parameter(4, 3), parameter(2, 4), parameter(2, 4), parameter(2, 1, 4), parameter(3))
     softmax = (parameter(5, 3), parameter(2, 4, 3), parameter(2, 4), parameter(2), parameter(2), None, parameter(3))
@@ -243,3 +244,19 @@ def test_vmap_over_a_registered_gradient() -> None:
 def test_opcheck(index: int) -> None:
     operator, arguments = operator_samples()[index]
     torch.library.opcheck(operator, arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("network", ["mGradNetC(2, 3, 8)", "mGradNetM(2, 3, 8)"])
+def test_compiled_networks_run_the_registered_operators(network: str) -> None:
+    torch.compiler.reset()
+    net = eval(f"gf.{network}")
+    code = []
+
+    def inspected(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        code.append(graph.code)
+        return graph.forward
+
+    x = torch.randn(10, 3)
+    compiled = torch.compile(net, backend=inspected, fullgraph=True)(x)
+    assert f"torch.ops.gradnets_fast.{net.operator_name}(" in code[0]
+    torch.testing.assert_close(compiled, net(x))

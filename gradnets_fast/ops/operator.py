@@ -67,7 +67,7 @@ class Operator:
     def __call__(self, *tensors: Tensor | None, config: str) -> Tensor:
         """f(x), by kernels, differentiable twice."""
         if torch.compiler.is_compiling():
-            if torch._C._functorch.peek_interpreter_stack() is not None:
+            if torch._C._are_functorch_transforms_active():
                 # The compiler cannot trace an autograd.Function with a jvp inside torch.func.
                 return self.reference(*tensors, config)
             compiled: Tensor = getattr(torch.ops.gradnets_fast, self.name)(*tensors, config)
