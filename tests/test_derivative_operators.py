@@ -16,9 +16,9 @@ import gradnets_fast
 from gradnets_fast import reference
 from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
-from test_operators import CALLS, SIZES, Call, _ridge_call, each_call
+from test_operators import CALLS, SIZES, Call, each_call, ridge_call
 
-RIDGES = [*CALLS[:3], _ridge_call(1, ("gelu", "sigmoid"))]
+RIDGES = [*CALLS[:3], ridge_call(1, ("gelu", "sigmoid"))]
 FAMILIES = ("ridge", "softmax_modules", "transformed_modules")
 Function = Callable[[Sequence[Tensor]], Tensor]
 
