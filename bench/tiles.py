@@ -1,7 +1,10 @@
-"""Chooses the tiles of kernels/table.json without a GPU: the largest candidates that spill nothing.
+"""Chooses the tiles of kernels/table.json without a GPU, by what the compiler says that candidates take.
 
-python -m bench.tiles                  # writes kernels/table.json; a quarter of an hour on two cores
-python -m bench.tiles --architecture 90 --kernel ridge.forward   # prints what the candidates take
+python -m bench.tiles            # fills what the table lacks, entry by entry; an hour on two cores from nothing
+python -m bench.tiles --again    # compiles all of its entries anew, after a change of the kernels: a quarter of an hour
+
+The first candidate of which two programs fit into a multiprocessor wins, so that one computes φ while the other's
+products run; else the first that spills nothing.
 """
 
 from __future__ import annotations
@@ -9,108 +12,108 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple
 from typing import Any
 
-from gradnets_fast.kernels import configuration
+import triton
+
+from gradnets_fast.kernels import configuration, offline
+from gradnets_fast.kernels.candidates import CANDIDATES, Case, cases
 from gradnets_fast.kernels.launch import Mode
-from gradnets_fast.kernels.offline import Resources, resources
+from gradnets_fast.tasks.checkpoint import write_atomically
 
-DEPTHS = {1: 1, 4: 4, 8: 8}
-"""Depth of the table → layers of the cascade, of one basis function, that it is chosen with."""
+_REGISTERS = 65536
+"""Of a multiprocessor."""
 
-WIDTHS = {
-    "ridge": {"half": (16, 32, 64, 128, 256), "tf32": (16, 32, 64, 128), "ieee": (16, 32, 64)},
-    "narrow": {"half": (1, 2, 4), "ieee": (1, 2, 4, 8)},
-}
-
-Case = tuple[int, str, str, int, int]
+_MATRIX_KERNELS = ("forward", "backward", "numbers", "derivatives")
+_HOPELESS = {"tf32x3": 2, "ieee": 2}
+"""How many of the first candidates of these kernels spill for every d, and take minutes to compile."""
 
 
-def _forward(*sizes: tuple[int, int, int, int]) -> list[dict[str, int]]:
-    return [dict(zip(("BM", "BH", "num_warps", "num_stages"), size)) for size in sizes]
+def taken(case: Case, tiles: dict[str, int]) -> dict[str, offline.Resources]:
+    """What each variant of the entry's kernel takes with these tiles; stops at the first that does not fit."""
+    architecture, kernel, kind, d, layers = case
+    mode = Mode(architecture, kind, ("tanh",), layers, "narrow" if kernel.startswith("narrow") else "fused")
+    found = {}
+    for name, variant in offline.VARIANTS.items():
+        if variant.kernel == kernel:
+            found[name] = offline.resources(name, mode, d, tiles)
+            if not found[name].fits(architecture):
+                break
+    return found
 
 
-def _backward(*sizes: tuple[int, int, int, int, int, int]) -> list[dict[str, int]]:
-    names = ("BM", "BH", "BM_WEIGHTS", "BH_WEIGHTS", "num_warps", "num_stages")
-    return [dict(zip(names, size)) for size in sizes]
+def _two_fit(architecture: int, tiles: dict[str, int], needs: offline.Resources) -> bool:
+    shared = 2 * needs.shared <= 1024 * configuration.SHARED_KB[architecture]
+    return shared and 2 * 32 * tiles["num_warps"] * needs.registers <= _REGISTERS
 
 
-CANDIDATES = {
-    "ridge.forward": _forward(
-        *((128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2)),
-        *((32, 32, 4, 1), (16, 32, 4, 1), (16, 16, 4, 1)),
-    ),
-    "ridge.backward": _backward(
-        *((128, 64, 64, 64, 8, 2), (128, 64, 32, 64, 8, 2), (64, 64, 32, 64, 4, 2), (64, 32, 32, 64, 4, 2)),
-        *((64, 32, 16, 64, 4, 2), (32, 32, 16, 64, 8, 1), (32, 32, 32, 32, 4, 1), (32, 32, 16, 32, 4, 1)),
-        *((16, 32, 16, 32, 8, 1), (16, 16, 16, 16, 4, 1)),
-    ),
-    "narrow.forward": _forward((64, 32, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1), (8, 32, 4, 1)),
-    "narrow.backward": _backward(
-        *((32, 32, 32, 32, 4, 1), (32, 32, 16, 32, 4, 1), (16, 32, 8, 32, 4, 1), (8, 32, 4, 32, 4, 1)),
-        (8, 32, 4, 32, 8, 1),
-    ),
-}
-"""The best guess first; more rows a program read the weights less often, more registers allow fewer programs."""
-
-
-def cases() -> Iterator[Case]:
-    """(architecture, kernel, kind, d, depth) of every entry of the table."""
-    for architecture in configuration.ARCHITECTURES:
-        for kernel in CANDIDATES:
-            for kind, widths in WIDTHS[kernel.split(".")[0]].items():
-                yield from ((architecture, kernel, kind, d, depth) for d in widths for depth in DEPTHS)
-
-
-def measured(case: Case, tiles: dict[str, int]) -> Resources:
-    """What the kernel of one entry takes with these tiles."""
+def chosen(case: Case) -> dict[str, Any] | None:
+    """The entry of one case; None if every candidate spills."""
     architecture, kernel, kind, d, depth = case
-    route = "narrow" if kernel.startswith("narrow") else "fused"
-    return resources(kernel, Mode(architecture, kind, ("tanh",), DEPTHS[depth], route), d, tiles)
-
-
-def first_that_fits(case: Case) -> dict[str, int] | None:
-    """The options of one entry; None if every candidate spills."""
-    for tiles in CANDIDATES[case[1]]:
-        if measured(case, tiles).fits(case[0]):
-            return tiles
-    return None
-
-
-def _write() -> None:
-    listed = list(cases())
-    with ProcessPoolExecutor() as pool:
-        found = list(pool.map(first_that_fits, listed))
-    table: dict[str, Any] = {}
-    for (architecture, kernel, kind, d, depth), options in zip(listed, found):
-        if options is None:
-            print(f"{architecture} {kernel} {kind} d={d} depth={depth}: every candidate spills")
+    best = None
+    for tiles in CANDIDATES[kernel][_HOPELESS.get(kind, 0) if kernel in _MATRIX_KERNELS else 0 :]:
+        found = taken(case, tiles)
+        if not all(needs.fits(architecture) for needs in found.values()):
             continue
-        entries = table.setdefault(str(architecture), {}).setdefault(kernel, {}).setdefault(kind, [])
-        entries.append({"d": d, "depth": depth, "options": options})
-    configuration.TABLE.write_text(_lines(table), encoding="utf-8")
+        entry = {"d": d, "depth": depth, "options": tiles, "resources": {k: astuple(v) for k, v in found.items()}}
+        if all(_two_fit(architecture, tiles, needs) for needs in found.values()):
+            return entry
+        best = best or entry
+    return best
 
 
-def _lines(table: dict[str, Any]) -> str:
-    """JSON with an entry a line."""
+def again(case: Case) -> dict[str, Any]:
+    """The entry that the table has for a case, with what its tiles take now."""
+    entry: dict[str, Any] = _entries(_read(), case)[0]
+    return entry | {"resources": {name: astuple(needs) for name, needs in taken(case, entry["options"]).items()}}
+
+
+def _read() -> dict[str, Any]:
+    text = configuration.TABLE.read_text(encoding="utf-8") if configuration.TABLE.exists() else "{}"
+    table: dict[str, Any] = json.loads(text)
+    return table
+
+
+def _entries(table: dict[str, Any], case: Case) -> list[dict[str, Any]]:
+    architecture, kernel, kind, d, depth = case
+    entries = table.get(str(architecture), {}).get(kernel, {}).get(kind, [])
+    return [entry for entry in entries if (entry["d"], entry["depth"]) == (d, depth)]
+
+
+def _add(case: Case, entry: dict[str, Any]) -> None:
+    """Writes one entry, so that nothing is lost when the program is stopped."""
+    architecture, kernel, kind, *place = case
+    table = _read()
+    entries = table.setdefault(str(architecture), {}).setdefault(kernel, {}).setdefault(kind, [])
+    others = [e for e in entries if [e["d"], e["depth"]] != place]
+    entries[:] = sorted([*others, entry], key=lambda e: (e["d"], e["depth"]))
+    _write(table)
+
+
+def _write(table: dict[str, Any]) -> None:
     text = json.dumps(table, indent=1)
-    return re.sub(r'\{\s+"d".*?\}\s+\}', lambda entry: " ".join(entry[0].split()), text, flags=re.DOTALL) + "\n"
+    lines = re.sub(r'\{\s+"d".*?\}\s+\}', lambda found: " ".join(found[0].split()), text, flags=re.DOTALL) + "\n"
+    write_atomically(configuration.TABLE, lambda path: path.write_text(lines, encoding="utf-8"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--architecture", type=int)
-    parser.add_argument("--kernel", choices=CANDIDATES)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--again", action="store_true", help="compile the table's entries, and choose none")
     arguments = parser.parse_args()
-    if arguments.architecture is None:
-        _write()
-        return
-    for case in cases():
-        if case[0] == arguments.architecture and arguments.kernel in (None, case[1]):
-            for tiles in CANDIDATES[case[1]]:
-                print(*case, *tiles.values(), measured(case, tiles), flush=True)
+    table = _read()
+    wanted = [case for case in cases() if bool(_entries(table, case)) == arguments.again]
+    print(f"Triton {triton.__version__}: {len(wanted)} entries")
+    with ProcessPoolExecutor() as pool:
+        for case, entry in zip(wanted, pool.map(again if arguments.again else chosen, wanted)):
+            if entry is None:
+                print(*case, "every candidate spills", flush=True)
+            else:
+                _add(case, entry)
+                print(*case, *entry["options"].values(), entry["resources"], flush=True)
+    if arguments.again or len(wanted) == len(list(cases())):
+        _write(_read() | {"compiled": {"triton": triton.__version__, "sources": offline.sources()}})
 
 
 if __name__ == "__main__":

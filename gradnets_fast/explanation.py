@@ -67,7 +67,7 @@ def explain(
     check_points("explain", x)
     x = functional.autocast(x)
     choice = choose(operator, x, backend)
-    return Explanation(operator, choice.backend, _kernel(choice.backend, x), choice.reason, choice.rejected)
+    return Explanation(operator, choice.backend, _kernel(operator, choice.backend, x), choice.reason, choice.rejected)
 
 
 def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) -> str:
@@ -84,12 +84,11 @@ def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) 
     return name
 
 
-def _kernel(backend: str, x: Tensor) -> str:
+def _kernel(operator: str, backend: str, x: Tensor) -> str:
     if backend == "reference":
         return f"PyTorch's own operators, {x.dtype}, on {x.device}"
     from .ops import _cpp, _triton
 
     if backend == "triton":
-        return _triton.describe(x)
-
+        return _triton.describe(operator, x)
     return _cpp.describe(x.dtype)

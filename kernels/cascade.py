@@ -1,9 +1,10 @@
-"""The elementwise middle of the ridge family: φ, φ' and the gradients of a·φ, on float32 tiles in registers.
+"""The elementwise middle of the ridge family: φ, its derivatives, and the gradients of sums of either.
 
-A tile holds neurons along one axis and rows of the batch along the other, AXIS.  Parameters are tuples of vectors over
-the tile's neurons, expanded along AXIS: `scale` β and `shift` s, one per layer; `coef` C, one per layer and basis
-function, layer by layer.  An empty tuple stands for ones.
+A tile holds neurons along one axis and rows of the batch along the other, AXIS.  Parameters are float32
+vectors over the tile's neurons, expanded along AXIS.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -11,80 +12,200 @@ import triton.language as tl
 from . import _activations_gen as activations
 
 
+class Cascade(NamedTuple):
+    """What is constant of φ: names of basis functions, number of layers, ARITHMETIC of `common`, and whether there are
+    β and C; else they are ones."""
+
+    basis: tl.constexpr
+    layers: tl.constexpr
+    arithmetic: tl.constexpr
+    scaled: tl.constexpr
+    mixed: tl.constexpr
+
+
+class Vectors(NamedTuple):
+    """β and s, one for each layer; C, for each layer and basis function, layer by layer: tuples of vectors."""
+
+    scale: tl.tensor
+    shift: tl.tensor
+    coef: tl.tensor
+
+
+class InMemory(NamedTuple):
+    """The same where they are: pointers to (layers, h), (layers, h), (layers · K, h), of which the vectors at `neurons`
+    are loaded where they are used, because along the rows of a tile each of them takes many registers."""
+
+    scale: tl.tensor
+    shift: tl.tensor
+    coef: tl.tensor
+    neurons: tl.tensor
+    h: tl.tensor
+
+
+class Wanted(NamedTuple):
+    """Which of `Vectors` get gradients, which are kept in this order, one after the other."""
+
+    scale: tl.constexpr
+    shift: tl.constexpr
+    coef: tl.constexpr
+
+
 @triton.jit
-def load(pointer, neurons, h, COUNT: tl.constexpr, AXIS: tl.constexpr):
-    """The rows of a (COUNT, h) matrix at `neurons`, 0 beyond h; no rows for a pointer that is None."""
+def pointers(scale, shift, coef):
+    """What `load` and `in_memory` read; another pointer stands for None, which a tuple cannot hold in Triton 3.6."""
+    return (shift if scale is None else scale, shift, shift if coef is None else coef)
+
+
+@triton.jit
+def in_memory(at, neurons, h, AXIS: tl.constexpr):
+    """(scale, shift, coef) at `neurons`, from their pointers."""
+    return InMemory(at[0], at[1], at[2], tl.expand_dims(neurons, AXIS), h)
+
+
+@triton.jit
+def load(at, neurons, h, phi, AXIS: tl.constexpr):
+    """The same in registers, for a loop."""
+    here = in_memory(at, neurons, h, AXIS)
+    COEFS: tl.constexpr = phi.layers * len(phi.basis)
+    scale = ()
+    coef = ()
+    if phi.scaled:
+        scale = _all(here, here.scale, phi.layers)
+    if phi.mixed:
+        coef = _all(here, here.coef, COEFS)
+    return Vectors(scale, _all(here, here.shift, phi.layers), coef)
+
+
+@triton.jit
+def _all(vectors, of, COUNT: tl.constexpr):
     rows = ()
-    if pointer is not None:
-        for i in tl.static_range(COUNT):
-            row = tl.load(pointer + i * h + neurons, mask=neurons < h, other=0.0).to(tl.float32)
-            rows = rows + (tl.expand_dims(row, AXIS),)
+    for i in tl.static_range(COUNT):
+        rows = rows + (vector(vectors, of, i),)
     return rows
 
 
 @triton.jit
-def _enter(l: tl.constexpr, u, mixed, scale, shift):
+def vector(vectors, of, i: tl.constexpr):
+    """The i-th of vectors.scale, vectors.shift or vectors.coef, 0 beyond h."""
+    if len(vectors) == 3:
+        return of[i]
+    else:
+        at = of + i * vectors.h + vectors.neurons
+        return tl.load(at, mask=vectors.neurons < vectors.h, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _enter(l: tl.constexpr, u, mixed, vectors, phi):
     """z_l = β_l u + s_l + mixed, mixed being what layer l − 1 passed on."""
     z = u
-    if len(scale) > 0:
-        z = z * scale[l]
-    z = z + shift[l]
+    if phi.scaled:
+        z = z * vector(vectors, vectors.scale, l)
+    z = z + vector(vectors, vectors.shift, l)
     if l > 0:
         z = z + mixed
     return z
 
 
 @triton.jit
-def _weighted(coef, position: tl.constexpr, value):
-    result = value
-    if len(coef) > 0:
-        result = coef[position] * value
-    return result
+def _inner(l: tl.constexpr, passed, vectors, phi):
+    """∂z_l/∂u = β_l + passed, passed being what layer l − 1 makes of its own; a vector or number where l = 0."""
+    if phi.scaled:
+        return vector(vectors, vectors.scale, l) + passed if l > 0 else vector(vectors, vectors.scale, l)
+    else:
+        return 1.0 + passed if l > 0 else 1.0
 
 
 @triton.jit
-def value(u, scale, shift, coef, BASIS: tl.constexpr, LAYERS: tl.constexpr, ARITHMETIC: tl.constexpr):
+def scaled(l: tl.constexpr, delta, vectors, phi):
+    """β_l δ_l."""
+    if phi.scaled:
+        return delta * vector(vectors, vectors.scale, l)
+    else:
+        return delta
+
+
+@triton.jit
+def weighted(position: tl.constexpr, value, vectors, phi):
+    if phi.mixed:
+        return vector(vectors, vectors.coef, position) * value
+    else:
+        return value
+
+
+@triton.jit
+def value(u, vectors, phi):
     """φ(u): z_l = β_l u + s_l + Σ_k C_{l−1,k} b_k(z_{l−1}), φ = Σ_k C_{L−1,k} b_k(z_{L−1})."""
-    K: tl.constexpr = len(BASIS)
+    K: tl.constexpr = len(phi.basis)
     mixed = u
-    for l in tl.static_range(LAYERS):
-        z = _enter(l, u, mixed, scale, shift)
-        mixed = _weighted(coef, l * K, activations.value(z, tl.constexpr(BASIS[0]), ARITHMETIC))
+    for l in tl.static_range(phi.layers):
+        z = _enter(l, u, mixed, vectors, phi)
+        mixed = weighted(l * K, activations.value(z, tl.constexpr(phi.basis[0]), phi.arithmetic), vectors, phi)
         for k in tl.static_range(1, K):
-            term = activations.value(z, tl.constexpr(BASIS[k]), ARITHMETIC)
-            mixed = mixed + _weighted(coef, l * K + k, term)
+            term = activations.value(z, tl.constexpr(phi.basis[k]), phi.arithmetic)
+            mixed = mixed + weighted(l * K + k, term, vectors, phi)
     return mixed
 
 
 @triton.jit
-def _layer(l: tl.constexpr, z, coef, BASIS: tl.constexpr, ARITHMETIC: tl.constexpr):
+def _layer(l: tl.constexpr, z, vectors, phi):
     """Σ_k C_{l,k} b_k(z), Σ_k C_{l,k} b_k'(z), and (b_0(z), …, b_{K−1}(z))."""
-    K: tl.constexpr = len(BASIS)
-    b, first = activations.value_first(z, tl.constexpr(BASIS[0]), ARITHMETIC)
+    K: tl.constexpr = len(phi.basis)
+    b, first = activations.value_first(z, tl.constexpr(phi.basis[0]), phi.arithmetic)
     values = (b,)
-    mixed, gain = _weighted(coef, l * K, b), _weighted(coef, l * K, first)
+    mixed, gain = weighted(l * K, b, vectors, phi), weighted(l * K, first, vectors, phi)
     for k in tl.static_range(1, K):
-        b, first = activations.value_first(z, tl.constexpr(BASIS[k]), ARITHMETIC)
+        b, first = activations.value_first(z, tl.constexpr(phi.basis[k]), phi.arithmetic)
         values = values + (b,)
-        mixed = mixed + _weighted(coef, l * K + k, b)
-        gain = gain + _weighted(coef, l * K + k, first)
+        mixed = mixed + weighted(l * K + k, b, vectors, phi)
+        gain = gain + weighted(l * K + k, first, vectors, phi)
     return mixed, gain, values
 
 
 @triton.jit
-def value_and_slope(u, scale, shift, coef, BASIS: tl.constexpr, LAYERS: tl.constexpr, ARITHMETIC: tl.constexpr):
-    """φ(u) and φ'(u): z_l' = β_l + Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}', φ' = Σ_k C_{L−1,k} b_k'(z_{L−1}) z_{L−1}'."""
+def _curved_layer(l: tl.constexpr, z, vectors, phi):
+    """Σ_k C_{l,k} b_k(z), the same of b_k' and of b_k'', (b_0(z), …) and (b_0'(z), …)."""
+    K: tl.constexpr = len(phi.basis)
+    b, first, second = activations.value_first_second(z, tl.constexpr(phi.basis[0]), phi.arithmetic)
+    values = (b,)
+    slopes = (first,)
+    mixed, gain = weighted(l * K, b, vectors, phi), weighted(l * K, first, vectors, phi)
+    bend = weighted(l * K, second, vectors, phi)
+    for k in tl.static_range(1, K):
+        b, first, second = activations.value_first_second(z, tl.constexpr(phi.basis[k]), phi.arithmetic)
+        values = values + (b,)
+        slopes = slopes + (first,)
+        mixed = mixed + weighted(l * K + k, b, vectors, phi)
+        gain = gain + weighted(l * K + k, first, vectors, phi)
+        bend = bend + weighted(l * K + k, second, vectors, phi)
+    return mixed, gain, bend, values, slopes
+
+
+@triton.jit
+def slope(u, vectors, phi):
+    """φ'(u): z_l' = β_l + Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}', φ' = Σ_k C_{L−1,k} b_k'(z_{L−1}) z_{L−1}'."""
     mixed = u
-    slope = u
-    for l in tl.static_range(LAYERS):
-        z = _enter(l, u, mixed, scale, shift)
-        mixed, gain, _ = _layer(l, z, coef, BASIS, ARITHMETIC)
-        if len(scale) > 0:
-            inner = scale[l] + slope if l > 0 else scale[l]
-            slope = gain * inner
-        else:
-            slope = gain * (1.0 + slope) if l > 0 else gain
-    return mixed, slope
+    passed = u
+    for l in tl.static_range(phi.layers):
+        z = _enter(l, u, mixed, vectors, phi)
+        mixed, gain, _ = _layer(l, z, vectors, phi)
+        passed = gain * _inner(l, passed, vectors, phi)
+    return passed
+
+
+@triton.jit
+def slope_and_curvature(u, vectors, phi):
+    """φ'(u) and φ''(u): z_l'' = Σ_k C_{l−1,k} (b_k'(z_{l−1}) z_{l−1}'' + b_k''(z_{l−1}) z_{l−1}'²), φ'' likewise."""
+    mixed = u
+    passed = u
+    curvature = u
+    for l in tl.static_range(phi.layers):
+        z = _enter(l, u, mixed, vectors, phi)
+        mixed, gain, bend, _, _ = _curved_layer(l, z, vectors, phi)
+        inner = _inner(l, passed, vectors, phi)
+        bent = bend * (inner * inner)
+        curvature = bent + gain * curvature if l > 0 else bent
+        passed = gain * inner
+    return passed, curvature
 
 
 @triton.jit
@@ -95,56 +216,94 @@ def _add(total, term, AXIS: tl.constexpr, REDUCE: tl.constexpr):
 
 
 @triton.jit
-def value_and_gradients(
-    u,
-    a,
-    scale,
-    shift,
-    coef,
-    sums,
-    BASIS: tl.constexpr,
-    LAYERS: tl.constexpr,
-    ARITHMETIC: tl.constexpr,
-    AXIS: tl.constexpr,
-    REDUCE: tl.constexpr,
-    OF_SCALE: tl.constexpr,
-    OF_SHIFT: tl.constexpr,
-    OF_COEF: tl.constexpr,
-):
-    """φ(u), a·φ'(u), and `sums` + the gradients of Σ a·φ for those of (β, s, C) that are wanted, in this order.
+def value_and_gradients(u, a, vectors, sums, phi, wanted, AXIS: tl.constexpr, REDUCE: tl.constexpr):
+    """φ(u), a·φ'(u), and `sums` + the gradients of Σ a·φ for those of (β, s, C) that are wanted.
 
     δ_l = (∂ of a·φ by z_l) = C_l·b'(z_l) δ_{l+1}, δ_L = a:  a·φ' = Σ_l β_l δ_l;  dβ_l = Σ δ_l u;  ds_l = Σ δ_l;
     dC_{l,k} = Σ δ_{l+1} b_k(z_l).  REDUCE: whether sums are over AXIS, or tiles that the caller will sum.
     """
-    K: tl.constexpr = len(BASIS)
+    K: tl.constexpr = len(phi.basis)
     mixed = u
     gains = ()
     values = ()
-    for l in tl.static_range(LAYERS):
-        z = _enter(l, u, mixed, scale, shift)
-        mixed, gain, passed = _layer(l, z, coef, BASIS, ARITHMETIC)
+    for l in tl.static_range(phi.layers):
+        z = _enter(l, u, mixed, vectors, phi)
+        mixed, gain, passed = _layer(l, z, vectors, phi)
         gains = gains + (gain,)
         values = values + passed
-    shifts: tl.constexpr = LAYERS if OF_SCALE else 0
-    coefs: tl.constexpr = shifts + (LAYERS if OF_SHIFT else 0)
+    SHIFTS: tl.constexpr = phi.layers if wanted.scale else 0
+    COEFS: tl.constexpr = SHIFTS + (phi.layers if wanted.shift else 0)
     of_scale = ()
     of_shift = ()
     of_coef = ()
     delta = a
     total = a
-    for l in tl.static_range(LAYERS - 1, -1, -1):
-        if OF_COEF:
+    for l in tl.static_range(phi.layers - 1, -1, -1):
+        if wanted.coef:
             layer = ()
             for k in tl.static_range(K):
-                layer = layer + (_add(sums[coefs + l * K + k], delta * values[l * K + k], AXIS, REDUCE),)
+                layer = layer + (_add(sums[COEFS + l * K + k], delta * values[l * K + k], AXIS, REDUCE),)
             of_coef = layer + of_coef
         delta = delta * gains[l]
-        if OF_SHIFT:
-            of_shift = (_add(sums[shifts + l], delta, AXIS, REDUCE),) + of_shift
-        if OF_SCALE:
+        if wanted.shift:
+            of_shift = (_add(sums[SHIFTS + l], delta, AXIS, REDUCE),) + of_shift
+        if wanted.scale:
             of_scale = (_add(sums[l], delta * u, AXIS, REDUCE),) + of_scale
-        scaled = delta
-        if len(scale) > 0:
-            scaled = delta * scale[l]
-        total = scaled if l == LAYERS - 1 else total + scaled
+        part = scaled(l, delta, vectors, phi)
+        total = part if l == phi.layers - 1 else total + part
     return mixed, total, of_scale + of_shift + of_coef
+
+
+@triton.jit
+def slope_and_gradients(u, q, vectors, sums, phi, wanted, AXIS: tl.constexpr):
+    """φ'(u), q·φ''(u), and `sums` + the gradients of Σ q·φ', summed over AXIS, for those of (β, s, C) that are wanted.
+
+    With z_l' as in `slope`, ρ_l and δ_l the derivatives of q·φ' by z_l' and z_l; ρ_L = q, δ_L = 0:
+    ρ_l = C_l·b'(z_l) ρ_{l+1};  δ_l = C_l·b'(z_l) δ_{l+1} + C_l·b''(z_l) z_l' ρ_{l+1};  q·φ'' = Σ_l β_l δ_l;
+    dβ_l = Σ δ_l u + ρ_l;  ds_l = Σ δ_l;  dC_{l,k} = Σ δ_{l+1} b_k(z_l) + ρ_{l+1} b_k'(z_l) z_l'.
+    """
+    K: tl.constexpr = len(phi.basis)
+    LAST: tl.constexpr = phi.layers - 1
+    mixed = u
+    passed = u
+    gains = ()
+    bends = ()
+    values = ()
+    slopes = ()
+    for l in tl.static_range(phi.layers):
+        z = _enter(l, u, mixed, vectors, phi)
+        mixed, gain, bend, of_layer, slopes_of_layer = _curved_layer(l, z, vectors, phi)
+        inner = _inner(l, passed, vectors, phi)
+        passed = gain * inner
+        gains = gains + (gain,)
+        bends = bends + (bend * inner,)
+        values = values + of_layer
+        for k in tl.static_range(K):
+            slopes = slopes + (slopes_of_layer[k] * inner,)
+    SHIFTS: tl.constexpr = phi.layers if wanted.scale else 0
+    COEFS: tl.constexpr = SHIFTS + (phi.layers if wanted.shift else 0)
+    of_scale = ()
+    of_shift = ()
+    of_coef = ()
+    rho = q
+    delta = q
+    total = q
+    for l in tl.static_range(LAST, -1, -1):
+        if wanted.coef:
+            layer = ()
+            for k in tl.static_range(K):
+                term = rho * slopes[l * K + k]
+                if l < LAST:
+                    term += delta * values[l * K + k]
+                layer = layer + (_add(sums[COEFS + l * K + k], term, AXIS, True),)
+            of_coef = layer + of_coef
+        bent = rho * bends[l]
+        delta = bent + delta * gains[l] if l < LAST else bent
+        rho = rho * gains[l]
+        if wanted.shift:
+            of_shift = (_add(sums[SHIFTS + l], delta, AXIS, True),) + of_shift
+        if wanted.scale:
+            of_scale = (_add(sums[l], delta * u + rho, AXIS, True),) + of_scale
+        part = scaled(l, delta, vectors, phi)
+        total = part if l == LAST else total + part
+    return passed, total, of_scale + of_shift + of_coef

@@ -133,26 +133,3 @@ def dot(a, b, total, PRECISION: tl.constexpr, ARITHMETIC: tl.constexpr):
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
     else:
         return tl.dot(a, b, total, input_precision=PRECISION)
-
-
-@triton.jit
-def is_last(counter, count):
-    """Whether this program is the last of `count` to come here: all that they stored before is then visible to it.
-
-    The counter is 0 before the first and after the last.
-    """
-    # All threads' stores come before the one thread's atomic.
-    tl.debug_barrier()
-    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == count - 1
-    if last:
-        tl.store(counter, 0)
-    return last
-
-
-@triton.jit
-def sum_of_parts(pointers, count, stride):
-    """Σ over i < count of what lies at pointers + i·stride, in this order."""
-    total = tl.load(pointers, cache_modifier=".cg")
-    for i in range(1, count):
-        total += tl.load(pointers + i * stride, cache_modifier=".cg")
-    return total

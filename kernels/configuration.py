@@ -15,8 +15,11 @@ TABLE = Path(__file__).with_name("table.json")
 KINDS = ("half", "tf32", "tf32x3", "ieee")
 """Products of 16-bit numbers; of float32 rounded to TF32, split into three products of TF32, or as they are."""
 
-ARCHITECTURES = (80, 86, 90, 100)
+ARCHITECTURES = (80, 90, 100)
 """Compute capabilities that the table has tiles for: another one takes those of the nearest below."""
+
+SHARED_KB = {80: 99, 90: 227, 100: 227}
+"""Shared memory of a program that the table's tiles may take: on 8.x and 12.x that of the smallest chip."""
 
 INTERPRETER = 0
 """Stands for the architecture in Triton's interpreter."""
@@ -24,7 +27,32 @@ INTERPRETER = 0
 MOST_NARROW = {"half": 4, "tf32": 4, "tf32x3": 8, "ieee": 8}
 """Up to this d products are sums of d outer products, which beats padding d to the 16 of a matrix unit."""
 
-_SMALL = {"BM": 64, "BH": 32, "BM_WEIGHTS": 64, "BH_WEIGHTS": 32, "num_warps": 1, "num_stages": 1}
+_THREEFOLD = (80, 90, 100, 103)
+"""Compute capabilities whose matrix units do three products of TF32 faster than their other units do one of float32.
+
+Peak rates of the data sheets, TFLOP/s, TF32 / 3 against float32: 8.0 52 and 19.5; 9.0 165 and 67; 10.0 370 and 75; but
+8.6 12 and 36, 8.9 28 and 83, and 12.0 like them.
+"""
+
+_FORWARD = ("BM", "BH")
+_BACKWARD = ("BM", "BH", "BM_WEIGHTS", "BH_WEIGHTS")
+TILES = {
+    "narrow.forward": _FORWARD,
+    "narrow.backward": _BACKWARD,
+    "forward": _FORWARD,
+    "backward": _BACKWARD,
+    "numbers": _FORWARD,
+    "derivatives": _BACKWARD,
+    "jacobian": ("BH",),
+    "jacobian_backward": ("BH",),
+}
+"""The table's kernels, and the tile sizes of each.
+
+"numbers" computes potentials and divergences, "derivatives" the gradients of those and of J(x) v.
+"""
+
+_SMALL = {"BM": 64, "BH": 32, "BM_WEIGHTS": 64, "BH_WEIGHTS": 32}
+_WIDEST_INTERPRETED = 256
 _WIDE = {"forward": {"BM": 32, "BH": 64, "num_warps": 4}, "backward": {"BM": 16, "BH": 64, "num_warps": 4}}
 
 Options = dict[str, int]
@@ -60,11 +88,20 @@ def tabulated(capability: int) -> int:
     """The architecture of the table whose tiles a GPU of this compute capability takes.
 
     >>> tabulated(89), tabulated(90), tabulated(121)
-    (86, 90, 86)
+    (80, 90, 80)
     """
     if capability >= 120:  # consumer chips: the shared memory of 8.6, and no tcgen05
-        return 86
+        return 80
     return max(a for a in ARCHITECTURES if a <= max(capability, ARCHITECTURES[0]))
+
+
+def float32_kind(capability: int) -> str:
+    """How products of full float32 precision are computed.
+
+    >>> float32_kind(90), float32_kind(86), float32_kind(INTERPRETER)
+    ('tf32x3', 'ieee', 'ieee')
+    """
+    return "tf32x3" if capability in _THREEFOLD else "ieee"
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +115,10 @@ def table() -> dict[str, Any]:
 def options(kernel: str, architecture: int, kind: str, d: int, depth: int) -> Options | None:
     """The tiles and launch options of a kernel; None where d is more than any tile of the table holds."""
     if architecture == INTERPRETER:
-        return None if d > 256 else {k: v for k, v in _SMALL.items() if "backward" in kernel or "WEIGHTS" not in k}
+        small = {name: _SMALL[name] for name in TILES[kernel]}
+        return None if d > _WIDEST_INTERPRETED else small | {"num_warps": 1, "num_stages": 1}
+    if kernel.startswith("narrow") and kind != "half":
+        kind = "ieee"  # its products are no matrix products
     entries = table()[str(architecture)].get(kernel, {}).get(kind, [])
     able = [entry for entry in entries if entry["d"] >= d]
     if not able:
@@ -106,7 +146,7 @@ def route(architecture: int, kind: str, d: int, depth: int) -> Route:
     """narrow: products on the arithmetic units; fused: on matrix units; wide: by a library, in pieces of the batch."""
     if d <= MOST_NARROW[kind]:
         return Route("narrow", f"d = {d}: outer products cost less than padding d to 16")
-    if all(options(f"ridge.{k}", architecture, kind, d, depth) for k in ("forward", "backward")):
+    if all(options(k, architecture, kind, d, depth) for k in ("forward", "backward")):
         return Route("fused", f"d = {d}: the rows of a tile fit in a program")
     return Route(
         "wide", f"d = {d}: no tile holds such rows; a library multiplies pieces of the batch that fit in cache"

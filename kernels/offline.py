@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import tempfile
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,32 +15,57 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import configuration, narrow, ridge
-from .launch import Mode
+from . import _activations_gen as activations
+from . import cascade, common, configuration, entry, integral, jacobian, narrow, parts, ridge
+from .launch import FORMS, Mode
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _WARP = 32
-_POINTERS = {"half": "*bf16", "tf32": "*fp32", "tf32x3": "*fp32", "ieee": "*fp32"}
-_SHARED_KB = {80: 163, 86: 99, 90: 227, 100: 227}
-_KERNELS = {
-    "narrow.forward": narrow.forward,
-    "narrow.backward": narrow.backward,
-    "ridge.forward": ridge.forward,
-    "ridge.backward": ridge.backward,
-}
-_STORED = ("x", "g", "W", "out", "dx", "dW")
+_STORED = ("x", "g", "v", "W", "out", "dx", "dv", "dW")
 _INTEGERS = (
-    "B",
-    "h",
-    "x_stride",
-    "g_stride",
-    "weight_programs",
-    "splits",
-    "rows_per_split",
-    "bias_splits",
-    "bias_rows",
+    *("B", "h", "x_stride", "g_stride", "v_stride", "weight_programs", "splits", "rows_per_split"),
+    *("bias_splits", "bias_rows"),
 )
-_MULTIPLES_OF_16 = ("h", "x_stride", "g_stride")
+_MULTIPLES_OF_16 = ("h", "x_stride", "g_stride", "v_stride")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel as one kind of call launches it.
+
+    Attributes:
+        kernel: its name in the table.
+        function: what is compiled.
+        constants: the constant arguments that the call sets.
+        absent: the pointers that are None.
+    """
+
+    kernel: str
+    function: Any
+    constants: dict[str, Any]
+    absent: tuple[str, ...]
+
+
+def _backward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
+    constants = {"NARROW": kernel.startswith("narrow"), "TASK": task, "FORM": FORMS[task]}
+    return Variant(kernel, entry.backward, constants, absent)
+
+
+_VALUE = ("v", "weight", "rule", "dv")
+
+VARIANTS = {
+    "narrow.forward": Variant("narrow.forward", entry.forward, {"NARROW": True}, ()),
+    "narrow.backward": _backward("narrow.backward", "value", _VALUE),
+    "forward": Variant("forward", entry.forward, {"NARROW": False}, ()),
+    "backward": _backward("backward", "value", _VALUE),
+    "potential": Variant("numbers", entry.numbers, {"TASK": "potential"}, ()),
+    "divergence": Variant("numbers", entry.numbers, {"TASK": "divergence"}, ("rule",)),
+    "derivative.backward": _backward("derivatives", "derivative", ("weight", "rule", "dbias")),
+    "potential.backward": _backward("derivatives", "potential", ("g", "v", "dv", "dbias")),
+    "divergence.backward": _backward("derivatives", "divergence", ("g", "v", "dv", "rule", "dbias")),
+    "jacobian": Variant("jacobian", jacobian.forward, {}, ()),
+    "jacobian.backward": Variant("jacobian_backward", jacobian.backward, {}, ()),
+}
 
 
 @dataclass(frozen=True)
@@ -59,47 +86,18 @@ class Resources:
 
     def fits(self, architecture: int) -> bool:
         """Whether nothing spills and the shared memory is there."""
-        return self.stack == 0 and self.shared <= 1024 * _SHARED_KB[architecture]
+        return self.stack == 0 and self.shared <= 1024 * configuration.SHARED_KB[architecture]
 
 
 def resources(
-    kernel: str, mode: Mode, d: int, tiles: dict[str, int], *, without: tuple[str, ...] = (), even: bool = True
+    variant: str, mode: Mode, d: int, tiles: dict[str, int], *, even: bool = True, absent: tuple[str, ...] = ()
 ) -> Resources:
-    """Compiles `kernel`, one of "narrow.forward", …, "ridge.backward", for a mode and tiles.
+    """Compiles one of VARIANTS for a mode and tiles.
 
-    without: pointers that are None.  even: whether h is a multiple of the tiles' neurons.
+    even: whether h is a multiple of the tiles' neurons.  absent: more pointers that are None.
     """
-    function = _KERNELS[kernel]
-    tiles = dict(tiles)
-    launch = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
-    constants = mode.constants() | mode.products(d, tiles["BH"], tiles["BH"]) | tiles | {"EVEN": even}
-    constants |= {"OF_SCALE": "scale" not in without, "OF_SHIFT": True, "OF_COEF": "coef" not in without}
-    constants |= {"BD": configuration.padded(d)} | dict.fromkeys(without)
-    signature, values, attributes = {}, {}, {}
-    for position, name in enumerate(function.arg_names):
-        if name in constants:
-            signature[name], values[(position,)] = "constexpr", constants[name]
-            continue
-        signature[name] = _type(name, mode.kind)
-        if signature[name].startswith("*") or name in _MULTIPLES_OF_16:
-            attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(function, signature, values, attributes)
-    options = {**launch, "enable_fp_fusion": True}
-    target = GPUTarget("cuda", mode.architecture, _WARP)
-    compiled: Any = triton.compile(source, target=target, options=options)
-    return _read(compiled)
-
-
-def _type(name: str, kind: str) -> str:
-    if name in _STORED:
-        return _POINTERS[kind]
-    if name in _INTEGERS:
-        return "i32"
-    return "*i32" if name == "counters" else "*fp32"
-
-
-def _read(compiled: Any) -> Resources:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        compiled = compile(variant, mode, d, tiles, even, absent)
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
@@ -108,6 +106,49 @@ def _read(compiled: Any) -> Resources:
     assert found is not None, usage
     instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code, re.MULTILINE))
     return Resources(int(found[1]), int(found[2]), compiled.metadata.shared, instructions)
+
+
+def compile(variant: str, mode: Mode, d: int, tiles: dict[str, int], even: bool, absent: tuple[str, ...]) -> Any:
+    """The compiled kernel of Triton."""
+    found = VARIANTS[variant]
+    tiles = dict(tiles)
+    launch = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
+    constants = mode.products(d) | tiles | {"EVEN": even, "SMOOTH": (True,) * len(mode.basis)} | found.constants
+    constants |= {"OF_SCALE": "scale" not in absent, "OF_SHIFT": True, "OF_COEF": "coef" not in absent} | dict.fromkeys(
+        found.absent + absent
+    )
+    signature: dict[str, str] = {}
+    values: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for position, name in enumerate(found.function.arg_names):
+        if name in constants:
+            signature[name], values[(position,)] = "constexpr", constants[name]
+            continue
+        signature[name] = _type(name, mode.kind)
+        if signature[name].startswith("*") or name in _MULTIPLES_OF_16:
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(found.function, signature, values, attributes)
+    target = GPUTarget("cuda", mode.architecture, _WARP)
+    return triton.compile(source, target=target, options={**launch, "enable_fp_fusion": True})
+
+
+def sources() -> str:
+    """A digest of the code that decides what kernels take, without comments and docstrings."""
+    digest = hashlib.sha256()
+    for module in (activations, cascade, common, entry, integral, jacobian, narrow, parts, ridge):
+        with Path(module.__file__).open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                if token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER) or token.string[:1] in "\"'":
+                    digest.update(b"" if token.string.startswith('"""') else token.string.encode() + b" ")
+    return digest.hexdigest()[:16]
+
+
+def _type(name: str, kind: str) -> str:
+    if name in _STORED:
+        return "*bf16" if kind == "half" else "*fp32"
+    if name in _INTEGERS:
+        return "i32"
+    return "*i32" if name == "counters" else "*fp32"
 
 
 def _tool(name: str, *arguments: str) -> str:

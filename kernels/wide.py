@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from . import cascade
+from .cascade import Cascade, Wanted
 
 
 @triton.jit
@@ -36,16 +37,9 @@ def forward(
     """u ← φ(u), in place; u (count, h)."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     neurons = tl.program_id(1) * BH + tl.arange(0, BH)
-    phi = cascade.value(
-        _load(u, rows, neurons, count, h),
-        cascade.load(scale, neurons, h, LAYERS, 0),
-        cascade.load(shift, neurons, h, LAYERS, 0),
-        cascade.load(coef, neurons, h, LAYERS * len(BASIS), 0),
-        BASIS,
-        LAYERS,
-        ARITHMETIC,
-    )
-    _store(u, phi, rows, neurons, count, h)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    vectors = cascade.in_memory(cascade.pointers(scale, shift, coef), neurons, h, 0)
+    _store(u, cascade.value(_load(u, rows, neurons, count, h), vectors, phi), rows, neurons, count, h)
 
 
 @triton.jit(do_not_specialize=["count", "rows_per_split"])
@@ -72,36 +66,22 @@ def backward(
 
     Part s of the rows adds its per-neuron gradients to dneurons[s], (COUNT, h).
     """
-    K: tl.constexpr = len(BASIS)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
     COUNT: tl.constexpr = LAYERS * (OF_SCALE + OF_SHIFT + len(BASIS) * OF_COEF)
     split = tl.program_id(0)
     neurons = tl.program_id(1) * BH + tl.arange(0, BH)
-    betas = cascade.load(scale, neurons, h, LAYERS, 0)
-    shifts = cascade.load(shift, neurons, h, LAYERS, 0)
-    coefs = cascade.load(coef, neurons, h, LAYERS * K, 0)
+    vectors = cascade.load(cascade.pointers(scale, shift, coef), neurons, h, phi, 0)
     sums = ()
     for _ in tl.static_range(COUNT):
         sums = sums + (tl.zeros((BH,), tl.float32),)
     for offset in range(0, tl.minimum(count - split * rows_per_split, rows_per_split), BM):
         rows = split * rows_per_split + offset + tl.arange(0, BM)
-        phi, slope_a, sums = cascade.value_and_gradients(
-            _load(u, rows, neurons, count, h),
-            _load(a, rows, neurons, count, h),
-            betas,
-            shifts,
-            coefs,
-            sums,
-            BASIS,
-            LAYERS,
-            ARITHMETIC,
-            0,
-            True,
-            OF_SCALE,
-            OF_SHIFT,
-            OF_COEF,
+        of_u, of_a, sums = cascade.value_and_gradients(
+            *(_load(u, rows, neurons, count, h), _load(a, rows, neurons, count, h)),
+            *(vectors, sums, phi, Wanted(OF_SCALE, OF_SHIFT, OF_COEF), 0, True),
         )
-        _store(u, phi, rows, neurons, count, h)
-        _store(a, slope_a, rows, neurons, count, h)
+        _store(u, of_u, rows, neurons, count, h)
+        _store(a, of_a, rows, neurons, count, h)
     for i in tl.static_range(COUNT):
         at = dneurons + (split * COUNT + i) * h + neurons
         tl.store(at, tl.load(at, mask=neurons < h) + sums[i], mask=neurons < h)

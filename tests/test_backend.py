@@ -76,7 +76,7 @@ def test_a_named_backend_raises_when_it_cannot(
 
 def test_triton_is_refused_honestly() -> None:
     with pytest.raises(BackendUnavailableError, match="no Triton kernel"):
-        gradnets_fast.ridge_divergence(X, X[:2], X[:1], X[:1], X[None, :1], backend="triton")
+        gradnets_fast.explain("softmax_modules_divergence", X, backend="triton")
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,23 +123,25 @@ def quickly(
 
 
 def call_scalar(
-    operator: Operator,
+    operators: dict[str, Operator],
     points: tuple[Tensor, ...],
     parameters: tuple[Tensor | None, ...],
     bias: Tensor | None,
     backend: str | None,
     *settings: Any,
 ) -> Tensor:
-    """What `operator`, one of a family's besides f, gives on the chosen backend.
+    """What an operator, one of a family's besides f, gives on the chosen backend.
 
-    settings: the last arguments of the function of its name in `gradnets_fast.reference`, names of basis functions.
+    operators: by backend.  settings: the last arguments of the function of its name in `gradnets_fast.reference`,
+    names of basis functions.
     """
-    x = points[0]
-    if _backend.select(operator.name, x, backend) == "reference":
-        result: Tensor = getattr(reference, operator.name)(*points, *parameters, bias, *settings)
+    x, name = points[0], operators["cpp"].name
+    chosen = _backend.select(name, x, backend)
+    if chosen == "reference":
+        result: Tensor = getattr(reference, name)(*points, *parameters, bias, *settings)
         return result
     names = [name for setting in settings for name in ((setting,) if isinstance(setting, str) else setting)]
-    result = operator(*points, *parameters, config=",".join(names))
-    if bias is None or not operator.name.endswith("_potential"):
+    result = operators[chosen](*points, *parameters, config=",".join(names))
+    if bias is None or not name.endswith("_potential"):
         return result
     return (result + x @ bias.to(x.dtype)).to(x.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -13,15 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference.ridge import PANELLED_RULE, SINGLE_PANEL_RULE, SMOOTH
+from . import by_reference
+
 Gradients = tuple[Tensor | None, ...]
 
-OPERATORS = ("ridge",)
+OPERATORS = ("ridge", "ridge_jvp", "ridge_potential", "ridge_divergence", "ridge_jacobian")
 """The operators that have kernels."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOWEST_VERSION = (3, 6)
 _LOWEST_CAPABILITY = 80
-_KINDS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
+_KERNELS = {
+    "ridge": ("forward", "backward"),
+    "ridge_jvp": ("backward", "derivatives"),
+    "ridge_potential": ("numbers", "derivatives"),
+    "ridge_divergence": ("numbers", "derivatives"),
+    "ridge_jacobian": ("jacobian", "jacobian_backward"),
+}
+"""The kernels that an operator needs tiles for."""
 
 
 @lru_cache(maxsize=None)
@@ -48,24 +58,25 @@ def _interpreted() -> bool:
     return not isinstance(triton.language.sum, triton.runtime.JITFunction)
 
 
-def why_not(operator: str, device: str, dtype: torch.dtype) -> str | None:
+def why_not(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why no kernel can run `operator` on such tensors; None if one can."""
     if operator not in OPERATORS:
         return f"this version has no Triton kernel for {operator}"
     if dtype not in DTYPES:
         return f"its dtypes are float32, bfloat16 and float16, not {dtype}"
-    if device not in ("cuda", "cpu"):
-        return f"it runs on NVIDIA GPUs, and these tensors are on {device}"
-    if device == "cpu" and not os.environ.get("TRITON_INTERPRET"):
+    if device.type not in ("cuda", "cpu"):
+        return f"it runs on NVIDIA GPUs, and these tensors are on {device.type}"
+    on_cpu = device.type == "cpu"
+    if on_cpu and not os.environ.get("TRITON_INTERPRET"):
         return (
             "it runs on NVIDIA GPUs; for CPU tensors set TRITON_INTERPRET=1 before Python starts (slow, to try kernels)"
         )
     missing = _why_not_installed()
     if missing is not None:
         return missing
-    if device == "cpu" and not _interpreted():
+    if on_cpu and not _interpreted():
         return "TRITON_INTERPRET was set after triton was imported; set it before Python starts"
-    return None if device == "cpu" else _why_not_gpu()
+    return None if on_cpu else _why_not_gpu(device)
 
 
 # torch.compile asks once, while it traces, instead of tracing imports: torch.compiler.assume_constant_result without
@@ -73,12 +84,12 @@ def why_not(operator: str, device: str, dtype: torch.dtype) -> str | None:
 why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _why_not_gpu() -> str | None:
+def _why_not_gpu(device: torch.device) -> str | None:
     if torch.version.hip is not None:
         return "it runs on NVIDIA GPUs, and this PyTorch is built for AMD's"
     if _interpreted():
         return "TRITON_INTERPRET is set, and Triton's interpreter runs on CPU tensors"
-    capability = _capability(torch.cuda.current_device())
+    capability = _capability(torch.cuda.current_device() if device.index is None else device.index)
     if capability < _LOWEST_CAPABILITY:
         return f"it needs compute capability 8.0 or later, and this GPU has {capability / 10}"
     configuration = _kernels("configuration")
@@ -93,17 +104,34 @@ def _capability(device: int) -> int:
     return 10 * major + minor
 
 
+def _kind(x: Tensor) -> str:
+    """How products of such tensors are computed: `configuration.KINDS`."""
+    if x.dtype != torch.float32:
+        return "half"
+    precision = _float32_precision()
+    if precision != "none":
+        return precision
+    kind: str = _kernels("configuration").float32_kind(0 if x.device.type == "cpu" else _capability(x.get_device()))
+    return kind
+
+
+def _float32_precision() -> str:
+    """What PyTorch is told of float32 products: "tf32", "ieee", or "none" where nobody has asked for either."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch 2.9
+        return str(torch.backends.cuda.matmul.fp32_precision)
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "none"
+
+
 def _mode(x: Tensor, layers: int, config: str) -> Any:
-    kind = _KINDS[torch.get_float32_matmul_precision()] if x.dtype == torch.float32 else "half"
-    device = -1 if x.device.type == "cpu" else x.get_device()
-    return _mode_of(device, kind, x.shape[-1], layers, config)
+    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), _kind(x), x.shape[-1], layers, config)
 
 
 @lru_cache(maxsize=None)
 def _mode_of(device: int, kind: str, d: int, layers: int, config: str) -> Any:
     basis = tuple(config.split(","))
     architecture, route = _route(device, kind, d, layers, len(basis))
-    return _kernels("launch").Mode(architecture, kind, basis, layers, route.name)
+    smooth = tuple(name in SMOOTH for name in basis)
+    return _kernels("launch").Mode(architecture, kind, basis, layers, route.name, smooth)
 
 
 def _route(device: int, kind: str, d: int, layers: int, terms: int) -> tuple[int, Any]:
@@ -113,21 +141,35 @@ def _route(device: int, kind: str, d: int, layers: int, terms: int) -> tuple[int
     return architecture, configuration.route(architecture, kind, d, configuration.depth(layers, terms))
 
 
-def describe(x: Tensor, layers: int = 1, terms: int = 1) -> str:
+def describe(operator: str, x: Tensor, layers: int = 1, terms: int = 1) -> str:
     """Which kernels run points like x, for people."""
-    kind = _KINDS[torch.get_float32_matmul_precision()] if x.dtype == torch.float32 else "half"
-    device = -1 if x.device.type == "cpu" else x.get_device()
-    _, route = _route(device, kind, x.shape[-1], layers, terms)
+    kind, device, d = _kind(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
     where = "Triton's interpreter, on the CPU" if device < 0 else torch.cuda.get_device_name(device)
     products = {"half": str(x.dtype).removeprefix("torch.")}.get(kind, f"float32 ({kind} products)")
-    return f"kernels, {route.name} route ({route.why}), {products}, {where}"
+    _, route = _route(device, kind, d, layers, terms)
+    path = f"kernels, {route.name} route ({route.why})"
+    if operator != "ridge":
+        fits = _fits(operator, _mode_of(device, kind, d, layers, ",".join(["tanh"] * terms)), d)
+        path = "kernels, fused route" if fits else f"PyTorch's own operators, in pieces of the batch ({route.why})"
+    return f"{path}, {products}, {where}"
+
+
+def _fits(operator: str, mode: Any, d: int) -> bool:
+    """Whether the table has tiles for all that the operator needs."""
+    return all(mode.options(kernel, d) is not None for kernel in _KERNELS[operator])
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:
     """The tensor as kernels read it: its own numbers, in a row."""
-    if tensor is None:
-        return None
-    return tensor.detach().as_subclass(Tensor).resolve_neg().contiguous()
+    return None if tensor is None else _plain(tensor).contiguous()
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().as_subclass(Tensor).resolve_neg()
+
+
+def _parameters(W: Tensor | None, *vectors: Tensor | None) -> Any:
+    return _kernels("launch").Parameters(_dense(W), *map(_dense, vectors))
 
 
 def _on(device: torch.device) -> Any:
@@ -135,56 +177,137 @@ def _on(device: torch.device) -> Any:
     return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
-def ridge_forward(
-    x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, bias: Tensor | None, config: str
-) -> Tensor:
-    """f(x); the shapes of reference.ridge, config = basis names joined by commas."""
+def ridge_forward(x: Tensor, *arguments: Any) -> Tensor:
+    """f(x) for (x, W, scale, shift, coef, bias, config); the shapes of reference.ridge, config = names and commas."""
+    W, scale, shift, coef, bias, config = arguments
     if not x.numel():
         return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    points = x.detach().as_subclass(Tensor).resolve_neg()
     mode = _mode(x, shift.numel() // W.shape[0], config)
     with _on(x.device):
-        f: Tensor = _kernels("launch").forward(mode, points, *map(_dense, (W, scale, shift, coef, bias)))
+        f: Tensor = _kernels("launch").forward(mode, _plain(x), _parameters(W, scale, shift, coef), _dense(bias))
     return f
 
 
-def ridge_backward(
-    g: Tensor,
-    x: Tensor,
-    W: Tensor,
-    scale: Tensor | None,
-    shift: Tensor,
-    coef: Tensor | None,
-    bias: Tensor | None,
-    config: str,
-    needs: tuple[bool, ...],
-) -> Gradients:
-    """The gradients of <g, f> for those of (x, W, scale, shift, coef, bias) that `needs` marks."""
-    tensors = (x, W, scale, shift, coef, bias)
-    wanted = [t if need else None for need, t in zip(needs, tensors)]
+def ridge_backward(g: Tensor, *arguments: Any) -> Gradients:
+    """The gradients of <g, f> for those of (x, W, scale, shift, coef, bias) that `needs` marks.
+
+    The arguments are (g, x, W, scale, shift, coef, bias, config, needs).
+    """
+    *tensors, config, needs = arguments
+    x, W, scale, shift, coef, _ = tensors
+    wanted = _wanted(tensors, needs)
     if not x.numel():
-        return tuple(None if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format) for t in wanted)
-    launch = _kernels("launch")
-    mode = _mode(x, shift.numel() // W.shape[0], config)
-    into = _memory(launch, wanted)
-    points, cotangents = (t.detach().as_subclass(Tensor).resolve_neg() for t in (x, g.to(x.dtype)))
+        return _zeros(wanted)
+    launch, mode = _kernels("launch"), _mode(x, shift.numel() // W.shape[0], config)
+    of_x, of_W, *of_vectors, of_bias = wanted
+    into = _memory(launch, of_x, of_W, of_vectors, bias=_empty(of_bias))
     with _on(x.device):
-        launch.backward(mode, cotangents, points, *map(_dense, (W, scale, shift, coef)), into)
-    return into.x, into.W, *_parts(into.neurons, wanted[2:5]), into.bias
+        batch = launch.Batch(_plain(x), g=_plain(g.to(x.dtype)))
+        launch.backward(mode, "value", batch, _parameters(W, scale, shift, coef), into)
+    return into.x, into.W, *_parts(into.neurons, of_vectors), into.bias
 
 
-def _memory(launch: ModuleType, wanted: Sequence[Tensor | None]) -> Any:
+class ScalarKernels:
+    """The kernels of one operator of the ridge family besides f; the arguments are those of the operator.
+
+    suffix: "jvp", "potential", "divergence" or "jacobian".  reference: the operator in PyTorch, for rows that no
+    tile holds.
+    """
+
+    def __init__(self, suffix: str, reference: Callable[..., Tensor]) -> None:
+        self._operator, self._suffix, self._reference = f"ridge_{suffix}", suffix, reference
+        self._rows = 2 if suffix == "jvp" else 1
+
+    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
+        """(x, [v], *parameters, config) -> the operator's result."""
+        *tensors, config = arguments
+        if not x.numel():
+            last = {"jvp": x.shape[-1:], "jacobian": (x.shape[-1],) * 2}.get(self._suffix, ())
+            return torch.empty(*x.shape[:-1], *last, dtype=x.dtype, device=x.device)
+        vectors = tensors[self._rows - 1 :]
+        mode = _mode(x, vectors[2].numel() // vectors[0].shape[0], config)
+        if not _fits(self._operator, mode, x.shape[-1]):
+            return by_reference.forward(self._reference, (x, *tensors), config, self._rows, self._width(x, vectors))
+        launch, parameters = _kernels("launch"), _parameters(*vectors)
+        result: Tensor
+        with _on(x.device):
+            if self._suffix == "jvp":
+                result = launch.tangent(mode, _plain(x), _plain(tensors[0].to(x.dtype)), parameters)
+            elif self._suffix == "jacobian":
+                result = launch.jacobians(mode, _plain(x), parameters)
+            else:
+                result = launch.numbers(mode, self._suffix, _plain(x), parameters, self._rule(x))
+        return result
+
+    def backward(self, g: Tensor, *arguments: Any) -> Gradients:
+        """(g, x, [v], *parameters, config, needs) -> the gradients of <g, result>."""
+        *tensors, config, needs = arguments
+        x, W, *vectors = (tensors[0], *tensors[self._rows :])
+        wanted = _wanted(tensors, needs)
+        of_W, *of_vectors = wanted[self._rows :]
+        if not x.numel():
+            return _zeros(wanted)
+        mode = _mode(x, vectors[1].numel() // W.shape[0], config)
+        if not _fits(self._operator, mode, x.shape[-1]):
+            width = self._width(x, (W, *vectors))
+            return by_reference.backward(self._reference, g, tensors, config, needs, self._rows, width)
+        launch, parameters = _kernels("launch"), _parameters(W, *vectors)
+        of_v = wanted[1] if self._suffix == "jvp" else None
+        into = _memory(launch, wanted[0], of_W, of_vectors, v=_empty(of_v))
+        points, cotangents = _plain(x), _plain(g)
+        with _on(x.device):
+            if self._suffix == "jacobian":
+                launch.jacobians_backward(mode, cotangents.to(x.dtype).contiguous(), points, parameters, into)
+            elif self._suffix == "jvp":
+                directions = _plain(tensors[1].to(x.dtype))
+                batch = launch.Batch(points, g=cotangents.to(x.dtype), v=directions)
+                launch.backward(mode, "derivative", batch, parameters, into)
+            else:
+                batch = launch.Batch(points, weight=cotangents.contiguous())
+                launch.backward(mode, self._suffix, batch, parameters, into, self._rule(x))
+        rows = (into.x, into.v)[: self._rows]
+        return *rows, into.W, *_parts(into.neurons, of_vectors)
+
+    def _rule(self, x: Tensor) -> Tensor | None:
+        return _quadrature(x.device) if self._suffix == "potential" else None
+
+    def _width(self, x: Tensor, vectors: Sequence[Tensor | None]) -> int:
+        """How many numbers one row takes in the reference."""
+        W, _, shift, _ = vectors
+        assert W is not None
+        assert shift is not None
+        return shift.numel() + (W.numel() if self._suffix == "jacobian" else 0)
+
+
+@lru_cache(maxsize=None)
+def _quadrature(device: torch.device) -> Tensor:
+    """The rules as the kernels read them: nodes and weights, of few and of many."""
+    numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
+
+
+def _wanted(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+    return [t if need else None for need, t in zip(needs, tensors)]
+
+
+def _zeros(wanted: Sequence[Tensor | None]) -> Gradients:
+    return tuple(None if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format) for t in wanted)
+
+
+def _empty(t: Tensor | None) -> Tensor | None:
+    return None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+
+
+def _memory(
+    launch: ModuleType, x: Tensor | None, W: Tensor | None, vectors: Sequence[Tensor | None], **more: Tensor | None
+) -> Any:
     """Memory for the gradients; those of (scale, shift, coef) adjoin, so that kernels need one pointer."""
-    x, W, *vectors, bias = wanted
     present = [v for v in vectors if v is not None]
     adjoining = None
     if present:
         dtype = present[0].dtype if len({v.dtype for v in present}) == 1 else torch.float32
         adjoining = torch.empty(sum(v.numel() for v in present), dtype=dtype, device=present[0].device)
-    x, W, bias = (
-        None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, W, bias)
-    )
-    return launch.Gradients(x, W, adjoining, tuple(v is not None for v in vectors), bias)
+    return launch.Gradients(_empty(x), _empty(W), adjoining, tuple(v is not None for v in vectors), **more)
 
 
 def _parts(adjoining: Tensor | None, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -41,7 +41,7 @@ softmax_modules = register(
         attempt=_cpp.softmax_modules_attempt,
         backward=_cpp.softmax_modules_backward,
         hidden_width=_hidden_width,
-        tangent=SOFTMAX_SCALARS["jvp"],
+        tangent=SOFTMAX_SCALARS["jvp"]["cpp"],
     )
 )
 
@@ -54,6 +54,6 @@ transformed_modules = register(
         attempt=_cpp.transformed_modules_attempt,
         backward=_cpp.transformed_modules_backward,
         hidden_width=_hidden_width,
-        tangent=TRANSFORMED_SCALARS["jvp"],
+        tangent=TRANSFORMED_SCALARS["jvp"]["cpp"],
     )
 )

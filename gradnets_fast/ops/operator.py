@@ -28,7 +28,7 @@ class Operator:
     """One operator.
 
     Attributes:
-        name: its name in the public API and in torch.ops.gradnets_fast.
+        name: its name in the public API.
         arguments: its tensor arguments, those of x's shape first; a trailing "?" marks one that may be None.
         reference: (*tensors, config) -> f in plain PyTorch.
         forward: the same by compiled kernels.
@@ -38,6 +38,7 @@ class Operator:
         rows: how many arguments have x's shape.
         shape: what f is for each row: "row", with a Jacobian symmetric in each argument of x's shape; "number"; or
             "matrix", (…, d, d).
+        backend: whose kernels these are, "cpp" or "triton".
         tangent: the operator J(x) v with arguments (x, v, *parameters but the last, a bias).  Its backward pass is the
             double backward of this operator for a cotangent of x alone.
 
@@ -53,7 +54,13 @@ class Operator:
     hidden_width: Callable[..., int]
     rows: int = 1
     shape: str = "row"
+    backend: str = "cpp"
     tangent: Operator | None = None
+
+    @property
+    def registered(self) -> str:
+        """Its name in torch.ops.gradnets_fast."""
+        return self.name if self.backend == "cpp" else f"{self.name}_{self.backend}"
 
     def row_flags(self, extra: int = 0) -> tuple[bool, ...]:
         """For `extra` rows and then each argument, whether it has x's shape."""
@@ -70,7 +77,7 @@ class Operator:
             if torch._C._are_functorch_transforms_active():
                 # The compiler cannot trace an autograd.Function with a jvp inside torch.func.
                 return self.reference(*tensors, config)
-            compiled: Tensor = getattr(torch.ops.gradnets_fast, self.name)(*tensors, config)
+            compiled: Tensor = getattr(torch.ops.gradnets_fast, self.registered)(*tensors, config)
             return compiled
         if _nothing_but_numbers() and all(type(t) in PLAIN_TYPES for t in tensors):
             return self._eager(self.forward, tensors, config)
@@ -165,7 +172,7 @@ class _Eager(torch.autograd.Function):
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(operator: Operator, config: str, *tensors: Tensor | None) -> Tensor:
-        result: Tensor = _call_below_autograd(operator.name, *tensors, config)
+        result: Tensor = _call_below_autograd(operator.registered, *tensors, config)
         return result
 
     @staticmethod
@@ -219,7 +226,7 @@ class _Backward(torch.autograd.Function):
     def forward(
         operator: Operator, config: str, needs: tuple[bool, ...], g: Tensor, *tensors: Tensor | None
     ) -> Gradients:
-        gradients = _call_below_autograd(f"{operator.name}_backward", g, *tensors, config, needs)
+        gradients = _call_below_autograd(f"{operator.registered}_backward", g, *tensors, config, needs)
         return _none_for_empty(gradients, tensors, needs)
 
     @staticmethod
@@ -347,7 +354,7 @@ def _double_backward_by_tangent(
     g, x, *parameters, bias = tensors
     arguments = (x, g, *parameters)
     needs = (wanted[1], wanted[0], *wanted[2:-1])
-    parts = _call_below_autograd(f"{tangent.name}_backward", cotangent, *arguments, config, needs)
+    parts = _call_below_autograd(f"{tangent.registered}_backward", cotangent, *arguments, config, needs)
     dx, dg, *rest = _none_for_empty(parts, arguments, needs)
     return dg, dx, *rest, torch.zeros_like(bias) if wanted[-1] and bias is not None else None
 
@@ -355,12 +362,12 @@ def _double_backward_by_tangent(
 _library = torch.library.Library("gradnets_fast", "FRAGMENT")
 
 
-def register(operator: Operator, *devices: str) -> Operator:
-    """Registers `operator` and its gradient as torch.ops.gradnets_fast.<name> and <name>_backward.
+_DISPATCH_KEYS = {"cpp": ("CPU",), "triton": ("CPU", "CUDA")}
 
-    devices: dispatch keys besides "CPU".
-    """
-    name, count = operator.name, len(operator.arguments)
+
+def register(operator: Operator) -> Operator:
+    """Registers `operator` and its gradient in torch.ops.gradnets_fast, the latter with the suffix _backward."""
+    name, count = operator.registered, len(operator.arguments)
     tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
     result = ", ".join(["Tensor"] * count)
     _library.define(f"{name}({tensors}, str config) -> Tensor")
@@ -383,7 +390,7 @@ def register(operator: Operator, *devices: str) -> Operator:
 
     kernels = {"": (forward, forward_fake), "_backward": (backward, backward_fake)}
     for suffix, (kernel, fake) in kernels.items():
-        for device in ("CPU", *devices):
+        for device in _DISPATCH_KEYS[operator.backend]:
             _library.impl(name + suffix, kernel, device)
         torch.library.register_fake(qualified + suffix, fake, lib=_library)
     _register_derivatives(operator)
@@ -408,7 +415,7 @@ def _register_derivatives(operator: Operator) -> None:
         *tensors, config, needs = arguments
         if torch._C._are_functorch_transforms_active():
             fix = "apply torch.func outside of torch.compile, not to a compiled backward pass"
-            where = f"{operator.name}_backward"
+            where = f"{operator.registered}_backward"
             raise RuntimeError(
                 message(where, "torch.func transform", "none around a compiled backward pass", "one", fix)
             )
@@ -416,20 +423,20 @@ def _register_derivatives(operator: Operator) -> None:
 
     def forward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, config = arguments
-        call = partial(_on_registered, operator.name, (config,))
+        call = partial(_on_registered, operator.registered, (config,))
         return _batched(call, info.batch_size, in_dims[:-1], tensors, operator.row_flags(), True)
 
     def backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, config, needs = arguments
-        call = partial(_on_registered, operator.name + "_backward", (config, needs))
+        call = partial(_on_registered, operator.registered + "_backward", (config, needs))
         # In turn, because the placeholders for gradients that are not needed have no rows to fold.
         rows = (False,) * len(tensors)
         return _batched(call, info.batch_size, in_dims[: len(tensors)], tensors, rows, False)
 
     for suffix, vmap in (("", forward_vmap), ("_backward", backward_vmap)):
-        torch.library.register_vmap(f"gradnets_fast::{operator.name}{suffix}", vmap, lib=_library)
+        torch.library.register_vmap(f"gradnets_fast::{operator.registered}{suffix}", vmap, lib=_library)
     for suffix, function in (("", forward), ("_backward", backward)):
-        _library.impl(operator.name + suffix, function, "Autograd")
+        _library.impl(operator.registered + suffix, function, "Autograd")
 
 
 def _on_registered(name: str, trailing: tuple[Any, ...], *tensors: Tensor | None) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,32 +29,27 @@ def _hidden_width(x: Tensor, *parameters: Tensor | None) -> int:
     return hidden_values("ridge", *parameters)
 
 
-_ARGUMENTS = ("x", "W", "scale?", "shift", "coef?", "bias?")
+_KERNELS: dict[str, dict[str, Any]] = {
+    "cpp": {"forward": _cpp.ridge_forward, "attempt": _cpp.ridge_attempt, "backward": _cpp.ridge_backward},
+    "triton": {
+        "forward": _triton.ridge_forward,
+        "attempt": _triton.ridge_forward,
+        "backward": _triton.ridge_backward,
+    },
+}
 
 RIDGE = {
-    "cpp": register(
+    backend: register(
         Operator(
             name="ridge",
-            arguments=_ARGUMENTS,
+            backend=backend,
+            arguments=("x", "W", "scale?", "shift", "coef?", "bias?"),
             reference=_reference,
-            forward=_cpp.ridge_forward,
-            attempt=_cpp.ridge_attempt,
-            backward=_cpp.ridge_backward,
             hidden_width=_hidden_width,
-            tangent=SCALARS["jvp"],
+            tangent=SCALARS["jvp"][backend],
+            **kernels,
         )
-    ),
-    "triton": register(
-        Operator(
-            name="ridge_triton",
-            arguments=_ARGUMENTS,
-            reference=_reference,
-            forward=_triton.ridge_forward,
-            attempt=_triton.ridge_forward,
-            backward=_triton.ridge_backward,
-            hidden_width=_hidden_width,
-        ),
-        "CUDA",
-    ),
+    )
+    for backend, kernels in _KERNELS.items()
 }
 """The operator by backend."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import reference
-from . import _cpp
+from . import _cpp, _triton
 from .operator import Operator, register
 
 _KINDS = {"jvp": "derivative", "potential": "potential", "divergence": "divergence", "jacobian": "jacobian"}
@@ -18,8 +18,9 @@ _SHAPES = {"jvp": "row", "potential": "number", "divergence": "number", "jacobia
 
 def register_scalars(
     family: str, parameters: tuple[str, ...], settings: Callable[[str], tuple[Any, ...]]
-) -> dict[str, Operator]:
-    """The operators of `family` by the suffix of their name, without bias: only the potential depends on it, linearly.
+) -> dict[str, dict[str, Operator]]:
+    """The operators of `family` by the suffix of their name and by backend; without bias, on which only the potential
+    depends, linearly.
 
     parameters: the names of the tensors but points, directions and bias.  settings: config -> the last arguments of
     the family's functions in `gradnets_fast.reference`.
@@ -29,10 +30,10 @@ def register_scalars(
 
 def _register(
     family: str, suffix: str, parameters: tuple[str, ...], settings: Callable[[str], tuple[Any, ...]]
-) -> Operator:
-    function = getattr(reference, f"{family}_{suffix}")
+) -> dict[str, Operator]:
+    name = f"{family}_{suffix}"
+    function = getattr(reference, name)
     rows = ("x", "v") if suffix == "jvp" else ("x",)
-    kernels = _cpp.ScalarKernels(family, _KINDS[suffix])
 
     def by_reference(*arguments: Any) -> Tensor:
         *tensors, config = arguments
@@ -42,19 +43,26 @@ def _register(
     def hidden_width(*tensors: Tensor | None) -> int:
         return hidden_values(family, *tensors[len(rows) :]) * (_last(tensors[0]) if suffix == "jacobian" else 1)
 
-    return register(
-        Operator(
-            name=f"{family}_{suffix}",
-            arguments=(*rows, *parameters),
-            reference=by_reference,
-            forward=kernels.forward,
-            attempt=kernels.forward,
-            backward=kernels.backward,
-            hidden_width=hidden_width,
-            rows=len(rows),
-            shape=_SHAPES[suffix],
+    kernels: dict[str, Any] = {"cpp": _cpp.ScalarKernels(family, _KINDS[suffix])}
+    if name in _triton.OPERATORS:
+        kernels["triton"] = _triton.ScalarKernels(suffix, by_reference)
+    return {
+        backend: register(
+            Operator(
+                name=name,
+                backend=backend,
+                arguments=(*rows, *parameters),
+                reference=by_reference,
+                forward=found.forward,
+                attempt=found.forward,
+                backward=found.backward,
+                hidden_width=hidden_width,
+                rows=len(rows),
+                shape=_SHAPES[suffix],
+            )
         )
-    )
+        for backend, found in kernels.items()
+    }
 
 
 def hidden_values(family: str, W: Tensor | None, *parameters: Tensor | None) -> int:

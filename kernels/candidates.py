@@ -1,0 +1,68 @@
+"""The tiles that are tried for each entry of kernels/table.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from . import configuration
+
+DEPTHS = (1, 4)
+"""Depths of the table, each chosen with a cascade of as many layers of one basis function."""
+
+_MATRIX = {"half": (32, 64, 128, 256), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}
+_ROW = {"half": (32, 64, 128), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}
+WIDTHS = {
+    "narrow.forward": {"half": (2, 4), "ieee": (2, 4, 8)},
+    "narrow.backward": {"half": (2, 4), "ieee": (2, 4, 8)},
+    "forward": _MATRIX,
+    "backward": _MATRIX,
+    "numbers": _MATRIX,
+    "derivatives": _MATRIX,
+    "jacobian": _ROW,
+    "jacobian_backward": _ROW,
+}
+"""kernel → kind → the d of its entries."""
+
+Case = tuple[int, str, str, int, int]
+
+
+def _options(kernel: str, *sizes: tuple[int, ...]) -> list[dict[str, int]]:
+    return [dict(zip((*configuration.TILES[kernel], "num_warps", "num_stages"), size)) for size in sizes]
+
+
+_FORWARD = (
+    *((128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 8, 2)),
+    *((32, 32, 4, 2), (32, 32, 4, 1), (16, 32, 4, 1), (16, 16, 4, 1)),
+)
+_BACKWARD = (
+    *((128, 64, 64, 64, 8, 2), (64, 64, 32, 64, 4, 2), (64, 32, 32, 64, 4, 2), (64, 32, 32, 64, 8, 2)),
+    *((64, 32, 16, 64, 4, 2), (32, 32, 16, 64, 8, 1), (32, 32, 32, 32, 8, 1), (32, 32, 16, 32, 4, 1)),
+    *((16, 32, 16, 32, 8, 1), (16, 16, 16, 32, 8, 1), (16, 16, 16, 16, 4, 1)),
+)
+_NARROW = ((64, 32, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1), (8, 32, 4, 1))
+_NARROW_BACKWARD = (
+    *((32, 32, 32, 32, 4, 1), (32, 32, 16, 32, 4, 1), (16, 32, 16, 32, 4, 1), (16, 32, 8, 32, 4, 1)),
+    *((8, 32, 4, 32, 4, 1), (8, 32, 4, 32, 8, 1)),
+)
+_ROWS = ((64, 4, 2), (32, 4, 2), (32, 8, 2), (16, 4, 1), (16, 8, 1))
+
+CANDIDATES = {
+    "narrow.forward": _options("narrow.forward", *_NARROW),
+    "narrow.backward": _options("narrow.backward", *_NARROW_BACKWARD),
+    "forward": _options("forward", *_FORWARD),
+    "backward": _options("backward", *_BACKWARD),
+    "numbers": _options("numbers", *_FORWARD[2:]),
+    "derivatives": _options("derivatives", *_BACKWARD[1:]),
+    "jacobian": _options("jacobian", *_ROWS),
+    "jacobian_backward": _options("jacobian_backward", *_ROWS),
+}
+"""The best guess first; more rows a program read the weights less often, more registers allow fewer programs."""
+
+
+def cases() -> Iterator[Case]:
+    """(architecture, kernel, kind, d, depth) of every entry of the table."""
+    for kernel, kinds in WIDTHS.items():
+        depths = DEPTHS[1:] if kernel.startswith("jacobian") else DEPTHS
+        for (kind, widths), architecture in product(kinds.items(), configuration.ARCHITECTURES):
+            yield from ((architecture, kernel, kind, d, depth) for d, depth in product(widths, depths))

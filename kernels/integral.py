@@ -1,0 +1,116 @@
+"""∫_0^u φ(t) dt and its gradients, on float32 tiles: the potential of one neuron.
+
+One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, which cancels for small βu: there, and for more layers,
+a quadrature rule on [0, u] serves, with the same choices as in gradnets_fast/reference/ridge.py.
+
+rule: float32 numbers in memory: NEAR nodes and NEAR weights on [0, 1], then FAR nodes and FAR weights.
+"""
+
+import triton
+import triton.language as tl
+
+from . import _activations_gen as activations
+from . import cascade
+
+NEAR = tl.constexpr(16)
+FAR = tl.constexpr(128)
+_SMALLEST_NORMAL = tl.constexpr(1.1754943508222875e-38)
+
+
+@triton.jit
+def _between_kinks(z, shift):
+    """Whether no kink lies between: every kink of the table is at 0 or ±½."""
+    return ((z < 0.0) == (shift < 0.0)) & ((z < 0.5) == (shift < 0.5)) & ((z < -0.5) == (shift < -0.5))
+
+
+@triton.jit
+def _near(u, vectors, rule, phi, NAME: tl.constexpr):
+    """∫_0^u of b(z), b'(z) and t·b'(z), z = βt + s, by the rule of NEAR nodes."""
+    value = tl.zeros(u.shape, tl.float32)
+    first = tl.zeros(u.shape, tl.float32)
+    moment = tl.zeros(u.shape, tl.float32)
+    for i in range(NEAR):
+        t = tl.load(rule + i) * u
+        weight = tl.load(rule + NEAR + i)
+        z = cascade.scaled(0, t, vectors, phi) + cascade.vector(vectors, vectors.shift, 0)
+        b, b_first = activations.value_first(z, NAME, "accurate")
+        value += weight * b
+        first += weight * b_first
+        moment += weight * (b_first * t)
+    return u * value, u * first, u * moment
+
+
+@triton.jit
+def _integrals(u, vectors, rule, phi, k: tl.constexpr, SMOOTH: tl.constexpr, LIMIT: tl.constexpr):
+    """∫_0^u of b_k(z), b_k'(z) and t·b_k'(z), z = βt + s; by the rule where |βu| < LIMIT, if b_k is smooth there."""
+    NAME: tl.constexpr = tl.constexpr(phi.basis[k])
+    shift = cascade.vector(vectors, vectors.shift, 0)
+    step = cascade.scaled(0, u, vectors, phi)
+    z = step + shift
+    short = tl.abs(step) < LIMIT
+    if not SMOOTH[k]:
+        short = (short & _between_kinks(z, shift)) | (tl.abs(step) < _SMALLEST_NORMAL)
+    divisor = tl.where(short, 1.0, cascade.scaled(0, tl.full(u.shape, 1.0, tl.float32), vectors, phi))
+    rise = activations.antiderivative(z, NAME, "accurate") - activations.antiderivative(shift, NAME, "accurate")
+    top = activations.value(z, NAME, "accurate")
+    value = rise / divisor
+    first = (top - activations.value(shift, NAME, "accurate")) / divisor
+    moment = (u * top - value) / divisor
+    if tl.max(tl.max(short.to(tl.int32), 1), 0) > 0:
+        near, near_first, near_moment = _near(u, vectors, rule, phi, NAME)
+        value = tl.where(short, near, value)
+        first = tl.where(short, near_first, first)
+        moment = tl.where(short, near_moment, moment)
+    return value, first, moment
+
+
+@triton.jit
+def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
+    """∫_0^u φ(t) dt.  SMOOTH: for each basis function, whether it is smooth."""
+    total = tl.zeros(u.shape, tl.float32)
+    if phi.layers == 1:
+        for k in tl.static_range(len(phi.basis)):
+            term, _, _ = _integrals(u, vectors, rule, phi, k, SMOOTH, 0.015625)
+            total += cascade.weighted(k, term, vectors, phi)
+        return total
+    else:
+        accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+        for i in range(FAR):
+            t = tl.load(rule + 2 * NEAR + i)
+            total += tl.load(rule + 2 * NEAR + FAR + i) * cascade.value(t * u, vectors, accurate)
+        return u * total
+
+
+@triton.jit
+def gradients(u, weight, vectors, sums, rule, phi, wanted, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
+    """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that are wanted."""
+    if phi.layers == 1:
+        return _closed_gradients(u, weight, vectors, sums, rule, phi, wanted, SMOOTH, AXIS)
+    else:
+        accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+        for i in range(FAR):
+            t = tl.load(rule + 2 * NEAR + i)
+            share = tl.load(rule + 2 * NEAR + FAR + i) * u * weight
+            _, _, sums = cascade.value_and_gradients(t * u, share, vectors, sums, accurate, wanted, AXIS, True)
+        return sums
+
+
+@triton.jit
+def _closed_gradients(u, weight, vectors, sums, rule, phi, wanted, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
+    """The derivative in β cancels twice, so the rule serves as far as it is exact to rounding."""
+    in_scale = tl.zeros(u.shape, tl.float32)
+    in_shift = tl.zeros(u.shape, tl.float32)
+    of_coef = ()
+    COEFS: tl.constexpr = (1 if wanted.scale else 0) + (1 if wanted.shift else 0)
+    for k in tl.static_range(len(phi.basis)):
+        value, first, moment = _integrals(u, vectors, rule, phi, k, SMOOTH, 1.0)
+        in_shift += weight * cascade.weighted(k, first, vectors, phi)
+        in_scale += weight * cascade.weighted(k, moment, vectors, phi)
+        if wanted.coef:
+            of_coef = of_coef + (sums[COEFS + k] + tl.sum(weight * value, AXIS),)
+    result = ()
+    if wanted.scale:
+        result = result + (sums[0] + tl.sum(in_scale, AXIS),)
+    if wanted.shift:
+        result = result + (sums[COEFS - 1] + tl.sum(in_shift, AXIS),)
+    return result + of_coef
