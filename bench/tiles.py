@@ -34,7 +34,7 @@ _HOPELESS = {"tf32x3": 2, "ieee": 2}
 def taken(case: Case, tiles: dict[str, int]) -> dict[str, offline.Resources]:
     """What each variant of the entry's kernel takes with these tiles; stops at the first that does not fit."""
     architecture, kernel, kind, d, layers = case
-    mode = Mode(architecture, kind, ("tanh",), layers, "narrow" if kernel.startswith("narrow") else "fused")
+    mode = Mode(architecture, kind, ("tanh",), layers)
     found = {}
     for name, variant in offline.VARIANTS.items():
         if variant.kernel == kernel:
@@ -49,8 +49,8 @@ def _two_fit(architecture: int, tiles: dict[str, int], needs: offline.Resources)
     return shared and 2 * 32 * tiles["num_warps"] * needs.registers <= _REGISTERS
 
 
-def chosen(case: Case) -> dict[str, Any] | None:
-    """The entry of one case; None if every candidate spills."""
+def chosen(case: Case) -> dict[str, Any]:
+    """The entry of one case, with no options if every candidate spills."""
     architecture, kernel, kind, d, depth = case
     best = None
     for tiles in CANDIDATES[kernel][_HOPELESS.get(kind, 0) if kernel in _MATRIX_KERNELS else 0 :]:
@@ -61,12 +61,14 @@ def chosen(case: Case) -> dict[str, Any] | None:
         if all(_two_fit(architecture, tiles, needs) for needs in found.values()):
             return entry
         best = best or entry
-    return best
+    return best or {"d": d, "depth": depth, "options": None, "resources": {}}
 
 
 def again(case: Case) -> dict[str, Any]:
     """The entry that the table has for a case, with what its tiles take now."""
     entry: dict[str, Any] = _entries(_read(), case)[0]
+    if entry["options"] is None:
+        return entry
     return entry | {"resources": {name: astuple(needs) for name, needs in taken(case, entry["options"]).items()}}
 
 
@@ -107,11 +109,8 @@ def main() -> None:
     print(f"Triton {triton.__version__}: {len(wanted)} entries")
     with ProcessPoolExecutor() as pool:
         for case, entry in zip(wanted, pool.map(again if arguments.again else chosen, wanted)):
-            if entry is None:
-                print(*case, "every candidate spills", flush=True)
-            else:
-                _add(case, entry)
-                print(*case, *entry["options"].values(), entry["resources"], flush=True)
+            _add(case, entry)
+            print(*case, entry["options"], entry["resources"], flush=True)
     if arguments.again or len(wanted) == len(list(cases())):
         _write(_read() | {"compiled": {"triton": triton.__version__, "sources": offline.sources()}})
 

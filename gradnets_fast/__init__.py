@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "BackendUnavailableError": "backend",
     "use_backend": "backend",
+    "warmup": "ahead",
     "Explanation": "explanation",
     "explain": "explanation",
     "ridge": "functional",
@@ -42,11 +43,23 @@ _HOME = {
     "mGradNetM": "nn",
     "mRidgeGradNet": "nn",
 }
-_SUBMODULES = ("activations", "backend", "benchmark", "errors", "functional", "nn", "ops", "reference", "tasks")
+_SUBMODULES = (
+    "activations",
+    "ahead",
+    "backend",
+    "benchmark",
+    "errors",
+    "functional",
+    "nn",
+    "ops",
+    "reference",
+    "tasks",
+)
 
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from .ahead import warmup as warmup
     from .backend import BackendUnavailableError as BackendUnavailableError
     from .backend import use_backend as use_backend
     from .explanation import Explanation as Explanation

@@ -63,7 +63,7 @@ def run() -> int:
             raise
         text = " ".join(error.format_message().split())
         command = getattr(getattr(error, "ctx", None), "info_name", None)
-        command = f"gradnets-fast {command}" if command in ("train", "bench") else "gradnets-fast"
+        command = f"gradnets-fast {command}" if command in ("train", "bench", "tune") else "gradnets-fast"
         print(f"gradnets-fast: {text} (see {command} --help)", file=sys.stderr)
         return 2
 
@@ -172,6 +172,21 @@ def bench(
             Console(), device=device, preset=preset, rounds=rounds, thread_count=threads, case=case, out=out
         )
     raise typer.Exit(code)
+
+
+@app.command()
+def tune(
+    device: Annotated[str, typer.Option(help="An NVIDIA GPU.")] = "cuda",
+    kernel: Annotated[str, typer.Option(help="Only this kernel of the table. (default: all)")] = "",
+    out: Annotated[Path | None, typer.Option(help="File to write. (default: where the kernels look for it)")] = None,
+) -> None:
+    """Measure the tiles of the Triton kernels on this GPU, and keep the fastest; they serve from the next start on."""
+    from . import tuning
+
+    console = Console()
+    with _one_line_errors():
+        path = tuning.tune(tuning.parsed(device), kernel, out, lambda line: console.print(line, highlight=False))
+    console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
 def _started(options: dict[str, Any], steps: int | None, epochs: int | None) -> Trainer:

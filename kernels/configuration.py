@@ -6,6 +6,7 @@ The table is keyed on the architecture, the kind of product, d and the depth of 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -104,11 +105,37 @@ def float32_kind(capability: int) -> str:
     return "tf32x3" if capability in _THREEFOLD else "ieee"
 
 
+def tuned_table() -> Path:
+    """Where `gradnets-fast tune` leaves what it measured, which goes before the committed table."""
+    named = os.environ.get("GRADNETS_FAST_TABLE")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named) if named else cache / "gradnets_fast" / "table.json"
+
+
 @lru_cache(maxsize=1)
 def table() -> dict[str, Any]:
     """architecture → kernel → kind → list of {d, depth, options}."""
-    loaded: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
-    return loaded
+    merged: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    path = tuned_table()
+    if path.is_file():
+        _merge(merged, path)
+    return merged
+
+
+def _merge(table: dict[str, Any], path: Path) -> None:
+    """Puts the entries of a tuned table in place of those of the same d and depth."""
+    try:
+        tuned = json.loads(path.read_text(encoding="utf-8"))["tables"]
+        for architecture, kernels in tuned.items():
+            for kernel, kinds in kernels.items():
+                for kind, entries in kinds.items():
+                    known = table.setdefault(architecture, {}).setdefault(kernel, {}).setdefault(kind, [])
+                    places = [(entry["d"], entry["depth"]) for entry in entries]
+                    known[:] = [*entries, *(e for e in known if (e["d"], e["depth"]) not in places)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"tuned table: {path}: expected what gradnets-fast tune writes, got {error!r}; run that again, or remove it"
+        ) from error
 
 
 @lru_cache(maxsize=None)
@@ -120,7 +147,7 @@ def options(kernel: str, architecture: int, kind: str, d: int, depth: int) -> Op
     if kernel.startswith("narrow") and kind != "half":
         kind = "ieee"  # its products are no matrix products
     entries = table()[str(architecture)].get(kernel, {}).get(kind, [])
-    able = [entry for entry in entries if entry["d"] >= d]
+    able = [entry for entry in entries if entry["d"] >= d and entry["options"] is not None]
     if not able:
         return None
     narrowest = min(entry["d"] for entry in able)
@@ -142,11 +169,14 @@ def wide_options(kernel: str) -> Options:
 
 
 @lru_cache(maxsize=None)
-def route(architecture: int, kind: str, d: int, depth: int) -> Route:
-    """narrow: products on the arithmetic units; fused: on matrix units; wide: by a library, in pieces of the batch."""
+def route(kernel: str, architecture: int, kind: str, d: int, depth: int) -> Route:
+    """How "forward" or "backward" is run.
+
+    narrow: products on the arithmetic units; fused: on matrix units; wide: by a library, in pieces of the batch.
+    """
     if d <= MOST_NARROW[kind]:
         return Route("narrow", f"d = {d}: outer products cost less than padding d to 16")
-    if all(options(k, architecture, kind, d, depth) for k in ("forward", "backward")):
+    if options(kernel, architecture, kind, d, depth):
         return Route("fused", f"d = {d}: the rows of a tile fit in a program")
     return Route(
         "wide", f"d = {d}: no tile holds such rows; a library multiplies pieces of the batch that fit in cache"

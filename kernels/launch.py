@@ -36,7 +36,6 @@ class Mode:
         kind: of the products, one of `configuration.KINDS`.
         basis: names of the basis functions.
         layers: of the cascade.
-        route: narrow, fused or wide.
         smooth: for each basis function whether it is, for potentials.
     """
 
@@ -44,7 +43,6 @@ class Mode:
     kind: str
     basis: tuple[str, ...]
     layers: int
-    route: str
     smooth: tuple[bool, ...] = ()
 
     def constants(self) -> dict[str, Any]:
@@ -69,9 +67,10 @@ class Mode:
         depth = configuration.depth(self.layers, len(self.basis))
         return configuration.options(kernel, self.architecture, self.kind, d, depth)
 
-    def is_narrow(self, task: str) -> bool:
-        """Whether the task is computed without matrix units."""
-        return self.route == "narrow" and task == "value"
+    def route(self, kernel: str, d: int) -> str:
+        """narrow, fused or wide: how "forward" or "backward" is run."""
+        depth = configuration.depth(self.layers, len(self.basis))
+        return configuration.route(kernel, self.architecture, self.kind, d, depth).name
 
 
 @dataclass(frozen=True)
@@ -116,10 +115,11 @@ def forward(mode: Mode, x: Tensor, parameters: Parameters, bias: Tensor | None) 
     """f(x) for at least one row."""
     (h, d), rows = parameters.W.shape, rows_of(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if mode.route == "wide":
+    route = mode.route("forward", d)
+    if route == "wide":
         _wide_forward(mode, rows, parameters, bias, out.view(-1, d))
         return out
-    narrow = mode.is_narrow("value")
+    narrow = route == "narrow"
     tiles = mode.tiles("narrow.forward" if narrow else "forward", d)
     entry.forward[(triton.cdiv(rows.shape[0], tiles["BM"]),)](
         *(rows, *parameters, bias, out, rows.shape[0], h, rows.stride(0)),
@@ -174,11 +174,12 @@ def backward(
     """The gradients of the scalar that `task` names in `ridge`, for at least one row."""
     (h, d), x = parameters.W.shape, rows_of(batch.x)
     g, v = (None if t is None else rows_of(t) for t in (batch.g, batch.v))
-    if mode.route == "wide":
+    route = mode.route("backward", d) if task == "value" else "fused"
+    if route == "wide":
         assert g is not None
         _wide_backward(mode, g, x, parameters, into)
         return
-    narrow = mode.is_narrow(task)
+    narrow = route == "narrow"
     tiles = mode.tiles("narrow.backward" if narrow else "backward" if task == "value" else "derivatives", d)
     columns = 0 if into.W is None else d if narrow else configuration.padded(d)
     share = _share(x, h, tiles, columns + into.vectors(h))

@@ -58,8 +58,8 @@ def _interpreted() -> bool:
     return not isinstance(triton.language.sum, triton.runtime.JITFunction)
 
 
-def why_not(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why no kernel can run `operator` on such tensors; None if one can."""
+def why_not(operator: str, device: torch.device, dtype: torch.dtype, tiles: bool = True) -> str | None:
+    """Why no kernel can run `operator` on such tensors; None if one can.  tiles: whether their table must be there."""
     if operator not in OPERATORS:
         return f"this version has no Triton kernel for {operator}"
     if dtype not in DTYPES:
@@ -76,7 +76,7 @@ def why_not(operator: str, device: torch.device, dtype: torch.dtype) -> str | No
         return missing
     if on_cpu and not _interpreted():
         return "TRITON_INTERPRET was set after triton was imported; set it before Python starts"
-    return None if on_cpu else _why_not_gpu(device)
+    return None if on_cpu else _why_not_gpu(device, tiles)
 
 
 # torch.compile asks once, while it traces, instead of tracing imports: torch.compiler.assume_constant_result without
@@ -84,7 +84,9 @@ def why_not(operator: str, device: torch.device, dtype: torch.dtype) -> str | No
 why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _why_not_gpu(device: torch.device) -> str | None:
+def _why_not_gpu(device: torch.device, tiles: bool) -> str | None:
+    if not torch.cuda.is_available():
+        return "it runs on NVIDIA GPUs, and PyTorch sees none"
     if torch.version.hip is not None:
         return "it runs on NVIDIA GPUs, and this PyTorch is built for AMD's"
     if _interpreted():
@@ -93,8 +95,8 @@ def _why_not_gpu(device: torch.device) -> str | None:
     if capability < _LOWEST_CAPABILITY:
         return f"it needs compute capability 8.0 or later, and this GPU has {capability / 10}"
     configuration = _kernels("configuration")
-    if str(configuration.tabulated(capability)) not in configuration.table():
-        return f"its table has no tiles for compute capability {capability / 10} yet (python -m bench.tiles writes it)"
+    if tiles and str(configuration.tabulated(capability)) not in configuration.table():
+        return f"its table has no tiles for compute capability {capability / 10}; gradnets-fast tune measures them"
     return None
 
 
@@ -123,35 +125,40 @@ def _float32_precision() -> str:
 
 
 def _mode(x: Tensor, layers: int, config: str) -> Any:
-    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), _kind(x), x.shape[-1], layers, config)
+    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), _kind(x), layers, config)
 
 
 @lru_cache(maxsize=None)
-def _mode_of(device: int, kind: str, d: int, layers: int, config: str) -> Any:
-    basis = tuple(config.split(","))
-    architecture, route = _route(device, kind, d, layers, len(basis))
+def _mode_of(device: int, kind: str, layers: int, config: str) -> Any:
+    configuration, basis = _kernels("configuration"), tuple(config.split(","))
+    architecture = configuration.INTERPRETER if device < 0 else configuration.tabulated(_capability(device))
     smooth = tuple(name in SMOOTH for name in basis)
-    return _kernels("launch").Mode(architecture, kind, basis, layers, route.name, smooth)
-
-
-def _route(device: int, kind: str, d: int, layers: int, terms: int) -> tuple[int, Any]:
-    configuration = _kernels("configuration")
-    interpreter: int = configuration.INTERPRETER
-    architecture = interpreter if device < 0 else configuration.tabulated(_capability(device))
-    return architecture, configuration.route(architecture, kind, d, configuration.depth(layers, terms))
+    return _kernels("launch").Mode(architecture, kind, basis, layers, smooth)
 
 
 def describe(operator: str, x: Tensor, layers: int = 1, terms: int = 1) -> str:
     """Which kernels run points like x, for people."""
     kind, device, d = _kind(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
-    where = "Triton's interpreter, on the CPU" if device < 0 else torch.cuda.get_device_name(device)
+    mode = _mode_of(device, kind, layers, ",".join(["tanh"] * terms))
+    if operator == "ridge":
+        path = _routes(mode, d)
+    elif _fits(operator, mode, d):
+        path = "kernels, fused route"
+    else:
+        path = f"PyTorch's own operators, in pieces of the batch (d = {d}: no tile holds such rows)"
     products = {"half": str(x.dtype).removeprefix("torch.")}.get(kind, f"float32 ({kind} products)")
-    _, route = _route(device, kind, d, layers, terms)
-    path = f"kernels, {route.name} route ({route.why})"
-    if operator != "ridge":
-        fits = _fits(operator, _mode_of(device, kind, d, layers, ",".join(["tanh"] * terms)), d)
-        path = "kernels, fused route" if fits else f"PyTorch's own operators, in pieces of the batch ({route.why})"
+    where = "Triton's interpreter, on the CPU" if device < 0 else torch.cuda.get_device_name(device)
     return f"{path}, {products}, {where}"
+
+
+def _routes(mode: Any, d: int) -> str:
+    configuration = _kernels("configuration")
+    depth = configuration.depth(mode.layers, len(mode.basis))
+    passes = {k: configuration.route(k, mode.architecture, mode.kind, d, depth) for k in ("forward", "backward")}
+    if passes["forward"] == passes["backward"]:
+        return f"kernels, {passes['forward'].name} route ({passes['forward'].why})"
+    both = "; ".join(f"{name} pass: {route.name} route ({route.why})" for name, route in passes.items())
+    return f"kernels, {both}"
 
 
 def _fits(operator: str, mode: Any, d: int) -> bool:

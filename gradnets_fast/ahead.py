@@ -1,0 +1,95 @@
+"""`warmup`: what the first steps would wait for, before they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from .errors import check_choice, check_positive, message
+
+METHODS = ("forward", "jvp", "potential", "divergence", "jacobian")
+
+
+def warmup(
+    module: torch.nn.Module,
+    batch_sizes: Iterable[int],
+    *,
+    methods: Sequence[str] = ("forward",),
+    dtype: torch.dtype | None = None,
+) -> dict[int, float]:
+    """Runs a network and its gradients once for each batch size, so that later steps wait for no compilation.
+
+    Triton compiles a kernel when it first runs, for a dtype, d, h and the gradients that are wanted, but for any
+    batch; sizes that differ in more than that, such as those of a CUDA graph, are worth naming.  The network's own
+    gradients and the random state stay as they are.
+
+    Equivalent to, for each batch size:
+        module(torch.zeros(batch_size, d)).sum().backward()
+
+    Args:
+        module: a module of gradnets_fast.nn, on the device where it will run.
+        batch_sizes: rows of x, each at least 1.
+        methods: of the module, out of "forward", "jvp", "potential", "divergence" and "jacobian".
+        dtype: that of torch.autocast, if the network will run under it.
+
+    Returns:
+        Seconds by batch size.
+
+    Raises:
+        TypeError: not such a module.  ValueError: a batch size below 1, or an unknown method.
+
+    >>> import gradnets_fast
+    >>> sorted(gradnets_fast.warmup(gradnets_fast.mGradNetC(2, 3, 8), [1, 64]))
+    [1, 64]
+    """
+    W = _weights(module)
+    sizes = list(batch_sizes)
+    for size in sizes:
+        check_positive("warmup", "batch_sizes", size)
+    for method in methods:
+        check_choice("warmup", "methods", method, METHODS)
+    seconds = {}
+    for size in sizes:
+        start = time.perf_counter()
+        x = torch.zeros(size, W.shape[-1], dtype=W.dtype, device=W.device)
+        for method in methods:
+            with nullcontext() if dtype is None else torch.autocast(W.device.type, dtype):
+                _run(module, method, x)
+        if W.device.type == "cuda":
+            torch.cuda.synchronize(W.device)
+        seconds[size] = time.perf_counter() - start
+    return seconds
+
+
+def _weights(module: torch.nn.Module) -> Tensor:
+    for name, parameter in module.named_parameters():
+        if name == "W" or name.endswith(".W"):
+            return parameter
+    fix = "pass a module of gradnets_fast.nn"
+    raise TypeError(message("warmup", "module", "a gradient network with weights W", type(module).__name__, fix))
+
+
+def _run(module: torch.nn.Module, method: str, x: Tensor) -> None:
+    """Every combination of gradients is a kernel of its own: none, of parameters, of x, of both."""
+    function = module if method == "forward" else getattr(module, method)
+    with torch.no_grad():
+        _call(function, method, x)
+    with torch.enable_grad():
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        points = x.detach().requires_grad_()
+        for of_x, of_parameters in ((False, True), (True, False), (True, True)):
+            wanted = ([points] if of_x else []) + (parameters if of_parameters else [])
+            if not wanted:
+                continue
+            result = _call(function, method, points if of_x else x)
+            torch.autograd.grad(result, wanted, torch.zeros_like(result), allow_unused=True)
+
+
+def _call(function: object, method: str, x: Tensor) -> Tensor:
+    assert callable(function)
+    result: Tensor = function(x, x.detach()) if method == "jvp" else function(x)
+    return result

@@ -1,0 +1,189 @@
+"""Measures the candidates of the table on the GPU that is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+from triton.testing import do_bench
+
+from . import configuration, launch
+from .candidates import CANDIDATES, Case, cases
+
+_HIDDEN = 1024
+_ROWS = {"numbers": 1 << 13, "derivatives": 1 << 13, "jacobian": 1 << 11, "jacobian_backward": 1 << 11}
+_MOST_ROWS = 1 << 16
+_INTERPRETED = (5, 40)
+_AGREEMENT = {"half": 2e-2, "tf32": 5e-3, "tf32x3": 1e-4, "ieee": 1e-4}
+"""Relative difference of two candidates' results that rounding explains."""
+
+
+@dataclass(frozen=True)
+class _Fixed(launch.Mode):
+    """A mode with a given route, and given tiles in place of the table's."""
+
+    way: str = ""
+    fixed: tuple[tuple[str, int], ...] = ()
+
+    def route(self, kernel: str, d: int) -> str:
+        return self.way
+
+    def options(self, kernel: str, d: int) -> dict[str, int]:
+        return dict(self.fixed)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One entry of the table, measured.
+
+    Attributes:
+        case: architecture, kernel, kind, d, depth.
+        options: the fastest tiles.
+        milliseconds: their median time.
+        before: that of the table's own tiles, or None where it has none or they do not run.
+    """
+
+    case: Case
+    options: dict[str, int]
+    milliseconds: float
+    before: float | None
+
+    def entry(self) -> dict[str, Any]:
+        """As the table has it."""
+        return {"d": self.case[3], "depth": self.case[4], "options": self.options}
+
+
+def listed(device: torch.device, kernel: str = "") -> list[Case]:
+    """The table's cases for a device; kernel: only those of this one."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        architecture = configuration.tabulated(10 * major + minor)
+    else:
+        architecture = configuration.ARCHITECTURES[0]
+    return [case for case in cases() if case[0] == architecture and kernel in ("", case[1])]
+
+
+def measure(case: Case, device: torch.device) -> Measured | None:
+    """Times every candidate, once its result agrees with the first's; None if none runs."""
+    architecture, kernel, kind, d, depth = case
+    rows, hidden = _ROWS.get(kernel, _MOST_ROWS), _HIDDEN
+    if device.type == "cpu":
+        architecture, (rows, hidden) = configuration.INTERPRETER, _INTERPRETED
+    run = _Run(kernel, kind, rows, d, hidden, depth, device)
+    current = configuration.options(kernel, architecture, kind, d, depth)
+    expected: list[Tensor] | None = None
+    times: dict[tuple[tuple[str, int], ...], float] = {}
+    for tiles in _distinct(current, CANDIDATES[kernel]):
+        fixed = tuple(tiles.items())
+        mode = _Fixed(architecture, kind, ("tanh",), depth, (True,), run.route, fixed)
+        try:
+            found = run(mode)
+        except OutOfResources:
+            continue
+        if expected is None:
+            expected = found
+        if not _agree(found, expected, _AGREEMENT[kind]):
+            raise ArithmeticError(
+                f"tune: {kernel} ({kind}, d = {d}, depth {depth}): expected the same result from all tiles, got others "
+                f"with {tiles}; report this bug"
+            )
+        times[fixed] = _time(lambda mode=mode: run(mode), device)
+    if not times:
+        return None
+    best = min(times, key=times.__getitem__)
+    before = None if current is None else times.get(tuple(current.items()))
+    return Measured(case, dict(best), times[best], before)
+
+
+def _distinct(current: dict[str, int] | None, candidates: list[dict[str, int]]) -> Iterator[dict[str, int]]:
+    if current is not None:
+        yield current
+    yield from (tiles for tiles in candidates if tiles != current)
+
+
+def _agree(found: list[Tensor], expected: list[Tensor], tolerance: float) -> bool:
+    return all(
+        bool(torch.isfinite(a).all()) and bool((a - b).abs().max() <= tolerance * b.abs().max())
+        for a, b in zip(found, expected)
+    )
+
+
+def _time(function: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds: the median of several runs."""
+    if device.type == "cuda":
+        return float(do_bench(function, warmup=10, rep=50, return_mode="median"))
+    start = time.perf_counter()
+    function()
+    return 1e3 * (time.perf_counter() - start)
+
+
+class _Run:
+    """Launches of one kernel on fixed numbers."""
+
+    def __init__(self, kernel: str, kind: str, rows: int, d: int, h: int, layers: int, device: torch.device) -> None:
+        generator = torch.Generator(device).manual_seed(0)
+        dtype = torch.bfloat16 if kind == "half" else torch.float32
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device)
+
+        self.kernel, self.route = kernel, "narrow" if kernel.startswith("narrow") else "fused"
+        self.x, self.g, self.v = (normal(rows, d).to(dtype) for _ in range(3))
+        scale, shift, coef = (normal(layers, h) / 2 for _ in range(3))
+        self.parameters = launch.Parameters((normal(h, d) / d**0.5).to(dtype), scale, shift, coef)
+        self.bias = normal(d).to(dtype)
+        self.weight = normal(rows)
+        self.matrix = normal(rows, d, d).to(dtype) if kernel == "jacobian_backward" else None
+        # The rule is exact only with Gauss–Legendre nodes; any numbers take the same time.
+        self.rule = torch.linspace(0, 1, 2 * (16 + 128), device=device)
+
+    def __call__(self, mode: launch.Mode) -> list[Tensor]:
+        results = {
+            "forward": self._forward,
+            "backward": self._backward,
+            "numbers": self._numbers,
+            "derivatives": self._derivatives,
+            "jacobian": self._jacobian,
+            "jacobian_backward": self._jacobian_backward,
+        }[self.kernel.removeprefix("narrow.")](mode)
+        return [result.float() for result in results]
+
+    def _forward(self, mode: launch.Mode) -> list[Tensor]:
+        return [launch.forward(mode, self.x, self.parameters, self.bias)]
+
+    def _numbers(self, mode: launch.Mode) -> list[Tensor]:
+        tasks = (("potential", self.rule), ("divergence", None))
+        return [launch.numbers(mode, task, self.x, self.parameters, rule) for task, rule in tasks]
+
+    def _jacobian(self, mode: launch.Mode) -> list[Tensor]:
+        return [launch.jacobians(mode, self.x, self.parameters)]
+
+    def _into(self, **more: Tensor) -> launch.Gradients:
+        p = self.parameters
+        neurons = torch.empty(sum(t.numel() for t in (p.scale, p.shift, p.coef)), device=self.x.device)
+        return launch.Gradients(torch.empty_like(self.x), torch.empty_like(p.W), neurons, (True, True, True), **more)
+
+    def _backward(self, mode: launch.Mode) -> list[Tensor]:
+        into = self._into(bias=torch.empty_like(self.bias))
+        launch.backward(mode, "value", launch.Batch(self.x, g=self.g), self.parameters, into)
+        return [into.x, into.W, into.neurons, into.bias]
+
+    def _derivatives(self, mode: launch.Mode) -> list[Tensor]:
+        into = self._into(v=torch.empty_like(self.v))
+        launch.backward(mode, "derivative", launch.Batch(self.x, g=self.g, v=self.v), self.parameters, into)
+        results = [into.x, into.v, into.W, into.neurons]
+        for task, rule in (("potential", self.rule), ("divergence", None)):
+            into = self._into()
+            launch.backward(mode, task, launch.Batch(self.x, weight=self.weight), self.parameters, into, rule)
+            results += [into.x, into.W, into.neurons]
+        return results
+
+    def _jacobian_backward(self, mode: launch.Mode) -> list[Tensor]:
+        into = self._into()
+        launch.jacobians_backward(mode, self.matrix, self.x, self.parameters, into)
+        return [into.x, into.W, into.neurons]
