@@ -113,7 +113,7 @@ def load_rows(pointer, first, count, stride, D: tl.constexpr, ROWS: tl.constexpr
     rows = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, BD)[None, :]
     inside = (rows < count - first) & (columns < D)
-    return tl.load(pointer + first * stride + rows * stride + columns, mask=inside, other=0.0)
+    return tl.load(pointer + tl.cast(first, tl.int64) * stride + rows * stride + columns, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -122,7 +122,7 @@ def store_rows(pointer, tile, first, count, D: tl.constexpr, ROWS: tl.constexpr,
     rows = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, BD)[None, :]
     inside = (rows < count - first) & (columns < D)
-    tl.store(pointer + first * D + rows * D + columns, tile, mask=inside)
+    tl.store(pointer + tl.cast(first, tl.int64) * D + rows * D + columns, tile, mask=inside)
 
 
 @triton.jit

@@ -1,10 +1,15 @@
-"""The kernels that are launched: one for each pass, whose programs are those of `ridge` or, NARROW, of `narrow`."""
+"""The kernels that are launched: one for each pass, for every task and route but the wide one.
+
+TASK is what is computed: forward f ("value"), the potential without bias, the divergence or the Jacobian; backward the
+gradients of the scalar that it names in `ridge`, or of Σ_B <g, J(x)>.
+"""
 
 import triton
 import triton.language as tl
 
-from . import cascade, narrow, parts, ridge
+from . import cascade, jacobian, narrow, parts, ridge
 from .cascade import Cascade, Wanted
+from .parts import Into, Share
 from .ridge import Batch, Products, Rule
 
 
@@ -16,39 +21,6 @@ def forward(
     shift,
     coef,
     bias,
-    out,
-    B,
-    h,
-    x_stride,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BASIS: tl.constexpr,
-    LAYERS: tl.constexpr,
-    ARITHMETIC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    EVEN: tl.constexpr,
-    NARROW: tl.constexpr,
-    BM: tl.constexpr,
-    BH: tl.constexpr,
-):
-    """f(x) = φ(x Wᵀ) W + bias: a program for every BM rows."""
-    batch = Batch(x, None, None, None, B, x_stride, None, None)
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
-    products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
-    vectors = cascade.pointers(scale, shift, coef)
-    if NARROW:
-        narrow.points_program(batch, W, vectors, bias, out, h, tl.program_id(0), phi, products, "value", BM, BH)
-    else:
-        ridge.points_program(batch, W, vectors, bias, out, None, h, tl.program_id(0), phi, products, "value", BM, BH)
-
-
-@triton.jit(do_not_specialize=["B"])
-def numbers(
-    x,
-    W,
-    scale,
-    shift,
-    coef,
     rule,
     out,
     B,
@@ -62,17 +34,25 @@ def numbers(
     SMOOTH: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN: tl.constexpr,
+    NARROW: tl.constexpr,
     TASK: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """F(x) − bias·x ("potential") or tr J(x) ("divergence"): a program for every BM rows."""
-    ridge.numbers_program(
-        Batch(x, None, None, None, B, x_stride, None, None),
-        *(W, cascade.pointers(scale, shift, coef), out, h, tl.program_id(0), Rule(rule, SMOOTH)),
-        Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None),
-        *(Products(D, BD, PRECISION, ARITHMETIC, EVEN), TASK, BM, BH),
-    )
+    """f(x) = φ(x Wᵀ) W + bias, or what else TASK names: a program for every BM rows."""
+    number = tl.program_id(0)
+    batch = Batch(x, None, None, None, B, x_stride, None, None)
+    at = cascade.pointers(scale, shift, coef)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
+    if NARROW:
+        narrow.points_program(batch, W, at, bias, out, h, number, phi, products, "value", BM, BH)
+    elif TASK == "value":
+        ridge.points_program(batch, W, at, bias, out, None, h, number, phi, products, "value", BM, BH)
+    elif TASK == "jacobian":
+        jacobian.value_program(batch, W, at, out, h, number, phi, products, BH)
+    else:
+        ridge.numbers_program(batch, W, at, out, h, number, Rule(rule, SMOOTH), phi, products, TASK, BM, BH)
 
 
 @triton.jit(
@@ -125,41 +105,49 @@ def backward(
     BM_WEIGHTS: tl.constexpr,
     BH_WEIGHTS: tl.constexpr,
 ):
-    """The gradients that are not None of the scalar that TASK names in `ridge`.
+    """The gradients that are not None.
 
     First come the programs for parameters, which run longest, then those for the bias, then those for dx and dv: their
     FORM is that of dx, or of dv where dx is None.
+
+    Both kinds compute u, 14Bhd operations in all.  A program that did both would spare 4Bhd, and would have to add its
+    part of dW and the vectors' gradients to memory for every BM rows: 8 (BD + vectors) / BM bytes a hidden value.  By
+    the data sheet of compute capability 9.0 that takes as long as what it spares, or longer.
     """
     program = tl.program_id(0)
     batch = Batch(x, g, v, weight, B, x_stride, g_stride, v_stride)
-    vectors = cascade.pointers(scale, shift, coef)
+    at = cascade.pointers(scale, shift, coef)
     phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
     wanted: tl.constexpr = Wanted(OF_SCALE, OF_SHIFT, OF_COEF)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
     if program < weight_programs:
         if dW is not None or dneurons is not None:
-            shares = (dW, dneurons, partials, counters, h, program // splits, program % splits, splits, rows_per_split)
+            into = Into(dW, dneurons)
+            share = Share(partials, counters, program // splits, program % splits, splits, rows_per_split)
             if NARROW:
-                narrow.weights_program(*(batch, W, vectors), *shares, *(phi, wanted, products, BM_WEIGHTS, BH_WEIGHTS))
+                narrow.weights_program(batch, W, at, into, share, h, phi, wanted, products, BM_WEIGHTS, BH_WEIGHTS)
+            elif TASK == "jacobian":
+                jacobian.weights_program(batch, W, at, into, share, h, phi, wanted, products, BH_WEIGHTS)
             else:
                 ridge.weights_program(
-                    *(batch, W, vectors),
-                    *shares,
-                    Rule(rule, SMOOTH),
-                    *(phi, wanted, products, TASK, BM_WEIGHTS, BH_WEIGHTS),
+                    *(batch, W, at, into, share, h, Rule(rule, SMOOTH), phi, wanted, products),
+                    *(TASK, BM_WEIGHTS, BH_WEIGHTS),
                 )
     elif program < weight_programs + bias_splits:
         if dbias is not None:
             parts.columns(
                 *(g, dbias, bias_partials, counters + weight_programs // splits, B, g_stride),
-                *(program - weight_programs, bias_splits, bias_rows, D, BM, BD),
+                *(program - weight_programs, bias_splits, bias_rows, products, BM),
             )
     else:
         number = program - weight_programs - bias_splits
         if NARROW:
             if dx is not None:
-                narrow.points_program(batch, W, vectors, None, dx, h, number, phi, products, FORM, BM, BH)
+                narrow.points_program(batch, W, at, None, dx, h, number, phi, products, FORM, BM, BH)
+        elif TASK == "jacobian":
+            if dx is not None:
+                jacobian.points_program(batch, W, at, dx, h, number, phi, products, BH)
         elif dx is not None:
-            ridge.points_program(batch, W, vectors, None, dx, dv, h, number, phi, products, FORM, BM, BH)
+            ridge.points_program(batch, W, at, None, dx, dv, h, number, phi, products, FORM, BM, BH)
         elif dv is not None:
-            ridge.points_program(batch, W, vectors, None, dv, None, h, number, phi, products, FORM, BM, BH)
+            ridge.points_program(batch, W, at, None, dv, None, h, number, phi, products, FORM, BM, BH)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import configuration, entry, jacobian, wide
+from . import configuration, entry, wide
 
 _PROGRAMS = 512
 """Programs that share the gradients of the weights: enough for the largest GPU, and fixed, so that sums are too."""
@@ -23,8 +23,8 @@ _CHUNK_BYTES = 16 << 20
 _LARGEST_STRIDE = 1 << 22
 """Offsets within a tile are counted in 32 bits."""
 
-FORMS = {"value": "slope", "derivative": "curvature", "potential": "value", "divergence": "trace"}
-"""`ridge.points_program`'s form of dx for each task."""
+FORMS = {"value": "slope", "derivative": "curvature", "potential": "value", "divergence": "trace", "jacobian": ""}
+"""`ridge.points_program`'s form of dx for each task, of those that it serves."""
 
 
 @dataclass(frozen=True)
@@ -111,37 +111,34 @@ def rows_of(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 and 0 <= rows.stride(0) <= _LARGEST_STRIDE else rows.contiguous()
 
 
-def forward(mode: Mode, x: Tensor, parameters: Parameters, bias: Tensor | None) -> Tensor:
-    """f(x) for at least one row."""
+def forward(
+    mode: Mode, task: str, x: Tensor, parameters: Parameters, bias: Tensor | None = None, rule: Tensor | None = None
+) -> Tensor:
+    """f(x) ("value"), the potential without bias, the divergence or the Jacobian, for at least one row."""
     (h, d), rows = parameters.W.shape, rows_of(x)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    route = mode.route("forward", d)
+    out = torch.empty(x.shape[:-1] + _LAST[task](d), dtype=x.dtype, device=x.device)
+    route = mode.route("forward", d) if task == "value" else "fused"
     if route == "wide":
         _wide_forward(mode, rows, parameters, bias, out.view(-1, d))
         return out
-    narrow = route == "narrow"
-    tiles = mode.tiles("narrow.forward" if narrow else "forward", d)
+    of_value = "narrow.forward" if route == "narrow" else "forward"
+    tiles = {"BM": 1} | mode.tiles({"value": of_value, "jacobian": "jacobian"}.get(task, "numbers"), d)
     entry.forward[(triton.cdiv(rows.shape[0], tiles["BM"]),)](
-        *(rows, *parameters, bias, out, rows.shape[0], h, rows.stride(0)),
+        *(rows, *parameters, bias, rule, out, rows.shape[0], h, rows.stride(0)),
         **mode.products(d),
-        **{"EVEN": h % tiles["BH"] == 0, "NARROW": narrow},
+        **{"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "NARROW": route == "narrow", "TASK": task},
         **tiles,
     )
     return out
 
 
-def numbers(mode: Mode, task: str, x: Tensor, parameters: Parameters, rule: Tensor | None) -> Tensor:
-    """The potential without bias, or the divergence, (…,), for at least one row."""
-    (h, d), rows = parameters.W.shape, rows_of(x)
-    out = torch.empty(x.shape[:-1], dtype=x.dtype, device=x.device)
-    tiles = mode.tiles("numbers", d)
-    entry.numbers[(triton.cdiv(rows.shape[0], tiles["BM"]),)](
-        *(rows, *parameters, rule, out, rows.shape[0], h, rows.stride(0)),
-        **mode.products(d),
-        **{"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "TASK": task},
-        **tiles,
-    )
-    return out
+_LAST: dict[str, Callable[[int], tuple[int, ...]]] = {
+    "value": lambda d: (d,),
+    "jacobian": lambda d: (d, d),
+    "potential": lambda d: (),
+    "divergence": lambda d: (),
+}
+"""A row's result, by task."""
 
 
 def tangent(mode: Mode, x: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
@@ -154,7 +151,7 @@ def tangent(mode: Mode, x: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Points x, cotangents g and directions v (…, d), weights (…,), as `ridge.Batch` has them."""
+    """Points x, cotangents g (a Jacobian's: (…, d, d)) and directions v (…, d), weights (…,), as in `ridge.Batch`."""
 
     x: Tensor
     g: Tensor | None = None
@@ -173,14 +170,14 @@ def backward(
 ) -> None:
     """The gradients of the scalar that `task` names in `ridge`, for at least one row."""
     (h, d), x = parameters.W.shape, rows_of(batch.x)
-    g, v = (None if t is None else rows_of(t) for t in (batch.g, batch.v))
+    g, v = (t if t is None or task == "jacobian" else rows_of(t) for t in (batch.g, batch.v))
     route = mode.route("backward", d) if task == "value" else "fused"
     if route == "wide":
         assert g is not None
         _wide_backward(mode, g, x, parameters, into)
         return
     narrow = route == "narrow"
-    tiles = mode.tiles("narrow.backward" if narrow else "backward" if task == "value" else "derivatives", d)
+    tiles = _backward_tiles(mode, task, narrow, d)
     columns = 0 if into.W is None else d if narrow else configuration.padded(d)
     share = _share(x, h, tiles, columns + into.vectors(h))
     bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
@@ -200,30 +197,11 @@ def backward(
     )
 
 
-def jacobians(mode: Mode, x: Tensor, parameters: Parameters) -> Tensor:
-    """J(x), (…, d, d), for at least one row."""
-    (h, d), rows = parameters.W.shape, rows_of(x)
-    out = torch.empty(*x.shape, d, dtype=x.dtype, device=x.device)
-    tiles = mode.tiles("jacobian", d)
-    jacobian.forward[(rows.shape[0],)](
-        *(rows, *parameters, out, rows.shape[0], h, rows.stride(0)), **mode.products(d), **tiles
-    )
-    return out
-
-
-def jacobians_backward(mode: Mode, g: Tensor, x: Tensor, parameters: Parameters, into: Gradients) -> None:
-    """The gradients of <g, J(x)> for at least one row; g (…, d, d) contiguous."""
-    (h, d), rows = parameters.W.shape, rows_of(x)
-    tiles = mode.tiles("jacobian_backward", d)
-    columns = 0 if into.W is None else configuration.padded(d)
-    share = _share(rows, h, {"BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]}, columns + into.vectors(h))
-    jacobian.backward[(share.programs + (0 if into.x is None else len(rows)),)](
-        *(rows, g, *parameters, into.x, into.W, into.neurons, share.partials, share.counters, len(rows), h),
-        *(rows.stride(0), share.programs, share.splits, share.rows),
-        **mode.products(d),
-        **into.flags(),
-        **tiles,
-    )
+def _backward_tiles(mode: Mode, task: str, narrow: bool, d: int) -> dict[str, int]:
+    if task == "jacobian":
+        tiles = mode.tiles("jacobian_backward", d)
+        return {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]} | tiles
+    return mode.tiles("narrow.backward" if narrow else "backward" if task == "value" else "derivatives", d)
 
 
 @dataclass(frozen=True)

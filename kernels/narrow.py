@@ -101,36 +101,18 @@ def _undefined(points, D: tl.constexpr):
 
 
 @triton.jit
-def weights_program(
-    batch,
-    W,
-    vectors_at,
-    dW,
-    dneurons,
-    partials,
-    counters,
-    h,
-    tile,
-    split,
-    splits,
-    rows_per_split,
-    phi,
-    wanted,
-    products,
-    BM: tl.constexpr,
-    BH: tl.constexpr,
-):
+def weights_program(batch, W, vectors_at, into, share, h, phi, wanted, products, BM: tl.constexpr, BH: tl.constexpr):
     """dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x and the vectors' gradients: BH neurons, one part of the batch."""
     D: tl.constexpr = products.D
     COUNT: tl.constexpr = phi.layers * (wanted.scale + wanted.shift + len(phi.basis) * wanted.coef)
-    OF_W: tl.constexpr = D if dW is not None else 0
-    start = tile * BH
+    OF_W: tl.constexpr = D if into.W is not None else 0
+    start = share.tile * BH
     weights = _columns(W, start, h, D, 0, D, BH)  # D × (1, BH)
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 0)
     totals = _zeros(OF_W, BM, BH)
     sums = _zeros(COUNT, BM, BH)
-    begin = split.to(tl.int64) * rows_per_split
-    for offset in range(0, tl.minimum(batch.count - begin, rows_per_split), BM):
+    begin = share.split.to(tl.int64) * share.rows
+    for offset in range(0, tl.minimum(batch.count - begin, share.rows), BM):
         first = begin + offset
         points = _columns(batch.x, first, batch.count, batch.x_stride, 1, D, BM)  # D × (BM, 1)
         cotangents = _columns(batch.g, first, batch.count, batch.g_stride, 1, D, BM)  # D × (BM, 1)
@@ -141,40 +123,27 @@ def weights_program(
     collected = ()
     for i in tl.static_range(COUNT):
         collected = collected + (tl.sum(sums[i], 0),)
-    _leave(totals, collected, dW, dneurons, partials, counters, h, tile, split, splits, D, OF_W, BH)
+    _leave(totals, collected, into, share, h, D, BH)
 
 
 @triton.jit
-def _leave(
-    totals,
-    sums,
-    dW,
-    dneurons,
-    partials,
-    counters,
-    h,
-    tile,
-    split,
-    splits,
-    D: tl.constexpr,
-    OF_W: tl.constexpr,
-    BH: tl.constexpr,
-):
+def _leave(totals, sums, into, share, h, D: tl.constexpr, BH: tl.constexpr):
     """What `parts.matrix_and_vectors` does, with each column of dW a vector like the others."""
+    OF_W: tl.constexpr = len(totals)
     vectors = ()
     for c in tl.static_range(OF_W):
         vectors = vectors + (tl.sum(totals[c], 0),)
     vectors = vectors + sums
     COUNT: tl.constexpr = len(vectors)
     lanes = tl.arange(0, BH)
-    neurons = tile * BH + lanes
-    tile_parts = partials + tile.to(tl.int64) * splits * COUNT * BH
+    neurons = share.tile * BH + lanes
+    tile_parts = share.partials + share.tile.to(tl.int64) * share.splits * COUNT * BH
     for i in tl.static_range(COUNT):
-        tl.store(tile_parts + split.to(tl.int64) * COUNT * BH + i * BH + lanes, vectors[i])
-    if parts.is_last(counters + tile, splits):
+        tl.store(tile_parts + share.split.to(tl.int64) * COUNT * BH + i * BH + lanes, vectors[i])
+    if parts.is_last(share.counters + share.tile, share.splits):
         for i in tl.static_range(COUNT):
-            vector = parts.total_of(tile_parts + i * BH + lanes, splits, COUNT * BH)
+            vector = parts.total_of(tile_parts + i * BH + lanes, share.splits, COUNT * BH)
             if i < OF_W:
-                tl.store(dW + neurons * D + i, vector, mask=neurons < h)
+                tl.store(into.W + neurons * D + i, vector, mask=neurons < h)
             else:
-                tl.store(dneurons + (i - OF_W) * h + neurons, vector, mask=neurons < h)
+                tl.store(into.neurons + (i - OF_W) * h + neurons, vector, mask=neurons < h)

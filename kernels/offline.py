@@ -46,6 +46,10 @@ class Variant:
     absent: tuple[str, ...]
 
 
+def _forward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
+    return Variant(kernel, entry.forward, {"NARROW": kernel.startswith("narrow"), "TASK": task}, absent)
+
+
 def _backward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
     constants = {"NARROW": kernel.startswith("narrow"), "TASK": task, "FORM": FORMS[task]}
     return Variant(kernel, entry.backward, constants, absent)
@@ -54,17 +58,17 @@ def _backward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
 _VALUE = ("v", "weight", "rule", "dv")
 
 VARIANTS = {
-    "narrow.forward": Variant("narrow.forward", entry.forward, {"NARROW": True}, ()),
+    "narrow.forward": _forward("narrow.forward", "value", ("rule",)),
     "narrow.backward": _backward("narrow.backward", "value", _VALUE),
-    "forward": Variant("forward", entry.forward, {"NARROW": False}, ()),
+    "forward": _forward("forward", "value", ("rule",)),
     "backward": _backward("backward", "value", _VALUE),
-    "potential": Variant("numbers", entry.numbers, {"TASK": "potential"}, ()),
-    "divergence": Variant("numbers", entry.numbers, {"TASK": "divergence"}, ("rule",)),
+    "potential": _forward("numbers", "potential", ("bias",)),
+    "divergence": _forward("numbers", "divergence", ("bias", "rule")),
     "derivative.backward": _backward("derivatives", "derivative", ("weight", "rule", "dbias")),
     "potential.backward": _backward("derivatives", "potential", ("g", "v", "dv", "dbias")),
     "divergence.backward": _backward("derivatives", "divergence", ("g", "v", "dv", "rule", "dbias")),
-    "jacobian": Variant("jacobian", jacobian.forward, {}, ()),
-    "jacobian.backward": Variant("jacobian_backward", jacobian.backward, {}, ()),
+    "jacobian": _forward("jacobian", "jacobian", ("bias", "rule")),
+    "jacobian.backward": _backward("jacobian_backward", "jacobian", (*_VALUE, "dbias")),
 }
 
 
@@ -113,7 +117,8 @@ def compile(variant: str, mode: Mode, d: int, tiles: dict[str, int], even: bool,
     found = VARIANTS[variant]
     tiles = dict(tiles)
     launch = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
-    constants = mode.products(d) | tiles | {"EVEN": even, "SMOOTH": (True,) * len(mode.basis)} | found.constants
+    rows = {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]}
+    constants = mode.products(d) | rows | tiles | {"EVEN": even, "SMOOTH": (True,) * len(mode.basis)} | found.constants
     constants |= {"OF_SCALE": "scale" not in absent, "OF_SHIFT": True, "OF_COEF": "coef" not in absent} | dict.fromkeys(
         found.absent + absent
     )

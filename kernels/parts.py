@@ -3,10 +3,30 @@
 So a sum has the same bits at every run, needs no memory of zeros, and no second launch.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from . import common
+
+
+class Into(NamedTuple):
+    """Where gradients of parameters go: (h, D), and vectors of h one after the other; None where none are wanted."""
+
+    W: tl.tensor
+    neurons: tl.tensor
+
+
+class Share(NamedTuple):
+    """One program's share of them: of a tile of neurons, the part `split` of `splits`, so many rows of the batch."""
+
+    partials: tl.tensor
+    counters: tl.tensor
+    tile: tl.tensor
+    split: tl.tensor
+    splits: tl.tensor
+    rows: tl.tensor
 
 
 @triton.jit
@@ -33,66 +53,41 @@ def total_of(pointers, count, stride):
 
 
 @triton.jit
-def columns(
-    pointer,
-    out,
-    partials,
-    counter,
-    count,
-    stride,
-    split,
-    splits,
-    rows_per_split,
-    D: tl.constexpr,
-    BM: tl.constexpr,
-    BD: tl.constexpr,
-):
+def columns(pointer, out, partials, counter, count, stride, split, splits, rows_per_split, products, BM: tl.constexpr):
     """out = Σ over the rows of a (count, D) matrix: one part of them."""
+    BD: tl.constexpr = products.BD
     lanes = tl.arange(0, BD)
     total = tl.zeros((BD,), tl.float32)
     begin = split.to(tl.int64) * rows_per_split
     for offset in range(0, tl.minimum(count - begin, rows_per_split), BM):
-        total += tl.sum(common.load_rows(pointer, begin + offset, count, stride, D, BM, BD).to(tl.float32), 0)
+        rows = common.load_rows(pointer, begin + offset, count, stride, products.D, BM, BD)  # (BM, BD)
+        total += tl.sum(rows.to(tl.float32), 0)
     tl.store(partials + split * BD + lanes, total)
     if is_last(counter, splits):
-        tl.store(out + lanes, total_of(partials + lanes, splits, BD), mask=lanes < D)
+        tl.store(out + lanes, total_of(partials + lanes, splits, BD), mask=lanes < products.D)
 
 
 @triton.jit
-def matrix_and_vectors(
-    matrix,
-    vectors,
-    dW,
-    dneurons,
-    partials,
-    counters,
-    h,
-    tile,
-    split,
-    splits,
-    D: tl.constexpr,
-    BH: tl.constexpr,
-    BD: tl.constexpr,
-):
-    """dW (h, D) and dneurons (len(vectors), h) at the neurons of a tile, from one part of the batch.
+def matrix_and_vectors(matrix, vectors, into, share, h, D: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr):
+    """The gradients `into` (h, D) and (len(vectors), h) at the neurons of a tile, from one part of the batch.
 
-    Shapes: matrix (BH, BD), unless dW is None; each of vectors (BH,).
+    Shapes: matrix (BH, BD), unless into.W is None; each of vectors (BH,).
     """
-    OF_W: tl.constexpr = BH * BD if dW is not None else 0
+    OF_W: tl.constexpr = BH * BD if into.W is not None else 0
     COUNT: tl.constexpr = len(vectors)
     SIZE: tl.constexpr = OF_W + COUNT * BH
-    tile_parts = partials + tile.to(tl.int64) * splits * SIZE
-    part = tile_parts + split.to(tl.int64) * SIZE
+    tile_parts = share.partials + share.tile.to(tl.int64) * share.splits * SIZE
+    part = tile_parts + share.split.to(tl.int64) * SIZE
     lines = tl.arange(0, BH)
     block = lines[:, None] * BD + tl.arange(0, BD)[None, :]
-    if dW is not None:
+    if into.W is not None:
         tl.store(part + block, matrix)
     for i in tl.static_range(COUNT):
         tl.store(part + OF_W + i * BH + lines, vectors[i])
-    if is_last(counters + tile, splits):
-        start = tile * BH
-        if dW is not None:
-            common.store_rows(dW, total_of(tile_parts + block, splits, SIZE), start, h, D, BH, BD)
+    if is_last(share.counters + share.tile, share.splits):
+        start = share.tile * BH
+        if into.W is not None:
+            common.store_rows(into.W, total_of(tile_parts + block, share.splits, SIZE), start, h, D, BH, BD)
         for i in tl.static_range(COUNT):
-            vector = total_of(tile_parts + OF_W + i * BH + lines, splits, SIZE)
-            tl.store(dneurons + i * h + start + lines, vector, mask=start + lines < h)
+            vector = total_of(tile_parts + OF_W + i * BH + lines, share.splits, SIZE)
+            tl.store(into.neurons + i * h + start + lines, vector, mask=start + lines < h)

@@ -205,15 +205,9 @@ def weights_program(
     batch,
     W,
     vectors_at,
-    dW,
-    dneurons,
-    partials,
-    counters,
+    into,
+    share,
     h,
-    tile,
-    split,
-    splits,
-    rows_per_split,
     rule,
     phi,
     wanted,
@@ -229,8 +223,8 @@ def weights_program(
     "divergence": (φ'' ⊙ |w|² ⊙ weight)ᵀ x + 2 (Σ_B φ' weight) ⊙ W.
     """
     COUNT: tl.constexpr = phi.layers * (wanted.scale + wanted.shift + len(phi.basis) * wanted.coef)
-    OF_W: tl.constexpr = dW is not None
-    start = tile * BH
+    OF_W: tl.constexpr = into.W is not None
+    start = share.tile * BH
     W_tile = common.load_rows(W, start, h, products.D, products.D, BH, products.BD)  # (BH, BD)
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 1)
     total = tl.zeros((BH, products.BD), tl.float32)
@@ -238,8 +232,8 @@ def weights_program(
     sums = ()
     for _ in tl.static_range(COUNT):
         sums = sums + (tl.zeros((BH,), tl.float32),)
-    begin = split.to(tl.int64) * rows_per_split
-    for offset in range(0, tl.minimum(batch.count - begin, rows_per_split), BM):
+    begin = share.split.to(tl.int64) * share.rows
+    for offset in range(0, tl.minimum(batch.count - begin, share.rows), BM):
         first = begin + offset
         points = common.load_rows(batch.x, first, batch.count, batch.x_stride, products.D, BM, products.BD)  # (BM, BD)
         total, gains, sums = _add_rows(
@@ -247,9 +241,7 @@ def weights_program(
         )
     if TASK == "divergence":
         total += 2.0 * gains[:, None] * W_tile.to(tl.float32)
-    parts.matrix_and_vectors(
-        total, sums, dW, dneurons, partials, counters, h, tile, split, splits, products.D, BH, products.BD
-    )
+    parts.matrix_and_vectors(total, sums, into, share, h, products.D, BH, products.BD)
 
 
 @triton.jit

@@ -154,14 +154,14 @@ class _Run:
         return [result.float() for result in results]
 
     def _forward(self, mode: launch.Mode) -> list[Tensor]:
-        return [launch.forward(mode, self.x, self.parameters, self.bias)]
+        return [launch.forward(mode, "value", self.x, self.parameters, self.bias)]
 
     def _numbers(self, mode: launch.Mode) -> list[Tensor]:
         tasks = (("potential", self.rule), ("divergence", None))
-        return [launch.numbers(mode, task, self.x, self.parameters, rule) for task, rule in tasks]
+        return [launch.forward(mode, task, self.x, self.parameters, rule=rule) for task, rule in tasks]
 
     def _jacobian(self, mode: launch.Mode) -> list[Tensor]:
-        return [launch.jacobians(mode, self.x, self.parameters)]
+        return [launch.forward(mode, "jacobian", self.x, self.parameters)]
 
     def _into(self, **more: Tensor) -> launch.Gradients:
         p = self.parameters
@@ -185,5 +185,5 @@ class _Run:
 
     def _jacobian_backward(self, mode: launch.Mode) -> list[Tensor]:
         into = self._into()
-        launch.jacobians_backward(mode, self.matrix, self.x, self.parameters, into)
+        launch.backward(mode, "jacobian", launch.Batch(self.x, g=self.matrix), self.parameters, into)
         return [into.x, into.W, into.neurons]

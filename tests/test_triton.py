@@ -218,6 +218,16 @@ def test_torch_compile_keeps_the_backend() -> None:
     torch.testing.assert_close(ours, wanted)
 
 
+@pytest.mark.parametrize(("asked", "products"), [("none", "ieee"), ("ieee", "ieee"), ("tf32", "tf32")])
+def test_float32_products_follow_pytorchs_setting(asked: str, products: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", asked)
+    kernel = gradnets_fast.explain("ridge", torch.zeros(2, 20), backend="triton").kernel
+    assert f"float32 ({products} products)" in kernel
+    tensors, g = drawn(CALLS[1], ONE_EACH[1], torch.float32)
+    result = compare(CALLS[1], tensors, g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
 def test_the_choice_is_explained() -> None:
     x = torch.zeros(5, 3)
     automatic = gradnets_fast.explain("ridge", x)

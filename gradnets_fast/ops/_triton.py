@@ -191,7 +191,9 @@ def ridge_forward(x: Tensor, *arguments: Any) -> Tensor:
         return torch.empty(x.shape, dtype=x.dtype, device=x.device)
     mode = _mode(x, shift.numel() // W.shape[0], config)
     with _on(x.device):
-        f: Tensor = _kernels("launch").forward(mode, _plain(x), _parameters(W, scale, shift, coef), _dense(bias))
+        f: Tensor = _kernels("launch").forward(
+            mode, "value", _plain(x), _parameters(W, scale, shift, coef), _dense(bias)
+        )
     return f
 
 
@@ -240,10 +242,8 @@ class ScalarKernels:
         with _on(x.device):
             if self._suffix == "jvp":
                 result = launch.tangent(mode, _plain(x), _plain(tensors[0].to(x.dtype)), parameters)
-            elif self._suffix == "jacobian":
-                result = launch.jacobians(mode, _plain(x), parameters)
             else:
-                result = launch.numbers(mode, self._suffix, _plain(x), parameters, self._rule(x))
+                result = launch.forward(mode, self._suffix, _plain(x), parameters, rule=self._rule(x))
         return result
 
     def backward(self, g: Tensor, *arguments: Any) -> Gradients:
@@ -263,12 +263,12 @@ class ScalarKernels:
         into = _memory(launch, wanted[0], of_W, of_vectors, v=_empty(of_v))
         points, cotangents = _plain(x), _plain(g)
         with _on(x.device):
-            if self._suffix == "jacobian":
-                launch.jacobians_backward(mode, cotangents.to(x.dtype).contiguous(), points, parameters, into)
-            elif self._suffix == "jvp":
-                directions = _plain(tensors[1].to(x.dtype))
-                batch = launch.Batch(points, g=cotangents.to(x.dtype), v=directions)
+            if self._suffix == "jvp":
+                batch = launch.Batch(points, g=cotangents.to(x.dtype), v=_plain(tensors[1].to(x.dtype)))
                 launch.backward(mode, "derivative", batch, parameters, into)
+            elif self._suffix == "jacobian":
+                batch = launch.Batch(points, g=cotangents.to(x.dtype).contiguous())
+                launch.backward(mode, "jacobian", batch, parameters, into)
             else:
                 batch = launch.Batch(points, weight=cotangents.contiguous())
                 launch.backward(mode, self._suffix, batch, parameters, into, self._rule(x))
