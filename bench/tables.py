@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS, ROOT
@@ -76,18 +77,99 @@ def _cpu_note(result: dict[str, Any]) -> str:
     )
 
 
+def gpus(folder: Path = RESULTS) -> str:
+    """Of each GPU with measurements: times, share of the bound, gains; nothing where there are none."""
+    found = sorted(folder.glob("*/measurements.json"))
+    return "\n\n".join(gpu(json.loads(path.read_text(encoding="utf-8")), path.parent.name) for path in found)
+
+
+def gpu(result: dict[str, Any], name: str) -> str:
+    """The rows of one GPU, forward / backward / step, and where they were measured."""
+    lines = [
+        "| dtype, layers | B, d, h | eager | ours | gain over eager | over torch.compile | of the bound |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        made = row["contenders"]
+        if "failed" in made["ours"]:
+            continue
+        cells = [_jobs(lambda job, m=made[who]: _time(m, job)) for who in ("eager", "ours")]
+        cells += [_jobs(lambda job, r=row, who=who: _gain(r, who, job)) for who in ("eager", "compile")]
+        cells.append(_jobs(lambda job, m=made["ours"]: f"{m[job]['of_bound']:.0%}"))
+        size = f"{row['batch']}, {row['d']}, {row['h']}"
+        lines.append(f"| {row['dtype']}, {row['layers']} | {size} | {' | '.join(cells)} |")
+    where = result["environment"]
+    note = (
+        "Forward / backward / step, medians of interleaved runs, each result first verified against float64. The bound "
+        "is the largest of the matrix products at torch.mm's rate, memory at a copy's rate, and tanh at the "
+        f"special-function units' rate, on the same GPU. Measured on {where['device']}, driver {where['driver']}, "
+        f"torch {where['torch']}, triton {where['triton']}, commit {where['commit']}, by `{where['command']}` "
+        f"([result file](bench/results/{name}/measurements.json), [figure](bench/results/{name}/measurements.png))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+_GPU_JOBS = ("forward", "backward", "step")
+
+
+def _jobs(cell: Callable[[str], str]) -> str:
+    return " / ".join(cell(job) for job in _GPU_JOBS)
+
+
+def _time(made: dict[str, Any], job: str) -> str:
+    return report.duration(made[job]["milliseconds"]) if job in made else "–"
+
+
+def _gain(row: dict[str, Any], who: str, job: str) -> str:
+    return report.times(row["gain"].get(who, {}).get(job)) or "–"
+
+
+def figure(result: dict[str, Any], path: Path) -> None:
+    """The share of the bound and the gain over eager of each row, as bars."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in result["rows"] if "failed" not in row["contenders"]["ours"]]
+    drawing = Figure(figsize=(9, 1.5 + 0.28 * len(rows)), layout="constrained")
+    shares, gain = drawing.subplots(1, 2, sharey=True)
+    positions = range(len(rows))
+    for offset, job in zip((-0.2, 0.2), ("forward", "backward")):
+        places = [p + offset for p in positions]
+        shares.barh(places, [100 * r["contenders"]["ours"][job]["of_bound"] for r in rows], 0.38, label=job)
+        gain.barh(places, [r["gain"].get("eager", {}).get(job, 0.0) for r in rows], 0.38, label=job)
+    shares.set_yticks(list(positions), [row["label"] for row in rows], fontsize=7)
+    shares.invert_yaxis()
+    shares.set_xlabel("% of the bound")
+    gain.set_xlabel("times as fast as eager PyTorch")
+    gain.axvline(1.0, color="0.4", linewidth=0.8)
+    shares.legend(fontsize=7)
+    drawing.suptitle(result["environment"]["device"])
+    drawing.savefig(path, dpi=150)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"published_2d": published_2d, "cpu": cpu}
 
 
 def rendered(text: str) -> str:
     """The document with every table printed anew."""
     for name, table in TABLES.items():
-        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)"
-        text, count = re.subn(pattern, lambda m, t=table, r=result: f"{m[1]}{t(r)}\n{m[2]}", text, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"bench.tables: README: expected one place for {name}, got {count}; restore its markers")
+        text = _placed(text, name, table(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))))
+    return _placed(text, "gpu", gpus())
+
+
+def _placed(text: str, name: str, table: str) -> str:
+    pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)"
+    content = f"{table}\n" if table else ""
+    text, count = re.subn(pattern, lambda m: f"{m[1]}{content}{m[2]}", text, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"bench.tables: README: expected one place for {name}, got {count}; restore its markers")
     return text
+
+
+def write() -> None:
+    """The README's tables, and a figure beside each GPU's measurements."""
+    for path in sorted(RESULTS.glob("*/measurements.json")):
+        figure(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
+    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:
@@ -100,7 +182,7 @@ def main() -> None:
     if check and present != wanted:
         sys.exit("bench.tables: the README's tables are not those of the result files; run python -m bench.tables")
     if not check:
-        README.write_text(wanted, encoding="utf-8")
+        write()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Chooses the tiles of kernels/table.json without a GPU, by what the compiler says that candidates take.
 
-python -m bench.tiles            # fills what the table lacks, entry by entry; an hour on two cores from nothing
-python -m bench.tiles --again    # compiles all of its entries anew, after a change of the kernels: a quarter of an hour
+python -m bench.tiles   # entry by entry, what the table lacks, and what was compiled from other kernels than these
+
+An hour on two cores from nothing; after a change of the kernels, which keeps the tiles that still fit, a quarter of it.
 
 The first candidate of which two programs fit into a multiprocessor wins, so that one computes φ while the other's
 products run; else the first that spills nothing.
@@ -9,7 +10,6 @@ products run; else the first that spills nothing.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor
@@ -65,11 +65,25 @@ def chosen(case: Case) -> dict[str, Any]:
 
 
 def again(case: Case) -> dict[str, Any]:
-    """The entry that the table has for a case, with what its tiles take now."""
+    """The entry that the table has for a case, if its tiles fit these kernels, else another one."""
     entry: dict[str, Any] = _entries(_read(), case)[0]
     if entry["options"] is None:
         return entry
-    return entry | {"resources": {name: astuple(needs) for name, needs in taken(case, entry["options"]).items()}}
+    found = taken(case, entry["options"])
+    if not all(needs.fits(case[0]) for needs in found.values()):
+        return chosen(case)
+    return entry | {"resources": {name: astuple(needs) for name, needs in found.items()}}
+
+
+def updated(case: Case) -> dict[str, Any]:
+    """The entry of one case."""
+    entry = again(case) if _entries(_read(), case) else chosen(case)
+    return entry | {"sources": offline.sources(), "triton": triton.__version__}
+
+
+def is_fresh(case: Case) -> bool:
+    """Whether the table has the case, compiled from these kernels."""
+    return any(entry.get("sources") == offline.sources() for entry in _entries(_read(), case))
 
 
 def _read() -> dict[str, Any]:
@@ -101,18 +115,12 @@ def _write(table: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", action="store_true", help="compile the table's entries, and choose none")
-    arguments = parser.parse_args()
-    table = _read()
-    wanted = [case for case in cases() if bool(_entries(table, case)) == arguments.again]
+    wanted = [case for case in cases() if not is_fresh(case)]
     print(f"Triton {triton.__version__}: {len(wanted)} entries")
     with ProcessPoolExecutor() as pool:
-        for case, entry in zip(wanted, pool.map(again if arguments.again else chosen, wanted)):
+        for case, entry in zip(wanted, pool.map(updated, wanted)):
             _add(case, entry)
             print(*case, entry["options"], entry["resources"], flush=True)
-    if arguments.again or len(wanted) == len(list(cases())):
-        _write(_read() | {"compiled": {"triton": triton.__version__, "sources": offline.sources()}})
 
 
 if __name__ == "__main__":

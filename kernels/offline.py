@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import tokenize
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def compile(variant: str, mode: Mode, d: int, tiles: dict[str, int], even: bool,
     return triton.compile(source, target=target, options={**launch, "enable_fp_fusion": True})
 
 
+@lru_cache(maxsize=1)
 def sources() -> str:
     """A digest of the code that decides what kernels take, without comments and docstrings."""
     digest = hashlib.sha256()

@@ -21,6 +21,13 @@ def environment(command: str) -> dict[str, object]:
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "instruction_set": _cpp.extension().instruction_set(),
+        **versions(command),
+    }
+
+
+def versions(command: str) -> dict[str, object]:
+    """The part of it that is the same for every device, and needs no compiled extension."""
+    return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gradnets_fast": __version__,

@@ -44,20 +44,32 @@ def relative_error(got: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     return max((mine.double() - t).abs().max().nan_to_num(torch.inf).item() for mine, t in zip(got, truth)) / largest
 
 
-def fault(got: Sequence[Tensor], eager: Sequence[Tensor], truth: Sequence[Tensor]) -> str | None:
+def allowed(eager_error: float, largest: float, eps: float) -> float:
+    """The largest error that passes beside eager's, where values reach `largest`: the rule of the package's tests.
+
+    >>> allowed(0.25, 2.0, 2.0**-7)
+    0.625
+    """
+    return 2 * eager_error + FLOOR_ULPS * eps * largest
+
+
+def fault(
+    got: Sequence[Tensor], eager: Sequence[Tensor], truth: Sequence[Tensor], eps: float | None = None
+) -> str | None:
     """What is wrong with a result; None if nothing is.
 
     Each tensor's largest error is at most twice eager's in that tensor plus FLOOR_ULPS units in the last place of the
     largest exact value of all tensors, as in the package's tests: a sum over the batch may cancel to much less than its
-    terms.  Eager itself, with got is eager, is held to half the digits.
+    terms.  Eager itself, with got is eager, is held to half the digits.  eps: that of the dtype, or of what products
+    round their factors to.
     """
     truth = [*truth, truth[0]]
-    eps = torch.finfo(eager[0].dtype).eps
+    eps = torch.finfo(eager[0].dtype).eps if eps is None else eps
     largest = max(t.abs().max().item() for t in truth)
     coarse = eps**0.5 * largest
     for position, (mine, theirs, t) in enumerate(zip(got, eager, truth)):
         error, eager_error = ((tensor.double() - t).abs().max().item() for tensor in (mine, theirs))
-        bound = coarse if got is eager else 2 * min(eager_error, coarse) + FLOOR_ULPS * eps * largest
+        bound = coarse if got is eager else allowed(min(eager_error, coarse), largest, eps)
         if mine.shape != t.shape or not error <= bound:
             what = "f" if position in (0, len(truth) - 1) else "dx" if position == 1 else f"parameter {position - 2}"
             return f"{what}: error {error:.2g}, at most {bound:.2g} allowed"
