@@ -109,9 +109,16 @@ def _add(case: Case, entry: dict[str, Any]) -> None:
 
 
 def _write(table: dict[str, Any]) -> None:
-    text = json.dumps(table, indent=1)
-    lines = re.sub(r'\{\s+"d".*?\}\s+\}', lambda found: " ".join(found[0].split()), text, flags=re.DOTALL) + "\n"
-    write_atomically(configuration.TABLE, lambda path: path.write_text(lines, encoding="utf-8"))
+    """As JSON with an entry a line."""
+    lines = {
+        architecture: {
+            kernel: {kind: list(map(json.dumps, entries)) for kind, entries in kinds.items()}
+            for kernel, kinds in kernels.items()
+        }
+        for architecture, kernels in table.items()
+    }
+    text = re.sub(r'"\{.*\}"', lambda found: str(json.loads(found[0])), json.dumps(lines, indent=1)) + "\n"
+    write_atomically(configuration.TABLE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def main() -> None:

@@ -56,13 +56,13 @@ class Mode:
         precision = self.kind if self.kind != "half" else "ieee"
         return {**self.constants(), "D": d, "BD": configuration.padded(d), "PRECISION": precision}
 
-    def tiles(self, kernel: str, d: int) -> dict[str, int]:
+    def tiles(self, kernel: str, d: int) -> dict[str, Any]:
         """Tile sizes and launch options of a kernel."""
         found = self.options(kernel, d)
         assert found is not None
         return found
 
-    def options(self, kernel: str, d: int) -> dict[str, int] | None:
+    def options(self, kernel: str, d: int) -> dict[str, Any] | None:
         """The same, or None where the table has no tiles for d."""
         depth = configuration.depth(self.layers, len(self.basis))
         return configuration.options(kernel, self.architecture, self.kind, d, depth)
@@ -125,9 +125,9 @@ def forward(
     tiles = {"BM": 1} | mode.tiles({"value": of_value, "jacobian": "jacobian"}.get(task, "numbers"), d)
     entry.forward[(triton.cdiv(rows.shape[0], tiles["BM"]),)](
         *(rows, *parameters, bias, rule, out, rows.shape[0], h, rows.stride(0)),
-        **mode.products(d),
-        **{"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "NARROW": route == "narrow", "TASK": task},
-        **tiles,
+        **mode.products(d)
+        | {"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "NARROW": route == "narrow", "TASK": task}
+        | tiles,
     )
     return out
 
@@ -189,15 +189,15 @@ def backward(
         *(share.partials, bias_partials, share.counters, len(x), h),
         *(x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
         *(share.programs, share.splits, share.rows, bias_splits, bias_rows),
-        **mode.products(d),
-        **into.flags(),
-        **{"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "NARROW": narrow, "TASK": task},
-        **{"FORM": form or ("slope" if into.x is None else FORMS[task])},
-        **tiles,
+        **mode.products(d)
+        | into.flags()
+        | {"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "NARROW": narrow, "TASK": task}
+        | {"FORM": form or ("slope" if into.x is None else FORMS[task])}
+        | tiles,
     )
 
 
-def _backward_tiles(mode: Mode, task: str, narrow: bool, d: int) -> dict[str, int]:
+def _backward_tiles(mode: Mode, task: str, narrow: bool, d: int) -> dict[str, Any]:
     if task == "jacobian":
         tiles = mode.tiles("jacobian_backward", d)
         return {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]} | tiles
@@ -216,7 +216,7 @@ class _Share:
     counters: Tensor
 
 
-def _share(x: Tensor, h: int, tiles: dict[str, int], numbers: int) -> _Share:
+def _share(x: Tensor, h: int, tiles: dict[str, Any], numbers: int) -> _Share:
     """numbers: of gradients for each neuron."""
     blocks = triton.cdiv(h, tiles["BH_WEIGHTS"]) if numbers else 0
     size = tiles["BH_WEIGHTS"] * numbers

@@ -1,0 +1,162 @@
+"""warmup and tune, in Triton's interpreter; the table of tiles, and what the compiler says of it without a GPU."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradnets_fast
+from gradnets_fast import tuning as command
+from gradnets_fast.kernels import candidates, configuration, offline, tuning
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _no_tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("GRADNETS_FAST_TABLE", str(tmp_path / "tuned.json"))
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    configuration.table.cache_clear()
+    configuration.options.cache_clear()
+    configuration.route.cache_clear()
+
+
+@pytest.mark.parametrize("backend", ["cpp", "triton"])
+def test_warmup_runs_every_method_and_leaves_no_trace(backend: str) -> None:
+    net = gradnets_fast.mRidgeGradNet(3, 8)
+    state = torch.get_rng_state()
+    with gradnets_fast.use_backend(backend):
+        seconds = gradnets_fast.warmup(net, [1, 5], methods=("forward", "jvp", "potential", "divergence", "jacobian"))
+    assert list(seconds) == [1, 5]
+    assert all(s > 0 for s in seconds.values())
+    assert all(p.grad is None for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_warmup_under_autocast_and_of_frozen_networks() -> None:
+    net = gradnets_fast.RidgeGradNet(3, 8).requires_grad_(False)
+    assert gradnets_fast.warmup(net, [4], dtype=torch.bfloat16)[4] > 0
+
+
+def test_warmup_names_what_it_cannot_take() -> None:
+    net = gradnets_fast.mGradNetC(2, 3, 8)
+    with pytest.raises(ValueError, match="batch_sizes: expected a positive integer, got 0"):
+        gradnets_fast.warmup(net, [0])
+    with pytest.raises(ValueError, match="methods"):
+        gradnets_fast.warmup(net, [1], methods=("backward",))
+    with pytest.raises(TypeError, match="module: expected a gradient network"):
+        gradnets_fast.warmup(torch.nn.Linear(2, 2), [1])
+
+
+@pytest.mark.parametrize("kernel", configuration.TILES)
+def test_every_candidate_gives_the_same_result_when_measured(kernel: str) -> None:
+    case = next(case for case in candidates.cases() if case[1] == kernel)
+    measured = tuning.measure(case, CPU)
+    assert measured is not None
+    assert measured.options in [*candidates.CANDIDATES[kernel], configuration.options(kernel, 0, *case[2:])]
+    assert 0 < measured.milliseconds <= (measured.before or 0)
+
+
+def test_tune_writes_a_table_that_goes_before_the_committed_one(tmp_path: Path) -> None:
+    lines: list[str] = []
+    path = command.tune(CPU, "narrow.forward", None, lines.append)
+    assert path == tmp_path / "tuned.json"
+    assert len(lines) == len(tuning.listed(CPU, "narrow.forward"))
+    (architecture, kernel, kind, d, depth) = tuning.listed(CPU, "narrow.forward")[0]
+    written = json.loads(path.read_text())["tables"]
+    chosen = written[str(architecture)][kernel][kind][0]
+    _forget()
+    assert configuration.options(kernel, architecture, kind, d, depth) == chosen["options"]
+    assert configuration.options("narrow.backward", architecture, kind, d, depth) is not None
+
+
+def test_a_tuned_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tuned.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"tuned\.json: expected what gradnets-fast tune writes"):
+        configuration.table()
+
+
+def test_tune_without_a_gpu_says_so_in_one_line() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-m", "gradnets_fast", "tune"], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("gradnets-fast: tune: device: expected one that the Triton kernels run on")
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_the_examples_of_the_configuration() -> None:
+    assert doctest.testmod(configuration) == (0, 4)
+
+
+def test_the_table_has_every_case() -> None:
+    for architecture, kernel, kind, d, depth in candidates.cases():
+        entries = configuration.table()[str(architecture)][kernel][kind]
+        assert (d, depth) in [(entry["d"], entry["depth"]) for entry in entries], (architecture, kernel, kind, d, depth)
+
+
+def test_products_of_full_precision_do_without_tf32_where_its_tiles_spill() -> None:
+    assert configuration.options("derivatives", 90, "tf32x3", 128, 4) is None
+    assert configuration.options("derivatives", 90, "tf32x3", 20, 4)["PRECISION"] == "ieee"
+    assert "PRECISION" not in configuration.options("derivatives", 90, "tf32x3", 20, 1)
+    assert configuration.route("backward", 90, "tf32x3", 128, 4).name == "wide"
+
+
+def test_nothing_in_the_table_spills() -> None:
+    for architecture in configuration.ARCHITECTURES:
+        for kernel, kinds in configuration.table()[str(architecture)].items():
+            variants = [name for name, variant in offline.VARIANTS.items() if variant.kernel == kernel]
+            for entry in (entry for entries in kinds.values() for entry in entries if entry["options"]):
+                assert sorted(entry["resources"]) == sorted(variants)
+                assert all(offline.Resources(*r).fits(architecture) for r in entry["resources"].values())
+
+
+def test_the_table_was_compiled_from_these_kernels() -> None:
+    """Else its account of what kernels take is of others: run python -m bench.tiles."""
+    tables = [configuration.table()[str(architecture)] for architecture in configuration.ARCHITECTURES]
+    entries = [entry for table in tables for kinds in table.values() for listed in kinds.values() for entry in listed]
+    assert {entry["sources"] for entry in entries} == {offline.sources()}
+
+
+_COMPILE = """
+import json, sys
+from gradnets_fast.kernels import configuration, offline
+from gradnets_fast.kernels.launch import Mode
+architecture, kind, d, layers = json.loads(sys.argv[1])
+for name, variant in offline.VARIANTS.items():
+    width = min(d, 2) if variant.kernel.startswith("narrow") else d
+    mode = Mode(architecture, kind, ("tanh",), layers)
+    tiles = configuration.options(variant.kernel, architecture, kind, width, layers)
+    needs = offline.resources(name, mode, width, tiles)
+    assert needs.fits(architecture), (name, tiles, needs)
+    if (architecture, layers) == (90, 1):
+        absent = offline.resources(name, mode, width, tiles, even=False, absent=("scale", "coef"))
+        assert absent.registers > 0
+print("compiled", len(offline.VARIANTS))
+"""
+
+
+@pytest.mark.parametrize("architecture", configuration.ARCHITECTURES)
+@pytest.mark.parametrize(("kind", "layers"), [("half", 1), ("half", 4)])
+def test_kernels_compile_without_a_gpu(architecture: int, kind: str, layers: int) -> None:
+    """A sample: the rest of the table is compiled by bench.tiles, whose account the two tests above check."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    case = json.dumps([architecture, kind, 64, layers])
+    run = subprocess.run([sys.executable, "-c", _COMPILE, case], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["compiled", str(len(offline.VARIANTS))]
