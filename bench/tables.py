@@ -83,6 +83,11 @@ def gpus(folder: Path = RESULTS) -> str:
     return "\n\n".join(gpu(json.loads(path.read_text(encoding="utf-8")), path.parent.name) for path in found)
 
 
+_GPU_JOBS = ("forward", "backward", "step")
+_SHOWN = {"h": (1024,), "dtype": ("bf16", "tf32")}
+"""What the README has of a GPU's rows; the result file and the figure have all."""
+
+
 def gpu(result: dict[str, Any], name: str) -> str:
     """The rows of one GPU, forward / backward / step, and where they were measured."""
     lines = [
@@ -90,18 +95,20 @@ def gpu(result: dict[str, Any], name: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        made = row["contenders"]
-        if "failed" in made["ours"]:
+        ours, eager = row["contenders"]["ours"], row["contenders"].get("eager", {})
+        if "failed" in ours or any(row[key] not in shown for key, shown in _SHOWN.items()):
             continue
-        cells = [_jobs(lambda job, m=made[who]: _time(m, job)) for who in ("eager", "ours")]
-        cells += [_jobs(lambda job, r=row, who=who: _gain(r, who, job)) for who in ("eager", "compile")]
-        cells.append(_jobs(lambda job, m=made["ours"]: f"{m[job]['of_bound']:.0%}"))
-        size = f"{row['batch']}, {row['d']}, {row['h']}"
-        lines.append(f"| {row['dtype']}, {row['layers']} | {size} | {' | '.join(cells)} |")
+        cells = [_jobs(partial(_time, outcome)) for outcome in (eager, ours)]
+        cells += [_jobs(partial(_gain, row, who)) for who in ("eager", "compile")]
+        cells.append(_jobs(partial(_of_bound, ours)))
+        lines.append(
+            f"| {row['dtype']}, {row['layers']} | {row['batch']}, {row['d']}, {row['h']} | {' | '.join(cells)} |"
+        )
     where = result["environment"]
     note = (
-        "Forward / backward / step, medians of interleaved runs, each result first verified against float64. The bound "
-        "is the largest of the matrix products at torch.mm's rate, memory at a copy's rate, and tanh at the "
+        "Forward / backward / step, medians of interleaved runs, each result first verified against float64. Eager is "
+        "plain PyTorch with W x computed once; torch.compile the faster of its modes, where it was tried. The bound is "
+        "the largest of the matrix products at torch.mm's rate, memory at a copy's rate, and tanh at the "
         f"special-function units' rate, on the same GPU. Measured on {where['device']}, driver {where['driver']}, "
         f"torch {where['torch']}, triton {where['triton']}, commit {where['commit']}, by `{where['command']}` "
         f"([result file](bench/results/{name}/measurements.json), [figure](bench/results/{name}/measurements.png))."
@@ -109,19 +116,24 @@ def gpu(result: dict[str, Any], name: str) -> str:
     return "\n".join([*lines, "", note])
 
 
-_GPU_JOBS = ("forward", "backward", "step")
-
-
 def _jobs(cell: Callable[[str], str]) -> str:
-    return " / ".join(cell(job) for job in _GPU_JOBS)
+    cells = [cell(job) for job in _GPU_JOBS]
+    return cells[0] if len(set(cells)) == 1 else " / ".join(cells)
 
 
-def _time(made: dict[str, Any], job: str) -> str:
-    return report.duration(made[job]["milliseconds"]) if job in made else "–"
+def _time(outcome: dict[str, Any], job: str) -> str:
+    missing = outcome.get("failed") or outcome.get("missing")
+    return report.duration(outcome[job]["milliseconds"]) if job in outcome else missing or "–"
 
 
 def _gain(row: dict[str, Any], who: str, job: str) -> str:
-    return report.times(row["gain"].get(who, {}).get(job)) or "–"
+    """Over the fastest of the contenders whose name begins so."""
+    gains = [gain[job] for name, gain in row["gain"].items() if name.startswith(who) and job in gain]
+    return report.times(min(gains)) if gains else "–"
+
+
+def _of_bound(outcome: dict[str, Any], job: str) -> str:
+    return f"{outcome[job]['of_bound']:.0%}" if job in outcome else "–"
 
 
 def figure(result: dict[str, Any], path: Path) -> None:
@@ -134,7 +146,9 @@ def figure(result: dict[str, Any], path: Path) -> None:
     positions = range(len(rows))
     for offset, job in zip((-0.2, 0.2), ("forward", "backward")):
         places = [p + offset for p in positions]
-        shares.barh(places, [100 * r["contenders"]["ours"][job]["of_bound"] for r in rows], 0.38, label=job)
+        shares.barh(
+            places, [100 * r["contenders"]["ours"].get(job, {}).get("of_bound", 0.0) for r in rows], 0.38, label=job
+        )
         gain.barh(places, [r["gain"].get("eager", {}).get(job, 0.0) for r in rows], 0.38, label=job)
     shares.set_yticks(list(positions), [row["label"] for row in rows], fontsize=7)
     shares.invert_yaxis()

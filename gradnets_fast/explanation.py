@@ -67,7 +67,13 @@ def explain(
     check_points("explain", x)
     x = functional.autocast(x)
     choice = choose(operator, x, backend)
-    return Explanation(operator, choice.backend, _kernel(operator, choice.backend, x), choice.reason, choice.rejected)
+    return Explanation(
+        operator,
+        choice.backend,
+        _kernel(operator, choice.backend, x, _layers(module_or_op)),
+        choice.reason,
+        choice.rejected,
+    )
 
 
 def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) -> str:
@@ -84,11 +90,17 @@ def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) 
     return name
 
 
-def _kernel(operator: str, backend: str, x: Tensor) -> str:
+def _layers(module_or_op: object) -> int:
+    """How deep its φ is; of an operator, whose arguments say so, that of one layer is explained."""
+    layers = getattr(module_or_op, "num_layers", 1)
+    return layers if isinstance(layers, int) else 1
+
+
+def _kernel(operator: str, backend: str, x: Tensor, layers: int) -> str:
     if backend == "reference":
         return f"PyTorch's own operators, {x.dtype}, on {x.device}"
     from .ops import _cpp, _triton
 
     if backend == "triton":
-        return _triton.describe(operator, x)
+        return _triton.describe(operator, x, layers)
     return _cpp.describe(x.dtype)

@@ -146,19 +146,18 @@ def options(kernel: str, architecture: int, kind: str, d: int, depth: int) -> Op
         return None if d > _WIDEST_INTERPRETED else small | {"num_warps": 1, "num_stages": 1}
     if kernel.startswith("narrow") and kind != "half":
         kind = "ieee"  # its products are no matrix products
-    entries = table()[str(architecture)].get(kernel, {}).get(kind, [])
-    able = [entry for entry in entries if entry["d"] >= d and entry["options"] is not None]
-    if not able:
-        # The library's products serve f better; for the rest IEEE products are as precise, and beat doing without.
-        instead = kind == "tf32x3" and kernel not in ("forward", "backward")
-        found = options(kernel, architecture, "ieee", d, depth) if instead else None
-        return found and {**found, "PRECISION": "ieee"}
-    narrowest = min(entry["d"] for entry in able)
-    able = [entry for entry in able if entry["d"] == narrowest]
+    entries = [e for e in table()[str(architecture)].get(kernel, {}).get(kind, []) if e["d"] >= d]
+    narrowest = min((entry["d"] for entry in entries), default=0)
+    able = [entry for entry in entries if entry["d"] == narrowest]
     deep_enough = [entry for entry in able if entry["depth"] >= depth]
-    chosen = min(deep_enough, key=_depth) if deep_enough else max(able, key=_depth)
-    tiles: Options = chosen["options"]
-    return tiles
+    chosen = min(deep_enough, key=_depth) if deep_enough else max(able, key=_depth, default=None)
+    if chosen is not None and chosen["options"] is not None:
+        tiles: Options = chosen["options"]
+        return tiles
+    # The library's products serve f better; for the rest IEEE products are as precise, and beat doing without.
+    instead = kind == "tf32x3" and kernel not in ("forward", "backward")
+    found = options(kernel, architecture, "ieee", d, depth) if instead else None
+    return found and {**found, "PRECISION": "ieee"}
 
 
 def _depth(entry: dict[str, Any]) -> int:

@@ -1,0 +1,17 @@
+"""Checks and measures the Triton kernels on an NVIDIA GPU.
+
+    pip install --no-build-isolation --no-deps -e .
+
+installs from a checkout.  Nothing here uses the C++ extension; without waiting for its compilation:
+
+    ln -s ../kernels gradnets_fast/kernels
+
+    python -m bench.gpu                    # all of these
+    python -m bench.gpu --part checks      # every operator against float64, launches, graphs, compute-sanitizer
+    python -m bench.gpu --part measure     # times beside eager PyTorch, torch.compile and the authors' structure
+    python -m bench.gpu --part tables      # the README's table and the figures, from the result files; needs no GPU
+
+Checks and measurements each stop when --minutes are over, the most important cases having come first; the files, in
+bench/results/<gpu>/, are written after each case, and name those that were not run.  A smaller set of checks runs in
+Triton's interpreter, on the CPU: TRITON_INTERPRET=1 python -m bench.gpu --part checks --small
+"""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
-import torch
+from bench.gpu.operators import PRECISIONS
 
-DTYPES = {"bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
-"""tf32: float32 whose products PyTorch is told to compute in TF32; fp32: as PyTorch is by default."""
+DTYPES = ("bf16", "tf32", "fp32", "fp32-default")
+JOBS = ("forward", "backward", "step")
+COMPILERS = {"compile": "default", "compile, max-autotune": "max-autotune-no-cudagraphs"}
+"""Contenders that torch.compile makes, and its mode."""
 
 _BATCH, _WIDE_BATCH, _WIDE = 2**20, 2**17, 256
 _TANH_PER_CLOCK = 16
@@ -18,7 +22,7 @@ _TANH_PER_CLOCK = 16
 
 @dataclass(frozen=True)
 class Case:
-    """One network at one size: mRidgeGradNet for one layer, else mGradNetC."""
+    """A cascade of tanh at one size: one layer is Wᵀ tanh(Wx + b) + bias, more have scales and coefficients too."""
 
     d: int
     h: int
@@ -31,6 +35,15 @@ class Case:
         """For people and for --case."""
         return f"{self.dtype} L={self.layers} B={self.batch} d={self.d} h={self.h}"
 
+    @property
+    def compilers(self) -> tuple[str, ...]:
+        """The names of COMPILERS that it is compared with: compiling takes longer than all else, so only a few are."""
+        if self.h != 1024 or self.dtype not in ("bf16", "tf32") or self.d not in (2, 32, 64, 128, 256):
+            return ()
+        if self.dtype == "tf32":
+            return ("compile",) if self.d == 64 else ()
+        return tuple(COMPILERS) if self.d == 64 else ("compile",)
+
 
 def cases() -> list[Case]:
     """All cases, the most telling first."""
@@ -42,9 +55,51 @@ def _all() -> Iterator[Case]:
         yield Case(d, h, layers, dtype, _WIDE_BATCH if d >= _WIDE else _BATCH)
 
 
-def _rank(case: Case) -> tuple[int, int, int, int]:
-    middle = case.d in (32, 64, 128)
-    return case.h // 1024 + list(DTYPES).index(case.dtype), 0 if middle else 1, case.layers, case.d
+def _rank(case: Case) -> tuple[int, int, int, int, int]:
+    middle = case.dtype == "bf16" and case.h == 1024 and case.d in (32, 64, 128)
+    return 0 if middle else 1, case.h, DTYPES.index(case.dtype), case.layers, case.d
+
+
+@dataclass
+class Budget:
+    """What there is time for, going by what took longest so far.
+
+    Attributes:
+        seconds: in all.
+        now: the clock.
+        longest: seconds that a kind of work took at most; to begin with, a guess.
+    """
+
+    seconds: float
+    now: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._end = self.now() + self.seconds
+        self.longest = {"case": 4.0, "compile": 15.0, "compile, max-autotune": 60.0}
+        self._seen: set[str] = set()
+
+    def left(self) -> float:
+        """Seconds until the end."""
+        return self._end - self.now()
+
+    def allows(self, *work: str) -> bool:
+        """Whether such work would end in time."""
+        return sum(self.longest[kind] for kind in work) <= self.left()
+
+    def spent(self, kind: str, seconds: float) -> None:
+        """Learns how long some work took."""
+        self.longest[kind] = max(seconds, self.longest[kind] if kind in self._seen else 0.0)
+        self._seen.add(kind)
+
+    def affordable(self, case: Case) -> tuple[str, ...] | None:
+        """The compilers there is time for, or None if there is none for the case at all."""
+        if not self.allows("case"):
+            return None
+        chosen: list[str] = []
+        for name in case.compilers:
+            if self.allows("case", *chosen, name):
+                chosen.append(name)
+        return tuple(chosen)
 
 
 def flops(case: Case) -> dict[str, float]:
@@ -55,7 +110,7 @@ def flops(case: Case) -> dict[str, float]:
 
 def minimum_bytes(case: Case) -> dict[str, float]:
     """What must be read and written: x and f; backward x, g and dx; the weights and their gradient."""
-    size = DTYPES[case.dtype].itemsize
+    size = PRECISIONS[case.dtype].dtype.itemsize
     rows, weights = case.batch * case.d * size, case.h * case.d * size
     passes = {"forward": 2.0 * rows + weights, "backward": 3.0 * rows + 2 * weights}
     return passes | {"step": passes["forward"] + passes["backward"]}
@@ -66,7 +121,7 @@ class Rates:
     """Of the GPU, measured in the same run.
 
     Attributes:
-        matmul: floating-point operations a second of torch.mm, by dtype of DTYPES.
+        matmul: floating-point operations a second of torch.mm, by dtype.
         copy: bytes read and written a second.
         tanh: evaluations a second that the special-function units begin, from clock and multiprocessors.
     """
@@ -74,6 +129,13 @@ class Rates:
     matmul: dict[str, float]
     copy: float
     tanh: float
+
+    @staticmethod
+    def of(measured: dict[str, Any]) -> Rates:
+        """Rates from torch.mm's and copy_'s, with what float32's precision costs at best: three products of TF32."""
+        matmul = measured["matmul"]
+        best = max(matmul["fp32"], matmul["tf32"] / 3)
+        return Rates({**matmul, "fp32-default": best}, measured["copy"], measured["tanh"])
 
 
 def tanh_rate(multiprocessors: int, hertz: float) -> float:
@@ -85,15 +147,20 @@ def tanh_rate(multiprocessors: int, hertz: float) -> float:
     return _TANH_PER_CLOCK * multiprocessors * hertz
 
 
-def bound(case: Case, rates: Rates) -> dict[str, float]:
-    """Seconds that each job takes at least: by matrix products, by memory, or by evaluating each layer's tanh once."""
-    evaluations = float(case.batch * case.h * case.layers)
-    passes = {"forward": 1, "backward": 1, "step": 2}
+def bounds(case: Case, rates: Rates) -> dict[str, dict[str, float]]:
+    """Seconds that each resource needs for a pass: products, memory, and each layer's tanh once."""
+    tanh = float(case.batch * case.h * case.layers)
     return {
-        job: max(
-            operations / rates.matmul[case.dtype],
-            minimum_bytes(case)[job] / rates.copy,
-            passes[job] * evaluations / rates.tanh,
-        )
-        for job, operations in flops(case).items()
+        job: {
+            "products": flops(case)[job] / rates.matmul[case.dtype],
+            "memory": minimum_bytes(case)[job] / rates.copy,
+            "tanh": tanh / rates.tanh,
+        }
+        for job in JOBS[:2]
     }
+
+
+def bound(case: Case, rates: Rates) -> dict[str, float]:
+    """Seconds that each job takes at least: the scarcest resource of each pass."""
+    passes = {job: max(needs.values()) for job, needs in bounds(case, rates).items()}
+    return passes | {"step": sum(passes.values())}

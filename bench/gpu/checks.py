@@ -1,241 +1,282 @@
-"""Every operator on the GPU against float64, and what else must hold of the kernels there."""
+"""What each check does with one call, in the process that it runs in."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import product
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.profiler import ProfilerActivity, profile
 
 import gradnets_fast
-from bench.gpu import device as gpu
-from gradnets_fast import backend as backends
-from gradnets_fast import reference
+from bench.gpu.operators import BACKEND, Call, Function, evaluated, prepared, step, suffix
 from gradnets_fast.benchmark.verification import allowed
 
-SUFFIXES = ("", "_jvp", "_potential", "_divergence", "_jacobian")
-KINDS = {
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-}
-_TF32_EPS = 2.0**-11
-SHAPES = ((5, 2, 7), (97, 3, 65), (33, 8, 64), (130, 33, 193), (300, 64, 1000), (257, 128, 96), (65, 300, 40))
-SMALL_SHAPES = ((5, 2, 7), (9, 33, 40), (5, 300, 20))
-"""(batch, d, h): narrow, fused and wide, odd tails and multiples of tiles."""
+_SLEEP_CYCLES = 50_000_000
+"""Some 30 ms: long after a kernel that ignores its stream would have run."""
 
-PHIS = {"tanh": (1, ("tanh",)), "tanh4": (4, ("tanh",)), "mixture": (3, ("softplus", "sin", "identity"))}
-Call = Callable[..., Tensor]
-Outcome = dict[str, object]
+_HIDDEN_AT_ONCE = 1 << 24
+_REPETITIONS = 4
+_LIBRARY = ("gemm", "cutlass", "xmma")
+"""Parts of the names of a library's products."""
 
 
-def drawn(shape: tuple[int, int, int], phi: str, kind: str, device: torch.device) -> list[Tensor]:
-    """(x, v, g, W, scale, shift, coef, bias) from a fixed seed; vectors in float32."""
-    (batch, d, h), (layers, basis) = shape, PHIS[phi]
-    generator = torch.Generator().manual_seed(batch + 7 * d + 31 * h)
-    sizes = ((batch, d), (batch, d), (batch, d), (h, d), (layers, h), (layers, h), (layers, len(basis), h), (d,))
-    x, v, g, W, scale, shift, coef, bias = (torch.randn(s, generator=generator).to(device) for s in sizes)
-    dtype = KINDS[kind]
-    stored = [t.to(dtype) for t in (x, v, g, W / d**0.5)]
-    return [*stored, scale, shift / 2, coef / 2, bias.to(dtype)]
+@dataclass(frozen=True)
+class Check:
+    """One call, and the kinds of check that it goes through: names of KINDS."""
+
+    operator: str
+    variant: str
+    precision: str
+    size: tuple[int, int, int]
+    kinds: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Unique among all checks."""
+        shape = "x".join(map(str, self.size))
+        return f"{self.operator} {self.variant} {self.precision} {shape} {','.join(self.kinds)}"
 
 
-def operator(suffix: str, phi: str, backend: str) -> Call:
-    """(x, [v], W, scale, shift, coef, bias) -> the operator's result."""
-    return partial(getattr(gradnets_fast, f"ridge{suffix}"), basis=PHIS[phi][1], backend=backend)
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, or None; and what was measured on the way."""
+
+    fault: str | None
+    numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def arguments(suffix: str, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What the operator takes of `drawn`."""
-    x, v, _, *parameters = tensors
-    return [x, v, *parameters] if suffix == "_jvp" else [x, *parameters]
-
-
-def cotangent(suffix: str, g: Tensor) -> Tensor:
-    """One for the operator's result."""
-    if suffix == "_jacobian":
-        return g.unsqueeze(-1) * g.flip(0).unsqueeze(-2)
-    return g[:, 0] if suffix in ("_potential", "_divergence") else g
-
-
-def gradients(call: Call, tensors: Sequence[Tensor], g: Tensor) -> list[Tensor]:
-    """The result, and the gradients of <g, result> for every tensor."""
-    leaves = [t.detach().requires_grad_() for t in tensors]
-    result = call(*leaves)
-    return [result.detach(), *torch.autograd.grad(result, leaves, g.to(result.dtype), materialize_grads=True)]
-
-
-def accuracy(small: bool, device: torch.device) -> Iterator[Outcome]:
-    """Every operator, dtype, shape and φ: error at most twice eager PyTorch's plus a floor."""
-    shapes = SMALL_SHAPES if small else SHAPES
-    for suffix, kind, shape, phi in product(SUFFIXES, KINDS, shapes, PHIS):
-        if backends.why_not("triton", f"ridge{suffix}", device, KINDS[kind]) is not None:
-            continue
-        if suffix == "_jacobian" and shape[0] * shape[1] ** 2 > 2**24:
-            continue
-        yield _accuracy(suffix, kind, shape, phi, device)
-
-
-def _accuracy(suffix: str, kind: str, shape: tuple[int, int, int], phi: str, device: torch.device) -> Outcome:
-    tensors = drawn(shape, phi, kind, device)
-    inputs, g = arguments(suffix, tensors), cotangent(suffix, tensors[2])
-    with gpu.products(kind):
-        ours = gradients(operator(suffix, phi, "triton"), inputs, g)
-        eager = gradients(operator(suffix, phi, "reference"), inputs, g)
-    exact = gradients(operator(suffix, phi, "reference"), [t.double() for t in inputs], g.double())
+def judged(call: Call, got: Sequence[Tensor], eager: Sequence[Tensor], exact: Sequence[Tensor]) -> Finding:
+    """Whether each largest error is within twice eager's plus the floor; `worst`: the largest part of that taken."""
+    names = ["result", *(f"gradient of {name}" for name in call.names)]
     largest = max(t.abs().max().item() for t in exact)
-    eps = _TF32_EPS if kind == "tf32" else torch.finfo(KINDS[kind]).eps
-    worst = 0.0
-    for mine, theirs, truth in zip(ours, eager, exact):
-        error, eager_error = ((t.double() - truth).abs().max().nan_to_num(torch.inf).item() for t in (mine, theirs))
-        worst = max(worst, error / allowed(eager_error, largest, eps))
-    label = f"ridge{suffix} {kind} {phi} B={shape[0]} d={shape[1]} h={shape[2]}"
-    return {"check": "accuracy", "label": label, "passed": worst <= 1, "of_allowed": worst}
+    fault, worst = None, 0.0
+    for name, mine, theirs, truth in zip(names, got, eager, exact):
+        if mine.shape != truth.shape:
+            return Finding(f"{name}: shape {tuple(mine.shape)}, not {tuple(truth.shape)}")
+        error, of_eager = ((t.double() - truth).abs().max().item() for t in (mine, theirs))
+        limit = allowed(of_eager, largest, call.precision.eps)
+        if not math.isfinite(limit):
+            return Finding(f"{name}: eager's own error is {of_eager}, which allows anything")
+        if not error <= limit:
+            fault = fault or f"{name}: error {error:.3g}, at most {limit:.3g} allowed (eager's {of_eager:.3g})"
+        worst = max(worst, error / limit) if math.isfinite(error) else worst
+    return Finding(fault, {"worst": round(worst, 4)})
 
 
-def repeatability(small: bool, device: torch.device) -> Iterator[Outcome]:
-    """The same bits from every run, and from non-contiguous inputs, which must be read right."""
-    batch = 70 if small else 100_000
-    for suffix, d in product(SUFFIXES, (3, 20)):
-        tensors = drawn((batch if suffix != "_jacobian" else 50, d, 40 if small else 1024), "tanh", "bf16", device)
-        inputs, g = arguments(suffix, tensors), cotangent(suffix, tensors[2])
-        call = operator(suffix, "tanh", "triton")
-        first = gradients(call, inputs, g)
-        again = gradients(call, inputs, g)
-        strided = gradients(call, [_spread(t) for t in inputs], g)
-        for check, other in (("repeats bit by bit", again), ("reads strides", strided)):
-            same = all(torch.equal(a, b) for a, b in zip(first, other))
-            yield {"check": check, "label": f"ridge{suffix} d={d}", "passed": same}
+def accuracy(call: Call) -> Finding:
+    """Results and gradients against float64, from memory that is NaN where nothing was written."""
+    with _poisoned_memory():
+        got = evaluated(call.ours, call.tensors, call.g)
+    return judged(call, got, evaluated(call.eager, call.tensors, call.g), call.truth())
 
 
-def _spread(t: Tensor) -> Tensor:
-    wide = torch.full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"), dtype=t.dtype, device=t.device)
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """Within it torch.empty returns NaN: part of deterministic mode, whose refusals are not the matter here."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def strides(call: Call) -> Finding:
+    """The same from tensors that are not contiguous, with NaN between their numbers."""
+    eager, exact = evaluated(call.eager, call.tensors, call.g), call.truth()
+    findings = []
+    for layout in (_padded, _every_other, _transposed):
+        got = evaluated(call.ours, [layout(t) for t in call.tensors], layout(call.g))
+        findings.append(judged(call, got, eager, exact))
+        if findings[-1].fault:
+            return Finding(f"{layout.__name__.strip('_')}: {findings[-1].fault}")
+    return max(findings, key=lambda finding: finding.numbers["worst"])
+
+
+def _padded(t: Tensor) -> Tensor:
+    wide = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), math.nan)
+    wide[..., : t.shape[-1]] = t
+    return wide[..., : t.shape[-1]]
+
+
+def _every_other(t: Tensor) -> Tensor:
+    wide = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), math.nan)
     wide[..., ::2] = t
     return wide[..., ::2]
 
 
-def large(small: bool, device: torch.device) -> Iterator[Outcome]:
-    """Batches of more than 2³¹ hidden values, and points of more than 2³¹ numbers: compared with pieces of them."""
-    for batch, d, h in ((5000, 3, 40),) if small else ((2**21 + 5, 3, 1100), (2**21 + 5, 32, 1100), (2**26, 33, 16)):
-        _, _, _, W, *vectors, bias = drawn((1, d, h), "tanh", "bf16", device)
-        x = torch.randn(batch, d, device=device, dtype=torch.bfloat16, requires_grad=True)
-        call = operator("", "tanh", "triton")
-        f = call(x, W, *vectors, bias)
-        (dx,) = torch.autograd.grad(f.sum(), x)
-        passed = True
-        for start in (0, batch // 2, batch - 1000):
-            piece = x.detach()[start : start + 1000].requires_grad_()
-            expected = call(piece, W, *vectors, bias)
-            (gradient,) = torch.autograd.grad(expected.sum(), piece)
-            part = slice(start, start + 1000)
-            passed = passed and torch.equal(f[part], expected) and torch.equal(dx[part], gradient)
-        yield {"check": "64-bit offsets", "label": f"B={batch} d={d} h={h}", "passed": passed}
+def _transposed(t: Tensor) -> Tensor:
+    return t.mT.contiguous().mT if t.dim() > 1 else t
 
 
-def launches(small: bool, device: torch.device) -> Iterator[Outcome]:
-    """One kernel a pass, and no memset or copy beside it."""
-    if device == gpu.CPU:
-        return
-    for suffix, d, phi in product(SUFFIXES, (3, 64), ("tanh", "tanh4")):
-        tensors = drawn((4096 if suffix != "_jacobian" else 64, d, 256), phi, "bf16", device)
-        leaves = [t.requires_grad_() for t in arguments(suffix, tensors)]
-        if suffix == "_potential":
-            leaves.pop()  # bias·x is PyTorch's
-        call, g = operator(suffix, phi, "triton"), cotangent(suffix, tensors[2])
-        torch.autograd.grad(call(*leaves), leaves, g, allow_unused=True)
-        f, forward = counted(lambda call=call, leaves=leaves: call(*leaves))
-        _, backward = counted(lambda f=f, leaves=leaves, g=g: torch.autograd.grad(f, leaves, g, allow_unused=True))
-        label = f"ridge{suffix} {phi} d={d}"
-        passed = len(forward) == len(backward) == 1
-        yield {"check": "one launch", "label": label, "passed": passed, "forward": forward, "backward": backward}
+def repeats(call: Call) -> Finding:
+    """The same bits at every run."""
+    first = evaluated(call.ours, call.tensors, call.g)
+    for _ in range(_REPETITIONS):
+        again = evaluated(call.ours, call.tensors, call.g)
+        for name, a, b in zip(("result", *call.names), first, again):
+            if not torch.equal(a, b):
+                return Finding(f"{name}: {int((a != b).sum())} of {a.numel()} numbers differ between runs")
+    return Finding(None)
 
 
-def counted(function: Callable[[], object]) -> tuple[Tensor, list[str]]:
-    """What the function returns, and the names of the kernels, copies and memsets that ran on the GPU."""
+def launches(call: Call) -> Finding:
+    """One launch in each direction, where no library multiplies: kernels, copies and fills of memory are counted."""
+    kernel = gradnets_fast.explain(call.operator, call.tensors[0], backend=BACKEND).kernel
+    # The bias of a potential is a term of its own, by PyTorch.
+    given = call.tensors[:-1] if suffix(call.operator) else call.tensors
+    leaves = [t.detach().requires_grad_() for t in given]
+    held: list[Tensor] = []
+
+    def forward() -> None:
+        held[:] = [call.ours(*leaves)]
+
+    def backward() -> None:
+        torch.autograd.grad(held[0], leaves, call.g)
+
+    for job in (forward, backward):
+        launched(job)  # what is compiled, allocated or loaded once
+    names = {}
+    for job in (forward, backward):
+        forward()
+        names[job.__name__] = launched(job)
+    several = {name: found for name, found in names.items() if len(found) != 1}
+    fault = f"expected one launch, got {several}" if several and _is_fused(kernel, call, names) else None
+    return Finding(fault, {"kernel": kernel, **{name: len(found) for name, found in names.items()}})
+
+
+def _is_fused(kernel: str, call: Call, names: dict[str, list[str]]) -> bool:
+    """Whether it has to be one launch.  What `explain` says of one layer holds no deeper cascade of wide rows."""
+    if "wide route" in kernel or not kernel.startswith("kernels"):
+        return False
+    coef = dict(zip(call.names, call.tensors)).get("coef")
+    deep = coef is not None and coef.shape[0] * coef.shape[1] > 1
+    return not deep or not any(word in name for found in names.values() for name in found for word in _LIBRARY)
+
+
+def launched(job: Callable[[], object]) -> list[str]:
+    """The names of what the GPU did for a job."""
     torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        result = function()
+    with profile(activities=[ProfilerActivity.CUDA]) as record:
+        job()
         torch.cuda.synchronize()
-    cuda = torch.autograd.DeviceType.CUDA
-    names = [event.name for event in profile.events() if event.device_type == cuda]
-    return result, names  # type: ignore[return-value]
+    return [e.name for e in record.events() if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
 
 
-def streams(small: bool, device: torch.device) -> Iterator[Outcome]:
-    """Launches go to the current stream, and a CUDA graph can hold them."""
-    if device == gpu.CPU:
-        return
-    tensors = drawn((3000, 64, 300), "tanh4", "bf16", device)
-    leaves = [t.requires_grad_() for t in arguments("", tensors)]
-    call = operator("", "tanh4", "triton")
-
-    def step() -> list[Tensor]:
-        f = call(*leaves)
-        return [f, *torch.autograd.grad(f, leaves, tensors[2])]
-
-    expected = [t.clone() for t in step()]
+def graph(call: Call) -> Finding:
+    """Captured in a CUDA graph with its gradients, and replayed on other points."""
+    leaves = [t.detach().clone().requires_grad_() for t in call.tensors]
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        torch.cuda._sleep(10_000_000)
-        elsewhere = step()
-    side.synchronize()
-    same = all(torch.equal(a, b) for a, b in zip(expected, elsewhere))
-    yield {"check": "another stream", "label": "step", "passed": same}
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        held = step()
+        for _ in range(2):
+            step(call.ours, leaves, call.g)
+    torch.cuda.current_stream().wait_stream(side)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        got = step(call.ours, leaves, call.g)
+    others = [call.tensors[0].flip(0), *call.tensors[1:]]
     with torch.no_grad():
-        leaves[0].mul_(0.5)
-    graph.replay()
-    graph.replay()
+        leaves[0].copy_(others[0])
+    captured.replay()
+    first = [t.clone() for t in got]
+    captured.replay()
+    if not all(torch.equal(a, b) for a, b in zip(first, got)):
+        return Finding("two replays differ")
+    exact = evaluated(call.exact, [t.double() for t in others], call.g.double())
+    return judged(call, first, evaluated(call.eager, others, call.g), exact)
+
+
+def stream(call: Call) -> Finding:
+    """On another stream than the default one, on numbers that appear there late."""
+    evaluated(call.ours, call.tensors, call.g)  # compilation would outlast the sleep
+    late = [torch.full_like(t, math.nan) for t in call.tensors]
+    side = torch.cuda.Stream()
     torch.cuda.synchronize()
-    same = all(torch.equal(a, b) for a, b in zip(step(), held))
-    yield {"check": "CUDA graph", "label": "step, replayed twice on other points", "passed": same}
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        for mine, number in zip(late, call.tensors):
+            mine.copy_(number)
+        got = evaluated(call.ours, late, call.g)
+    side.synchronize()
+    return judged(call, got, evaluated(call.eager, call.tensors, call.g), call.truth())
 
 
-def devices(small: bool, device: torch.device) -> Iterator[Outcome]:
-    """Tensors of a GPU that is not the current one."""
-    if torch.cuda.device_count() < 2:
-        return
-    inputs = arguments("", drawn((300, 20, 50), "tanh", "fp32", torch.device("cuda", 1)))
-    f = operator("", "tanh", "triton")(*inputs)
-    exact = reference.ridge(*(t.double() for t in inputs), ("tanh",))
-    passed = f.device.index == 1 and bool((f - exact).abs().max() < 1e-4)
-    yield {"check": "another device", "label": "ridge", "passed": passed}
+def device(call: Call) -> Finding:
+    """On a GPU that is not the current one."""
+    other = torch.device("cuda", torch.cuda.device_count() - 1)
+    got = evaluated(call.ours, [t.to(other) for t in call.tensors], call.g.to(other))
+    if any(t.device != other for t in got):
+        return Finding(f"results on {[str(t.device) for t in got]}, not on {other}")
+    back = [t.to(call.g.device) for t in got]
+    return judged(call, back, evaluated(call.eager, call.tensors, call.g), call.truth())
 
 
-def sanitized(small: bool, device: torch.device) -> Iterator[Outcome]:
-    """compute-sanitizer's memcheck and racecheck over small shapes, where it is installed."""
-    program = shutil.which("compute-sanitizer")
-    if device == gpu.CPU or program is None:
-        return
-    for tool in ("memcheck", "racecheck"):
-        command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "bench.gpu.sanitized"]
-        run = subprocess.run(command, capture_output=True, text=True)
-        yield {"check": tool, "label": "compute-sanitizer", "passed": run.returncode == 0, "tail": run.stdout[-500:]}
+def large(call: Call) -> Finding:
+    """So many hidden values that plain PyTorch computes them piece by piece."""
+    got = evaluated(call.ours, call.tensors, call.g)
+    return judged(call, got, in_pieces(call.eager, call, False), in_pieces(call.exact, call, True))
 
 
-PARTS = (accuracy, repeatability, large, launches, streams, devices, sanitized)
+def in_pieces(function: Function, call: Call, exactly: bool) -> list[Tensor]:
+    """The results and gradients of a call with one tensor of points, in pieces of the batch; exactly: in float64."""
+    x, *parameters = (t.double() if exactly else t for t in call.tensors)
+    g = call.g.double() if exactly else call.g
+    rows = max(1, _HIDDEN_AT_ONCE // parameters[0].shape[-2])
+    pieces = [evaluated(function, [a, *parameters], b) for a, b in zip(x.split(rows), g.split(rows))]
+    results, of_x, *of_parameters = zip(*pieces)
+    return [torch.cat(results), torch.cat(of_x), *(torch.stack(p).sum(0, dtype=torch.float64) for p in of_parameters)]
 
 
-def run(device: torch.device, small: bool, report: Callable[[Outcome], None]) -> bool:
-    """All checks; a check that raises has failed.  Whether all passed."""
-    good = True
-    for part in PARTS:
-        outcomes = part(small, device)
-        while True:
-            try:
-                outcome = next(outcomes)
-            except StopIteration:
-                break
-            except Exception as error:  # what one check meets must not hide the others
-                outcome = {"check": part.__name__, "label": "", "passed": False, "error": repr(error)[:2000]}
-            good = good and bool(outcome["passed"])
-            report(outcome)
-    return good
+def plain(call: Call) -> Finding:
+    """Nothing but the kernels, for a program that watches them."""
+    evaluated(call.ours, call.tensors, call.g)
+    return Finding(None)
+
+
+KINDS: dict[str, Callable[[Call], Finding]] = {
+    "accuracy": accuracy,
+    "strides": strides,
+    "repeats": repeats,
+    "launches": launches,
+    "graph": graph,
+    "stream": stream,
+    "device": device,
+    "large": large,
+    "plain": plain,
+}
+ON_CPU = ("accuracy", "strides", "repeats")
+ON_GPU = (*ON_CPU, "launches", "graph", "stream")
+
+
+def run(check: Check, place: torch.device) -> dict[str, Any]:
+    """The findings of a check, JSON-ready."""
+    start = time.perf_counter()
+    findings: dict[str, Any] = {}
+    try:
+        call = prepared(check.operator, check.variant, check.precision, check.size, place)
+        with call.precision.active():
+            for kind in check.kinds:
+                findings[kind] = vars(_found(kind, call))
+    except Exception as error:
+        findings["tensors"] = vars(_cause(error))
+    return {"label": check.label, "findings": findings, "seconds": round(time.perf_counter() - start, 2)}
+
+
+def _found(kind: str, call: Call) -> Finding:
+    try:
+        return KINDS[kind](call)
+    except Exception as error:  # what one check meets must not hide the others
+        return _cause(error)
+
+
+def _cause(error: Exception) -> Finding:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return Finding(f"{type(error).__name__}: {first}")

@@ -1,11 +1,15 @@
-"""Times and memory of the kernels on a GPU beside eager PyTorch, torch.compile and the authors' structure."""
+"""Times and memory of one case, in the process that it runs in: ours, eager, torch.compile, the authors' structure."""
 
 from __future__ import annotations
 
+import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,208 +17,323 @@ from torch import Tensor
 
 import gradnets_fast
 from bench.gpu import device as gpu
-from bench.gpu.cases import DTYPES, Case, Rates, bound, flops, tanh_rate
+from bench.gpu.cases import COMPILERS, JOBS, Case, Rates, bound, bounds, flops, tanh_rate
+from bench.gpu.operators import BACKEND, PRECISIONS
 from gradnets_fast import reference
-from gradnets_fast.benchmark.plain import plain
-from gradnets_fast.benchmark.verification import FLOOR_ULPS
-from gradnets_fast.nn import GradNet
+from gradnets_fast.benchmark import verification
+from gradnets_fast.benchmark.contenders import Contender
+from gradnets_fast.benchmark.measurement import Spread, without_collection
 
-JOBS = ("forward", "backward", "step")
+OUT_OF_MEMORY = "out of memory"
 _MATRIX, _COPIED = 8192, 2**28
-_ROUNDS, _SAMPLE_SECONDS, _WARMUPS = 7, 0.02, 2
-_ROWS = 512
-_OUT_OF_MEMORY = "out of memory"
+_SECONDS, _ROUNDS, _FEWEST = 1.5, 30, 5
+_SLEEP_CYCLES = 4_000_000
+"""Two milliseconds, in which Python enqueues a step: its own time is not to be counted between two launches."""
+
+_WARM_BATCH = 4096
+Parameters = dict[str, Tensor]
 Function = Callable[[Tensor], Tensor]
 
 
-def rates(device: torch.device) -> Rates:
-    """What this GPU does, measured."""
-    matmul = {}
-    for name, dtype in DTYPES.items():
-        a, b = (torch.randn(_MATRIX, _MATRIX, device=device).to(dtype) for _ in range(2))
-        with gpu.products(name):
-            matmul[name] = 2.0 * _MATRIX**3 / _seconds(lambda a=a, b=b: torch.mm(a, b))
-    source = torch.empty(_COPIED, device=device)
-    target = torch.empty_like(source)
-    copy = 2.0 * source.nbytes / _seconds(lambda: target.copy_(source))
-    properties = torch.cuda.get_device_properties(device)
-    return Rates(matmul, copy, tanh_rate(properties.multi_processor_count, gpu.clock(device)))
+@dataclass(frozen=True)
+class Described:
+    """What `verification` asks of a case."""
+
+    reference: Callable[[Parameters, Tensor], Tensor]
 
 
-def _seconds(job: Callable[[], object]) -> float:
-    return statistics.median(interleaved({"": job})[""])
+@dataclass(frozen=True)
+class Problem:
+    """A case's parameters, points and cotangent, as `verification` takes them."""
+
+    case: Described
+    net: torch.nn.ParameterDict
+    x: Tensor
+    g: Tensor
+
+    def part(self, rows: Tensor) -> Problem:
+        """Some of the points, with the same parameters."""
+        return Problem(self.case, self.net, self.x.detach()[rows].requires_grad_(), self.g[rows])
 
 
-def interleaved(jobs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds a call, of samples of every job taken in turns, another order each round."""
-    calls = {}
-    for name, job in jobs.items():
-        for _ in range(_WARMUPS):
-            job()
-        calls[name] = max(1, round(_SAMPLE_SECONDS / _sample(job, 1)))
-    samples: dict[str, list[float]] = {name: [] for name in jobs}
-    order = random.Random(0)
-    for _ in range(_ROUNDS):
-        for name in order.sample(list(jobs), len(jobs)):
-            samples[name].append(_sample(jobs[name], calls[name]))
-    return samples
+def problem(case: Case, device: torch.device, batch: int | None = None) -> Problem:
+    """The case's tensors from a fixed seed; batch: in place of the case's."""
+    generator = torch.Generator(device).manual_seed(0)
+    dtype = PRECISIONS[case.dtype].dtype
+
+    def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        return draw(shape, generator=generator, device=device).to(dtype)
+
+    parameters = {
+        "W": drawn(torch.randn, case.h, case.d) / case.d**0.5,
+        "shift": drawn(torch.randn, case.layers, case.h),
+    }
+    if case.layers > 1:
+        parameters["scale"] = drawn(torch.rand, case.layers, case.h)
+        parameters["coef"] = drawn(torch.rand, case.layers, 1, case.h)
+    parameters["bias"] = drawn(torch.randn, case.d)
+    x, g = (drawn(torch.randn, batch or case.batch, case.d) for _ in range(2))
+    return Problem(Described(exact), torch.nn.ParameterDict(parameters), x.requires_grad_(), g)
 
 
-def _sample(job: Callable[[], object], calls: int) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(calls):
-        job()
-    end.record()
-    end.synchronize()
-    return 1e-3 * start.elapsed_time(end) / calls
+def exact(p: Parameters, x: Tensor) -> Tensor:
+    """f by the package's reference, for float64."""
+    scale, coef = p.get("scale"), p.get("coef")
+    one = torch.ones_like(p["shift"])
+    scale, coef = (one if scale is None else scale), (one[:, None] if coef is None else coef)
+    return reference.ridge(x, p["W"], scale, p["shift"], coef, p["bias"], ("tanh",))
 
 
-def network(case: Case, device: torch.device) -> GradNet:
-    """The case's network from a fixed seed."""
-    factory = {"device": device, "dtype": DTYPES[case.dtype]}
-    with torch.random.fork_rng(devices=[device]):
-        torch.manual_seed(0)
-        if case.layers == 1:
-            return gradnets_fast.mRidgeGradNet(case.d, case.h, **factory)
-        return gradnets_fast.mGradNetC(case.layers, case.d, case.h, **factory)
+def eager(p: Parameters, x: Tensor) -> Tensor:
+    """f as a user of plain PyTorch writes it: W x once."""
+    u = x @ p["W"].T
+    return _cascade(p, lambda: u) @ p["W"] + p["bias"]
 
 
-def contenders(net: GradNet, with_compile: bool) -> dict[str, Function]:
+def authors(p: Parameters, x: Tensor) -> Tensor:
+    """f in the authors' structure: W x in every layer."""
+    return _cascade(p, lambda: x @ p["W"].T) @ p["W"] + p["bias"]
+
+
+def _cascade(p: Parameters, product: Callable[[], Tensor]) -> Tensor:
+    shift = p["shift"]
+    if "scale" not in p:
+        return torch.tanh(product() + shift[0])
+    scale, coef = p["scale"], p["coef"]
+    hidden = coef[0, 0] * torch.tanh(scale[0] * product() + shift[0])
+    for layer in range(1, len(shift)):
+        hidden = coef[layer, 0] * torch.tanh(scale[layer] * product() + shift[layer] + hidden)
+    return hidden
+
+
+def ours(p: Parameters, x: Tensor) -> Tensor:
+    """f by the kernels."""
+    arguments = (p["W"], p.get("scale"), p["shift"], p.get("coef"), p["bias"])
+    return gradnets_fast.ridge(x, *arguments, basis="tanh", backend=BACKEND)
+
+
+def contenders(case: Case, compilers: Sequence[str]) -> dict[str, Callable[[Parameters, Tensor], Tensor]]:
     """Who is timed, ours first."""
-    names = dict(net.named_parameters())
-    authors = reference.ridge_gradnet if isinstance(net, gradnets_fast.mRidgeGradNet) else reference.gradnet_c
-
-    def ours(x: Tensor) -> Tensor:
-        with gradnets_fast.use_backend("triton"):
-            result: Tensor = net(x)
-        return result
-
-    listed: dict[str, Function] = {"ours": ours, "eager": plain(net)}
-    listed["authors"] = lambda x: authors(names, x, activation="tanh", monotone=True)
-    if with_compile:
-        torch.compiler.reset()
-        listed["compile"] = torch.compile(plain(net), fullgraph=True, dynamic=False)
-        mode = "max-autotune-no-cudagraphs"
-        listed["compile, max-autotune"] = torch.compile(plain(net), fullgraph=True, dynamic=False, mode=mode)
+    torch.compiler.reset()
+    listed: dict[str, Callable[[Parameters, Tensor], Tensor]] = {"ours": ours, "eager": eager}
+    if case.layers > 1:
+        listed["authors"] = authors
+    for name in compilers:
+        listed[name] = torch.compile(eager, fullgraph=True, dynamic=False, mode=COMPILERS[name])
     return listed
 
 
-def measured(case: Case, device: torch.device, machine: Rates, with_compile: bool) -> dict[str, Any]:
-    """One row of the results: each contender's times, memory and error, or why it has none."""
-    net = network(case, device)
-    x = torch.randn(case.batch, case.d, device=device).to(DTYPES[case.dtype]).requires_grad_()
-    g = torch.randn_like(x)
-    row: dict[str, Any] = {**vars(case), "label": case.label, "contenders": {}}
-    least = bound(case, machine)
-    jobs: dict[str, dict[str, Callable[[], object]]] = {}
-    with gpu.products(case.dtype):
-        listed = contenders(net, with_compile)
-        row["explanation"] = gradnets_fast.explain(net, x, backend="triton").kernel
-        for name, function in listed.items():
-            prepared = _prepared(function, net, x, g)
-            if isinstance(prepared, str):
-                row["contenders"][name] = {"failed": prepared}
-                continue
-            jobs[name], row["contenders"][name] = prepared
-        _verify(row, jobs, net, x)
+def contender(function: Callable[[Parameters, Tensor], Tensor], of: Problem) -> Contender:
+    """A way to compute f, on the tensors of a problem."""
+    parameters: Parameters = dict(of.net.named_parameters())
+    return Contender(lambda x: function(parameters, x), of.x, tuple(parameters.values()))
+
+
+class Clock:
+    """Times work on the GPU, and that alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
+        self._flushed = torch.empty(size, dtype=torch.int8, device=device)
+
+    def milliseconds(self, *stages: Callable[[], object]) -> list[float]:
+        """Of each of some stages that follow one another, from cold caches, all enqueued before the first begins."""
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
+        self._flushed.zero_()
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        events[0].record()
+        for stage, event in zip(stages, events[1:]):
+            stage()
+            event.record()
+        events[-1].synchronize()
+        return [a.elapsed_time(b) for a, b in pairwise(events)]
+
+
+def measured_rates(device: torch.device) -> dict[str, Any]:
+    """What this GPU does, for `Rates.of`."""
+    clock, matmul = Clock(device), {}
+
+    def seconds(job: Callable[[], object]) -> float:
+        job()
+        return 1e-3 * statistics.median(clock.milliseconds(job)[0] for _ in range(_FEWEST))
+
+    for name in ("bf16", "tf32", "fp32"):
+        a, b = torch.randn(2, _MATRIX, _MATRIX, device=device).to(PRECISIONS[name].dtype).unbind()
+        with PRECISIONS[name].active():
+            matmul[name] = 2.0 * _MATRIX**3 / seconds(partial(torch.mm, a, b))
+    source, target = torch.ones(2, _COPIED, device=device).unbind()
+    copy = 2.0 * source.nbytes / seconds(lambda: target.copy_(source))
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    return {"matmul": matmul, "copy": copy, "tanh": tanh_rate(multiprocessors, gpu.clock())}
+
+
+def warm(case: Case, device: torch.device) -> None:
+    """Has the kernels of a case compiled, on few points."""
+    few = problem(case, device, _WARM_BATCH)
+    with PRECISIONS[case.dtype].active():
+        compiled = contender(ours, few)
+        compiled.forward()
+        compiled.step(few.g)
+
+
+def measured(case: Case, device: torch.device, compilers: Sequence[str], rates: Rates) -> dict[str, Any]:
+    """One row of the results: of each contender times, memory and error, or None where there was no time to compile."""
+    row: dict[str, Any] = {**asdict(case), "label": case.label, "bounds": bounds(case, rates), "seconds": {}}
+    outcomes: dict[str, Any] = dict.fromkeys(case.compilers)
+    with PRECISIONS[case.dtype].active():
+        whole = problem(case, device)
+        row["kernel"] = gradnets_fast.explain("ridge", whole.x, backend=BACKEND).kernel
+        judge = Judge(whole, PRECISIONS[case.dtype].eps)
+        ready = {}
+        for name, function in contenders(case, compilers).items():
+            start = time.perf_counter()
+            ready[name] = contender(function, whole)
+            outcomes[name] = judge.outcome(ready[name])
+            row["seconds"][name] = time.perf_counter() - start
+        _time(ready, outcomes, whole.g, Clock(device))
+    row["contenders"] = {
+        name: outcomes[name] for name in ("ours", "eager", "authors", *case.compilers) if name in outcomes
+    }
+    return derived(row, case, rates)
+
+
+class Judge:
+    """No time without a right result: f and all gradients at some rows against float64, by the package's rule."""
+
+    def __init__(self, whole: Problem, eps: float) -> None:
+        self._whole: Any = whole
+        self._eps = eps
+        self._rows = verification.chosen_rows(len(whole.x)).to(whole.x.device)
+        few: Any = whole.part(self._rows)
+        every = torch.arange(len(self._rows), device=whole.x.device)
+        self._truth = verification.exact(few, every)
+        # Of these rows alone, so that there is a yardstick where the whole batch does not fit into memory.
+        self._eager = verification.results(contender(eager, few), few, every)
+        fault = verification.fault(self._eager, self._eager, self._truth, eps)
+        if fault is not None:
+            raise ArithmeticError(f"eager PyTorch, the yardstick, is wrong: {fault}")
+
+    def outcome(self, built: Contender) -> dict[str, Any]:
+        """The contender's error and the memory of its step; "failed" with a reason if it is not to be timed.
+
+        "missing": why it has a forward pass alone.
+        """
+        try:
+            return self._judged(verification.results(built, self._whole, self._rows)) | {
+                "step_bytes": self._peak(built)
+            }
+        except torch.OutOfMemoryError:
+            pass  # beyond here, so that the failed call's tensors are gone
+        except Exception as error:  # a contender that cannot compile a case must not end the run
+            return {"failed": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
+        freed()
+        try:
+            f = built.forward()[self._rows]
+        except torch.OutOfMemoryError:
+            return {"failed": OUT_OF_MEMORY}
+        return self._judged([f]) | {"missing": OUT_OF_MEMORY}
+
+    def _judged(self, got: list[Tensor]) -> dict[str, Any]:
+        fault = verification.fault(got, self._eager, self._truth, self._eps)
+        error = verification.relative_error(got, self._truth)
+        return {"error": error} if fault is None else {"error": error, "failed": f"wrong: {fault}"}
+
+    def _peak(self, built: Contender) -> int:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        built.step(self._whole.g)
+        return torch.cuda.max_memory_allocated() - before
+
+
+def freed() -> None:
+    """Gives cached memory back to the GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _time(ready: Mapping[str, Contender], outcomes: dict[str, Any], g: Tensor, clock: Clock) -> None:
+    """Adds what each job of the contenders takes to their outcomes, from samples taken in turns."""
+    samplers = {}
+    for name, built in ready.items():
+        if "failed" not in outcomes[name]:
+            samplers[name, "forward"] = _forward_sampler(built, clock)
+            if "missing" not in outcomes[name]:
+                samplers[name, "step"] = _step_sampler(built, g, clock)
+    samples: dict[tuple[str, str], list[float]] = {}
+    for name, job, milliseconds in _interleaved(samplers, outcomes):
+        samples.setdefault((name, job), []).append(milliseconds)
+    for (name, job), values in samples.items():
+        spread = Spread.of(values)
+        outcomes[name][job] = {
+            "milliseconds": spread.median,
+            "spread": [spread.low, spread.high],
+            "samples": len(values),
+        }
+
+
+Sampler = Callable[[], dict[str, float]]
+
+
+def _forward_sampler(built: Contender, clock: Clock) -> Sampler:
+    return lambda: {"forward": clock.milliseconds(built.forward)[0]}
+
+
+def _step_sampler(built: Contender, g: Tensor, clock: Clock) -> Sampler:
+    leaves, held = [built.x, *built.parameters], []
+
+    def sample() -> dict[str, float]:
+        # Not a backward pass over a graph that is kept: compiled ones reuse its memory, and refuse.
+        forward, backward = clock.milliseconds(
+            lambda: held.append(built.call(built.x)),
+            lambda: torch.autograd.grad(held.pop(), leaves, g, allow_unused=True),
+        )
+        return {"backward": backward, "step": forward + backward}
+
+    return sample
+
+
+def _interleaved(samplers: dict[tuple[str, str], Sampler], outcomes: dict[str, Any]) -> Any:
+    """(contender, job, milliseconds), in another order each round; the first round only warms up."""
+    order, start = random.Random(0), time.perf_counter()
+    with without_collection():
+        for number in range(_ROUNDS + 1):
+            if number > _FEWEST and time.perf_counter() - start > _SECONDS:
+                break
+            for key in order.sample(list(samplers), len(samplers)):
+                try:
+                    times = samplers[key]()
+                except torch.OutOfMemoryError:
+                    outcomes[key[0]]["missing"] = OUT_OF_MEMORY
+                    del samplers[key]
+                    continue
+                if number:
+                    yield from ((key[0], job, milliseconds) for job, milliseconds in times.items())
+
+
+def derived(row: dict[str, Any], case: Case, rates: Rates) -> dict[str, Any]:
+    """The row with what follows from its times: TFLOP/s, fractions of the bound, gains of ours over the others."""
+    least = bound(case, rates)
+    for outcome in row["contenders"].values():
         for job in JOBS:
-            alive = {name: made[job] for name, made in jobs.items() if "failed" not in row["contenders"][name]}
-            for name, samples in interleaved(alive).items():
-                median = statistics.median(samples)
-                row["contenders"][name][job] = {
-                    "milliseconds": 1e3 * median,
-                    "spread": [1e3 * min(samples), 1e3 * max(samples)],
-                    "tflops": 1e-12 * flops(case)[job] / median,
-                    "of_bound": least[job] / median,
-                }
+            if outcome is not None and job in outcome:
+                seconds = 1e-3 * outcome[job]["milliseconds"]
+                outcome[job] |= {"tflops": 1e-12 * flops(case)[job] / seconds, "of_bound": least[job] / seconds}
     row["bound_milliseconds"] = {job: 1e3 * seconds for job, seconds in least.items()}
-    row["gain"] = gains(row["contenders"])
-    return row
+    return row | {"gain": gains(row["contenders"])}
 
 
-def gains(measurements: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def gains(outcomes: dict[str, Any]) -> dict[str, dict[str, float]]:
     """How many times as fast as each other contender ours is, by job.
 
     >>> ours, other = ({"forward": {"milliseconds": m}} for m in (2.0, 5.0))
-    >>> gains({"ours": ours, "eager": other, "compile": {"failed": "out of memory"}})
-    {'eager': {'forward': 2.5}}
+    >>> gains({"ours": ours, "eager": other, "authors": {"failed": "out of memory"}, "compile": None})
+    {'eager': {'forward': 2.5}, 'authors': {}}
     """
-    ours = measurements["ours"]
+    mine = outcomes["ours"]
     return {
-        name: {job: other[job]["milliseconds"] / ours[job]["milliseconds"] for job in JOBS if job in other}
-        for name, other in measurements.items()
-        if name != "ours" and "failed" not in other and "failed" not in ours
-    }
-
-
-def _prepared(
-    function: Function, net: GradNet, x: Tensor, g: Tensor
-) -> tuple[dict[str, Callable[[], object]], dict[str, Any]] | str:
-    """The contender's jobs and the memory of its step; a word where it cannot run."""
-    leaves = [x, *net.parameters()]
-
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return function(x)
-
-    def step() -> object:
-        return torch.autograd.grad(function(x), leaves, g, allow_unused=True)
-
-    try:
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        memory = torch.cuda.max_memory_allocated() - before
-        f = function(x)
-        jobs: dict[str, Callable[[], object]] = {
-            "forward": forward,
-            "backward": lambda: torch.autograd.grad(f, leaves, g, retain_graph=True, allow_unused=True),
-            "step": step,
+        name: {
+            job: other[job]["milliseconds"] / mine[job]["milliseconds"] for job in JOBS if job in other and job in mine
         }
-        return jobs, {"step_bytes": memory}
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return _OUT_OF_MEMORY
-    except Exception as error:  # a contender that cannot compile a case must not end the run
-        return repr(error)[:500]
-
-
-def _verify(row: dict[str, Any], jobs: Mapping[str, dict[str, Callable[[], Any]]], net: GradNet, x: Tensor) -> None:
-    """No time without a right result: f and dx at some rows against float64, at most twice eager's error."""
-    rows = torch.linspace(0, len(x) - 1, _ROWS, device=x.device).round().long()
-    points = x.detach()[rows].double().requires_grad_()
-    f = _exact(net, points)
-    errors = {}
-    for name in jobs:
-        difference = jobs[name]["forward"]()[rows].double() - f.detach()
-        errors[name] = difference.abs().max().nan_to_num(torch.inf).item()
-        row["contenders"][name]["error"] = errors[name]
-    eps = 2.0**-11 if row["dtype"] == "tf32" else torch.finfo(x.dtype).eps
-    floor = FLOOR_ULPS * eps * f.abs().max().item()
-    for name in jobs:
-        allowed = 2 * errors.get("eager", 0.0) + floor
-        if name != "eager" and not errors[name] <= allowed:
-            row["contenders"][name]["failed"] = f"error {errors[name]:.2g}, at most {allowed:.2g} allowed"
-
-
-def _exact(net: Any, x: Tensor) -> Tensor:
-    parameters = {name: p.detach().double() for name, p in net.named_parameters()}
-    if isinstance(net, gradnets_fast.mRidgeGradNet):
-        return reference.ridge_gradnet(parameters, x, activation="tanh", monotone=True)
-    return reference.gradnet_c(parameters, x, activation="tanh", monotone=True)
-
-
-def run(
-    device: torch.device, listed: list[Case], minutes: float, compiled: int, report: Callable[[dict[str, Any]], None]
-) -> None:
-    """Measures in order until the time is up; the first `compiled` cases beside torch.compile.  Reports rows."""
-    start, machine = time.monotonic(), rates(device)
-    report({"rates": {"matmul": machine.matmul, "copy": machine.copy, "tanh": machine.tanh}})
-    for number, case in enumerate(listed):
-        if time.monotonic() - start > 60 * minutes:
-            report({"not_run": [case.label for case in listed[number:]]})
-            return
-        report(measured(case, device, machine, with_compile=number < compiled))
-        torch.cuda.empty_cache()
+        for name, other in outcomes.items()
+        if name != "ours" and other is not None
+    }

@@ -1,0 +1,80 @@
+"""Which checks there are, the most telling first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from bench.gpu.checks import ON_CPU, ON_GPU, Check
+from bench.gpu.operators import PRECISIONS, operators, suffix, variants
+
+Size = tuple[int, int, int]
+
+ROUTES: tuple[Size, ...] = ((97, 3, 65), (333, 64, 256), (150, 300, 257))
+"""(batch, d, h): narrow rows, rows that fit into a tile, and wider ones."""
+
+OTHERS: tuple[Size, ...] = (
+    *((1, 1, 1), (97, 2, 130), (513, 4, 33), (513, 5, 33), (1000, 8, 129)),
+    *((33, 9, 64), (1000, 16, 200), (515, 33, 67), (257, 130, 333), (129, 256, 129)),
+    (33, 1024, 100),
+)
+"""Just past tiles and their multiples, and widths where the route changes."""
+
+LONG: tuple[Size, ...] = ((100_003, 3, 1000), (70_001, 64, 1024), (70_001, 32, 1000))
+"""Many programs share the sums over the batch."""
+
+LARGE: tuple[Size, ...] = (((1 << 21) + 3, 2, 1024), ((1 << 21) + 3, 32, 1024), ((1 << 19) + 3, 300, 4096))
+"""B·h > 2³¹."""
+
+INTERPRETED: tuple[Size, ...] = ((33, 3, 35), (41, 20, 35), (17, 260, 20))
+WATCHED: tuple[Size, ...] = ((97, 3, 65), (70, 20, 65))
+"""For programs that slow kernels down a hundredfold."""
+
+
+def listed(place: torch.device, small: bool) -> list[Check]:
+    """The checks of a device; small: a few for the interpreter, or to try this program."""
+    names = operators(place)
+    kinds: tuple[str, ...] = ON_GPU if place.type == "cuda" else ON_CPU
+    if place.type == "cuda" and torch.cuda.device_count() > 1:
+        kinds += ("device",)
+    return list(dict.fromkeys(_small(names, kinds) if small else _all(names, kinds)))
+
+
+def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
+    values = [name for name in names if not suffix(name)]
+    derived = [name for name in names if suffix(name)]
+    yield from _product(values, slice(0, 2), ROUTES, kinds)
+    yield from _product(values, slice(0, 2), LONG, ("large", "repeats"), ("bf16", "fp32-default"))
+    yield from _product(values, slice(0, 1), LARGE, ("large",), ("bf16", "fp32-default"))
+    yield from _product(derived, slice(0, 1), ROUTES, kinds)
+    yield from _product(values, slice(None), (*OTHERS, *ROUTES), kinds)
+    yield from _product(derived, slice(1, None), ROUTES, kinds)
+    yield from _product(derived, slice(0, 1), OTHERS, ("accuracy",))
+
+
+def _small(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
+    values = [name for name in names if not suffix(name)]
+    derived = [name for name in names if suffix(name)]
+    yield from _product(values, slice(0, 2), INTERPRETED, kinds, ("bf16", "tf32", "fp32-default"))
+    yield from _product(derived, slice(0, 1), ((9, 3, 17), (5, 260, 9)), kinds, ("bf16", "fp32-default"))
+
+
+def watched(place: torch.device) -> list[Check]:
+    """Those that compute-sanitizer watches."""
+    return list(_product(operators(place), slice(0, 2), WATCHED, ("plain",), ("bf16", "fp32-default")))
+
+
+def _product(
+    names: Sequence[str],
+    which: slice,
+    sizes: Sequence[Size],
+    kinds: tuple[str, ...],
+    precisions: Sequence[str] = tuple(PRECISIONS),
+) -> Iterator[Check]:
+    """which: of the operators' variants."""
+    for size in sizes:
+        for name in names:
+            for variant in variants(name)[which]:
+                for precision in precisions:
+                    yield Check(name, variant, precision, size, kinds)

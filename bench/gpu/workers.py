@@ -1,0 +1,157 @@
+"""Work in processes of their own: one that breaks its CUDA context, hangs or dies spoils nothing but its own task.
+
+A worker reads a line of JSON for each task, and answers with one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import IO, Any
+
+from bench.environment import ROOT
+
+Task = dict[str, Any]
+Answer = dict[str, Any]
+_TAIL = 300
+_LAST = "last"
+"""In an answer: whether the process ends after it."""
+
+
+class WorkerError(RuntimeError):
+    """A worker gave no answer."""
+
+
+@dataclass
+class Worker:
+    """A process that is started when a task needs it, and again after one that it did not survive.
+
+    Attributes:
+        command: that starts it.
+        environment: variables that it has besides those here.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[str] | None = None
+    _errors: IO[str] = field(default_factory=partial(tempfile.TemporaryFile, "w+", errors="replace"))
+
+    def ask(self, task: Task, seconds: float) -> Answer:
+        """The answer to a task.
+
+        Raises:
+            WorkerError: there was none within that time.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        alarm = threading.Timer(seconds, process.kill)
+        alarm.start()
+        try:
+            print(json.dumps(task), file=process.stdin, flush=True)
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            alarm.cancel()
+        if not line.endswith("\n"):
+            raise WorkerError(f"the process ended with code {process.wait()}: {self._last_words()}")
+        answer: Answer = json.loads(line)
+        if answer.pop(_LAST, False):
+            self._end()  # before another task reaches a process on its way out
+        return answer
+
+    def _start(self) -> None:
+        environment = {**os.environ, **self.environment}
+        pipe = subprocess.PIPE
+        self._end()
+        self._errors.seek(0)
+        self._errors.truncate()
+        self._process = subprocess.Popen(
+            self.command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, cwd=ROOT, env=environment
+        )
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return " ".join(self._errors.read().split())[-_TAIL:] or "it said nothing"
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            # Leaving the block closes the pipes, one of which may hold a task that nobody read, and waits.
+            with contextlib.suppress(BrokenPipeError), self._process:
+                self._process = None
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._end()
+        self._errors.close()
+
+
+def command(role: str, *options: str) -> list[str]:
+    """That starts a worker of this program."""
+    return [sys.executable, "-m", "bench.gpu", "--worker", role, *options]
+
+
+def serve(handle: Callable[[Task], Answer], healthy: Callable[[], bool]) -> None:
+    """Answers tasks until there are none, or until the process is no longer fit for any."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    for line in sys.stdin:
+        answer = handle(json.loads(line))
+        last = not healthy()
+        print(json.dumps(answer | {_LAST: last}), file=answers, flush=True)
+        if last:
+            break
+
+
+def share(
+    tasks: Iterable[Task],
+    workers: Sequence[Worker],
+    seconds: Callable[[], float],
+    has_time: Callable[[], bool],
+    done: Callable[[Task, Answer | WorkerError], None],
+) -> list[Task]:
+    """Shares tasks among workers until there is no time left; returns those that were not begun.
+
+    seconds: for a task, asked when it begins.  done: is called with each task and its answer, never by two at once.
+    """
+    waiting, lock = iter(tasks), threading.Lock()
+    stop = threading.Event()
+
+    def take() -> Task | None:
+        with lock:
+            return None if stop.is_set() or not has_time() else next(waiting, None)
+
+    def serve_one(worker: Worker) -> None:
+        while (task := take()) is not None:
+            try:
+                answer: Answer | WorkerError = worker.ask(task, seconds())
+            except WorkerError as error:
+                answer = error
+            with lock:
+                if not stop.is_set():
+                    done(task, answer)
+        worker.close()
+
+    threads = [threading.Thread(target=serve_one, args=(worker,), daemon=True) for worker in workers]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        stop.set()
+        raise
+    return list(waiting)
