@@ -27,7 +27,9 @@ def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[
     # A table without tiles for this GPU is what tuning is for.
     refusal = _triton.why_not("ridge", device, torch.float32, tiles=False)
     if refusal is not None:
-        raise RuntimeError(message("tune", "device", "one that the Triton kernels run on", refusal, "see above"))
+        raise RuntimeError(
+            message("tune", "device", "an NVIDIA GPU that the kernels run on", refusal, "run it where there is one")
+        )
     configuration, tuning = (importlib.import_module(f"gradnets_fast.kernels.{name}") for name in _MODULES)
     if kernel:
         check_choice("tune", "kernel", kernel, tuple(configuration.TILES))
