@@ -219,12 +219,17 @@ def test_torch_compile_keeps_the_backend() -> None:
 
 
 @pytest.mark.parametrize(("asked", "products"), [("none", "ieee"), ("ieee", "ieee"), ("tf32", "tf32")])
-def test_float32_products_follow_pytorchs_setting(asked: str, products: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", asked)
-    kernel = gradnets_fast.explain("ridge", torch.zeros(2, 20), backend="triton").kernel
+def test_float32_products_follow_pytorchs_setting(asked: str, products: str) -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = asked
+        kernel = gradnets_fast.explain("ridge", torch.zeros(2, 20), backend="triton").kernel
+        tensors, g = drawn(CALLS[1], ONE_EACH[1], torch.float32)
+        result = compare(CALLS[1], tensors, g)
+    finally:
+        matmul.fp32_precision = before
     assert f"float32 ({products} products)" in kernel
-    tensors, g = drawn(CALLS[1], ONE_EACH[1], torch.float32)
-    result = compare(CALLS[1], tensors, g)
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 
