@@ -152,6 +152,10 @@ def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: tor
 def test_points_in_sixteen_bits_with_vectors_in_float32(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
+    check_vectors_in_float32(call, size, dtype)
+
+
+def check_vectors_in_float32(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     """What autocast makes of a network in float32."""
     (x, W, *vectors), g = drawn(call, size, dtype)
     tensors = [x, W, *(t.float() + 1e-3 for t in vectors)]

@@ -15,7 +15,7 @@ import gradnets_fast
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
-from test_operators import Call, compare, drawn, ridge_call
+from test_operators import Call, check_vectors_in_float32, compare, drawn, ridge_call
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -78,11 +78,7 @@ def test_every_activation(name: str, size: tuple[int, int, int], dtype: torch.dt
 def test_points_in_sixteen_bits_with_vectors_in_float32(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    (x, W, *vectors), g = drawn(call, size, dtype)
-    tensors = [x, W, *(t.float() + 1e-3 for t in vectors)]
-    result = compare(call, tensors, g)
-    assert [t.dtype for t in result.ours] == [dtype, dtype, dtype, *(torch.float32 for _ in vectors)]
-    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+    check_vectors_in_float32(call, size, dtype)
 
 
 @pytest.mark.parametrize("size", ONE_EACH, ids=str)
