@@ -8,6 +8,7 @@ on a 100×100 grid (Chaudhari, Pranav, Moura, arXiv 2404.07361).  Each trial is 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 from dataclasses import dataclass
 
@@ -36,15 +37,14 @@ ROWS = (
 )
 
 
-def trial(row: Row, seed: int, epochs: int) -> float:
-    """The error in dB of one training run."""
-    settings = Settings(arch=row.arch, field=row.field, seed=seed, steps=100 * epochs)
+def trained(settings: Settings) -> tuple[Trainer, float]:
+    """A finished training run, and its error in dB."""
     trainer = Trainer(settings)
     while trainer.step < settings.steps:
         trainer.advance()
     with torch.no_grad():
         error = mean_squared_error(trainer.module(trainer.problem.test_x), trainer.problem.test_g).item()
-    return decibel(error)
+    return trainer, decibel(error)
 
 
 def main() -> None:
@@ -57,8 +57,8 @@ def main() -> None:
     results = []
     print("| network | field | settings | ours, dB | published, dB |\n|---|---|---|---|---|")
     for row in ROWS:
-        errors = [trial(row, seed, options.epochs) for seed in range(options.seeds)]
-        settings = Settings(arch=row.arch, field=row.field)
+        settings = Settings(arch=row.arch, field=row.field, steps=100 * options.epochs)
+        errors = [trained(dataclasses.replace(settings, seed=seed))[1] for seed in range(options.seeds)]
         spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
         ours = f"{statistics.mean(errors):.2f} ± {spread:.2f}"
         published = f"{row.published:.2f} ± {row.spread:.2f}"

@@ -32,6 +32,23 @@ def published_2d(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def polymax(result: dict[str, Any]) -> str:
+    """Errors in dB beside the published ones and that of a linear map."""
+    lines = ["| map | parameters | error, dB |", "|---|---|---|"]
+    for name, (count, error) in result["published"].items():
+        lines.append(f"| {name} | {count} | {error:.2f} |")
+    settings, d = result["settings"], 256
+    lines.append(
+        f"| linear, positive semidefinite, by least squares | {d * (d + 1) // 2} | {result['linear_db']:.2f} |"
+    )
+    errors = ", ".join(f"{error:.2f}" for error in result["errors_db"])
+    name = (
+        f'mGradNetM, {settings["layers"]} quadratics, `combine="logsumexp"`, seeds 0 to {len(result["errors_db"]) - 1}'
+    )
+    lines.append(f"| {name} | {result['parameters']} | {errors} |")
+    return "\n".join(lines)
+
+
 def cpu(result: dict[str, Any]) -> str:
     """Median times and gains, forward / step, and where they were measured."""
     rows = [row for row in result["rows"] if row["gain"] and row["dtype"] == "float32"]
@@ -160,7 +177,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
     drawing.savefig(path, dpi=150)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"published_2d": published_2d, "cpu": cpu}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"published_2d": published_2d, "polymax": polymax, "cpu": cpu}
 
 
 def rendered(text: str) -> str:

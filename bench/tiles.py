@@ -26,7 +26,7 @@ from gradnets_fast.tasks.checkpoint import write_atomically
 _REGISTERS = 65536
 """Of a multiprocessor."""
 
-_MATRIX_KERNELS = ("forward", "backward", "numbers", "derivatives")
+_MATRIX_KERNELS = ("forward", "backward", "numbers", "derivatives", "modules.forward", "modules.backward")
 _HOPELESS = {"tf32x3": 2, "ieee": 2}
 """How many of the first candidates of these kernels spill for every d, and take minutes to compile."""
 
@@ -36,11 +36,10 @@ def taken(case: Case, tiles: dict[str, int]) -> dict[str, offline.Resources]:
     architecture, kernel, kind, d, layers = case
     mode = Mode(architecture, kind, ("tanh",), layers)
     found = {}
-    for name, variant in offline.VARIANTS.items():
-        if variant.kernel == kernel:
-            found[name] = offline.resources(name, mode, d, tiles)
-            if not found[name].fits(architecture):
-                break
+    for name in offline.variants(kernel, layers):
+        found[name] = offline.resources(name, mode, d, tiles)
+        if not found[name].fits(architecture):
+            break
     return found
 
 
@@ -78,12 +77,12 @@ def again(case: Case) -> dict[str, Any]:
 def updated(case: Case) -> dict[str, Any]:
     """The entry of one case."""
     entry = again(case) if _entries(_read(), case) else chosen(case)
-    return entry | {"sources": offline.sources(), "triton": triton.__version__}
+    return entry | {"sources": offline.sources(case[1]), "triton": triton.__version__}
 
 
 def is_fresh(case: Case) -> bool:
     """Whether the table has the case, compiled from these kernels."""
-    return any(entry.get("sources") == offline.sources() for entry in _entries(_read(), case))
+    return any(entry.get("sources") == offline.sources(case[1]) for entry in _entries(_read(), case))
 
 
 def _read() -> dict[str, Any]:

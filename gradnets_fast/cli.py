@@ -16,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import __version__
+from .activations import TRANSFORMS
 from .errors import check_positive, is_message, message
+from .nn.modular import COMBINATIONS
 from .tasks.checkpoint import (
     SETTINGS_FILE,
     load_checkpoint,
@@ -99,7 +101,14 @@ def train(
     activation: Annotated[
         str | None, typer.Option(help="A name of the activation table, or several joined by +.")
     ] = None,
+    transform: Annotated[
+        str | None, typer.Option(help=_help("Of modules: transform ρ of a ridge sum", TRANSFORMS))
+    ] = None,
+    combine: Annotated[str, typer.Option(help=_help("Of modules", COMBINATIONS))] = Settings.combine,
     linear: Annotated[str | None, typer.Option(help="Linear part: psd or symmetric.")] = None,
+    loss: Annotated[
+        str, typer.Option(help="squared; or nearest, under which logsumexp's modules find their own points.")
+    ] = Settings.loss,
     batch_size: Annotated[int, typer.Option(help="Points per step.")] = Settings.batch_size,
     samples: Annotated[int, typer.Option(help="Training points drawn from the field.")] = Settings.samples,
     steps: Annotated[int | None, typer.Option(help="Steps of Adam. (default: 200 epochs)")] = None,
@@ -133,7 +142,10 @@ def train(
                 "embed_dim": embed_dim,
                 "layers": layers,
                 "activation": activation,
+                "transform": transform,
+                "combine": combine,
                 "linear": linear,
+                "loss": loss,
                 "batch_size": batch_size,
                 "samples": samples,
                 "lr": lr,

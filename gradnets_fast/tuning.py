@@ -25,7 +25,7 @@ def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[
         ValueError: an unknown kernel.  RuntimeError: no device that the kernels can run on.
     """
     # A table without tiles for this GPU is what tuning is for.
-    refusal = _triton.why_not("ridge", device, torch.float32, tiles=False)
+    refusal = _triton.why_not(device, torch.float32, tiles=False)
     if refusal is not None:
         raise RuntimeError(
             message("tune", "device", "an NVIDIA GPU that the kernels run on", refusal, "run it where there is one")

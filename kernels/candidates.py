@@ -10,6 +10,9 @@ from . import configuration
 DEPTHS = (1, 4)
 """Depths of the table, each chosen with a cascade of as many layers of one basis function."""
 
+SIGNS = (1, 2)
+"""What stands for the depth of modules: the softmaxes of z and of −z, or one of them, or a transformed sum."""
+
 _MATRIX = {"half": (32, 64, 128, 256), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}
 _ROW = {"half": (32, 64, 128), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}
 WIDTHS = {
@@ -21,6 +24,8 @@ WIDTHS = {
     "derivatives": _MATRIX,
     "jacobian": _ROW,
     "jacobian_backward": _ROW,
+    "modules.forward": _MATRIX,
+    "modules.backward": _MATRIX,
 }
 """kernel → kind → the d of its entries."""
 
@@ -55,6 +60,8 @@ CANDIDATES = {
     "derivatives": _options("derivatives", *_BACKWARD[1:]),
     "jacobian": _options("jacobian", *_ROWS),
     "jacobian_backward": _options("jacobian_backward", *_ROWS),
+    "modules.forward": _options("modules.forward", *_FORWARD),
+    "modules.backward": _options("modules.backward", *_BACKWARD[1:]),
 }
 """The best guess first; more rows a program read the weights less often, more registers allow fewer programs.
 
@@ -65,6 +72,6 @@ Smaller tiles than these read so much that the wide route is faster.
 def cases() -> Iterator[Case]:
     """(architecture, kernel, kind, d, depth) of every entry of the table."""
     for kernel, kinds in WIDTHS.items():
-        depths = DEPTHS[1:] if kernel.startswith("jacobian") else DEPTHS
+        depths = DEPTHS[1:] if kernel.startswith("jacobian") else SIGNS if kernel.startswith("modules") else DEPTHS
         for (kind, widths), architecture in product(kinds.items(), configuration.ARCHITECTURES):
             yield from ((architecture, kernel, kind, d, depth) for d, depth in product(widths, depths))

@@ -46,6 +46,8 @@ TILES = {
     "derivatives": _BACKWARD,
     "jacobian": ("BH",),
     "jacobian_backward": ("BH",),
+    "modules.forward": _FORWARD,
+    "modules.backward": _BACKWARD,
 }
 """The table's kernels, and the tile sizes of each.
 

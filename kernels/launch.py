@@ -27,6 +27,17 @@ FORMS = {"value": "slope", "derivative": "curvature", "potential": "value", "div
 """`ridge.points_program`'s form of dx for each task, of those that it serves."""
 
 
+def arithmetic(architecture: int, kind: str) -> dict[str, Any]:
+    """The constant arguments that say how single numbers are computed."""
+    fast = "fast_interpreted" if architecture == configuration.INTERPRETER else "fast"
+    return {"ARITHMETIC": fast if kind == "half" else "accurate", "enable_fp_fusion": True}
+
+
+def matrix_products(kind: str, d: int) -> dict[str, Any]:
+    """The constant arguments of matrix products."""
+    return {"D": d, "BD": configuration.padded(d), "PRECISION": "ieee" if kind == "half" else kind}
+
+
 @dataclass(frozen=True)
 class Mode:
     """How to compute.
@@ -47,14 +58,11 @@ class Mode:
 
     def constants(self) -> dict[str, Any]:
         """The constant arguments that every kernel has."""
-        fast = "fast_interpreted" if self.architecture == configuration.INTERPRETER else "fast"
-        arithmetic = fast if self.kind == "half" else "accurate"
-        return {"BASIS": self.basis, "LAYERS": self.layers, "ARITHMETIC": arithmetic, "enable_fp_fusion": True}
+        return {"BASIS": self.basis, "LAYERS": self.layers} | arithmetic(self.architecture, self.kind)
 
     def products(self, d: int) -> dict[str, Any]:
         """The constant arguments of kernels with matrix products."""
-        precision = self.kind if self.kind != "half" else "ieee"
-        return {**self.constants(), "D": d, "BD": configuration.padded(d), "PRECISION": precision}
+        return self.constants() | matrix_products(self.kind, d)
 
     def tiles(self, kernel: str, d: int) -> dict[str, Any]:
         """Tile sizes and launch options of a kernel."""
@@ -220,12 +228,12 @@ def _share(x: Tensor, h: int, tiles: dict[str, Any], numbers: int) -> _Share:
     """numbers: of gradients for each neuron."""
     blocks = triton.cdiv(h, tiles["BH_WEIGHTS"]) if numbers else 0
     size = tiles["BH_WEIGHTS"] * numbers
-    splits, rows = _split(len(x), tiles["BM_WEIGHTS"], blocks, size)
+    splits, rows = split(len(x), tiles["BM_WEIGHTS"], blocks, size)
     partials = torch.empty(blocks * splits * size, dtype=torch.float32, device=x.device)
-    return _Share(blocks * splits, splits, rows, partials, _counters(x.device, blocks + 1))
+    return _Share(blocks * splits, splits, rows, partials, counters(x.device, blocks + 1))
 
 
-def _split(batch: int, rows: int, blocks: int, size: int) -> tuple[int, int]:
+def split(batch: int, rows: int, blocks: int, size: int) -> tuple[int, int]:
     """Into how many parts of how many rows the batch is split: by shapes alone, so that sums are reproducible."""
     if blocks == 0:
         return 1, rows
@@ -238,17 +246,22 @@ def _split(batch: int, rows: int, blocks: int, size: int) -> tuple[int, int]:
 _zeroed: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def _counters(device: torch.device, count: int) -> Tensor:
+def counters(device: torch.device, count: int) -> Tensor:
     """Zeros, which every launch leaves as zeros: one set per stream, because its launches come one after the other."""
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     if stream and torch.cuda.is_current_stream_capturing():
         # A graph owns its memory, and may be gone before the next launch.
         return torch.zeros(count, dtype=torch.int32, device=device)
-    counters = _zeroed.get((device, stream))
-    if counters is None or counters.numel() < count:
-        counters = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-        _zeroed[device, stream] = counters
-    return counters
+    known = _zeroed.get((device, stream))
+    if known is None or known.numel() < count:
+        known = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
+        _zeroed[device, stream] = known
+    return known
+
+
+def forget_counters() -> None:
+    """After a launch that failed, which may have left other numbers than zeros."""
+    _zeroed.clear()
 
 
 def _chunks(batch: int, W: Tensor) -> range:

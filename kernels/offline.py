@@ -1,4 +1,4 @@
-"""Compiles the ridge kernels to machine code without a GPU, and says what they take of one."""
+"""Compiles the kernels to machine code without a GPU, and says what they take of one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,22 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import _activations_gen as activations
-from . import cascade, common, configuration, entry, integral, jacobian, narrow, parts, ridge
+from . import (
+    cascade,
+    common,
+    configuration,
+    entry,
+    integral,
+    jacobian,
+    modules,
+    modules_entry,
+    modules_launch,
+    modules_programs,
+    narrow,
+    parts,
+    ridge,
+    transforms,
+)
 from .launch import FORMS, Mode
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -25,7 +40,7 @@ _WARP = 32
 _STORED = ("x", "g", "v", "W", "out", "dx", "dv", "dW")
 _INTEGERS = (
     *("B", "h", "x_stride", "g_stride", "v_stride", "weight_programs", "splits", "rows_per_split"),
-    *("bias_splits", "bias_rows"),
+    *("bias_splits", "bias_rows", "count", "row_programs", "tiles", "number_splits", "number_rows"),
 )
 _MULTIPLES_OF_16 = ("h", "x_stride", "g_stride", "v_stride")
 
@@ -39,12 +54,14 @@ class Variant:
         function: what is compiled.
         constants: the constant arguments that the call sets.
         absent: the pointers that are None.
+        depth: of the table's entry, for modules; else it has one for every depth.
     """
 
     kernel: str
     function: Any
     constants: dict[str, Any]
     absent: tuple[str, ...]
+    depth: int | None = None
 
 
 def _forward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
@@ -56,7 +73,16 @@ def _backward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
     return Variant(kernel, entry.backward, constants, absent)
 
 
+def _modules(kernel: str, task: str, absent: tuple[str, ...], basis: str = "", transform: str = "") -> Variant:
+    names = {"TASK": task, "BASIS": basis, "TRANSFORM": transform}
+    function = {"forward": modules_entry.forward, "backward": modules_entry.backward}[kernel]
+    return Variant(f"modules.{kernel}", function, names, absent, 1 if "negative" in absent else 2)
+
+
 _VALUE = ("v", "weight", "rule", "dv")
+_SQUARE = ("tanh", "half_square")
+_COLUMNS = 18
+"""Numbers of four modules with two signs, combined."""
 
 VARIANTS = {
     "narrow.forward": _forward("narrow.forward", "value", ("rule",)),
@@ -70,7 +96,20 @@ VARIANTS = {
     "divergence.backward": _backward("derivatives", "divergence", ("g", "v", "dv", "rule", "dbias")),
     "jacobian": _forward("jacobian", "jacobian", ("bias", "rule")),
     "jacobian.backward": _backward("jacobian_backward", "jacobian", (*_VALUE, "dbias")),
+    "softmax.forward": _modules("forward", "value", ("negative",)),
+    "softmax.backward": _modules("backward", "value", ("negative", "weight")),
+    "transformed.forward": _modules("forward", "value", ("negative", "temperature"), *_SQUARE),
+    "transformed.backward": _modules("backward", "value", ("negative", "temperature", "weight"), *_SQUARE),
+    "weighted_softmax.forward": _modules("forward", "value", ()),
+    "weighted_softmax.backward": _modules("backward", "value", ("weight",)),
+    "weighted_softmax.potential": _modules("forward", "potential", ("bias",)),
+    "weighted_softmax.potential.backward": _modules("backward", "potential", ("g", "dbias")),
 }
+
+
+def variants(kernel: str, depth: int) -> list[str]:
+    """The names of the variants that an entry of the table serves."""
+    return [name for name, v in VARIANTS.items() if v.kernel == kernel and v.depth in (None, depth)]
 
 
 @dataclass(frozen=True)
@@ -119,10 +158,8 @@ def compile(variant: str, mode: Mode, d: int, tiles: dict[str, int], even: bool,
     tiles = dict(tiles)
     launch = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
     rows = {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]}
-    constants = mode.products(d) | rows | tiles | {"EVEN": even, "SMOOTH": (True,) * len(mode.basis)} | found.constants
-    constants |= {"OF_SCALE": "scale" not in absent, "OF_SHIFT": True, "OF_COEF": "coef" not in absent} | dict.fromkeys(
-        found.absent + absent
-    )
+    constants = _constants(found, mode, d, absent) | rows | tiles | {"EVEN": even} | found.constants
+    constants |= dict.fromkeys(found.absent + absent)
     signature: dict[str, str] = {}
     values: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
@@ -138,11 +175,27 @@ def compile(variant: str, mode: Mode, d: int, tiles: dict[str, int], even: bool,
     return triton.compile(source, target=target, options={**launch, "enable_fp_fusion": True})
 
 
-@lru_cache(maxsize=1)
-def sources() -> str:
-    """A digest of the code that decides what kernels take, without comments and docstrings."""
+def _constants(variant: Variant, mode: Mode, d: int, absent: tuple[str, ...]) -> dict[str, Any]:
+    if variant.kernel in _OF_MODULES:
+        columns = {"COLUMNS": _COLUMNS, "BC": modules_launch.padded(_COLUMNS)}
+        return modules_launch.Mode(mode.architecture, mode.kind).constants(d) | columns
+    wanted = {"OF_SCALE": "scale" not in absent, "OF_SHIFT": True, "OF_COEF": "coef" not in absent}
+    return mode.products(d) | wanted | {"SMOOTH": (True,) * len(mode.basis)}
+
+
+_OF_MODULES = ("modules.forward", "modules.backward")
+_SOURCES = {
+    False: (activations, cascade, common, entry, integral, jacobian, narrow, parts, ridge),
+    True: (activations, common, modules, modules_entry, modules_programs, parts, transforms),
+}
+"""The code of the table's kernels, by whether they are those of modules."""
+
+
+@lru_cache(maxsize=None)
+def sources(kernel: str) -> str:
+    """A digest of the code that decides what a kernel of the table takes, without comments and docstrings."""
     digest = hashlib.sha256()
-    for module in (activations, cascade, common, entry, integral, jacobian, narrow, parts, ridge):
+    for module in _SOURCES[kernel in _OF_MODULES]:
         with Path(module.__file__).open("rb") as file:
             for token in tokenize.tokenize(file.readline):
                 if token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER) or token.string[:1] in "\"'":

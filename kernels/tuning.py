@@ -12,11 +12,14 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
 
-from . import configuration, launch
+from . import configuration, launch, modules_launch
 from .candidates import CANDIDATES, Case, cases
 
 _HIDDEN = 1024
-_ROWS = {"numbers": 1 << 13, "derivatives": 1 << 13, "jacobian": 1 << 11, "jacobian_backward": 1 << 11}
+_ROWS = {
+    **dict.fromkeys(("numbers", "derivatives", "modules.forward", "modules.backward"), 1 << 13),
+    **dict.fromkeys(("jacobian", "jacobian_backward"), 1 << 11),
+}
 _MOST_ROWS = 1 << 16
 _INTERPRETED = (5, 40)
 _AGREEMENT = {"half": 2e-2, "tf32": 5e-3, "tf32x3": 1e-4, "ieee": 1e-4}
@@ -34,6 +37,16 @@ class _Fixed(launch.Mode):
         return self.way
 
     def options(self, kernel: str, d: int) -> dict[str, int]:
+        return dict(self.fixed)
+
+
+@dataclass(frozen=True)
+class _FixedModules(modules_launch.Mode):
+    """The same for modules."""
+
+    fixed: tuple[tuple[str, int], ...] = ()
+
+    def options(self, kernel: str, d: int, two_signs: bool) -> dict[str, int]:
         return dict(self.fixed)
 
 
@@ -74,13 +87,14 @@ def measure(case: Case, device: torch.device) -> Measured | None:
     rows, hidden = _ROWS.get(kernel, _MOST_ROWS), _HIDDEN
     if device.type == "cpu":
         architecture, (rows, hidden) = configuration.INTERPRETER, _INTERPRETED
-    run = _Run(kernel, kind, rows, d, hidden, depth, device)
+    numbers = (kernel, kind, rows, d, hidden, depth, device)
+    run = _RunModules(*numbers) if kernel.startswith("modules") else _Run(*numbers)
     current = configuration.options(kernel, architecture, kind, d, depth)
     expected: list[Tensor] | None = None
     times: dict[tuple[tuple[str, int], ...], float] = {}
     for tiles in _distinct(current, CANDIDATES[kernel]):
         fixed = tuple(tiles.items())
-        mode = _Fixed(architecture, kind, ("tanh",), depth, (True,), run.route, fixed)
+        mode = run.mode(architecture, fixed)
         try:
             found = run(mode)
         except OutOfResources:
@@ -132,7 +146,7 @@ class _Run:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=device)
 
-        self.kernel, self.route = kernel, "narrow" if kernel.startswith("narrow") else "fused"
+        self.kernel, self.kind, self.layers = kernel, kind, layers
         self.x, self.g, self.v = (normal(rows, d).to(dtype) for _ in range(3))
         scale, shift, coef = (normal(layers, h) / 2 for _ in range(3))
         self.parameters = launch.Parameters((normal(h, d) / d**0.5).to(dtype), scale, shift, coef)
@@ -141,6 +155,11 @@ class _Run:
         self.matrix = normal(rows, d, d).to(dtype) if kernel == "jacobian_backward" else None
         # The rule is exact only with Gauss–Legendre nodes; any numbers take the same time.
         self.rule = torch.linspace(0, 1, 2 * (16 + 128), device=device)
+
+    def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> launch.Mode:
+        """How to run it with these tiles."""
+        route = "narrow" if self.kernel.startswith("narrow") else "fused"
+        return _Fixed(architecture, self.kind, ("tanh",), self.layers, (True,), route, fixed)
 
     def __call__(self, mode: launch.Mode) -> list[Tensor]:
         results = {
@@ -187,3 +206,38 @@ class _Run:
         into = self._into()
         launch.backward(mode, "jacobian", launch.Batch(self.x, g=self.matrix), self.parameters, into)
         return [into.x, into.W, into.neurons]
+
+
+class _RunModules:
+    """Launches of one kernel of modules on fixed numbers: softmax modules, with as many signs as the depth says."""
+
+    _MODULES = 4
+
+    def __init__(self, kernel: str, kind: str, rows: int, d: int, h: int, signs: int, device: torch.device) -> None:
+        generator = torch.Generator(device).manual_seed(0)
+        dtype = torch.bfloat16 if kind == "half" else torch.float32
+        count = self._MODULES
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device)
+
+        self.kernel, self.kind = kernel, kind
+        self.x, self.g = (normal(rows, d).to(dtype) for _ in range(2))
+        W = (normal(count, h, d) / d**0.5).to(dtype)
+        temperature, positive, negative = (normal(count).abs() + 0.5 for _ in range(3))
+        negative = negative if signs == 2 else None
+        self.network = modules_launch.Network(W, normal(count, h), temperature, positive, negative)
+        self.bias = normal(d).to(dtype)
+
+    def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> modules_launch.Mode:
+        """How to run it with these tiles."""
+        return _FixedModules(architecture, self.kind, fixed=fixed)
+
+    def __call__(self, mode: modules_launch.Mode) -> list[Tensor]:
+        if self.kernel.endswith("forward"):
+            return [modules_launch.forward(mode, "value", self.x, self.network, self.bias).float()]
+        W, b = self.network.W, self.network.b
+        numbers = torch.empty(sum(self.network.columns()), device=W.device)
+        into = modules_launch.Gradients(*map(torch.empty_like, (self.x, W, b)), numbers, torch.empty_like(self.bias))
+        modules_launch.backward(mode, "value", self.x, self.g, None, self.network, into)
+        return [t.float() for t in (into.x, into.W, into.b, into.numbers, into.bias)]

@@ -61,7 +61,7 @@ def ridge_call(layers: int, basis: tuple[str, ...], backend: str = "cpp") -> Cal
     )
 
 
-def _softmax_call(modules: int, signs: int) -> Call:
+def softmax_call(modules: int, signs: int, backend: str = "cpp") -> Call:
     def draw(batch: int, d: int, h: int) -> list[Tensor]:
         W = _normal(modules, h, d, scale=d**-0.5)
         scalars = [_normal(modules).abs() + 0.1, _normal(modules), _normal(modules)][: 1 + signs]
@@ -73,12 +73,12 @@ def _softmax_call(modules: int, signs: int) -> Call:
     return Call(
         f"softmax_modules-{modules}-{signs}",
         draw,
-        lambda t: gradnets_fast.softmax_modules(*arguments(t), backend="cpp"),
+        lambda t: gradnets_fast.softmax_modules(*arguments(t), backend=backend),
         lambda t: reference.softmax_modules(*arguments(t)),
     )
 
 
-def _transformed_call(modules: int, basis: str, transform: str) -> Call:
+def transformed_call(modules: int, basis: str, transform: str, backend: str = "cpp") -> Call:
     def draw(batch: int, d: int, h: int) -> list[Tensor]:
         W = _normal(modules, h, d, scale=d**-0.5)
         return [_normal(batch, d), W, _normal(modules, h), _normal(modules), _normal(d)]
@@ -86,7 +86,7 @@ def _transformed_call(modules: int, basis: str, transform: str) -> Call:
     return Call(
         f"transformed_modules-{modules}-{basis}-{transform}",
         draw,
-        lambda t: gradnets_fast.transformed_modules(*t, basis=basis, transform=transform, backend="cpp"),
+        lambda t: gradnets_fast.transformed_modules(*t, basis=basis, transform=transform, backend=backend),
         lambda t: reference.transformed_modules(*t, basis, transform),
     )
 
@@ -95,10 +95,10 @@ CALLS = [
     ridge_call(1, ("tanh",)),
     ridge_call(4, ("tanh",)),
     ridge_call(3, ("softplus", "sin", "identity")),
-    _softmax_call(3, 1),
-    _softmax_call(2, 2),
-    _transformed_call(2, "tanh", "half_square"),
-    _transformed_call(2, "softplus", "logcosh"),
+    softmax_call(3, 1),
+    softmax_call(2, 2),
+    transformed_call(2, "tanh", "half_square"),
+    transformed_call(2, "softplus", "logcosh"),
 ]
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 
@@ -276,16 +276,16 @@ def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call) -> Non
 
 @pytest.mark.parametrize("modules", [1, 3])
 def test_softmax_modules_do_not_overflow(modules: int) -> None:
-    tensors = [t.float() for t in _softmax_call(modules, 2).draw(30, 4, 20)]
+    tensors = [t.float() for t in softmax_call(modules, 2).draw(30, 4, 20)]
     tensors[1] *= 1e4
-    ours = _softmax_call(modules, 2).ours(tensors)
+    ours = softmax_call(modules, 2).ours(tensors)
     truth = reference.softmax_modules(*[t.double() for t in tensors])
     assert ours.isfinite().all()
     torch.testing.assert_close(ours.double(), truth, rtol=1e-2, atol=1e-2 * truth.abs().max().item())
 
 
 def test_a_temperature_that_underflows_has_finite_gradients() -> None:
-    call = _softmax_call(2, 2)
+    call = softmax_call(2, 2)
     tensors = call.draw(6, 3, 5)
     tensors[3].zero_()
     g = _normal(6, 3)

@@ -23,7 +23,7 @@ def found(part: str, small: bool) -> torch.device:
         RuntimeError: neither can.
     """
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
-    refusal = why_not("triton", "ridge", device, torch.float32)
+    refusal = why_not("triton", device, torch.float32)
     if device == CPU and (refusal is not None or part != "checks" or not small):
         refusal = "none"
     if refusal is not None:

@@ -113,7 +113,7 @@ VARIANTS = {
 
 def operators(device: torch.device) -> list[str]:
     """Those that have kernels, the gradients of a family before what derives from them."""
-    able = [name for name in functional.__all__ if why_not(BACKEND, name, device, torch.float32) is None]
+    able = functional.__all__ if why_not(BACKEND, device, torch.float32) is None else []
     return sorted(able, key=lambda name: suffix(name) != "")
 
 

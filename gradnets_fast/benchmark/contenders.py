@@ -86,7 +86,7 @@ def authors(problem: Problem) -> Contender:
 def ours(problem: Problem) -> Contender:
     """The module, to be called under use_backend(BACKEND)."""
     net = problem.net
-    refusal = why_not(BACKEND, net.operator_name, problem.x.device, problem.x.dtype)
+    refusal = why_not(BACKEND, problem.x.device, problem.x.dtype)
     if refusal is not None:
         fix = "choose another case with --case"
         raise RuntimeError(message("bench", f"backend {BACKEND}", "to be able to run the case", refusal, fix))

@@ -38,12 +38,32 @@ def _cascade(net: Any, x: Tensor) -> Tensor:
 
 
 def _modular(net: Any, x: Tensor) -> Tensor:
-    f, alpha = net.bias, _positive(net, net.alpha)
+    alpha = _positive(net, net.alpha)
+    gradients, potentials = [], []
     for i, module in enumerate(net.mmgn_modules):
         z = x @ module.W.T + module.b
         hidden = _softmax(net, module, z) if net.transform is None else _transformed(net, z)
-        f = f + alpha[i] * (hidden @ module.W)
+        gradients.append(alpha[i] * (hidden @ module.W))
+        if net.combine == "logsumexp":
+            potentials.append(alpha[i] * _potential(net, module, z))
+    if potentials:
+        shares = (net.sharpness.exp() * torch.stack(potentials, -1) + net.offset).softmax(-1)
+        gradients = [shares[..., i, None] * gradient for i, gradient in enumerate(gradients)]
+    f = net.bias
+    for gradient in gradients:
+        f = f + gradient
     return _with_linear(net, f, x)
+
+
+def _potential(net: Any, module: Any, z: Tensor) -> Tensor:
+    if net.transform is not None:
+        (name,) = net.spec.basis
+        return TRANSFORM_VALUES[net.transform][0](antiderivative(name, z).sum(-1))
+    beta = F.softplus(module.beta)
+    if net.spec.kind != "weighted_softmax":
+        return (beta * z).logsumexp(-1) / beta
+    a, b = _positive(net, module.act.a), _positive(net, module.act.b)
+    return (a * (beta * z).logsumexp(-1) + b * (-beta * z).logsumexp(-1)) / beta
 
 
 def _softmax(net: Any, module: Any, z: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor
 from .. import backend as _backend
 from .. import reference
 from ..activations import TABLE, TRANSFORMS
-from ..errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight
+from ..errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight, message
 from ..ops import _cpp
 from ..ops.operator import Operator
+from ..reference.soft_maximum import Family
+from ._soft_maximum import Gate, combined, gate_of
 
 
 def autocast(tensor: Tensor) -> Tensor:
@@ -88,6 +90,19 @@ def checked_transformed(
     return checked_modules(where, x, W, b, bias, weight=weight)
 
 
+def checked_gate(where: str, sharpness: Tensor | None, offset: Tensor | None, x: Tensor, W: Tensor) -> Gate:
+    """Checks what combines modules by log-sum-exp, against points and weights that are checked; nothing for a sum."""
+    count = W.shape[0]
+    if sharpness is None:
+        if offset is not None:
+            fix = "pass sharpness too, for example torch.ones(()), or leave offset out"
+            raise ValueError(message(where, "offset", "None where modules are summed", "a tensor", fix))
+        return {}
+    check_like(where, "sharpness", sharpness, (), "()", x)
+    check_like(where, "offset", offset, (count,), "(M,)", x, optional=True)
+    return {"sharpness": sharpness, "offset": sharpness.new_zeros(count) if offset is None else offset}
+
+
 def checked_direction(where: str, v: Tensor, x: Tensor) -> Tensor:
     """Checks the direction v of a Jacobian-vector product against the points, and returns it after autocast."""
     check_tensor(where, "v", v)
@@ -129,19 +144,24 @@ def call_scalar(
     bias: Tensor | None,
     backend: str | None,
     *settings: Any,
+    gate: Gate | None = None,
+    family: Callable[..., Family] | None = None,
 ) -> Tensor:
     """What an operator, one of a family's besides f, gives on the chosen backend.
 
     operators: by backend.  settings: the last arguments of the function of its name in `gradnets_fast.reference`,
-    names of basis functions.
+    names of basis functions.  gate, family: of modules, what `checked_gate` found and `family_of` made.
     """
     x, name = points[0], operators["cpp"].name
     chosen = _backend.select(name, x, backend)
     if chosen == "reference":
-        result: Tensor = getattr(reference, name)(*points, *parameters, bias, *settings)
+        result: Tensor = getattr(reference, name)(*points, *parameters, bias, *settings, **(gate or {}))
         return result
+    if chosen == "cpp" and gate and family is not None:
+        return combined(family(*settings), name.rsplit("_", 1)[1], points, parameters, bias, gate)
     names = [name for setting in settings for name in ((setting,) if isinstance(setting, str) else setting)]
-    result = operators[chosen](*points, *parameters, config=",".join(names))
+    more = () if gate is None else gate_of(chosen, gate)
+    result = operators[chosen](*points, *parameters, *more, config=",".join(names))
     if bias is None or not name.endswith("_potential"):
         return result
     return (result + x @ bias.to(x.dtype)).to(x.dtype)

@@ -6,9 +6,12 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
+from ..ops.modules import SOFTMAX_MODULES as _OPERATORS
 from ..ops.modules import SOFTMAX_SCALARS as _SCALARS
-from ..ops.modules import softmax_modules as _operator
-from ._checks import call_scalar, checked_direction, checked_modules, quickly
+from ._checks import call_scalar, checked_direction, checked_gate, checked_modules, quickly
+from ._soft_maximum import combined, family_of, gate_of
+
+_FAMILY = family_of(_OPERATORS["cpp"], _SCALARS)
 
 
 def softmax_modules(
@@ -20,6 +23,8 @@ def softmax_modules(
     negative: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Sum of softmax modules: f(x) = Σ_m W_mᵀ[p_m softmax(z_m) − q_m softmax(−z_m)] + bias, z_m = τ_m (W_m x + b_m).
@@ -36,6 +41,10 @@ def softmax_modules(
         positive: p, (M,).  Convex potential when p >= 0.
         negative: q, (M,), or None for q = 0.  Convex potential when q >= 0.
         bias: (d,).
+        sharpness: κ > 0, ().  With it the modules' potentials F_m are not summed, but combined by log-sum-exp:
+            F(x) = log(Σ_m exp(κ F_m + c_m))/κ + bias·x, so that f(x) = Σ_m s_m ∇F_m + bias, s = softmax_m(κ F_m + c_m).
+            F is convex when every F_m is.
+        offset: c, (M,), with sharpness; None for 0.
         backend: as in `ridge`.
 
     Returns:
@@ -51,16 +60,21 @@ def softmax_modules(
     >>> y.tolist()
     [[0.5, 0.5]]
     """
-    if backend in (None, "cpp"):
-        f = quickly(_operator, (x, W, b, temperature, positive, negative, bias))
+    if sharpness is offset is None and backend in (None, "cpp"):
+        f = quickly(_OPERATORS["cpp"], (x, W, b, temperature, positive, negative, bias))
         if f is not None:
             return f
     x, W = checked_modules(
         "softmax_modules", x, W, b, bias, temperature=temperature, positive=positive, negative=negative
     )
-    if _backend.select("softmax_modules", x, backend) == "reference":
-        return reference.softmax_modules(x, W, b, temperature, positive, negative, bias)
-    return _operator(x, W, b, temperature, positive, negative, bias, config="")
+    gate = checked_gate("softmax_modules", sharpness, offset, x, W)
+    chosen = _backend.select("softmax_modules", x, backend)
+    parameters = (W, b, temperature, positive, negative)
+    if chosen == "reference":
+        return reference.softmax_modules(x, *parameters, bias, **gate)
+    if chosen == "cpp" and gate:
+        return combined(_FAMILY(), "value", (x,), parameters, bias, gate)
+    return _OPERATORS[chosen](x, *parameters, *gate_of(chosen, gate), bias, config="")
 
 
 def softmax_modules_potential(
@@ -72,6 +86,8 @@ def softmax_modules_potential(
     negative: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Potential of `softmax_modules`: F(x) = Σ_m [p_m LSE(z_m) + q_m LSE(−z_m)]/τ_m + bias·x.
@@ -81,7 +97,7 @@ def softmax_modules_potential(
         (positive[0] * z.logsumexp(-1) + negative[0] * (-z).logsumexp(-1)) / temperature[0] + x @ bias
 
     Args:
-        x, W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`.
+        x, W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in `softmax_modules`.
 
     Returns:
         F(x), (…,), in the dtype of x.
@@ -99,8 +115,9 @@ def softmax_modules_potential(
     """
     where = "softmax_modules_potential"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    gate = checked_gate(where, sharpness, offset, x, W)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["potential"], (x,), parameters, bias, backend)
+    return call_scalar(_SCALARS["potential"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
 
 
 def softmax_modules_jvp(
@@ -113,6 +130,8 @@ def softmax_modules_jvp(
     negative: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Jacobian-vector product of `softmax_modules`: Σ_m τ_m W_mᵀ[p_m Cov(π) + q_m Cov(ω)] W_m v.
@@ -127,7 +146,8 @@ def softmax_modules_jvp(
     Args:
         x: points, (…, d).
         v: directions, (…, d), of x's shape.
-        W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`; J does not depend on bias.
+        W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in
+            `softmax_modules`; J does not depend on bias.
 
     Returns:
         J(x) v, (…, d), in the dtype of x.
@@ -144,9 +164,10 @@ def softmax_modules_jvp(
     """
     where = "softmax_modules_jvp"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    gate = checked_gate(where, sharpness, offset, x, W)
     v = checked_direction(where, v, x)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["jvp"], (x, v), parameters, bias, backend)
+    return call_scalar(_SCALARS["jvp"], (x, v), parameters, bias, backend, gate=gate, family=_FAMILY)
 
 
 def softmax_modules_divergence(
@@ -158,6 +179,8 @@ def softmax_modules_divergence(
     negative: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Divergence of `softmax_modules`, the Laplacian of its potential: tr J(x), exact, in O(M h d) a point.
@@ -169,7 +192,8 @@ def softmax_modules_divergence(
         temperature[0] * positive[0] * (pi @ W[0].square().sum(-1) - (pi @ W[0]).square().sum(-1))
 
     Args:
-        x, W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`; J does not depend on bias.
+        x, W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in
+            `softmax_modules`; J does not depend on bias.
 
     Returns:
         tr J(x), (…,), in the dtype of x.
@@ -186,8 +210,9 @@ def softmax_modules_divergence(
     """
     where = "softmax_modules_divergence"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    gate = checked_gate(where, sharpness, offset, x, W)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["divergence"], (x,), parameters, bias, backend)
+    return call_scalar(_SCALARS["divergence"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
 
 
 def softmax_modules_jacobian(
@@ -199,6 +224,8 @@ def softmax_modules_jacobian(
     negative: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Jacobian of `softmax_modules`: Σ_m τ_m W_mᵀ[p_m (diag π − ππᵀ) + q_m (diag ω − ωωᵀ)] W_m, symmetric.
@@ -211,7 +238,8 @@ def softmax_modules_jacobian(
         temperature[0] * positive[0] * (W[0].T @ covariance @ W[0])
 
     Args:
-        x, W, b, temperature, positive, negative, bias, backend: as in `softmax_modules`; J does not depend on bias.
+        x, W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in
+            `softmax_modules`; J does not depend on bias.
 
     Returns:
         J(x), (…, d, d), in the dtype of x.
@@ -228,5 +256,6 @@ def softmax_modules_jacobian(
     """
     where = "softmax_modules_jacobian"
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
+    gate = checked_gate(where, sharpness, offset, x, W)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["jacobian"], (x,), parameters, bias, backend)
+    return call_scalar(_SCALARS["jacobian"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)

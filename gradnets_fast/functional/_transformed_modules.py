@@ -6,9 +6,12 @@ from torch import Tensor
 
 from .. import backend as _backend
 from .. import reference
+from ..ops.modules import TRANSFORMED_MODULES as _OPERATORS
 from ..ops.modules import TRANSFORMED_SCALARS as _SCALARS
-from ..ops.modules import transformed_modules as _operator
-from ._checks import call_scalar, checked_direction, checked_transformed, quickly
+from ._checks import call_scalar, checked_direction, checked_gate, checked_transformed, quickly
+from ._soft_maximum import combined, family_of, gate_of
+
+_FAMILY = family_of(_OPERATORS["cpp"], _SCALARS)
 
 
 def transformed_modules(
@@ -20,6 +23,8 @@ def transformed_modules(
     basis: str = "tanh",
     transform: str = "half_square",
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Sum of transformed ridge sums: f(x) = Σ_m a_m ρ'(F_m) W_mᵀσ(z_m) + bias, z_m = W_m x + b_m, F_m = Σ_j Ψ(z_mj).
@@ -36,6 +41,10 @@ def transformed_modules(
         bias: (d,).
         basis: σ, a name of `gradnets_fast.activations.TABLE`; Ψ is its antiderivative there.
         transform: ρ, a name of `gradnets_fast.activations.TRANSFORMS`.
+        sharpness: κ > 0, ().  With it the modules' potentials F_m are not summed, but combined by log-sum-exp:
+            F(x) = log(Σ_m exp(κ F_m + c_m))/κ + bias·x, so that f(x) = Σ_m s_m ∇F_m + bias, s = softmax_m(κ F_m + c_m).
+            F is convex when every F_m is.
+        offset: c, (M,), with sharpness; None for 0.
         backend: as in `ridge`.
 
     Returns:
@@ -51,14 +60,19 @@ def transformed_modules(
     >>> transformed_modules(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity", transform="half_square").item()
     0.5
     """
-    if backend in (None, "cpp"):
-        f = quickly(_operator, (x, W, b, weight, bias), basis, transform)
+    if sharpness is offset is None and backend in (None, "cpp"):
+        f = quickly(_OPERATORS["cpp"], (x, W, b, weight, bias), basis, transform)
         if f is not None:
             return f
     x, W = checked_transformed("transformed_modules", x, W, b, weight, bias, basis, transform)
-    if _backend.select("transformed_modules", x, backend) == "reference":
-        return reference.transformed_modules(x, W, b, weight, bias, basis, transform)
-    return _operator(x, W, b, weight, bias, config=f"{basis},{transform}")
+    gate = checked_gate("transformed_modules", sharpness, offset, x, W)
+    chosen = _backend.select("transformed_modules", x, backend)
+    parameters = (W, b, weight)
+    if chosen == "reference":
+        return reference.transformed_modules(x, *parameters, bias, basis, transform, **gate)
+    if chosen == "cpp" and gate:
+        return combined(_FAMILY(basis, transform), "value", (x,), parameters, bias, gate)
+    return _OPERATORS[chosen](x, *parameters, *gate_of(chosen, gate), bias, config=f"{basis},{transform}")
 
 
 def transformed_modules_potential(
@@ -70,6 +84,8 @@ def transformed_modules_potential(
     basis: str = "tanh",
     transform: str = "half_square",
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Potential of `transformed_modules`: F(x) = Σ_m a_m ρ(Σ_j Ψ(z_mj)) + bias·x.
@@ -78,7 +94,7 @@ def transformed_modules_potential(
         weight[0] * log_cosh(x @ W[0].T + b[0]).sum(-1) ** 2 / 2 + x @ bias
 
     Args:
-        x, W, b, weight, bias, basis, transform, backend: as in `transformed_modules`.
+        x, W, b, weight, bias, basis, transform, sharpness, offset, backend: as in `transformed_modules`.
 
     Returns:
         F(x), (…,), in the dtype of x.
@@ -96,7 +112,10 @@ def transformed_modules_potential(
     """
     where = "transformed_modules_potential"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    return call_scalar(_SCALARS["potential"], (x,), (W, b, weight), bias, backend, basis, transform)
+    gate = checked_gate(where, sharpness, offset, x, W)
+    return call_scalar(
+        _SCALARS["potential"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
+    )
 
 
 def transformed_modules_jvp(
@@ -109,6 +128,8 @@ def transformed_modules_jvp(
     basis: str = "tanh",
     transform: str = "half_square",
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Jacobian-vector product of `transformed_modules`: J(x) v, J as in `transformed_modules_jacobian`.
@@ -123,7 +144,8 @@ def transformed_modules_jvp(
     Args:
         x: points, (…, d).
         v: directions, (…, d), of x's shape.
-        W, b, weight, bias, basis, transform, backend: as in `transformed_modules`; J does not depend on bias.
+        W, b, weight, bias, basis, transform, sharpness, offset, backend: as in
+            `transformed_modules`; J does not depend on bias.
 
     Returns:
         J(x) v, (…, d), in the dtype of x.
@@ -141,8 +163,11 @@ def transformed_modules_jvp(
     """
     where = "transformed_modules_jvp"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
+    gate = checked_gate(where, sharpness, offset, x, W)
     v = checked_direction(where, v, x)
-    return call_scalar(_SCALARS["jvp"], (x, v), (W, b, weight), bias, backend, basis, transform)
+    return call_scalar(
+        _SCALARS["jvp"], (x, v), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
+    )
 
 
 def transformed_modules_divergence(
@@ -154,6 +179,8 @@ def transformed_modules_divergence(
     basis: str = "tanh",
     transform: str = "half_square",
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Divergence of `transformed_modules`, the Laplacian of its potential: tr J(x), exact, in O(M h d) a point.
@@ -166,7 +193,8 @@ def transformed_modules_divergence(
         weight[0] * ((s @ W[0]).square().sum(-1) + F * ((1 - s**2) @ W[0].square().sum(-1)))
 
     Args:
-        x, W, b, weight, bias, basis, transform, backend: as in `transformed_modules`; J does not depend on bias.
+        x, W, b, weight, bias, basis, transform, sharpness, offset, backend: as in
+            `transformed_modules`; J does not depend on bias.
 
     Returns:
         tr J(x), (…,), in the dtype of x.
@@ -183,7 +211,10 @@ def transformed_modules_divergence(
     """
     where = "transformed_modules_divergence"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    return call_scalar(_SCALARS["divergence"], (x,), (W, b, weight), bias, backend, basis, transform)
+    gate = checked_gate(where, sharpness, offset, x, W)
+    return call_scalar(
+        _SCALARS["divergence"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
+    )
 
 
 def transformed_modules_jacobian(
@@ -195,6 +226,8 @@ def transformed_modules_jacobian(
     basis: str = "tanh",
     transform: str = "half_square",
     *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Jacobian of `transformed_modules`: Σ_m a_m [ρ''(F_m) ∇F_m∇F_mᵀ + ρ'(F_m) W_mᵀ diag(σ'(z_m)) W_m], symmetric.
@@ -208,7 +241,8 @@ def transformed_modules_jacobian(
         weight[0] * (g[..., None] * g[..., None, :] + F[..., None, None] * (W[0].T * (1 - s**2)[..., None, :] @ W[0]))
 
     Args:
-        x, W, b, weight, bias, basis, transform, backend: as in `transformed_modules`; J does not depend on bias.
+        x, W, b, weight, bias, basis, transform, sharpness, offset, backend: as in
+            `transformed_modules`; J does not depend on bias.
 
     Returns:
         J(x), (…, d, d), in the dtype of x.
@@ -225,4 +259,7 @@ def transformed_modules_jacobian(
     """
     where = "transformed_modules_jacobian"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    return call_scalar(_SCALARS["jacobian"], (x,), (W, b, weight), bias, backend, basis, transform)
+    gate = checked_gate(where, sharpness, offset, x, W)
+    return call_scalar(
+        _SCALARS["jacobian"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
+    )

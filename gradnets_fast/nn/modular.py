@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import functional
 from ..activations import TRANSFORMS
 from ..errors import check_choice, message
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
 from .base import GradNet, check_sizes, init_uniform
+
+COMBINATIONS = ("sum", "logsumexp")
+"""What a network can make of its modules' potentials."""
 
 
 class _Module(nn.Module):
@@ -50,6 +54,9 @@ class GradNetM(GradNet):
     and with transform=ρ, σ the activation and Ψ its antiderivative:
         z = x @ m.W.T + m.b
         f = f + alpha[i] * ((rho_prime(Psi(z).sum(-1, keepdim=True)) * sigma(z)) @ m.W)
+    With combine="logsumexp" the potential is not the sum of the modules' potentials F_i, but their soft maximum
+    log(Σ_i exp(κ F_i + offset_i))/κ with κ = exp(sharpness), so that the gradients are averaged:
+        f = bias + Σ_i softmax_i(κ F_i + offset_i) · ∇F_i
 
     Args:
         num_modules: M.
@@ -58,6 +65,8 @@ class GradNetM(GradNet):
         activation: "softmax" or "weighted_softmax" (a·softmax(z) − b·softmax(−z) with learned a, b), or
             torch.nn.Softmax(dim=-1), or a function that makes it; with `transform`, a name of the activation table.
         transform: ρ, a name of gradnets_fast.activations.TRANSFORMS, or None for softmax modules.
+        combine: "sum", or "logsumexp" for the soft maximum of the modules' potentials, which adds the parameters
+            `sharpness` () and `offset` (M,).
         linear: as in `GradNetC`.
         device, dtype: of the parameters.
 
@@ -82,6 +91,7 @@ class GradNetM(GradNet):
         activation: Activation = "softmax",
         *,
         transform: str | None = None,
+        combine: str = "sum",
         linear: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -92,13 +102,17 @@ class GradNetM(GradNet):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         spec = parse_activation(where, activation, monotone=self.monotone, coupled=True)
         _check_transform(where, spec, transform, self.monotone)
+        check_choice(where, "combine", combine, COMBINATIONS)
         self.num_modules, self.in_dim, self.embed_dim = num_modules, in_dim, embed_dim
-        self.spec, self.transform = spec, transform
+        self.spec, self.transform, self.combine = spec, transform, combine
         self.mmgn_modules = nn.ModuleList(
             [_Module(in_dim, embed_dim, spec, self.monotone, transform is None, **factory) for _ in range(num_modules)]
         )
         self.alpha = nn.Parameter(torch.empty(num_modules, **factory))
         self.bias = nn.Parameter(torch.empty(in_dim, **factory))
+        if combine == "logsumexp":
+            self.sharpness = nn.Parameter(torch.empty((), **factory))
+            self.offset = nn.Parameter(torch.empty(num_modules, **factory))
         self._set_linear(linear, in_dim, **factory)
         self.reset_parameters()
 
@@ -113,6 +127,9 @@ class GradNetM(GradNet):
             module.reset_parameters()  # type: ignore[operator]
         nn.init.uniform_(self.alpha) if self.monotone else nn.init.normal_(self.alpha)
         init_uniform(self.bias, self.embed_dim)
+        if self.combine == "logsumexp":
+            nn.init.zeros_(self.sharpness)
+            nn.init.zeros_(self.offset)
         if self.linear is not None:
             self.linear.reset_parameters()
 
@@ -120,6 +137,8 @@ class GradNetM(GradNet):
         modules: list[Any] = list(self.mmgn_modules)
         alpha = F.softplus(self.alpha) if self.monotone else self.alpha
         shared = {"W": torch.stack([m.W for m in modules]), "b": torch.stack([m.b for m in modules]), "bias": self.bias}
+        if self.combine == "logsumexp":
+            shared |= {"sharpness": self.sharpness.exp(), "offset": self.offset}
         if self.transform is not None:
             return {**shared, "weight": alpha, "basis": self.spec.basis[0], "transform": self.transform}
         temperature = F.softplus(torch.cat([m.beta for m in modules]))
@@ -129,10 +148,57 @@ class GradNetM(GradNet):
         positive, negative = alpha * (F.softplus(weights) if self.monotone else weights)
         return {**shared, "temperature": temperature, "positive": positive, "negative": negative}
 
+    def module_potentials(self, x: Tensor) -> Tensor:
+        """Each module's potential F_i(x), (…, M), which `combine` makes one of.
+
+        >>> import torch
+        >>> mGradNetM(num_modules=2, in_dim=3, embed_dim=5).module_potentials(torch.zeros(4, 3)).shape
+        torch.Size([4, 2])
+        """
+        return torch.stack(self._of_each_module("_potential", x), -1)
+
+    def module_gradients(self, x: Tensor) -> Tensor:
+        """∇F_i(x), (…, M, d).
+
+        >>> import torch
+        >>> mGradNetM(num_modules=2, in_dim=3, embed_dim=5).module_gradients(torch.zeros(4, 3)).shape
+        torch.Size([4, 2, 3])
+        """
+        return torch.stack(self._of_each_module("", x), -2)
+
+    def _of_each_module(self, suffix: str, x: Tensor) -> list[Tensor]:
+        operator = getattr(functional, self.operator_name + suffix)
+        arguments = self._operator_arguments()
+        for name in ("bias", "sharpness", "offset"):
+            arguments.pop(name, None)
+
+        def of_module(i: int) -> dict[str, Any]:
+            return {name: a[i : i + 1] if isinstance(a, Tensor) else a for name, a in arguments.items()}
+
+        return [operator(x, **of_module(i)) for i in range(self.num_modules)]
+
+    @torch.no_grad()
+    def move_origin_(self, origin: Tensor) -> None:
+        """Turns f(x) into f(x − origin), in place; origin (d,).
+
+        >>> import torch
+        >>> net, x, origin = mGradNetM(num_modules=2, in_dim=3, embed_dim=5), torch.randn(4, 3), torch.ones(3)
+        >>> expected = net(x - origin)
+        >>> net.move_origin_(origin)
+        >>> torch.allclose(net(x), expected, atol=1e-5)
+        True
+        """
+        modules: list[Any] = list(self.mmgn_modules)
+        for module in modules:
+            module.b.sub_(module.W @ origin)
+        if self.linear is not None:
+            self.bias.sub_(self.linear(origin))
+
     def extra_repr(self) -> str:
         sizes = f"num_modules={self.num_modules}, in_dim={self.in_dim}, embed_dim={self.embed_dim}"
         transform = "" if self.transform is None else f", transform={self.transform!r}"
-        return f"{sizes}, activation={self.spec.label!r}{transform}"
+        combine = "" if self.combine == "sum" else f", combine={self.combine!r}"
+        return f"{sizes}, activation={self.spec.label!r}{transform}{combine}"
 
 
 def _check_transform(where: str, spec: ActivationSpec, transform: str | None, monotone: bool) -> None:
@@ -156,6 +222,8 @@ def _check_transform(where: str, spec: ActivationSpec, transform: str | None, mo
 
 class mGradNetM(GradNetM):
     """Monotone modular gradient network: `GradNetM` with α = softplus(alpha) and nonnegative weights, so ∇f ⪰ 0.
+
+    Log-sum-exp is convex and nondecreasing in each potential, so that either way of combining them keeps convexity.
 
     Equivalent to: `GradNetM` after softplus of alpha and of the weights of a weighted softmax.
 

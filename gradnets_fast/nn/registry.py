@@ -95,12 +95,19 @@ def cases() -> Iterator[Case]:
         for activation in ("softmax", "weighted_softmax"):
             yield _case(sums, modular, module_sizes, {"activation": activation})
         yield _case(sums, modular, module_sizes, {"activation": "softmax", "linear": "psd"})
+        for activation in ("softmax", "weighted_softmax"):
+            yield _case(sums, modular, module_sizes, {"activation": activation, "combine": "logsumexp"})
+        # A potential's rounding error, which grows with it, is a relative error of the module's share.
+        small_sizes = {**module_sizes, "embed_dim": 3}
+        for activation, transform in (("identity", "identity"), ("tanh", "logcosh")):
+            options = {"activation": activation, "transform": transform, "combine": "logsumexp"}
+            yield _case(sums, modular, small_sizes, options, transform=transform)
         for name, basis in TABLE.items():
             if basis.nondecreasing or not sums.monotone:
                 options = {"activation": name, "transform": "half_square"}
                 yield _case(sums, modular, module_sizes, options, transform="half_square")
-        for transform in TRANSFORMS.values():
+        for outer in TRANSFORMS.values():
             # The sum of softplus's antiderivatives is positive, which log and exp need and want.
-            if transform.name != "half_square" and (transform.keeps_convexity_on_nonnegative or not sums.monotone):
-                options = {"activation": "softplus", "transform": transform.name}
-                yield _case(sums, modular, module_sizes, options, transform=transform.name)
+            if outer.name != "half_square" and (outer.keeps_convexity_on_nonnegative or not sums.monotone):
+                options = {"activation": "softplus", "transform": outer.name}
+                yield _case(sums, modular, module_sizes, options, transform=outer.name)

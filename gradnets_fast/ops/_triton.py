@@ -18,12 +18,13 @@ from . import by_reference
 
 Gradients = tuple[Tensor | None, ...]
 
-OPERATORS = ("ridge", "ridge_jvp", "ridge_potential", "ridge_divergence", "ridge_jacobian")
-"""The operators that have kernels."""
+MODULES = ("softmax_modules", "transformed_modules")
+"""The families of modules."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOWEST_VERSION = (3, 6)
 _LOWEST_CAPABILITY = 80
+_BY_KERNELS = ("", "_jvp", "_potential")
 _KERNELS = {
     "ridge": ("forward", "backward"),
     "ridge_jvp": ("backward", "derivatives"),
@@ -31,11 +32,15 @@ _KERNELS = {
     "ridge_divergence": ("numbers", "derivatives"),
     "ridge_jacobian": ("jacobian", "jacobian_backward"),
 }
-"""The kernels that an operator needs tiles for."""
+_KERNELS |= {
+    f"{family}{suffix}": ("modules.forward", "modules.backward") for family in MODULES for suffix in _BY_KERNELS
+}
+"""The kernels that an operator needs tiles for; of modules explained as if they had one sign."""
 
 
 @lru_cache(maxsize=None)
-def _kernels(name: str) -> ModuleType:
+def kernel_module(name: str) -> ModuleType:
+    """A file of kernels/, which imports triton."""
     return importlib.import_module(f"gradnets_fast.kernels.{name}")
 
 
@@ -58,10 +63,8 @@ def _interpreted() -> bool:
     return not isinstance(triton.language.sum, triton.runtime.JITFunction)
 
 
-def why_not(operator: str, device: torch.device, dtype: torch.dtype, tiles: bool = True) -> str | None:
-    """Why no kernel can run `operator` on such tensors; None if one can.  tiles: whether their table must be there."""
-    if operator not in OPERATORS:
-        return f"this version has no Triton kernel for {operator}"
+def why_not(device: torch.device, dtype: torch.dtype, tiles: bool = True) -> str | None:
+    """Why no operator can run on such tensors; None if one can.  tiles: whether the kernels' table must be there."""
     if dtype not in DTYPES:
         return f"its dtypes are float32, bfloat16 and float16, not {dtype}"
     if device.type not in ("cuda", "cpu"):
@@ -91,29 +94,32 @@ def _why_not_gpu(device: torch.device, tiles: bool) -> str | None:
         return "it runs on NVIDIA GPUs, and this PyTorch is built for AMD's"
     if _interpreted():
         return "TRITON_INTERPRET is set, and Triton's interpreter runs on CPU tensors"
-    capability = _capability(torch.cuda.current_device() if device.index is None else device.index)
+    capability = capability_of(torch.cuda.current_device() if device.index is None else device.index)
     if capability < _LOWEST_CAPABILITY:
         return f"it needs compute capability 8.0 or later, and this GPU has {capability / 10}"
-    configuration = _kernels("configuration")
+    configuration = kernel_module("configuration")
     if tiles and str(configuration.tabulated(capability)) not in configuration.table():
         return f"its table has no tiles for compute capability {capability / 10}; gradnets-fast tune measures them"
     return None
 
 
 @lru_cache(maxsize=None)
-def _capability(device: int) -> int:
+def capability_of(device: int) -> int:
+    """10 · major + minor."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
 
-def _kind(x: Tensor) -> str:
+def products_of(x: Tensor) -> str:
     """How products of such tensors are computed: `configuration.KINDS`."""
     if x.dtype != torch.float32:
         return "half"
     precision = _float32_precision()
     if precision != "none":
         return precision
-    kind: str = _kernels("configuration").float32_kind(0 if x.device.type == "cpu" else _capability(x.get_device()))
+    kind: str = kernel_module("configuration").float32_kind(
+        0 if x.device.type == "cpu" else capability_of(x.get_device())
+    )
     return kind
 
 
@@ -125,34 +131,37 @@ def _float32_precision() -> str:
 
 
 def _mode(x: Tensor, layers: int, config: str) -> Any:
-    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), _kind(x), layers, config)
+    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), layers, config)
 
 
 @lru_cache(maxsize=None)
 def _mode_of(device: int, kind: str, layers: int, config: str) -> Any:
-    configuration, basis = _kernels("configuration"), tuple(config.split(","))
-    architecture = configuration.INTERPRETER if device < 0 else configuration.tabulated(_capability(device))
+    configuration, basis = kernel_module("configuration"), tuple(config.split(","))
+    architecture = configuration.INTERPRETER if device < 0 else configuration.tabulated(capability_of(device))
     smooth = tuple(name in SMOOTH for name in basis)
-    return _kernels("launch").Mode(architecture, kind, basis, layers, smooth)
+    return kernel_module("launch").Mode(architecture, kind, basis, layers, smooth)
 
 
 def describe(operator: str, x: Tensor, layers: int = 1, terms: int = 1) -> str:
     """Which kernels run points like x, for people."""
-    kind, device, d = _kind(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
+    kind, device, d = products_of(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
     mode = _mode_of(device, kind, layers, ",".join(["tanh"] * terms))
-    if operator == "ridge":
-        path = _routes(mode, d)
-    elif _fits(operator, mode, d):
-        path = "kernels, fused route"
-    else:
-        path = f"PyTorch's own operators, in pieces of the batch (d = {d}: no tile holds such rows)"
+    path = _routes(mode, d) if operator == "ridge" else _path(operator, mode, d)
     products = {"half": str(x.dtype).removeprefix("torch.")}.get(kind, f"float32 ({kind} products)")
     where = "Triton's interpreter, on the CPU" if device < 0 else torch.cuda.get_device_name(device)
     return f"{path}, {products}, {where}"
 
 
+def _path(operator: str, mode: Any, d: int) -> str:
+    if operator not in _KERNELS:
+        return "PyTorch's own operators, in pieces of the batch (this version has no kernel for it)"
+    if _fits(operator, mode, d):
+        return "kernels, fused route"
+    return f"PyTorch's own operators, in pieces of the batch (d = {d}: no tile holds such rows)"
+
+
 def _routes(mode: Any, d: int) -> str:
-    configuration = _kernels("configuration")
+    configuration = kernel_module("configuration")
     depth = configuration.depth(mode.layers, len(mode.basis))
     passes = {k: configuration.route(k, mode.architecture, mode.kind, d, depth) for k in ("forward", "backward")}
     if passes["forward"] == passes["backward"]:
@@ -166,20 +175,21 @@ def _fits(operator: str, mode: Any, d: int) -> bool:
     return all(mode.options(kernel, d) is not None for kernel in _KERNELS[operator])
 
 
-def _dense(tensor: Tensor | None) -> Tensor | None:
+def dense(tensor: Tensor | None) -> Tensor | None:
     """The tensor as kernels read it: its own numbers, in a row."""
-    return None if tensor is None else _plain(tensor).contiguous()
+    return None if tensor is None else plain(tensor).contiguous()
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor's own numbers, in its strides."""
     return tensor.detach().as_subclass(Tensor).resolve_neg()
 
 
 def _parameters(W: Tensor | None, *vectors: Tensor | None) -> Any:
-    return _kernels("launch").Parameters(_dense(W), *map(_dense, vectors))
+    return kernel_module("launch").Parameters(dense(W), *map(dense, vectors))
 
 
-def _on(device: torch.device) -> Any:
+def current_device(device: torch.device) -> Any:
     """Launches go to the current device."""
     return torch.cuda.device(device if device.type == "cuda" else -1)
 
@@ -190,9 +200,9 @@ def ridge_forward(x: Tensor, *arguments: Any) -> Tensor:
     if not x.numel():
         return torch.empty(x.shape, dtype=x.dtype, device=x.device)
     mode = _mode(x, shift.numel() // W.shape[0], config)
-    with _on(x.device):
-        f: Tensor = _kernels("launch").forward(
-            mode, "value", _plain(x), _parameters(W, scale, shift, coef), _dense(bias)
+    with current_device(x.device):
+        f: Tensor = kernel_module("launch").forward(
+            mode, "value", plain(x), _parameters(W, scale, shift, coef), dense(bias)
         )
     return f
 
@@ -204,14 +214,14 @@ def ridge_backward(g: Tensor, *arguments: Any) -> Gradients:
     """
     *tensors, config, needs = arguments
     x, W, scale, shift, coef, _ = tensors
-    wanted = _wanted(tensors, needs)
+    wanted = those_wanted(tensors, needs)
     if not x.numel():
-        return _zeros(wanted)
-    launch, mode = _kernels("launch"), _mode(x, shift.numel() // W.shape[0], config)
+        return zeros_for(wanted)
+    launch, mode = kernel_module("launch"), _mode(x, shift.numel() // W.shape[0], config)
     of_x, of_W, *of_vectors, of_bias = wanted
-    into = _memory(launch, of_x, of_W, of_vectors, bias=_empty(of_bias))
-    with _on(x.device):
-        batch = launch.Batch(_plain(x), g=_plain(g.to(x.dtype)))
+    into = _memory(launch, of_x, of_W, of_vectors, bias=memory_for(of_bias))
+    with current_device(x.device):
+        batch = launch.Batch(plain(x), g=plain(g.to(x.dtype)))
         launch.backward(mode, "value", batch, _parameters(W, scale, shift, coef), into)
     return into.x, into.W, *_parts(into.neurons, of_vectors), into.bias
 
@@ -237,34 +247,34 @@ class ScalarKernels:
         mode = _mode(x, vectors[2].numel() // vectors[0].shape[0], config)
         if not _fits(self._operator, mode, x.shape[-1]):
             return by_reference.forward(self._reference, (x, *tensors), config, self._rows, self._width(x, vectors))
-        launch, parameters = _kernels("launch"), _parameters(*vectors)
+        launch, parameters = kernel_module("launch"), _parameters(*vectors)
         result: Tensor
-        with _on(x.device):
+        with current_device(x.device):
             if self._suffix == "jvp":
-                result = launch.tangent(mode, _plain(x), _plain(tensors[0].to(x.dtype)), parameters)
+                result = launch.tangent(mode, plain(x), plain(tensors[0].to(x.dtype)), parameters)
             else:
-                result = launch.forward(mode, self._suffix, _plain(x), parameters, rule=self._rule(x))
+                result = launch.forward(mode, self._suffix, plain(x), parameters, rule=self._rule(x))
         return result
 
     def backward(self, g: Tensor, *arguments: Any) -> Gradients:
         """(g, x, [v], *parameters, config, needs) -> the gradients of <g, result>."""
         *tensors, config, needs = arguments
         x, W, *vectors = (tensors[0], *tensors[self._rows :])
-        wanted = _wanted(tensors, needs)
+        wanted = those_wanted(tensors, needs)
         of_W, *of_vectors = wanted[self._rows :]
         if not x.numel():
-            return _zeros(wanted)
+            return zeros_for(wanted)
         mode = _mode(x, vectors[1].numel() // W.shape[0], config)
         if not _fits(self._operator, mode, x.shape[-1]):
             width = self._width(x, (W, *vectors))
             return by_reference.backward(self._reference, g, tensors, config, needs, self._rows, width)
-        launch, parameters = _kernels("launch"), _parameters(W, *vectors)
+        launch, parameters = kernel_module("launch"), _parameters(W, *vectors)
         of_v = wanted[1] if self._suffix == "jvp" else None
-        into = _memory(launch, wanted[0], of_W, of_vectors, v=_empty(of_v))
-        points, cotangents = _plain(x), _plain(g)
-        with _on(x.device):
+        into = _memory(launch, wanted[0], of_W, of_vectors, v=memory_for(of_v))
+        points, cotangents = plain(x), plain(g)
+        with current_device(x.device):
             if self._suffix == "jvp":
-                batch = launch.Batch(points, g=cotangents.to(x.dtype), v=_plain(tensors[1].to(x.dtype)))
+                batch = launch.Batch(points, g=cotangents.to(x.dtype), v=plain(tensors[1].to(x.dtype)))
                 launch.backward(mode, "derivative", batch, parameters, into)
             elif self._suffix == "jacobian":
                 batch = launch.Batch(points, g=cotangents.to(x.dtype).contiguous())
@@ -293,15 +303,18 @@ def _quadrature(device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
-def _wanted(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+def those_wanted(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+    """The tensors whose gradients are needed, None in place of the others."""
     return [t if need else None for need, t in zip(needs, tensors)]
 
 
-def _zeros(wanted: Sequence[Tensor | None]) -> Gradients:
+def zeros_for(wanted: Sequence[Tensor | None]) -> Gradients:
+    """The gradients of an empty batch."""
     return tuple(None if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format) for t in wanted)
 
 
-def _empty(t: Tensor | None) -> Tensor | None:
+def memory_for(t: Tensor | None) -> Tensor | None:
+    """Memory for a tensor's gradient."""
     return None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
 
 
@@ -314,7 +327,7 @@ def _memory(
     if present:
         dtype = present[0].dtype if len({v.dtype for v in present}) == 1 else torch.float32
         adjoining = torch.empty(sum(v.numel() for v in present), dtype=dtype, device=present[0].device)
-    return launch.Gradients(_empty(x), _empty(W), adjoining, tuple(v is not None for v in vectors), **more)
+    return launch.Gradients(memory_for(x), memory_for(W), adjoining, tuple(v is not None for v in vectors), **more)
 
 
 def _parts(adjoining: Tensor | None, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -45,7 +45,9 @@ def backward(
         for t, need in zip(leaves[rows:], needs[rows:])
     ]
     start = 0
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    # A caller may be a kernel of the dispatcher's, where nothing is recorded otherwise.
+    autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
+    with autograd, torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         for part in _pieces(leaves[:rows], width):
             inputs = [
                 t if t is None or not need else t.detach().requires_grad_()

@@ -2,58 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from .. import reference
 from . import _cpp
+from ._triton_modules import ModuleKernels
 from .operator import Operator, register
-from .scalars import hidden_values, register_scalars
-
-_SOFTMAX = ("W", "b", "temperature", "positive", "negative?")
-_TRANSFORMED = ("W", "b", "weight")
-
-SOFTMAX_SCALARS = register_scalars("softmax_modules", _SOFTMAX, lambda config: ())
-TRANSFORMED_SCALARS = register_scalars("transformed_modules", _TRANSFORMED, lambda config: tuple(config.split(",")))
-
-
-def _softmax_reference(*arguments: Any) -> Tensor:
-    *tensors, _ = arguments
-    return reference.softmax_modules(*tensors)
-
-
-def _transformed_reference(*arguments: Any) -> Tensor:
-    *tensors, config = arguments
-    return reference.transformed_modules(*tensors, *config.split(","))
+from .scalars import GATE, gated, hidden_values, register_scalars
 
 
 def _hidden_width(x: Tensor, *parameters: Tensor | None) -> int:
     return hidden_values("modules", *parameters)
 
 
-softmax_modules = register(
-    Operator(
-        name="softmax_modules",
-        arguments=("x", *_SOFTMAX, "bias?"),
-        reference=_softmax_reference,
-        forward=_cpp.softmax_modules_forward,
-        attempt=_cpp.softmax_modules_attempt,
-        backward=_cpp.softmax_modules_backward,
-        hidden_width=_hidden_width,
-        tangent=SOFTMAX_SCALARS["jvp"]["cpp"],
-    )
-)
+def _operators(
+    name: str,
+    parameters: tuple[str, ...],
+    settings: Callable[[str], tuple[Any, ...]],
+    cpp: dict[str, Any],
+    tangents: dict[str, Operator],
+) -> dict[str, Operator]:
+    def operator(backend: str, gate: tuple[str, ...], kernels: dict[str, Any]) -> Operator:
+        return register(
+            Operator(
+                name=name,
+                backend=backend,
+                arguments=("x", *parameters, *gate, "bias?"),
+                reference=gated(getattr(reference, name), gate, settings),
+                hidden_width=_hidden_width,
+                tangent=tangents[backend],
+                **kernels,
+            )
+        )
 
-transformed_modules = register(
-    Operator(
-        name="transformed_modules",
-        arguments=("x", *_TRANSFORMED, "bias?"),
-        reference=_transformed_reference,
-        forward=_cpp.transformed_modules_forward,
-        attempt=_cpp.transformed_modules_attempt,
-        backward=_cpp.transformed_modules_backward,
-        hidden_width=_hidden_width,
-        tangent=TRANSFORMED_SCALARS["jvp"]["cpp"],
-    )
+    triton = ModuleKernels(name, "", gated(getattr(reference, name), GATE, settings))
+    kernels = {"forward": triton.forward, "attempt": triton.forward, "backward": triton.backward}
+    return {"cpp": operator("cpp", (), cpp), "triton": operator("triton", GATE, kernels)}
+
+
+def _no_settings(config: str) -> tuple[Any, ...]:
+    return ()
+
+
+def _names(config: str) -> tuple[Any, ...]:
+    return tuple(config.split(","))
+
+
+_SOFTMAX = ("W", "b", "temperature", "positive", "negative?")
+_TRANSFORMED = ("W", "b", "weight")
+
+SOFTMAX_SCALARS = register_scalars("softmax_modules", _SOFTMAX, _no_settings)
+TRANSFORMED_SCALARS = register_scalars("transformed_modules", _TRANSFORMED, _names)
+
+SOFTMAX_MODULES = _operators(
+    "softmax_modules",
+    _SOFTMAX,
+    _no_settings,
+    {
+        "forward": _cpp.softmax_modules_forward,
+        "attempt": _cpp.softmax_modules_attempt,
+        "backward": _cpp.softmax_modules_backward,
+    },
+    SOFTMAX_SCALARS["jvp"],
 )
+"""The operator by backend."""
+
+TRANSFORMED_MODULES = _operators(
+    "transformed_modules",
+    _TRANSFORMED,
+    _names,
+    {
+        "forward": _cpp.transformed_modules_forward,
+        "attempt": _cpp.transformed_modules_attempt,
+        "backward": _cpp.transformed_modules_backward,
+    },
+    TRANSFORMED_SCALARS["jvp"],
+)
+"""The operator by backend."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import reference
-from . import _cpp, _triton
+from . import _cpp, _triton, _triton_modules
 from .operator import Operator, register
 
 _KINDS = {"jvp": "derivative", "potential": "potential", "divergence": "divergence", "jacobian": "jacobian"}
@@ -32,37 +32,62 @@ def _register(
     family: str, suffix: str, parameters: tuple[str, ...], settings: Callable[[str], tuple[Any, ...]]
 ) -> dict[str, Operator]:
     name = f"{family}_{suffix}"
-    function = getattr(reference, name)
     rows = ("x", "v") if suffix == "jvp" else ("x",)
-
-    def by_reference(*arguments: Any) -> Tensor:
-        *tensors, config = arguments
-        result: Tensor = function(*tensors, None, *settings(config))
-        return result
 
     def hidden_width(*tensors: Tensor | None) -> int:
         return hidden_values(family, *tensors[len(rows) :]) * (_last(tensors[0]) if suffix == "jacobian" else 1)
 
-    kernels: dict[str, Any] = {"cpp": _cpp.ScalarKernels(family, _KINDS[suffix])}
-    if name in _triton.OPERATORS:
-        kernels["triton"] = _triton.ScalarKernels(suffix, by_reference)
-    return {
-        backend: register(
+    operators = {}
+    for backend in ("cpp", "triton"):
+        gate = GATE if backend == "triton" and family != "ridge" else ()
+        by_reference = gated(getattr(reference, name), gate, settings, (None,))
+        kernels = _kernels(backend, family, suffix, by_reference)
+        operators[backend] = register(
             Operator(
                 name=name,
                 backend=backend,
-                arguments=(*rows, *parameters),
+                arguments=(*rows, *parameters, *gate),
                 reference=by_reference,
-                forward=found.forward,
-                attempt=found.forward,
-                backward=found.backward,
+                forward=kernels.forward,
+                attempt=kernels.forward,
+                backward=kernels.backward,
                 hidden_width=hidden_width,
                 rows=len(rows),
                 shape=_SHAPES[suffix],
             )
         )
-        for backend, found in kernels.items()
-    }
+    return operators
+
+
+def _kernels(backend: str, family: str, suffix: str, by_reference: Callable[..., Tensor]) -> Any:
+    if backend == "cpp":
+        return _cpp.ScalarKernels(family, _KINDS[suffix])
+    if family == "ridge":
+        return _triton.ScalarKernels(suffix, by_reference)
+    return _triton_modules.ModuleKernels(family, suffix, by_reference)
+
+
+GATE = ("sharpness?", "offset?")
+"""What combines modules by a soft maximum: last of the parameters of operators that have kernels for it."""
+
+
+def gated(
+    function: Callable[..., Tensor],
+    gate: tuple[str, ...],
+    settings: Callable[[str], tuple[Any, ...]],
+    bias: tuple[None, ...] = (),
+) -> Callable[..., Tensor]:
+    """A function of `gradnets_fast.reference` as (*tensors, config) -> result, with its keywords `gate` before the
+    bias among the tensors; bias: (None,) if that is not among them."""
+
+    def call(*arguments: Any) -> Tensor:
+        *tensors, config = arguments
+        last = len(tensors) - (0 if bias else 1)
+        first = last - len(gate)
+        keywords = {name.rstrip("?"): t for name, t in zip(gate, tensors[first:last])}
+        return function(*tensors[:first], *tensors[last:], *bias, *settings(config), **keywords)
+
+    return call
 
 
 def hidden_values(family: str, W: Tensor | None, *parameters: Tensor | None) -> int:

@@ -144,9 +144,12 @@ def ridge_gradnet_potential(parameters: Parameters, x: Tensor, *, activation: Ac
 def gradnet_m(
     parameters: Parameters, x: Tensor, *, activation: str, monotone: bool, transform: str | None = None
 ) -> Tensor:
-    """GradNet-M / mGradNet-M (arXiv 2404.07361), and M-MGN (arXiv 2301.10862) with transform="half_square"."""
+    """GradNet-M / mGradNet-M (arXiv 2404.07361), and M-MGN (arXiv 2301.10862) with transform="half_square".
+
+    Where there is a "sharpness" κ, the soft maximum LSE_m(exp(κ) F_m + offset_m)/exp(κ) takes the place of Σ_m F_m.
+    """
     alpha = _sign_constraint(monotone)(parameters["alpha"])
-    f = parameters["bias"].expand_as(x)
+    gradients = []
     for m in range(alpha.shape[0]):
         prefix = f"mmgn_modules.{m}"
         W = parameters[f"{prefix}.W"]
@@ -156,8 +159,17 @@ def gradnet_m(
         else:
             total = antiderivative(activation, z).sum(-1, keepdim=True)
             hidden = TRANSFORM_VALUES[transform][1](total) * value(activation, z)
-        f = f + alpha[m] * F.linear(hidden, W.T)
+        gradients.append(alpha[m] * F.linear(hidden, W.T))
+    if "sharpness" in parameters:
+        potentials = _module_potentials(parameters, x, activation, monotone, transform)
+        shares = _scores(parameters, potentials).softmax(-1)
+        gradients = [shares[..., m, None] * gradient for m, gradient in enumerate(gradients)]
+    f = sum(gradients, parameters["bias"].expand_as(x))
     return _add_linear(parameters, f, x)
+
+
+def _scores(parameters: Parameters, potentials: Tensor) -> Tensor:
+    return parameters["sharpness"].exp() * potentials + parameters["offset"]
 
 
 def _weighted_softmax(parameters: Parameters, prefix: str, activation: str, monotone: bool, z: Tensor) -> Tensor:
@@ -173,19 +185,31 @@ def gradnet_m_potential(
     parameters: Parameters, x: Tensor, *, activation: str, monotone: bool, transform: str | None = None
 ) -> Tensor:
     """F with ∇F = gradnet_m."""
+    potentials = _module_potentials(parameters, x, activation, monotone, transform)
+    if "sharpness" in parameters:
+        total = _scores(parameters, potentials).logsumexp(-1) / parameters["sharpness"].exp()
+    else:
+        total = potentials.sum(-1)
+    return total + x @ parameters["bias"] + _linear_potential(parameters, x)
+
+
+def _module_potentials(
+    parameters: Parameters, x: Tensor, activation: str, monotone: bool, transform: str | None
+) -> Tensor:
+    """F_m of every module, (…, M)."""
     positive = _sign_constraint(monotone)
     alpha = positive(parameters["alpha"])
-    total = x @ parameters["bias"]
+    potentials = []
     for m in range(alpha.shape[0]):
         prefix = f"mmgn_modules.{m}"
         z = F.linear(x, parameters[f"{prefix}.W"], parameters[f"{prefix}.b"])
         if transform is not None:
             term = TRANSFORM_VALUES[transform][0](antiderivative(activation, z).sum(-1))
         else:
-            tau = F.softplus(parameters[f"{prefix}.beta"])
+            tau = F.softplus(parameters[f"{prefix}.beta"]).squeeze(0)
             term = torch.logsumexp(tau * z, -1) / tau
             if activation == "weighted_softmax":
                 a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
                 term = a * term + b * torch.logsumexp(-tau * z, -1) / tau
-        total = total + alpha[m] * term
-    return total + _linear_potential(parameters, x)
+        potentials.append(alpha[m] * term)
+    return torch.stack(potentials, -1)

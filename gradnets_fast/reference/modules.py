@@ -1,4 +1,7 @@
-"""The module family: f(x) = Σ_m (gradient of a convex or smooth potential of W_m x + b_m) + bias."""
+"""The module family: f(x) = Σ_m (gradient of a convex or smooth potential of W_m x + b_m) + bias.
+
+With sharpness κ () and offset c (M,) the potentials are not summed, but combined as in `soft_maximum`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import soft_maximum
 from .activations import antiderivative, derivative, sech_squared, sigmoid, value
 from .ridge import gram
 
 
 def softmax_modules(
-    x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None, bias: Tensor | None
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    bias: Tensor | None,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """f = Σ_m W_mᵀ[p_m softmax(z_m) − q_m softmax(−z_m)] + bias, z_m = τ_m (W_m x + b_m).
 
     Shapes: x (…, d); W (M, h, d); b (M, h); temperature τ > 0, positive p, negative q (M,); bias (d,).
     """
+    if sharpness is not None:
+        assert offset is not None
+        combined = soft_maximum.value(_softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset)
+        return (combined if bias is None else combined + bias).to(x.dtype)
     f = torch.zeros_like(x)
     for m in range(W.shape[0]):
         z = temperature[m] * (x @ W[m].T + b[m])
@@ -38,8 +55,14 @@ def softmax_modules_jvp(
     positive: Tensor,
     negative: Tensor | None,
     bias: Tensor | None,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """J(x) v = Σ_m Σ_± τ_m p_m W_mᵀ[π ⊙ (a − π·a)], a = W_m v, with (p, π) = (p, softmax(z)), (q, softmax(−z))."""
+    if sharpness is not None:
+        assert offset is not None
+        return soft_maximum.jvp(_softmax_family(), x, v, (W, b, temperature, positive, negative), sharpness, offset)
     tangent = torch.zeros_like(x)
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         a = v @ W_m.T
@@ -49,9 +72,21 @@ def softmax_modules_jvp(
 
 
 def softmax_modules_divergence(
-    x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None, bias: Tensor | None
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    bias: Tensor | None,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """tr J(x) = Σ_m Σ_± τ_m p_m [Σ_j π_j |w_mj|² − |W_mᵀπ|²], terms as in `softmax_modules_jvp`; returns (…,)."""
+    if sharpness is not None:
+        assert offset is not None
+        return soft_maximum.divergence(_softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset)
     trace = torch.zeros_like(x[..., 0])
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         mean = pi.to(W.dtype) @ W_m
@@ -60,9 +95,21 @@ def softmax_modules_divergence(
 
 
 def softmax_modules_jacobian(
-    x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None, bias: Tensor | None
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    bias: Tensor | None,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """J(x) = Σ_m Σ_± τ_m p_m W_mᵀ(diag π − ππᵀ)W_m, terms as in `softmax_modules_jvp`; returns (…, d, d)."""
+    if sharpness is not None:
+        assert offset is not None
+        return soft_maximum.jacobian(_softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset)
     jacobian = x.new_zeros(*x.shape, x.shape[-1])
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         mean = pi.to(W.dtype) @ W_m
@@ -87,9 +134,24 @@ def _outer(g: Tensor) -> Tensor:
 
 
 def softmax_modules_potential(
-    x: Tensor, W: Tensor, b: Tensor, temperature: Tensor, positive: Tensor, negative: Tensor | None, bias: Tensor | None
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    temperature: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    bias: Tensor | None,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """F = Σ_m [p_m LSE(z_m) + q_m LSE(−z_m)]/τ_m + bias·x, with ∇F = softmax_modules; returns (…,)."""
+    if sharpness is not None:
+        assert offset is not None
+        combined = soft_maximum.potential(
+            _softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset
+        )
+        return (combined if bias is None else combined + x @ bias.to(x.dtype)).to(x.dtype)
     potential = torch.zeros_like(x[..., 0])
     for m in range(W.shape[0]):
         z = temperature[m] * (x @ W[m].T + b[m])
@@ -114,12 +176,25 @@ TRANSFORM_VALUES: dict[str, tuple[Scalar, Scalar, Scalar]] = {
 
 
 def transformed_modules(
-    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    basis: str,
+    transform: str,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """f = Σ_m a_m ρ'(F_m) W_mᵀσ(z_m) + bias, z_m = W_m x + b_m, F_m = Σ_j Ψ(z_mj), Ψ' = σ.
 
     Shapes: x (…, d); W (M, h, d); b (M, h); weight a (M,); bias (d,); basis σ and transform ρ by name.
     """
+    if sharpness is not None:
+        assert offset is not None
+        combined = soft_maximum.value(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
+        return (combined if bias is None else combined + bias).to(x.dtype)
     f = torch.zeros_like(x)
     for m in range(W.shape[0]):
         z = x @ W[m].T + b[m]
@@ -129,9 +204,22 @@ def transformed_modules(
 
 
 def transformed_modules_jvp(
-    x: Tensor, v: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+    x: Tensor,
+    v: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    basis: str,
+    transform: str,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """J(x) v = Σ_m a_m W_mᵀ[ρ''(F_m) (σ·W_m v) σ + ρ'(F_m) σ' ⊙ W_m v], σ = σ(z_m)."""
+    if sharpness is not None:
+        assert offset is not None
+        return soft_maximum.jvp(_transformed_family(basis, transform), x, v, (W, b, weight), sharpness, offset)
     tangent = torch.zeros_like(x)
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         s, a = value(basis, z), v @ W[m].T
@@ -141,9 +229,21 @@ def transformed_modules_jvp(
 
 
 def transformed_modules_divergence(
-    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    basis: str,
+    transform: str,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """tr J(x) = Σ_m a_m [ρ''(F_m) |∇F_m|² + ρ'(F_m) Σ_j σ'(z_mj) |w_mj|²], ∇F_m = W_mᵀσ(z_m); returns (…,)."""
+    if sharpness is not None:
+        assert offset is not None
+        return soft_maximum.divergence(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
     trace = torch.zeros_like(x[..., 0])
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         gradient = value(basis, z).to(W.dtype) @ W[m]
@@ -153,9 +253,21 @@ def transformed_modules_divergence(
 
 
 def transformed_modules_jacobian(
-    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    basis: str,
+    transform: str,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """J(x) = Σ_m a_m [ρ''(F_m) ∇F_m∇F_mᵀ + ρ'(F_m) W_mᵀ diag(σ'(z_m)) W_m]; returns (…, d, d)."""
+    if sharpness is not None:
+        assert offset is not None
+        return soft_maximum.jacobian(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
     jacobian = x.new_zeros(*x.shape, x.shape[-1])
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         gradient = value(basis, z).to(W.dtype) @ W[m]
@@ -176,11 +288,41 @@ def _transformed_terms(
 
 
 def transformed_modules_potential(
-    x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    basis: str,
+    transform: str,
+    *,
+    sharpness: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """F = Σ_m a_m ρ(F_m) + bias·x, with ∇F = transformed_modules; returns (…,)."""
+    if sharpness is not None:
+        assert offset is not None
+        combined = soft_maximum.potential(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
+        return (combined if bias is None else combined + x @ bias.to(x.dtype)).to(x.dtype)
     potential = torch.zeros_like(x[..., 0])
     for m in range(W.shape[0]):
         z = x @ W[m].T + b[m]
         potential = potential + weight[m] * TRANSFORM_VALUES[transform][0](antiderivative(basis, z).sum(-1))
     return (potential if bias is None else potential + x @ bias.to(x.dtype)).to(x.dtype)
+
+
+def _softmax_family() -> soft_maximum.Family:
+    return _family("softmax_modules", ())
+
+
+def _transformed_family(basis: str, transform: str) -> soft_maximum.Family:
+    return _family("transformed_modules", (basis, transform))
+
+
+def _family(name: str, settings: tuple[str, ...]) -> soft_maximum.Family:
+    def function(suffix: str) -> Callable[..., Tensor]:
+        of_modules = globals()[name + suffix]
+        return lambda *tensors: of_modules(*tensors, None, *settings)
+
+    suffixes = ("", "_potential", "_jvp", "_divergence", "_jacobian")
+    return soft_maximum.Family(*(function(suffix) for suffix in suffixes))

@@ -15,12 +15,14 @@ from torch import Tensor
 from .. import nn
 from ..backend import choose, use_backend
 from ..errors import check_choice, check_positive, message
+from ..nn.modular import COMBINATIONS
 from .checkpoint import Checkpoint, adam_state, restore_adam, save_checkpoint
 from .data import Samples, load_samples
 from .fields import Field, make_field
 
 ARCHITECTURES = ("gradnet-c", "mgradnet-c", "gradnet-m", "mgradnet-m", "ridge")
 SCHEDULES = ("constant", "cosine")
+LOSSES = ("squared", "nearest")
 _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
 """Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
 HISTORY_POINTS = 400
@@ -42,7 +44,10 @@ class Settings:
     embed_dim: int = 7
     layers: int = 4
     activation: str | None = None
+    transform: str | None = None
+    combine: str = "sum"
     linear: str | None = None
+    loss: str = "squared"
     batch_size: int = 1000
     samples: int = 100_000
     steps: int = 20_000
@@ -58,6 +63,9 @@ class Settings:
         object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
         object.__setattr__(self, "schedule", schedule if self.schedule is None else self.schedule)
         check_choice("train", "schedule", str(self.schedule), SCHEDULES)
+        check_choice("train", "combine", self.combine, COMBINATIONS)
+        check_choice("train", "loss", self.loss, LOSSES)
+        self._check_modules()
         if (self.field is None) == (self.data is None):
             got = "neither" if self.field is None else "both"
             raise ValueError(message("train", "field, data", "one of them", got, "give --field or --data"))
@@ -74,6 +82,17 @@ class Settings:
             cause = str(error).splitlines()[0]
             fix = "choose a device that torch finds here, for example --device cpu"
             raise ValueError(message("train", "device", "a usable device", f"{self.device} ({cause})", fix)) from error
+
+    def _check_modules(self) -> None:
+        """Raises if an option for modules is given to another architecture."""
+        if not self.arch.endswith("-m"):
+            for name, usual in (("transform", None), ("combine", "sum")):
+                if getattr(self, name) != usual:
+                    fix = "choose --arch mgradnet-m or gradnet-m"
+                    raise ValueError(message("train", name, f"nothing for {self.arch}", getattr(self, name), fix))
+        if self.loss == "nearest" and self.combine != "logsumexp":
+            fix = "add --combine logsumexp, with --arch mgradnet-m or gradnet-m"
+            raise ValueError(message("train", "loss", "squared where modules are summed", self.loss, fix))
 
     @property
     def learning_rate(self) -> float:
@@ -155,6 +174,7 @@ def make_module(settings: Settings, dim: int) -> nn.GradNet:
     elif settings.arch.endswith("-c"):
         module = (nn.mGradNetC if settings.arch[0] == "m" else nn.GradNetC)(*sizes, **options)
     else:
+        options |= {"transform": settings.transform, "combine": settings.combine}
         module = (nn.mGradNetM if settings.arch[0] == "m" else nn.GradNetM)(*sizes, **options)
     return module.to(settings.device)
 
@@ -182,6 +202,8 @@ class Trainer:
         self._names = [name for name, _ in self.module.named_parameters()]
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate, fused=True)
         self._order: tuple[int, Tensor] | None = None
+        # About 0, where no direction of the points dwarfs the others, the modules find their parts of the points.
+        self._origin = self.problem.x.mean(0) if settings.loss == "nearest" else None
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of the same settings."""
@@ -219,8 +241,14 @@ class Trainer:
             lr = settings.learning_rate * (1 + math.cos(math.pi * self.step / settings.steps)) / 2
             self.optimizer.param_groups[0]["lr"] = lr
         x, g = self.batch(self.step)
-        loss = training_step(self.module, self.optimizer, x, g)
+        if self._origin is None:
+            loss = training_step(self.module, self.optimizer, x, g)
+        else:
+            loss = training_step(self.module, self.optimizer, x - self._origin, g, nearest_module_loss)
         self.step += 1
+        if self._origin is not None and self.step == settings.steps:
+            assert isinstance(self.module, nn.GradNetM)
+            self.module.move_origin_(self._origin)
         if self.step % max(1, settings.steps // HISTORY_POINTS) and self.step != settings.steps:
             return None
         value = loss.item()
@@ -245,10 +273,40 @@ class Trainer:
         save_checkpoint(folder, self.checkpoint())
 
 
-def training_step(module: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, g: Tensor) -> Tensor:
-    """Forward, backward, update; returns the loss before it."""
-    loss = mean_squared_error(module(x), g)
+Loss = Callable[[Any, Tensor, Tensor], "tuple[Tensor, Tensor]"]
+
+
+def squared_loss(module: torch.nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean |f − g|², to be minimised, and the same as the error."""
+    error = mean_squared_error(module(x), g)
+    return error, error.detach()
+
+
+def nearest_module_loss(module: nn.GradNetM, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss under which each module of a soft maximum fits the points whose gradients it is nearest to; and |f − g|².
+
+    Under |f − g|² alone one module takes all points.  Here module i fits each point as far as its gradient is nearer
+    than the others', relative to the mean distance of the nearest: as that falls, the choice grows sharp by itself.
+    The numbers that weigh modules against each other, sharpness and offset, follow |f − g|², the modules held.
+    """
+    common = module.bias if module.linear is None else module.bias + module.linear(x)
+    gradients = module.module_gradients(x)
+    distances = (gradients + common.unsqueeze(-2) - g.unsqueeze(-2)).square().sum(-1)
+    with torch.no_grad():
+        nearness = (-distances / distances.min(-1).values.mean()).softmax(-1)
+        potentials = module.module_potentials(x)
+    shares = (module.sharpness.exp() * potentials + module.offset).softmax(-1)
+    f = (shares.unsqueeze(-1) * gradients.detach()).sum(-2) + common.detach()
+    error = mean_squared_error(f, g)
+    return (nearness * distances).sum(-1).mean() + error, error.detach()
+
+
+def training_step(
+    module: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, g: Tensor, loss: Loss = squared_loss
+) -> Tensor:
+    """Forward, backward, update; returns the mean of |f − g|² before it."""
+    minimised, error = loss(module, x, g)
     optimizer.zero_grad()
-    loss.backward()
+    minimised.backward()
     optimizer.step()
-    return loss.detach()
+    return error

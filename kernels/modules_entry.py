@@ -1,0 +1,228 @@
+"""The kernels of the module family that are launched: one for each pass.
+
+TASK is f ("value") or the potential without bias: forward that itself, backward the gradients of <g, f> or of
+Σ_B weight F.
+"""
+
+import triton
+import triton.language as tl
+
+from . import common, modules, parts
+from . import modules_programs as programs
+from .modules import Form, Network, Products
+from .modules_programs import Memory, Rows
+from .parts import Into, Share
+
+
+@triton.jit(do_not_specialize=["B", "count"])
+def forward(
+    x,
+    W,
+    b,
+    temperature,
+    positive,
+    negative,
+    sharpness,
+    offset,
+    bias,
+    out,
+    B,
+    h,
+    count,
+    x_stride,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BASIS: tl.constexpr,
+    TRANSFORM: tl.constexpr,
+    ARITHMETIC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN: tl.constexpr,
+    TASK: tl.constexpr,
+    BM: tl.constexpr,
+    BH: tl.constexpr,
+):
+    """f(x) = Σ_m ∇F_m + bias or its potential Σ_m F_m; with κ, Σ_m s_m ∇F_m + bias, s = softmax_m(κ F_m + c_m), or
+    LSE_m(κ F_m + c_m)/κ: a program for every BM rows, all modules one after the other."""
+    form: tl.constexpr = Form(BASIS, TRANSFORM, negative is not None, sharpness is not None, ARITHMETIC)
+    products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
+    ALONG: tl.constexpr = "rows" if TASK == "value" else ""
+    network = Network(W, b, temperature, positive, negative, sharpness, offset, h, count)
+    first = tl.program_id(0).to(tl.int64) * BM
+    points = common.load_rows(x, first, B, x_stride, D, BM, BD)  # (BM, BD)
+    total = modules.zeros(BM, BD, ALONG)
+    gate = programs.opened(total)
+    for m in range(count):
+        one = modules.module(network, m, D)
+        found = modules.statistics(points, points, one, form, products, ALONG, BH)
+        potential = modules.potential(found, one, form)
+        wanted = potential
+        if TASK == "value":
+            wanted = modules.gradient(found, one, form)
+        if form.combined:
+            gate = programs.passed(gate, programs.score_of(potential, network, m), wanted)
+        else:
+            total += wanted
+    if form.combined:
+        if TASK == "value":
+            total = gate.more / gate.total[:, None]
+        else:
+            total = (gate.top + tl.log(gate.total)) / tl.load(sharpness).to(tl.float32)
+    if TASK == "value":
+        if bias is not None:
+            lanes = tl.arange(0, BD)
+            total += tl.load(bias + lanes, mask=lanes < D, other=0.0).to(tl.float32)[None, :]
+        common.store_rows(out, total, first, B, D, BM, BD)
+    else:
+        rows = tl.arange(0, BM)
+        tl.store(out + first + rows, total, mask=rows < B - first)
+
+
+@triton.jit
+def _arrive(counter):
+    # All threads' stores come before the one thread's atomic.
+    tl.debug_barrier()
+    tl.atomic_add(counter, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def _await(counter, count):
+    """Returns once `count` programs have arrived: all that they stored before is then visible."""
+    arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
+    while arrived < count:
+        arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
+    tl.debug_barrier()
+
+
+@triton.jit
+def _reset(arrivals, splits, exits, count):
+    """The last program to leave makes zeros of what the others waited for."""
+    if parts.is_last(exits, count):
+        for split in range(splits):
+            tl.store(arrivals + split, 0)
+
+
+@triton.jit
+def _blocks(split, rows_per_split, B, BM: tl.constexpr):
+    """How many programs for rows there are in one part of the batch."""
+    begin = tl.cast(split, tl.int64) * rows_per_split
+    return tl.cdiv(tl.minimum(B - begin, rows_per_split), BM)
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("B", "count", "row_programs", "tiles", "splits", "rows_per_split", "number_splits", "number_rows"),
+        *("bias_splits", "bias_rows"),
+    ],
+)
+def backward(
+    x,
+    g,
+    weight,
+    W,
+    b,
+    temperature,
+    positive,
+    negative,
+    sharpness,
+    offset,
+    dx,
+    dW,
+    db,
+    dnumbers,
+    dbias,
+    factors,
+    numbers,
+    partials,
+    number_partials,
+    bias_partials,
+    counters,
+    B,
+    h,
+    count,
+    x_stride,
+    g_stride,
+    row_programs,
+    tiles,
+    splits,
+    rows_per_split,
+    number_splits,
+    number_rows,
+    bias_splits,
+    bias_rows,
+    COLUMNS: tl.constexpr,
+    BC: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BASIS: tl.constexpr,
+    TRANSFORM: tl.constexpr,
+    ARITHMETIC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN: tl.constexpr,
+    TASK: tl.constexpr,
+    BM: tl.constexpr,
+    BH: tl.constexpr,
+    BM_WEIGHTS: tl.constexpr,
+    BH_WEIGHTS: tl.constexpr,
+):
+    """The gradients that are not None.
+
+    Programs depend on each other.  Those for rows come first: they find the statistics of their rows, dx, and the
+    gradients of numbers such as τ, row by row, and leave in memory what `modules.hidden` needs.  Programs for W and b,
+    and those that add up the rows' numbers, wait until the rows of their part of the batch are there.  Which program
+    one is follows from the order of their starts: those it waits for have started before it, and wait for nobody.
+
+    Operations: 10Bhd for rows, 8Bhd for neurons.  Statistics kept from the forward pass would spare none of them, for
+    π·a, which g decides, needs the pass over all neurons too.
+    """
+    form: tl.constexpr = Form(BASIS, TRANSFORM, negative is not None, sharpness is not None, ARITHMETIC)
+    products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
+    AWAITED: tl.constexpr = db is not None or dnumbers is not None
+    program = tl.program_id(0)
+    programs_in_all = tl.num_programs(0)
+    arrivals = counters + 4
+    if AWAITED:
+        program = tl.atomic_add(counters, 1, sem="relaxed", scope="gpu")
+        if program == programs_in_all - 1:
+            tl.store(counters, 0)
+    network = Network(W, b, temperature, positive, negative, sharpness, offset, h, count)
+    batch = Rows(x, g, weight, B, x_stride, g_stride)
+    SLOTS: tl.constexpr = 6 if negative is not None else 3
+    place = program - row_programs
+    if place < 0:
+        programs.rows_program(
+            *(batch, network, dx, Memory(factors, numbers, B, COLUMNS, SLOTS), program, form, products, TASK, BM, BH)
+        )
+        if AWAITED:
+            _arrive(arrivals + program.to(tl.int64) * BM // rows_per_split)
+    elif place < bias_splits:
+        if dbias is not None:
+            parts.columns(
+                *(g, dbias, bias_partials, counters + 3, B, g_stride, place, bias_splits, bias_rows, products, BM)
+            )
+    elif place < bias_splits + number_splits:
+        if dnumbers is not None:
+            for split in range(splits):
+                _await(arrivals + split, _blocks(split, rows_per_split, B, BM))
+            of_numbers: tl.constexpr = Products(COLUMNS, BC, PRECISION, ARITHMETIC, EVEN)
+            parts.columns(
+                *(numbers, dnumbers, number_partials, counters + 2, B, COLUMNS),
+                *(place - bias_splits, number_splits, number_rows, of_numbers, BM),
+            )
+    elif db is not None:
+        place -= bias_splits + number_splits
+        tile = place // splits
+        split = place % splits
+        m = tile // tiles
+        _await(arrivals + split, _blocks(split, rows_per_split, B, BM))
+        SIZE: tl.constexpr = BH_WEIGHTS * (1 + (BD if dW is not None else 0))
+        neurons = m.to(tl.int64) * h
+        first_tile = (m * tiles).to(tl.int64)
+        into = Into(None if dW is None else dW + neurons * D, db + neurons)
+        here = partials + first_tile * splits * SIZE
+        share = Share(here, arrivals + splits + first_tile, tile % tiles, split, splits, rows_per_split)
+        programs.neurons_program(
+            *(batch, modules.module(network, m, D), into, share, Memory(factors, None, B, COLUMNS, SLOTS)),
+            *(m, form, products, TASK, BM_WEIGHTS, BH_WEIGHTS),
+        )
+    if AWAITED:
+        _reset(arrivals, splits, counters + 1, programs_in_all)

@@ -1,0 +1,199 @@
+"""The Triton kernels of modules, in Triton's interpreter, on the CPU: against float64."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from test_derivative_operators import SCALARS, check_scalar, directional, doubles, draw
+from torch import Tensor
+
+import gradnets_fast
+from gradnets_fast.activations import TABLE, TRANSFORMS
+from gradnets_fast.kernels import launch
+from gradnets_fast.ops import by_reference
+from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
+from test_operators import Call, check_vectors_in_float32, compare, drawn, softmax_call, transformed_call
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SIZES = [(1, 1, 1), (5, 3, 7), (33, 33, 3), (70, 20, 67), (131, 9, 64)]
+"""(batch, d, h), just past tiles and their multiples."""
+
+TOO_WIDE = (9, 300, 20)
+MIDDLE = (41, 5, 35)
+
+CALLS = [
+    softmax_call(3, 1, "triton"),
+    softmax_call(2, 2, "triton"),
+    transformed_call(2, "tanh", "half_square", "triton"),
+    transformed_call(3, "softplus", "logcosh", "triton"),
+]
+each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def check(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    tensors, g = drawn(call, size, dtype)
+    result = compare(call, tensors, g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@each_call
+def test_the_kernels_run(call: Call) -> None:
+    """Everything here would pass on another backend too."""
+    kernel = gradnets_fast.explain(call.name.split("-")[0], torch.zeros(3, 2), backend="triton").kernel
+    assert "kernels, fused route" in kernel
+    assert "interpreter" in kernel
+
+
+@each_call
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@each_dtype
+def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    check(call, size, dtype)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_every_transform(transform: str, dtype: torch.dtype) -> None:
+    # The sum of softplus's antiderivatives is positive, as log wants it, and too small for exp to overflow.
+    check(transformed_call(2, "softplus", transform, "triton"), (41, 5, 3), dtype)
+
+
+@pytest.mark.parametrize("basis", TABLE)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_every_basis_function(basis: str, dtype: torch.dtype) -> None:
+    check(transformed_call(2, basis, "half_square", "triton"), MIDDLE, dtype)
+
+
+@each_call
+@each_dtype
+def test_rows_that_no_tile_holds(call: Call, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_reference, "ELEMENTS", 100)  # a few rows at a time
+    explanation = gradnets_fast.explain(call.name.split("-")[0], torch.zeros(1, 300), backend="triton")
+    assert "PyTorch's own operators, in pieces of the batch" in explanation.kernel
+    check(call, TOO_WIDE, dtype)
+
+
+@each_call
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_points_in_sixteen_bits_with_vectors_in_float32(call: Call, dtype: torch.dtype) -> None:
+    check_vectors_in_float32(call, MIDDLE, dtype)
+
+
+@each_call
+@pytest.mark.parametrize("size", [MIDDLE, TOO_WIDE], ids=str)
+def test_only_what_is_needed_gets_a_gradient(call: Call, size: tuple[int, int, int]) -> None:
+    tensors, g = drawn(call, size, torch.float32)
+    everything = outputs_and_gradients(call.ours, tensors, g)[1:]
+    for needed in range(len(tensors)):
+        leaves = [t.detach().requires_grad_(i == needed) for i, t in enumerate(tensors)]
+        call.ours(leaves).backward(g)
+        for i, (leaf, expected) in enumerate(zip(leaves, everything)):
+            assert (leaf.grad is not None) == (i == needed)
+            if leaf.grad is not None:
+                torch.testing.assert_close(leaf.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+@each_call
+def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call) -> None:
+    tensors, g = drawn(call, MIDDLE, torch.float32)
+    expected = outputs_and_gradients(call.ours, tensors, g)
+
+    def spread(t: Tensor, step: int) -> Tensor:
+        wide = torch.full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"), dtype=t.dtype)
+        inside = wide[..., ::2] if step == 2 else wide[..., : t.shape[-1]]
+        inside.copy_(t)
+        return inside
+
+    for step in (1, 2):
+        strided = outputs_and_gradients(call.ours, [spread(t, step) for t in tensors], spread(g, step))
+        assert all(torch.equal(a, b) for a, b in zip(expected, strided))
+
+
+@each_call
+def test_leading_dimensions_and_empty_batches(call: Call) -> None:
+    tensors, _ = drawn(call, (24, 3, 10), torch.float32)
+    flat = call.ours(tensors)
+    folded = call.ours([tensors[0].view(2, 3, 4, 3), *tensors[1:]])
+    assert torch.equal(folded.view(24, 3), flat)
+    leaves = [t.requires_grad_() for t in (tensors[0][:0], *tensors[1:])]
+    empty = call.ours(leaves)
+    assert empty.shape == (0, 3)
+    assert all(not gradient.any() for gradient in torch.autograd.grad(empty.sum(), leaves))
+
+
+@each_call
+def test_second_derivatives(call: Call) -> None:
+    tensors, g = drawn(call, (37, 5, 30), torch.float32)
+    truth = second_gradients(call.exact, doubles(tensors), g.double())
+    assert_as_good_as_eager(second_gradients(call.ours, tensors, g), second_gradients(call.exact, tensors, g), truth)
+
+
+@each_call
+@pytest.mark.parametrize("suffix", SCALARS)
+@pytest.mark.parametrize("size", [(4, 1, 2), (9, 33, 40)], ids=str)
+@each_dtype
+def test_potential_divergence_jacobian_and_their_gradients(
+    call: Call, suffix: str, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    check_scalar(suffix, call, size, dtype, "triton")
+
+
+@each_call
+@pytest.mark.parametrize("size", [(7, 3, 65), TOO_WIDE], ids=str)
+@each_dtype
+def test_jacobian_vector_products_and_double_backward(
+    call: Call, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    tensors, v, g = draw(call, size, dtype)
+    tensors.insert(1, v)
+    truth = outputs_and_gradients(directional(call.exact), doubles(tensors), g.double())
+    eager = outputs_and_gradients(directional(call.exact), tensors, g)
+    for ours in (directional(call.ours), partial(_jvp, call)):
+        assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), eager, truth)
+
+
+def _jvp(call: Call, tensors: list[Tensor]) -> Tensor:
+    family, *settings = call.name.split("-")
+    *rows, bias = tensors
+    result: Tensor
+    if family == "softmax_modules":
+        missing = [None] if settings[1] == "1" else []
+        result = gradnets_fast.softmax_modules_jvp(*rows, *missing, bias, backend="triton")
+    else:
+        result = gradnets_fast.transformed_modules_jvp(
+            *rows, bias, basis=settings[1], transform=settings[2], backend="triton"
+        )
+    return result
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's word of padded neurons, whose b is not of this size
+@each_call
+def test_hidden_values_of_ten_thousand(call: Call) -> None:
+    tensors, g = drawn(call, (41, 5, 35), torch.float32)
+    tensors[1] *= 1e4
+    tensors[2] *= 1e4
+    result = compare(call, tensors, g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@each_call
+def test_launches_leave_counters_as_they_were(call: Call) -> None:
+    check(call, (70, 20, 67), torch.float32)
+    assert launch._zeroed
+    assert not any(counters.any() for counters in launch._zeroed.values())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's word for a row of NaN
+@each_call
+def test_undefined_points_stay_in_their_rows(call: Call) -> None:
+    tensors, g = drawn(call, MIDDLE, torch.float32)
+    usual = outputs_and_gradients(call.ours, tensors, g)
+    tensors[0][3, 1] = float("nan")
+    ours = outputs_and_gradients(call.ours, tensors, g)
+    others = [i for i in range(MIDDLE[0]) if i != 3]
+    for result, expected in zip(ours[:2], usual[:2]):
+        assert torch.equal(result[others], expected[others])
+        assert result[3].isnan().all()
