@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradnets_fast import reference
-from gradnets_fast.activations import TABLE, codegen
+from gradnets_fast.activations import TABLE, TRANSFORMS, codegen
 from gradnets_fast.activations.spec import SMOOTH
 from gradnets_fast.ops import _cpp
 
@@ -253,3 +253,21 @@ def test_check_notices_a_stale_file(
 
 def test_the_extension_knows_the_same_table() -> None:
     assert _cpp.extension().basis_names() == list(TABLE)
+
+
+@pytest.mark.parametrize("name", [name for name, basis in TABLE.items() if basis.nondecreasing])
+def test_antiderivatives_of_nondecreasing_functions_are_nonnegative(name: str) -> None:
+    """So that sums of them are, where `Transform` says which ρ keep convexity."""
+    far = torch.tensor([-1e6, -1e3, 1e3, 1e6], dtype=torch.float64)
+    z = torch.cat([torch.linspace(-30, 30, 100_001, dtype=torch.float64), far])
+    assert (reference.antiderivative(name, z) >= 0).all()
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_keep_convexity_where_they_say_so(name: str) -> None:
+    """Convex and nondecreasing on [0, ∞); the others say why not."""
+    t = torch.linspace(0, 20, 10_001, dtype=torch.float64)[1:]
+    _, first, second = (function(t) for function in reference.TRANSFORM_VALUES[name])
+    keeps = bool((first >= 0).all() and (second >= 0).all())
+    assert TRANSFORMS[name].keeps_convexity_on_nonnegative == keeps
+    assert bool(TRANSFORMS[name].why_not) == (not keeps)

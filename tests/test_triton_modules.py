@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from test_derivative_operators import SCALARS, check_scalar, directional, doubles, draw
+from test_triton import check_only_what_is_needed, check_strides
 from torch import Tensor
 
 import gradnets_fast
@@ -85,31 +86,12 @@ def test_points_in_sixteen_bits_with_vectors_in_float32(call: Call, dtype: torch
 @each_call
 @pytest.mark.parametrize("size", [MIDDLE, TOO_WIDE], ids=str)
 def test_only_what_is_needed_gets_a_gradient(call: Call, size: tuple[int, int, int]) -> None:
-    tensors, g = drawn(call, size, torch.float32)
-    everything = outputs_and_gradients(call.ours, tensors, g)[1:]
-    for needed in range(len(tensors)):
-        leaves = [t.detach().requires_grad_(i == needed) for i, t in enumerate(tensors)]
-        call.ours(leaves).backward(g)
-        for i, (leaf, expected) in enumerate(zip(leaves, everything)):
-            assert (leaf.grad is not None) == (i == needed)
-            if leaf.grad is not None:
-                torch.testing.assert_close(leaf.grad, expected, rtol=1e-5, atol=1e-6)
+    check_only_what_is_needed(call, size)
 
 
 @each_call
 def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call) -> None:
-    tensors, g = drawn(call, MIDDLE, torch.float32)
-    expected = outputs_and_gradients(call.ours, tensors, g)
-
-    def spread(t: Tensor, step: int) -> Tensor:
-        wide = torch.full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"), dtype=t.dtype)
-        inside = wide[..., ::2] if step == 2 else wide[..., : t.shape[-1]]
-        inside.copy_(t)
-        return inside
-
-    for step in (1, 2):
-        strided = outputs_and_gradients(call.ours, [spread(t, step) for t in tensors], spread(g, step))
-        assert all(torch.equal(a, b) for a, b in zip(expected, strided))
+    check_strides(call, MIDDLE)
 
 
 @each_call
