@@ -293,7 +293,8 @@ def nearest_module_loss(module: nn.GradNetM, x: Tensor, g: Tensor) -> tuple[Tens
     gradients = module.module_gradients(x)
     distances = (gradients + common.unsqueeze(-2) - g.unsqueeze(-2)).square().sum(-1)
     with torch.no_grad():
-        nearness = (-distances / distances.min(-1).values.mean()).softmax(-1)
+        nearest = distances.min(-1).values.mean().clamp(min=torch.finfo(distances.dtype).tiny)
+        nearness = (-distances / nearest).softmax(-1)
         potentials = module.module_potentials(x)
     shares = (module.sharpness.exp() * potentials + module.offset).softmax(-1)
     f = (shares.unsqueeze(-1) * gradients.detach()).sum(-2) + common.detach()
