@@ -49,7 +49,7 @@ def linear_error(problem: Problem) -> float:
 def main() -> None:
     """Trains, and writes bench/results/polymax.json after each trial."""
     parser = argparse.ArgumentParser(prog="python -m bench.polymax", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     options = parser.parse_args()
     settings = dataclasses.replace(SETTINGS, steps=options.steps)
