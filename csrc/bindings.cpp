@@ -130,7 +130,7 @@ bool complete(Scalar scalar, const RowTensors &r) {
     case Scalar::jacobian:
         return r.g.present() != r.dg.present();
     default:
-        return false; // a function of its own, for speed
+        return r.g.present() ? r.weight.present() : r.dg.present() && r.result.present();
     }
 }
 
@@ -230,7 +230,7 @@ bool ridge_scalar(const std::string &name, const std::vector<int> &basis, const 
                   const py::tuple &parameters, const py::tuple &row_results, const py::tuple &gradients, int threads) {
     const Scalar scalar = scalar_of(name);
     const RowTensors r = row_tensors(rows, row_results);
-    return complete(scalar, r) &&
+    return scalar != Scalar::value && complete(scalar, r) &&
            ridge_on(scalar, basis, r, ridge_tensors(parameters), ridge_tensors(gradients), threads);
 }
 
@@ -323,7 +323,8 @@ bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W,
         threads);
 }
 
-// As ridge_scalar, with the parameters (W, b, temperature, positive, negative).
+// As ridge_scalar, with the parameters (W, b, temperature, positive, negative), and with the scalar "value" too: f and
+// the potential together.
 bool modules_scalar(const std::string &name, int basis, int transform, const py::tuple &rows,
                     const py::tuple &parameters, const py::tuple &row_results, const py::tuple &gradients,
                     int threads) {

@@ -37,7 +37,8 @@ template <class T> struct Cascade {
 };
 
 // A scalar S of points x, and of vectors g and v of the same shape; a kernel computes what S is differentiated to.
-//   value:       S = <g, f(x)>, whose gradient in g is f(x) itself
+//   value:       S = <g, f(x)>, whose gradient in g is f(x) itself; of modules with result or weight S = <g, f(x)> +
+//                Σ_rows weight·F(x)
 //   derivative:  S = <g, J(x) v>, whose gradient in g is J(x) v
 //   potential:   S = Σ_rows weight·F(x)
 //   divergence:  S = Σ_rows weight·tr J(x)
@@ -49,8 +50,8 @@ enum class Scalar : int { value, derivative, potential, divergence, jacobian };
 template <class S> struct RowArguments {
     const S *x = nullptr, *g = nullptr, *v = nullptr;
     S *dx = nullptr, *dg = nullptr, *dv = nullptr;
-    const Sum<S> *weight = nullptr; // potential and divergence, backward
-    Sum<S> *result = nullptr;       // potential and divergence, forward: F(x) or tr J(x)
+    const Sum<S> *weight = nullptr; // potential (alone or beside a value) and divergence, backward
+    Sum<S> *result = nullptr;       // the same forward: F(x) or tr J(x)
 };
 
 // ∫_0^u y(t) dt ≈ u Σ_n weights_n·y(nodes_n·u).

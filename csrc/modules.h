@@ -30,6 +30,24 @@ template <class T> inline Transform<T> transform_at(int transform, double t) {
     }
 }
 
+// ρ(t)
+template <class T> inline T transform_value(int transform, double t) {
+    switch (transform) {
+    case 1: // t²/2
+        return T(t * t / 2);
+    case 2: // log(1 + e^t)
+        return T((t > 0 ? t : 0.0) + __builtin_log1p(__builtin_exp(-__builtin_fabs(t))));
+    case 3: // log cosh t
+        return T(__builtin_fabs(t) + __builtin_log1p(__builtin_exp(-2.0 * __builtin_fabs(t))) - __builtin_log(2.0));
+    case 4: // e^t
+        return T(__builtin_exp(t));
+    case 5: // log t
+        return T(__builtin_log(t));
+    default:
+        return T(t);
+    }
+}
+
 // What one row of one module needs: where its parameters lie and how wide its strips are.
 template <class T> struct ModuleRow {
     int64_t h, width;
@@ -89,47 +107,67 @@ template <class T> inline void add_shift(const ModuleRow<T> &r, T *u) {
     fill_zero(u + r.h, r.width - r.h);
 }
 
-// v becomes s(temperature·v); scratch: two strips.
-template <class T> __attribute__((noinline)) void softmax_value(const ModuleRow<T> &r, T *v, T *scratch) {
-    T *pi = scratch, *omega = scratch + r.width;
-    softmax_strip(v, r.temperature, r.h, r.width, pi);
+// LSE(temperature·v) and LSE(−temperature·v), the latter 0 where it is not needed.
+template <class T> struct LogSums {
+    T plus, minus;
+
+    T potential(const ModuleRow<T> &r) const { return (r.positive * plus + r.negative * minus) / r.temperature; }
+
+    // The gradients of weight·F: of the weights, and of the temperature with along = v·∂F/∂v.
+    void add_gradients(const ModuleRow<T> &r, T weight, T along, ModuleSums<T> &sums) const {
+        sums.positive += double(weight * plus / r.temperature);
+        sums.negative += double(weight * minus / r.temperature);
+        sums.temperature += double(weight * (along - potential(r)) / r.temperature);
+    }
+};
+
+// softmax(temperature·v) and softmax(−temperature·v), 0 where it is not needed.
+template <class T> inline LogSums<T> both_softmax(const ModuleRow<T> &r, const T *v, T *pi, T *omega) {
+    const T plus = softmax_strip(v, r.temperature, r.h, r.width, pi);
     if (r.two_signs)
-        softmax_strip(v, -r.temperature, r.h, r.width, omega);
-    else
-        fill_zero(omega, r.width);
+        return {plus, softmax_strip(v, -r.temperature, r.h, r.width, omega)};
+    fill_zero(omega, r.width);
+    return {plus, T(0)};
+}
+
+// v becomes s(temperature·v); returns F.  scratch: two strips.
+template <class T> __attribute__((noinline)) T softmax_value(const ModuleRow<T> &r, T *v, T *scratch) {
+    T *pi = scratch, *omega = scratch + r.width;
+    const auto sums = both_softmax(r, v, pi, omega);
     const T positive = r.positive, negative = r.negative;
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
         store(v + j, load(pi + j) * positive - load(omega + j) * negative);
+    return sums.potential(r);
 }
 
-// v becomes (∂s/∂v)ᵀ a, a becomes s(temperature·v); the parameters' gradients are added to sums.  scratch: two strips.
+// v becomes (∂s/∂v)ᵀ a + weight·∂F/∂v, a becomes s(temperature·v) = ∂F/∂v; the parameters' gradients are added to sums.
+// scratch: two strips.
 // The temperature's comes from v itself, not from temperature·v over a temperature that may have underflowed.
 template <class T>
-__attribute__((noinline)) void softmax_gradient(const ModuleRow<T> &r, T *v, T *a, ModuleSums<T> &sums, T *scratch) {
+__attribute__((noinline)) void softmax_gradient(const ModuleRow<T> &r, T weight, T *v, T *a, ModuleSums<T> &sums,
+                                                T *scratch) {
     using V = typename Simd<T>::Vector;
     fill_zero(a + r.h, r.width - r.h); // a non-finite g times the padding of W is NaN
     T *pi = scratch, *omega = scratch + r.width;
-    softmax_strip(v, r.temperature, r.h, r.width, pi);
-    const T a_pi = dot(a, pi, r.width), positive = r.positive, negative = r.negative, temperature = r.temperature;
-    T a_omega = 0;
-    if (r.two_signs) {
-        softmax_strip(v, -r.temperature, r.h, r.width, omega);
-        a_omega = dot(a, omega, r.width);
-    } else {
-        fill_zero(omega, r.width);
-    }
+    const auto log_sums = both_softmax(r, v, pi, omega);
+    const T a_pi = dot(a, pi, r.width), a_omega = r.two_signs ? dot(a, omega, r.width) : T(0);
+    const T positive = r.positive, negative = r.negative, temperature = r.temperature;
     sums.positive += double(a_pi);
     sums.negative -= double(a_omega);
-    V dtemperature = {};
+    V dtemperature = {}, along = {};
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
         const V p = positive * load(pi + j), q = negative * load(omega + j), here = load(a + j);
         const V dz = p * (here - a_pi) + q * (here - a_omega);
+        const V slope = p - q, dv = temperature * dz + weight * slope;
         dtemperature += dz * load(v + j);
-        store(a + j, p - q);
-        store(v + j, temperature * dz);
-        store(sums.db + j, load(sums.db + j) + temperature * dz);
+        along += slope * load(v + j);
+        store(a + j, slope);
+        store(v + j, dv);
+        store(sums.db + j, load(sums.db + j) + dv);
     }
     sums.temperature += double(horizontal_sum<T>(dtemperature));
+    if (weight != 0) // else 0 times an infinite sum
+        log_sums.add_gradients(r, weight, horizontal_sum<T>(along), sums);
 }
 
 // Σ_j Ψ(z_j) over the real neurons, to more than T's precision, for ρ = exp makes its error a relative one; z becomes
@@ -163,25 +201,34 @@ template <class T> __attribute__((noinline)) double basis_sum(const ModuleRow<T>
     return total;
 }
 
-template <class T> __attribute__((noinline)) void transformed_value(const ModuleRow<T> &r, T *z) {
-    const T factor = r.positive * transform_at<T>(r.transform, basis_sum(r, z, (T *)nullptr)).first;
+// z becomes s(z); returns F.
+template <class T> __attribute__((noinline)) T transformed_value(const ModuleRow<T> &r, T *z) {
+    const double total = basis_sum(r, z, (T *)nullptr);
+    const T factor = r.positive * transform_at<T>(r.transform, total).first;
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
         store(z + j, load(z + j) * factor);
+    return r.positive * transform_value<T>(r.transform, total);
 }
 
-// z becomes (∂s/∂z)ᵀ a, a becomes s(z).
+// z becomes (∂s/∂z)ᵀ a + potential_weight·∂F/∂z, a becomes s(z) = ∂F/∂z.
 template <class T>
-__attribute__((noinline)) void transformed_gradient(const ModuleRow<T> &r, T *z, T *a, ModuleSums<T> &sums, T *slope) {
+__attribute__((noinline)) void transformed_gradient(const ModuleRow<T> &r, T potential_weight, T *z, T *a,
+                                                    ModuleSums<T> &sums, T *slope) {
     using V = typename Simd<T>::Vector;
     fill_zero(a + r.h, r.width - r.h);
-    const auto rho = transform_at<T>(r.transform, basis_sum(r, z, slope));
+    const double total = basis_sum(r, z, slope);
+    const auto rho = transform_at<T>(r.transform, total);
+    if (potential_weight != 0) // else 0 times an infinite sum
+        sums.positive += double(potential_weight * transform_value<T>(r.transform, total));
     const T weight = r.positive, a_sigma = dot(a, z, r.width);
     sums.positive += double(rho.first * a_sigma);
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
         const V value = load(z + j);
-        const V dz = weight * (rho.first * load(a + j) * load(slope + j) + rho.second * a_sigma * value);
+        const V here = value * (weight * rho.first);
+        const V dz = weight * (rho.first * load(a + j) * load(slope + j) + rho.second * a_sigma * value) +
+                     potential_weight * here;
         store(z + j, dz);
-        store(a + j, value * (weight * rho.first));
+        store(a + j, here);
         store(sums.db + j, load(sums.db + j) + dz);
     }
 }
@@ -209,7 +256,9 @@ template <class S> struct ModulesMiddle {
             for (int64_t i = 0; i < tile.rows; ++i) {
                 T *const z = tile.u + i * tile.stride;
                 add_shift(row, z);
-                softmax ? softmax_value(row, z, strips) : transformed_value(row, z);
+                const T F = softmax ? softmax_value(row, z, strips) : transformed_value(row, z);
+                if (p.rows.result)
+                    tile.row_sums[i] += F;
             }
             return;
         }
@@ -217,7 +266,9 @@ template <class S> struct ModulesMiddle {
         for (int64_t i = 0; i < tile.rows; ++i) {
             T *const z = tile.u + i * tile.stride, *const a = tile.a + i * tile.stride;
             add_shift(row, z);
-            softmax ? softmax_gradient(row, z, a, sums, strips) : transformed_gradient(row, z, a, sums, strips);
+            const T weight = p.rows.weight ? p.rows.weight[tile.first_row + i] : T(0);
+            softmax ? softmax_gradient(row, weight, z, a, sums, strips)
+                    : transformed_gradient(row, weight, z, a, sums, strips);
         }
         add_sums(tile, sums);
     }

@@ -2,37 +2,11 @@
 //   softmax:      F = (p LSE(τv) + q LSE(−τv))/τ,  ∂F/∂v = p π − q ω,  ∂F/∂τ = (v·∂F/∂v − F)/τ
 //   transformed:  F = w ρ(Σ_j Ψ(z_j)),             ∂F/∂z = w ρ' σ
 
-// ρ(t)
-template <class T> inline T transform_value(int transform, double t) {
-    switch (transform) {
-    case 1: // t²/2
-        return T(t * t / 2);
-    case 2: // log(1 + e^t)
-        return T((t > 0 ? t : 0.0) + __builtin_log1p(__builtin_exp(-__builtin_fabs(t))));
-    case 3: // log cosh t
-        return T(__builtin_fabs(t) + __builtin_log1p(__builtin_exp(-2.0 * __builtin_fabs(t))) - __builtin_log(2.0));
-    case 4: // e^t
-        return T(__builtin_exp(t));
-    case 5: // log t
-        return T(__builtin_log(t));
-    default:
-        return T(t);
-    }
-}
-
 // F of a row from v; strip becomes weight·∂F/∂v, and the parameters' gradients are added to sums.  scratch: a strip.
 template <class T>
 inline T softmax_potential(const ModuleRow<T> &r, T weight, T *v, ModuleSums<T> &sums, T *pi, T *omega) {
     using V = typename Simd<T>::Vector;
-    const T plus = softmax_strip(v, r.temperature, r.h, r.width, pi);
-    T minus = 0;
-    if (r.two_signs)
-        minus = softmax_strip(v, -r.temperature, r.h, r.width, omega);
-    else
-        fill_zero(omega, r.width);
-    const T F = (r.positive * plus + r.negative * minus) / r.temperature;
-    sums.positive += double(weight * plus / r.temperature);
-    sums.negative += double(weight * minus / r.temperature);
+    const auto log_sums = both_softmax(r, v, pi, omega);
     V moment = {};
     for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
         const V slope = r.positive * load(pi + j) - r.negative * load(omega + j);
@@ -40,8 +14,8 @@ inline T softmax_potential(const ModuleRow<T> &r, T weight, T *v, ModuleSums<T> 
         store(v + j, weight * slope);
         store(sums.db + j, load(sums.db + j) + weight * slope);
     }
-    sums.temperature += double(weight * (horizontal_sum<T>(moment) - F) / r.temperature);
-    return F;
+    log_sums.add_gradients(r, weight, horizontal_sum<T>(moment), sums);
+    return log_sums.potential(r);
 }
 
 // The same for a transformed sum; z becomes weight·∂F/∂z.

@@ -71,14 +71,16 @@ template <class S> struct Rows {
     const Block<S> dx, dg, dv;
     const Block<T> result;
 
-    Rows(Scalar scalar, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned wanted)
+    Rows(Scalar scalar, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned wanted,
+         bool and_potential = false)
         : x(points), g(wanted == kForward || one_a_row(scalar) ? Numbers() : of(scalar, shape, cotangents)),
           v(scalar == Scalar::derivative ? Numbers(cotangents.rbegin(), cotangents.rend()) : Numbers()),
-          weight(wanted != kForward && one_a_row(scalar) ? first_of_rows(shape, cotangents) : Numbers()),
+          weight(wanted != kForward && (and_potential || one_a_row(scalar)) ? first_of_rows(shape, cotangents)
+                                                                            : Numbers()),
           dx(wanted_size(points, wanted, 0)),
           dg(wanted == kForward && !one_a_row(scalar) ? of(scalar, shape, cotangents).size() : 0),
           dv(scalar == Scalar::derivative ? wanted_size(points, wanted, 0) : 0),
-          result(wanted == kForward && one_a_row(scalar) ? size_t(shape.batch) : 0) {}
+          result(wanted == kForward && (and_potential || one_a_row(scalar)) ? size_t(shape.batch) : 0) {}
 
     static bool one_a_row(Scalar scalar) { return scalar == Scalar::potential || scalar == Scalar::divergence; }
     static Numbers of(Scalar scalar, const Shape &shape, const Numbers &rows) {
@@ -192,7 +194,7 @@ struct ModulesCase {
 
     template <class S> Outputs run(const InstructionSet &set, unsigned wanted, int threads) const {
         using T = Sum<S>;
-        const Rows<S> rows(scalar, shape, x, g, wanted);
+        const Rows<S> rows(scalar, shape, x, g, wanted, scalar == Scalar::value && !bias.empty());
         const Block<S> bW(W), dW(wanted_size(W, wanted, 1));
         const Block<T> bb(b), btemperature(temperature), bpositive(positive), bnegative(negative), bbias(bias);
         const Block<T> db(wanted_size(b, wanted, 2)), dtemperature(wanted_size(temperature, wanted, 3)),

@@ -1,11 +1,12 @@
-"""Modules combined by log-sum-exp, on backends without a kernel for it: composed of the operators of each module.
+"""Modules combined by log-sum-exp on the cpp backend: composed of kernels that give a module's f and F at once.
 
-Nothing of size batch × h is in memory, and every derivative is that of the parts.
+Nothing of size batch × h is in memory, only (batch, M, d), and every derivative is that of the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,12 @@ Gate = dict[str, Tensor]
 """sharpness and offset, or nothing."""
 
 
-def family_of(value: Operator, scalars: Mapping[str, Mapping[str, Operator]]) -> Callable[..., Family]:
+def family_of(pair: Operator, scalars: Mapping[str, Mapping[str, Operator]]) -> Callable[..., Family]:
     """(*settings) -> the operators of a family as functions of one module; scalars: by suffix and backend."""
+
+    def both(*tensors: Tensor | None, config: str) -> tuple[Tensor, Tensor]:
+        result = pair(*tensors, config=config)
+        return result[..., :-1], result[..., -1]
 
     def family(*settings: str) -> Family:
         config = ",".join(settings)
@@ -28,8 +33,7 @@ def family_of(value: Operator, scalars: Mapping[str, Mapping[str, Operator]]) ->
         def scalar(suffix: str) -> Callable[..., Tensor]:
             return lambda *tensors: scalars[suffix]["cpp"](*tensors, config=config)
 
-        suffixes = ("potential", "jvp", "divergence", "jacobian")
-        return Family(lambda *tensors: value(*tensors, None, config=config), *map(scalar, suffixes))
+        return Family(partial(both, config=config), *map(scalar, ("potential", "jvp", "divergence", "jacobian")))
 
     return family
 

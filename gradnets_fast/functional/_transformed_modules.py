@@ -7,11 +7,12 @@ from torch import Tensor
 from .. import backend as _backend
 from .. import reference
 from ..ops.modules import TRANSFORMED_MODULES as _OPERATORS
+from ..ops.modules import TRANSFORMED_PAIR as _PAIR
 from ..ops.modules import TRANSFORMED_SCALARS as _SCALARS
 from ._checks import call_scalar, checked_direction, checked_gate, checked_transformed, quickly
 from ._soft_maximum import combined, family_of, gate_of
 
-_FAMILY = family_of(_OPERATORS["cpp"], _SCALARS)
+_FAMILY = family_of(_PAIR, _SCALARS)
 
 
 def transformed_modules(

@@ -33,9 +33,20 @@ class LinearPart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The linear part's gradient at x, (…, d)."""
-        if self.kind == "psd":
+        if self.kind == "psd" and not self._pays(x):
             return x @ self.V.T @ self.V
         return x @ self.matrix()
+
+    def added_to(self, f: Tensor, x: Tensor) -> Tensor:
+        """f + the linear part's gradient at x, (…, d); of many points in one pass over f."""
+        if x.dim() == 2 and self._pays(x):
+            return torch.addmm(f, x, self.matrix())
+        return f + self(x)
+
+    def _pays(self, x: Tensor) -> bool:
+        """Whether a product with `matrix` and its making take fewer operations than two products with V."""
+        d = x.shape[-1]
+        return x.numel() > d * d
 
     def matrix(self) -> Tensor:
         """VᵀV or (S + Sᵀ)/2, the linear part's Jacobian, (d, d)."""
@@ -85,7 +96,7 @@ class GradNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """f(x), (…, d)."""
         f = self._operator("", x)
-        return f if self.linear is None else f + self.linear(x)
+        return f if self.linear is None else self.linear.added_to(f, x)
 
     def potential(self, x: Tensor) -> Tensor:
         """F(x) with ∇F = f, (…,): in closed form, or for cascades as `gradnets_fast.ridge_potential` says."""

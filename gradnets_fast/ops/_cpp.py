@@ -283,6 +283,35 @@ class ScalarKernels:
         return _like(gradients, tensors)
 
 
+class PairKernels:
+    """f(x) and F(x) from one product with W: (…, d + 1), the potential last; for the modules' families."""
+
+    def __init__(self, family: str) -> None:
+        self._call = partial(_SCALAR_CALLS[family], "value")
+
+    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
+        """(x, *parameters, config) -> the operator's result."""
+        *tensors, config = arguments
+        f, F = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[:-1], dtype=_SUM_DTYPE[x.dtype])
+        if x.numel():
+            points, *mended = _mended((x, *tensors), x.dtype)
+            results = (None, f, None, F)
+            _ran(self._call(config, (points, None, None, None), tuple(mended), results, (None,) * len(mended)))
+        return torch.cat([f, F.to(x.dtype).unsqueeze(-1)], -1)
+
+    def backward(self, g: Tensor, *arguments: Any) -> Gradients:
+        """(g, x, *parameters, config, needs) -> the gradients of <g, result>."""
+        *tensors, config, needs = arguments
+        x = tensors[0]
+        if not x.numel():
+            return _no_rows(needs, tensors)
+        dx, *rest = gradients = _gradients(needs, tensors)
+        points, *mended = _mended(tensors, x.dtype)
+        rows = (points, _dense(g[..., :-1], x.dtype), None, _dense(g[..., -1], _SUM_DTYPE[x.dtype]))
+        _ran(self._call(config, rows, tuple(mended), (dx, None, None, None), tuple(rest)))
+        return _like(gradients, tensors)
+
+
 def _directional(family: str, x: Tensor, v: Tensor, *parameters: Tensor | None, config: str) -> Tensor:
     """J(x) v, which is the gradient of <v, f> in x."""
     (tangent, *_) = _FIRST_ORDER[family](v, x, *parameters, None, config, _ONLY_X)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import reference
+from ..reference.modules import family
 from . import _cpp
 from ._triton_modules import ModuleKernels
 from .operator import Operator, register
@@ -43,6 +45,31 @@ def _operators(
     return {"cpp": operator("cpp", (), cpp), "triton": operator("triton", GATE, kernels)}
 
 
+def _pair(
+    name: str, parameters: tuple[str, ...], settings: Callable[[str], tuple[Any, ...]], tangent: Operator
+) -> Operator:
+    def by_reference(*arguments: Any) -> Tensor:
+        *tensors, config = arguments
+        value, potential = family(name, settings(config)).pair(*tensors)
+        return torch.cat([value, potential.to(value.dtype).unsqueeze(-1)], -1)
+
+    kernels = _cpp.PairKernels(name)
+    return register(
+        Operator(
+            name=f"{name}_pair",
+            backend="cpp",
+            arguments=("x", *parameters),
+            reference=by_reference,
+            forward=kernels.forward,
+            attempt=kernels.forward,
+            backward=kernels.backward,
+            hidden_width=_hidden_width,
+            shape="pair",
+            tangent=tangent,
+        )
+    )
+
+
 def _no_settings(config: str) -> tuple[Any, ...]:
     return ()
 
@@ -56,6 +83,10 @@ _TRANSFORMED = ("W", "b", "weight")
 
 SOFTMAX_SCALARS = register_scalars("softmax_modules", _SOFTMAX, _no_settings)
 TRANSFORMED_SCALARS = register_scalars("transformed_modules", _TRANSFORMED, _names)
+
+SOFTMAX_PAIR = _pair("softmax_modules", _SOFTMAX, _no_settings, SOFTMAX_SCALARS["jvp"]["cpp"])
+"""f and its potential at once, (…, d + 1), without bias; of the cpp backend."""
+TRANSFORMED_PAIR = _pair("transformed_modules", _TRANSFORMED, _names, TRANSFORMED_SCALARS["jvp"]["cpp"])
 
 SOFTMAX_MODULES = _operators(
     "softmax_modules",

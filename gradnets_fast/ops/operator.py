@@ -36,10 +36,10 @@ class Operator:
         backward: (g, *tensors, config, needs) -> the gradients of <g, f>, None where `needs` is False.
         hidden_width: (*tensors) -> hidden values per row, which bounds the chunks of the double backward.
         rows: how many arguments have x's shape.
-        shape: what f is for each row: "row", with a Jacobian symmetric in each argument of x's shape; "number"; or
-            "matrix", (…, d, d).
+        shape: what f is for each row: "row", with a Jacobian symmetric in each argument of x's shape; "number";
+            "pair", a gradient and its potential, (…, d + 1); or "matrix", (…, d, d).
         backend: whose kernels these are, "cpp" or "triton".
-        tangent: the operator J(x) v with arguments (x, v, *parameters but the last, a bias).  Its backward pass is the
+        tangent: the operator J(x) v with arguments (x, v, *parameters but a bias).  From its backward pass comes the
             double backward of this operator for a cotangent of x alone.
 
     `config` is what selects a kernel besides shapes: names joined by commas.
@@ -68,8 +68,8 @@ class Operator:
 
     def result_shape(self, x: Tensor) -> torch.Size:
         """The shape of f(x)."""
-        last = {"row": x.shape[-1:], "number": (), "matrix": (x.shape[-1], x.shape[-1])}[self.shape]
-        return x.shape[:-1] + torch.Size(last)
+        d = x.shape[-1]
+        return x.shape[:-1] + torch.Size({"row": (d,), "number": (), "pair": (d + 1,), "matrix": (d, d)}[self.shape])
 
     def __call__(self, *tensors: Tensor | None, config: str) -> Tensor:
         """f(x), by kernels, differentiable twice."""
@@ -192,7 +192,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _operator: None, _config: None, *tangents: Tensor | None) -> Tensor:
         tensors, operator = ctx.saved_tensors, ctx.operator
-        if operator.shape != "matrix" and all(tangent is None for tangent in tangents[operator.rows :]):
+        if operator.shape in ("row", "number") and all(tangent is None for tangent in tangents[operator.rows :]):
             parts = [
                 _along_rows(operator, ctx.config, i, tangent, tensors)
                 for i, tangent in enumerate(tangents)
@@ -276,7 +276,8 @@ class _DoubleBackward(torch.autograd.Function):
         count = len(operator.arguments) + 1
         tensors, cotangents = tensors_and_cotangents[:count], tensors_and_cotangents[count:]
         if operator.tangent is not None and all(c is None for c in cotangents[1:]):
-            return _double_backward_by_tangent(operator.tangent, config, wanted, tensors, cotangents[0])
+            by_kernels = _double_backward_of_pair if operator.shape == "pair" else _double_backward_by_tangent
+            return by_kernels(operator, config, wanted, tensors, cotangents[0])
         return double_backward(operator, config, wanted, tensors, cotangents)
 
     @staticmethod
@@ -344,19 +345,55 @@ def _out_dims(result: Any) -> Any:
 
 
 def _double_backward_by_tangent(
-    tangent: Operator,
+    operator: Operator,
     config: str,
     wanted: Sequence[bool],
     tensors: Sequence[Tensor | None],
     cotangent: Tensor | None,
 ) -> Gradients:
     """`double_backward` for a cotangent c of x alone, by kernels: <c, ∇_x <g, f>> = <c, J(x) g>."""
-    g, x, *parameters, bias = tensors
+    *tensors, bias = tensors
+    second = _through_tangent(operator, config, wanted[:-1], tensors, cotangent)
+    return *second, torch.zeros_like(bias) if wanted[-1] and bias is not None else None
+
+
+def _through_tangent(
+    operator: Operator,
+    config: str,
+    wanted: Sequence[bool],
+    tensors: Sequence[Tensor | None],
+    cotangent: Tensor | None,
+) -> Gradients:
+    """The gradients of <c, J(x) g> for tensors = (g, x, *parameters)."""
+    assert operator.tangent is not None
+    g, x, *parameters = tensors
     arguments = (x, g, *parameters)
-    needs = (wanted[1], wanted[0], *wanted[2:-1])
-    parts = _call_below_autograd(f"{tangent.registered}_backward", cotangent, *arguments, config, needs)
+    needs = (wanted[1], wanted[0], *wanted[2:])
+    parts = _call_below_autograd(f"{operator.tangent.registered}_backward", cotangent, *arguments, config, needs)
     dx, dg, *rest = _none_for_empty(parts, arguments, needs)
-    return dg, dx, *rest, torch.zeros_like(bias) if wanted[-1] and bias is not None else None
+    return dg, dx, *rest
+
+
+def _double_backward_of_pair(
+    operator: Operator,
+    config: str,
+    wanted: Sequence[bool],
+    tensors: Sequence[Tensor | None],
+    cotangent: Tensor | None,
+) -> Gradients:
+    """The same for f and F, with g = (g_f, g_F): <c, ∇_x (<g_f, f> + g_F F)> = <c, J(x) g_f> + g_F <c, f(x)>."""
+    g, x, *parameters = tensors
+    assert g is not None
+    assert x is not None
+    assert cotangent is not None
+    along, of_potential = g[..., :-1].contiguous(), g[..., -1:]
+    dg, *second = _through_tangent(operator, config, wanted, (along, x, *parameters), cotangent)
+    weighted = torch.cat([of_potential * cotangent, torch.zeros_like(of_potential)], -1)
+    first = operator.backward(weighted, x, *parameters, config, tuple(wanted[1:]))
+    if dg is not None:
+        f = operator.forward(x, *parameters, config)[..., :-1]
+        dg = torch.cat([dg, (cotangent * f).sum(-1, keepdim=True)], -1)
+    return dg, *(a if b is None else b if a is None else a + b for a, b in zip(second, first))
 
 
 _library = torch.library.Library("gradnets_fast", "FRAGMENT")

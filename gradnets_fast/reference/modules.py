@@ -312,17 +312,27 @@ def transformed_modules_potential(
 
 
 def _softmax_family() -> soft_maximum.Family:
-    return _family("softmax_modules", ())
+    return family("softmax_modules", ())
 
 
 def _transformed_family(basis: str, transform: str) -> soft_maximum.Family:
-    return _family("transformed_modules", (basis, transform))
+    return family("transformed_modules", (basis, transform))
 
 
-def _family(name: str, settings: tuple[str, ...]) -> soft_maximum.Family:
+def family(name: str, settings: tuple[str, ...]) -> soft_maximum.Family:
+    """The functions of one module; name: "softmax_modules" or "transformed_modules"."""
+
     def function(suffix: str) -> Callable[..., Tensor]:
         of_modules = globals()[name + suffix]
         return lambda *tensors: of_modules(*tensors, None, *settings)
 
-    suffixes = ("", "_potential", "_jvp", "_divergence", "_jacobian")
-    return soft_maximum.Family(*(function(suffix) for suffix in suffixes))
+    value, of_potential = function(""), function("_potential")
+
+    def potential(*tensors: Tensor | None) -> Tensor:
+        wide = torch.promote_types(tensors[1].dtype, torch.float32)  # type: ignore[union-attr]
+        return of_potential(*(None if t is None else t.to(wide) for t in tensors))
+
+    def pair(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        return value(*tensors), potential(*tensors)
+
+    return soft_maximum.Family(pair, potential, *map(function, ("_jvp", "_divergence", "_jacobian")))

@@ -19,9 +19,12 @@ Parameters = Sequence["Tensor | None"]
 
 @dataclass(frozen=True)
 class Family:
-    """A family's functions of (x, [v], *parameters), without bias: f, F, J v, tr J and J."""
+    """A family's functions of (x, [v], *parameters), without bias: (f, F) at once, F, J v, tr J and J.
 
-    value: Callable[..., Tensor]
+    F is in float32 at least: an absolute error of κF is a relative one of s.
+    """
+
+    pair: Callable[..., tuple[Tensor, Tensor]]
     potential: Callable[..., Tensor]
     jvp: Callable[..., Tensor]
     divergence: Callable[..., Tensor]
@@ -30,18 +33,19 @@ class Family:
 
 def value(family: Family, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor) -> Tensor:
     """f(x), (…, d); parameters: of all modules, (M, …)."""
-    s, G = _shares(family, x, parameters, sharpness, offset), _gradients(family, x, parameters)
+    s, G = _shares_and_gradients(family, x, parameters, sharpness, offset)
     return (s.unsqueeze(-1) * G).sum(-2).to(x.dtype)
 
 
 def potential(family: Family, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor) -> Tensor:
     """F(x), (…,)."""
-    return (_scores(family, x, parameters, sharpness, offset).logsumexp(-1) / sharpness).to(x.dtype)
+    potentials = torch.stack([family.potential(x, *one) for one in modules(parameters)], -1)
+    return ((sharpness * potentials + offset).logsumexp(-1) / sharpness).to(x.dtype)
 
 
 def jvp(family: Family, x: Tensor, v: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor) -> Tensor:
     """J(x) v, (…, d)."""
-    s, G = _shares(family, x, parameters, sharpness, offset), _gradients(family, x, parameters)
+    s, G = _shares_and_gradients(family, x, parameters, sharpness, offset)
     along = (G * v.unsqueeze(-2)).sum(-1)
     turned = s * (along - (s * along).sum(-1, keepdim=True)) * sharpness
     curved = torch.stack([family.jvp(x, v, *one) for one in modules(parameters)], -2)
@@ -50,7 +54,7 @@ def jvp(family: Family, x: Tensor, v: Tensor, parameters: Parameters, sharpness:
 
 def divergence(family: Family, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor) -> Tensor:
     """tr J(x), (…,)."""
-    s, G = _shares(family, x, parameters, sharpness, offset), _gradients(family, x, parameters)
+    s, G = _shares_and_gradients(family, x, parameters, sharpness, offset)
     apart = G - (s.unsqueeze(-1) * G).sum(-2, keepdim=True)
     curved = torch.stack([family.divergence(x, *one) for one in modules(parameters)], -1)
     return (s * (curved + sharpness * apart.square().sum(-1))).sum(-1).to(x.dtype)
@@ -58,7 +62,7 @@ def divergence(family: Family, x: Tensor, parameters: Parameters, sharpness: Ten
 
 def jacobian(family: Family, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor) -> Tensor:
     """J(x), (…, d, d)."""
-    s, G = _shares(family, x, parameters, sharpness, offset), _gradients(family, x, parameters)
+    s, G = _shares_and_gradients(family, x, parameters, sharpness, offset)
     apart = G - (s.unsqueeze(-1) * G).sum(-2, keepdim=True)
     total = sharpness * ((s.unsqueeze(-1) * apart).mT @ apart.to(s.dtype))
     for m, one in enumerate(modules(parameters)):
@@ -73,19 +77,9 @@ def modules(parameters: Parameters) -> list[list[Tensor | None]]:
     return [[None if t is None else t[m : m + 1] for t in parameters] for m in range(len(first))]
 
 
-def _gradients(family: Family, x: Tensor, parameters: Parameters) -> Tensor:
-    """G, (…, M, d)."""
-    return torch.stack([family.value(x, *one) for one in modules(parameters)], -2)
-
-
-def _scores(family: Family, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor) -> Tensor:
-    """κ F_m + c_m, (…, M), in float32 at least: an absolute error of it is a relative one of s_m."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    wide = [None if t is None else t.to(dtype) for t in parameters]
-    potentials = torch.stack([family.potential(x.to(dtype), *one) for one in modules(wide)], -1)
-    return sharpness * potentials + offset
-
-
-def _shares(family: Family, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor) -> Tensor:
-    """s, (…, M)."""
-    return _scores(family, x, parameters, sharpness, offset).softmax(-1)
+def _shares_and_gradients(
+    family: Family, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """s, (…, M), and G, (…, M, d)."""
+    gradients, potentials = zip(*(family.pair(x, *one) for one in modules(parameters)))
+    return (sharpness * torch.stack(potentials, -1) + offset).softmax(-1), torch.stack(gradients, -2)
