@@ -97,14 +97,14 @@ def gpus(folder: Path = RESULTS) -> str:
 
 
 _GPU_JOBS = ("forward", "backward", "step")
-_SHOWN = {"h": (1024,), "dtype": ("bf16", "tf32")}
+_SHOWN = {"h": (256, 1024), "dtype": ("bf16", "tf32")}
 """What the README has of a GPU's rows; the result file and the figure have all."""
 
 
 def gpu(result: dict[str, Any], name: str) -> str:
     """The rows of one GPU, forward / backward / step, and where they were measured."""
     lines = [
-        "| dtype, layers | B, d, h | eager | ours | gain over eager | over torch.compile | of the bound |",
+        "| dtype, layers or modules | B, d, h | eager | ours | gain over eager | over torch.compile | of the bound |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -114,15 +114,15 @@ def gpu(result: dict[str, Any], name: str) -> str:
         cells = [_jobs(partial(_time, outcome)) for outcome in (eager, ours)]
         cells += [_jobs(partial(_gain, row, who)) for who in ("eager", "compile")]
         cells.append(_jobs(partial(_of_bound, ours)))
-        lines.append(
-            f"| {row['dtype']}, {row['layers']} | {row['batch']}, {row['d']}, {row['h']} | {' | '.join(cells)} |"
-        )
+        network = "" if row["network"] == "cascade" else f"{row['network']}, "
+        size = f"{row['batch']}, {row['d']}, {row['h']}"
+        lines.append(f"| {row['dtype']}, {network}{row['layers']} | {size} | {' | '.join(cells)} |")
     where = result["environment"]
     note = (
         "Forward / backward / step, medians of interleaved runs, each result first verified against float64. Eager is "
         "plain PyTorch with W x computed once; torch.compile the faster of its modes, where it was tried. The bound is "
-        "the largest of the matrix products at torch.mm's rate, memory at a copy's rate, and tanh at the "
-        f"special-function units' rate, on the same GPU. Measured on {where['device']}, driver {where['driver']}, "
+        "the largest of the matrix products at torch.mm's rate, memory at a copy's rate, and tanh or exponentials at "
+        f"the special-function units' rate, on the same GPU. Measured on {where['device']}, driver {where['driver']}, "
         f"torch {where['torch']}, triton {where['triton']}, commit {where['commit']}, by `{where['command']}` "
         f"([result file](bench/results/{name}/measurements.json), [figure](bench/results/{name}/measurements.png))."
     )

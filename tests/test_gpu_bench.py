@@ -21,6 +21,7 @@ from bench import tables
 from bench.gpu import checks, measure, parts, suite
 from bench.gpu.cases import COMPILERS, JOBS, Budget, Case, Rates, bound, bounds, cases, flops, minimum_bytes, tanh_rate
 from bench.gpu.checks import Check, Finding
+from bench.gpu.networks import NETWORKS, Parameters
 from bench.gpu.operators import PRECISIONS, operators, prepared
 from bench.gpu.workers import Answer, Worker, WorkerError, share
 from gradnets_fast.benchmark.verification import FLOOR_ULPS
@@ -81,10 +82,11 @@ def test_float32_may_be_three_products_of_tf32() -> None:
 
 def test_the_most_telling_cases_come_first_and_none_is_missing() -> None:
     listed = cases()
-    assert len({case.label for case in listed}) == len(listed) == 4 * 2 * 2 * 7
+    assert len({case.label for case in listed}) == len(listed) == 4 * 2 * 2 * 7 + 4 * 2 * 4
     first = [(c.dtype, c.layers, c.d, c.h) for c in listed[:6]]
     assert first == [("bf16", layers, d, 1024) for layers in (1, 4) for d in (32, 64, 128)]
-    assert all(case.h == 1024 for case in listed[:56])
+    assert all(case.network != "cascade" for case in listed[6:10])
+    assert all(case.hidden == 1024 for case in listed[:88])
     assert {case.batch for case in listed if case.d < 256} == {2**20}
     assert {case.batch for case in listed if case.d >= 256} == {2**17}
     compiled = [case for case in listed if case.compilers]
@@ -308,19 +310,20 @@ def test_no_task_begins_when_time_is_up() -> None:
 
 @pytest.mark.parametrize("layers", [1, 4])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_contenders_compute_the_same(layers: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def test_contenders_compute_the_same(network: str, layers: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure.Judge, "_peak", lambda *_: 0)
-    case = Case(3, 20, layers, dtype, 70)
+    case = Case(3, 20, layers, dtype, 70, network)
     with PRECISIONS[dtype].active():
         whole = measure.problem(case, CPU)
         judge = measure.Judge(whole, PRECISIONS[dtype].eps)
         listed = measure.contenders(case, ())
-        assert list(listed) == ["ours", "eager", "authors"][: 2 if layers == 1 else 3]
+        assert ("authors" in listed) == (network == "cascade" and layers > 1)
         for function in listed.values():
             outcome = judge.outcome(measure.contender(function, whole))
             assert "failed" not in outcome
             assert outcome["error"] < 0.02
-        wrong = judge.outcome(measure.contender(lambda p, x: 1.5 * measure.eager(p, x), whole))
+        wrong = judge.outcome(measure.contender(lambda p, x: 1.5 * case.kind.eager(p, x), whole))
         assert wrong["failed"].startswith("wrong: ")
 
 
@@ -328,16 +331,16 @@ def test_a_contender_without_memory_for_gradients_has_a_forward_pass() -> None:
     whole = measure.problem(Case(3, 20, 1, "fp32", 70), CPU)
     judge = measure.Judge(whole, 2.0**-23)
 
-    def only_forward(p: measure.Parameters, x: torch.Tensor) -> torch.Tensor:
+    def only_forward(p: Parameters, x: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
             raise torch.OutOfMemoryError
-        return measure.eager(p, x)
+        return NETWORKS["cascade"].eager(p, x)
 
     outcome = judge.outcome(measure.contender(only_forward, whole))
     assert outcome["missing"] == measure.OUT_OF_MEMORY
     assert "failed" not in outcome
 
-    def nothing(p: measure.Parameters, x: torch.Tensor) -> torch.Tensor:
+    def nothing(p: Parameters, x: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
     assert judge.outcome(measure.contender(nothing, whole)) == {"failed": measure.OUT_OF_MEMORY}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from bench.gpu.networks import NETWORKS, Network
 from bench.gpu.operators import PRECISIONS
 
 DTYPES = ("bf16", "tf32", "fp32", "fp32-default")
@@ -16,28 +17,44 @@ COMPILERS = {"compile": "default", "compile, max-autotune": "max-autotune-no-cud
 """Contenders that torch.compile makes, and its mode."""
 
 _BATCH, _WIDE_BATCH, _WIDE = 2**20, 2**17, 256
+_MODULES, _MODULE_HIDDEN = 4, 256
 _TANH_PER_CLOCK = 16
 """Evaluations of tanh that the special-function units of one multiprocessor begin in a clock."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A cascade of tanh at one size: one layer is Wᵀ tanh(Wx + b) + bias, more have scales and coefficients too."""
+    """A network at one size: a cascade of tanh, where one layer is Wᵀ tanh(Wx + b) + bias and more have scales and
+    coefficients too, or as many modules as `layers` says, of `h` neurons each."""
 
     d: int
     h: int
     layers: int
     dtype: str
     batch: int
+    network: str = "cascade"
+
+    @property
+    def kind(self) -> Network:
+        """What `network` names."""
+        return NETWORKS[self.network]
+
+    @property
+    def hidden(self) -> int:
+        """Neurons with a row of W of their own."""
+        return self.h * (self.layers if self.kind.modules else 1)
 
     @property
     def label(self) -> str:
         """For people and for --case."""
-        return f"{self.dtype} L={self.layers} B={self.batch} d={self.d} h={self.h}"
+        layers = f"{self.network} M={self.layers}" if self.kind.modules else f"L={self.layers}"
+        return f"{self.dtype} {layers} B={self.batch} d={self.d} h={self.h}"
 
     @property
     def compilers(self) -> tuple[str, ...]:
         """The names of COMPILERS that it is compared with: compiling takes longer than all else, so only a few are."""
+        if self.kind.modules:
+            return ("compile",) if self.dtype == "bf16" and self.d == 64 else ()
         if self.h != 1024 or self.dtype not in ("bf16", "tf32") or self.d not in (2, 32, 64, 128, 256):
             return ()
         if self.dtype == "tf32":
@@ -53,11 +70,16 @@ def cases() -> list[Case]:
 def _all() -> Iterator[Case]:
     for dtype, layers, h, d in product(DTYPES, (1, 4), (1024, 4096), (2, 8, 32, 64, 128, 256, 1024)):
         yield Case(d, h, layers, dtype, _WIDE_BATCH if d >= _WIDE else _BATCH)
+    modular = [name for name, network in NETWORKS.items() if network.modules]
+    for name, dtype, d in product(modular, ("bf16", "fp32-default"), (8, 32, 64, 128)):
+        yield Case(d, _MODULE_HIDDEN, _MODULES, dtype, _BATCH, name)
 
 
 def _rank(case: Case) -> tuple[int, int, int, int, int]:
+    telling = case.dtype == "bf16" and case.d == 64
     middle = case.dtype == "bf16" and case.h == 1024 and case.d in (32, 64, 128)
-    return 0 if middle else 1, case.h, DTYPES.index(case.dtype), case.layers, case.d
+    group = 0 if middle else 1 if telling and case.kind.modules else 2
+    return group, case.hidden, DTYPES.index(case.dtype), case.layers, case.d
 
 
 @dataclass
@@ -104,14 +126,14 @@ class Budget:
 
 def flops(case: Case) -> dict[str, float]:
     """Algorithmic operations of the matrix products: two forward, five backward, which computes the first again."""
-    one = 2.0 * case.batch * case.h * case.d
+    one = 2.0 * case.batch * case.hidden * case.d
     return {"forward": 2 * one, "backward": 5 * one, "step": 7 * one}
 
 
 def minimum_bytes(case: Case) -> dict[str, float]:
     """What must be read and written: x and f; backward x, g and dx; the weights and their gradient."""
     size = PRECISIONS[case.dtype].dtype.itemsize
-    rows, weights = case.batch * case.d * size, case.h * case.d * size
+    rows, weights = case.batch * case.d * size, case.hidden * case.d * size
     passes = {"forward": 2.0 * rows + weights, "backward": 3.0 * rows + 2 * weights}
     return passes | {"step": passes["forward"] + passes["backward"]}
 
@@ -148,8 +170,8 @@ def tanh_rate(multiprocessors: int, hertz: float) -> float:
 
 
 def bounds(case: Case, rates: Rates) -> dict[str, dict[str, float]]:
-    """Seconds that each resource needs for a pass: products, memory, and each layer's tanh once."""
-    tanh = float(case.batch * case.h * case.layers)
+    """Seconds that each resource needs for a pass: products, memory, and each layer's tanh or exponentials once."""
+    tanh = float(case.batch * case.h * case.layers * case.kind.evaluations)
     return {
         job: {
             "products": flops(case)[job] / rates.matmul[case.dtype],

@@ -18,8 +18,8 @@ from torch import Tensor
 import gradnets_fast
 from bench.gpu import device as gpu
 from bench.gpu.cases import COMPILERS, JOBS, Case, Rates, bound, bounds, flops, tanh_rate
+from bench.gpu.networks import Function, Parameters
 from bench.gpu.operators import BACKEND, PRECISIONS
-from gradnets_fast import reference
 from gradnets_fast.benchmark import verification
 from gradnets_fast.benchmark.contenders import Contender
 from gradnets_fast.benchmark.measurement import Spread, without_collection
@@ -31,15 +31,14 @@ _SLEEP_CYCLES = 4_000_000
 """Two milliseconds, in which Python enqueues a step: its own time is not to be counted between two launches."""
 
 _WARM_BATCH = 4096
-Parameters = dict[str, Tensor]
-Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Described:
     """What `verification` asks of a case."""
 
-    reference: Callable[[Parameters, Tensor], Tensor]
+    reference: Function
+    eager: Function
 
 
 @dataclass(frozen=True)
@@ -64,66 +63,26 @@ def problem(case: Case, device: torch.device, batch: int | None = None) -> Probl
     def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
         return draw(shape, generator=generator, device=device).to(dtype)
 
-    parameters = {
-        "W": drawn(torch.randn, case.h, case.d) / case.d**0.5,
-        "shift": drawn(torch.randn, case.layers, case.h),
-    }
-    if case.layers > 1:
-        parameters["scale"] = drawn(torch.rand, case.layers, case.h)
-        parameters["coef"] = drawn(torch.rand, case.layers, 1, case.h)
-    parameters["bias"] = drawn(torch.randn, case.d)
+    parameters = case.kind.parameters(drawn, case.layers, case.h, case.d)
     x, g = (drawn(torch.randn, batch or case.batch, case.d) for _ in range(2))
-    return Problem(Described(exact), torch.nn.ParameterDict(parameters), x.requires_grad_(), g)
+    return Problem(
+        Described(case.kind.exact, case.kind.eager), torch.nn.ParameterDict(parameters), x.requires_grad_(), g
+    )
 
 
-def exact(p: Parameters, x: Tensor) -> Tensor:
-    """f by the package's reference, for float64."""
-    scale, coef = p.get("scale"), p.get("coef")
-    one = torch.ones_like(p["shift"])
-    scale, coef = (one if scale is None else scale), (one[:, None] if coef is None else coef)
-    return reference.ridge(x, p["W"], scale, p["shift"], coef, p["bias"], ("tanh",))
-
-
-def eager(p: Parameters, x: Tensor) -> Tensor:
-    """f as a user of plain PyTorch writes it: W x once."""
-    u = x @ p["W"].T
-    return _cascade(p, lambda: u) @ p["W"] + p["bias"]
-
-
-def authors(p: Parameters, x: Tensor) -> Tensor:
-    """f in the authors' structure: W x in every layer."""
-    return _cascade(p, lambda: x @ p["W"].T) @ p["W"] + p["bias"]
-
-
-def _cascade(p: Parameters, product: Callable[[], Tensor]) -> Tensor:
-    shift = p["shift"]
-    if "scale" not in p:
-        return torch.tanh(product() + shift[0])
-    scale, coef = p["scale"], p["coef"]
-    hidden = coef[0, 0] * torch.tanh(scale[0] * product() + shift[0])
-    for layer in range(1, len(shift)):
-        hidden = coef[layer, 0] * torch.tanh(scale[layer] * product() + shift[layer] + hidden)
-    return hidden
-
-
-def ours(p: Parameters, x: Tensor) -> Tensor:
-    """f by the kernels."""
-    arguments = (p["W"], p.get("scale"), p["shift"], p.get("coef"), p["bias"])
-    return gradnets_fast.ridge(x, *arguments, basis="tanh", backend=BACKEND)
-
-
-def contenders(case: Case, compilers: Sequence[str]) -> dict[str, Callable[[Parameters, Tensor], Tensor]]:
+def contenders(case: Case, compilers: Sequence[str]) -> dict[str, Function]:
     """Who is timed, ours first."""
     torch.compiler.reset()
-    listed: dict[str, Callable[[Parameters, Tensor], Tensor]] = {"ours": ours, "eager": eager}
-    if case.layers > 1:
-        listed["authors"] = authors
+    kind = case.kind
+    listed = {"ours": kind.ours, "eager": kind.eager}
+    if kind.authors is not None and case.layers > 1:
+        listed["authors"] = kind.authors
     for name in compilers:
-        listed[name] = torch.compile(eager, fullgraph=True, dynamic=False, mode=COMPILERS[name])
+        listed[name] = torch.compile(kind.eager, fullgraph=True, dynamic=False, mode=COMPILERS[name])
     return listed
 
 
-def contender(function: Callable[[Parameters, Tensor], Tensor], of: Problem) -> Contender:
+def contender(function: Function, of: Problem) -> Contender:
     """A way to compute f, on the tensors of a problem."""
     parameters: Parameters = dict(of.net.named_parameters())
     return Contender(lambda x: function(parameters, x), of.x, tuple(parameters.values()))
@@ -171,7 +130,7 @@ def warm(case: Case, device: torch.device) -> None:
     """Has the kernels of a case compiled, on few points."""
     few = problem(case, device, _WARM_BATCH)
     with PRECISIONS[case.dtype].active():
-        compiled = contender(ours, few)
+        compiled = contender(case.kind.ours, few)
         compiled.forward()
         compiled.step(few.g)
 
@@ -182,7 +141,7 @@ def measured(case: Case, device: torch.device, compilers: Sequence[str], rates: 
     outcomes: dict[str, Any] = dict.fromkeys(case.compilers)
     with PRECISIONS[case.dtype].active():
         whole = problem(case, device)
-        row["kernel"] = gradnets_fast.explain("ridge", whole.x, backend=BACKEND).kernel
+        row["kernel"] = gradnets_fast.explain(case.kind.operator, whole.x, backend=BACKEND).kernel
         judge = Judge(whole, PRECISIONS[case.dtype].eps)
         ready = {}
         for name, function in contenders(case, compilers).items():
@@ -208,7 +167,7 @@ class Judge:
         every = torch.arange(len(self._rows), device=whole.x.device)
         self._truth = verification.exact(few, every)
         # Of these rows alone, so that there is a yardstick where the whole batch does not fit into memory.
-        self._eager = verification.results(contender(eager, few), few, every)
+        self._eager = verification.results(contender(whole.case.eager, few), few, every)
         fault = verification.fault(self._eager, self._eager, self._truth, eps)
         if fault is not None:
             raise ArithmeticError(f"eager PyTorch, the yardstick, is wrong: {fault}")

@@ -69,11 +69,24 @@ class Variant:
         family: the operators' common name.
         draw: (normal, d, h) -> the tensors that follow the points; normal draws a float64 tensor of a shape.
         settings: the arguments that are no tensors.
+        keywords: the names of the last tensors before the bias, where they are keywords.
     """
 
     family: str
     draw: Callable[[Normal, int, int], list[Tensor]]
     settings: dict[str, Any] = field(default_factory=dict)
+    keywords: tuple[str, ...] = ()
+
+    def bound(self, function: Function) -> Function:
+        """A family's function as one of the tensors alone."""
+
+        def call(*tensors: Tensor) -> Tensor:
+            *others, bias = tensors
+            last = len(others) - len(self.keywords)
+            keywords = dict(zip(self.keywords, others[last:]))
+            return function(*others[:last], bias, **self.settings, **keywords)
+
+        return call
 
 
 def _ridge(layers: int, *basis: str) -> Variant:
@@ -102,12 +115,26 @@ def _transformed(modules: int, basis: str, transform: str) -> Variant:
     return Variant("transformed_modules", draw, {"basis": basis, "transform": transform})
 
 
+def _combined(variant: Variant) -> Variant:
+    """Of three modules, by their soft maximum."""
+
+    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
+        *parameters, bias = variant.draw(normal, d, h)
+        # Convex modules with potentials of order 1: of large ones the rounding errors are relative errors of f.
+        numbers = [t.abs() if t.dim() == 1 else t for t in parameters]
+        return [*numbers, (normal().abs() + 1) / h**0.5, normal(len(parameters[0])), bias]
+
+    return Variant(variant.family, draw, variant.settings, ("sharpness", "offset"))
+
+
 VARIANTS = {
     "tanh-1": _ridge(1, "tanh"),
     "tanh-4": _ridge(4, "tanh"),
     "softplus+sin+identity-2": _ridge(2, "softplus", "sin", "identity"),
     "softmax-2": _softmax(2),
+    "softmax-maximum-3": _combined(_softmax(3)),
     "half_square-2": _transformed(2, "tanh", "half_square"),
+    "quadratic-maximum-3": _combined(_transformed(3, "identity", "identity")),
 }
 
 
@@ -174,15 +201,17 @@ def prepared(operator: str, variant: str, precision: str, size: tuple[int, int, 
     tensors = [t.to(device, numbers.dtype) for t in points]
     tensors += [t.to(device, numbers.dtype if i == 0 else vectors) for i, t in enumerate(chosen.draw(normal, d, h))]
     shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(kind, (batch, d))
-    ours, eager = (partial(getattr(home, operator), **chosen.settings) for home in (gradnets_fast, reference))
+    public = getattr(gradnets_fast, operator)
+    eager = chosen.bound(getattr(reference, operator))
+    *names, bias = list(inspect.signature(public).parameters)[: len(tensors) - len(chosen.keywords)]
     return Call(
         operator,
         numbers,
-        list(inspect.signature(ours).parameters)[: len(tensors)],
+        [*names, *chosen.keywords, bias],
         tensors,
         # A sixteenth, for sums over the batch to fit into float16.
         (normal(*shape) / 16).to(device, numbers.dtype),
-        partial(ours, backend=BACKEND),
+        chosen.bound(partial(public, backend=BACKEND)),
         eager,
         partial(_ridge_potential, **chosen.settings) if operator == "ridge_potential" else eager,
     )

@@ -166,9 +166,9 @@ def run_measurements(
 
 def _warm(listed: list[Case], count: int, has_time: Callable[[], bool]) -> None:
     """Has kernels compiled side by side, for any h; what fails here will be seen when it is measured."""
-    kernels: dict[tuple[int, int, str], Case] = {}
+    kernels: dict[tuple[str, int, int, str], Case] = {}
     for case in listed:
-        kernels.setdefault((case.d, case.layers, case.dtype), case)
+        kernels.setdefault((case.network, case.d, case.layers, case.dtype), case)
     workers = [Worker(command("measure")) for _ in range(count)]
     tasks = [{"case": asdict(case)} for case in kernels.values()]
     share(tasks, workers, lambda: _WARM_SECONDS, has_time, lambda *_: None)

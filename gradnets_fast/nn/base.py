@@ -41,7 +41,7 @@ class LinearPart(nn.Module):
         """f + the linear part's gradient at x, (…, d); of many points in one pass over f."""
         if x.dim() == 2 and self._pays(x):
             return torch.addmm(f, x, self.matrix())
-        return f + self(x)
+        return f + self.forward(x)
 
     def _pays(self, x: Tensor) -> bool:
         """Whether a product with `matrix` and its making take fewer operations than two products with V."""
