@@ -93,7 +93,7 @@ def strides(call: Call) -> Finding:
     eager, exact = evaluated(call.eager, call.tensors, call.g), call.truth()
     findings = []
     for layout in (_padded, _every_other, _transposed):
-        got = evaluated(call.ours, [layout(t) for t in call.tensors], layout(call.g))
+        got = evaluated(call.ours, [layout(t) if t.dim() else t for t in call.tensors], layout(call.g))
         findings.append(judged(call, got, eager, exact))
         if findings[-1].fault:
             return Finding(f"{layout.__name__.strip('_')}: {findings[-1].fault}")
