@@ -73,7 +73,19 @@ def _cascade(batch: int, d: int, h: int, *gains: float) -> Case:
 def _modular(batch: int, d: int, h: int, activation: str, *gains: float) -> Case:
     function = partial(reference.gradnet_m, activation=activation, monotone=True)
     make = partial(mGradNetM, _DEPTH, d, h, activation)
-    return Case(f"mGradNetM, {_DEPTH} modules", activation, batch, d, h, make, function, target=Target(*gains))
+    target = Target(*gains) if gains else None
+    return Case(f"mGradNetM, {_DEPTH} modules", activation, batch, d, h, make, function, target=target)
+
+
+def _soft_maximum(batch: int, d: int, h: int, activation: str) -> Case:
+    summed = _modular(batch, d, h, activation)
+    make = partial(mGradNetM, _DEPTH, d, h, activation, combine="logsumexp")
+    return replace(summed, family=f"{summed.family}, soft maximum", make=make)
+
+
+def _with_linear(case: Case) -> Case:
+    make = partial(case.make, linear="psd")
+    return replace(case, family=f"{case.family}, linear part", make=make, target=None)
 
 
 def _bfloat16(case: Case) -> Case:
@@ -101,6 +113,11 @@ CASES = (
     _modular(16384, 8, 256, "softmax", 2.5, 2.5),
     _modular(16384, 64, 256, "softmax", 1.6, 1.4),
     _modular(16384, 64, 256, "weighted_softmax", 2, 1.8),
+    _soft_maximum(16384, 8, 256, "softmax"),
+    _soft_maximum(16384, 64, 256, "softmax"),
+    _soft_maximum(16384, 64, 256, "weighted_softmax"),
+    _with_linear(_ridge(65536, 64, 1024, 1, 1)),
+    _with_linear(_ridge(16384, 256, 948, 1, 1)),
     _bfloat16(_ridge(65536, 64, 1024, 1, 1)),
     _bfloat16(_ridge(16384, 256, 948, 1, 1)),
 )
