@@ -19,6 +19,11 @@ _HOME = {
     "BackendUnavailableError": "backend",
     "use_backend": "backend",
     "warmup": "ahead",
+    "Report": "swap",
+    "accelerate": "swap",
+    "load_reference_checkpoint": "swap",
+    "register_adapter": "swap",
+    "restore": "swap",
     "Explanation": "explanation",
     "explain": "explanation",
     "ridge": "functional",
@@ -53,6 +58,7 @@ _SUBMODULES = (
     "nn",
     "ops",
     "reference",
+    "swap",
     "tasks",
 )
 
@@ -85,6 +91,11 @@ if TYPE_CHECKING:
     from .nn import mGradNetC as mGradNetC
     from .nn import mGradNetM as mGradNetM
     from .nn import mRidgeGradNet as mRidgeGradNet
+    from .swap import Report as Report
+    from .swap import accelerate as accelerate
+    from .swap import load_reference_checkpoint as load_reference_checkpoint
+    from .swap import register_adapter as register_adapter
+    from .swap import restore as restore
 
 
 def __getattr__(name: str) -> Any:

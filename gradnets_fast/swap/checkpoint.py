@@ -1,0 +1,97 @@
+"""Networks from the authors' checkpoints alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import message
+from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
+from ..nn.activation import WEIGHTED_SOFTMAX, WEIGHTED_TANH, Activation
+
+_WHERE = "load_reference_checkpoint"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIX = "module."
+"""What DistributedDataParallel puts before every name."""
+
+
+def load_reference_checkpoint(
+    source: str | PathLike[str] | Mapping[str, Any], *, monotone: bool, activation: Activation | None = None
+) -> GradNet:
+    """A network with the weights of a checkpoint of the authors' code: their shapes tell architecture, depth and width.
+
+    Args:
+        source: a file that torch.save wrote, or what is in it: the network's state_dict, perhaps under "state_dict",
+            "model_state_dict" or "model".  Read with weights_only=True, on the CPU.
+        monotone: whether it is an mGradNet, whose weights go through a softplus; nothing in the file tells.
+        activation: of a cascade, as in `GradNetC`, needed unless it is learned, as the weighted ones are.
+
+    Returns:
+        GradNetC, mGradNetC, GradNetM or mGradNetM in the weights' dtype.  A GradNetC has
+        reuse_penultimate_activation=True, for the authors' applies its last activation but one twice.
+
+    Raises:
+        TypeError, ValueError: no such checkpoint, or the activation is missing or another one than the weights are of.
+        OSError, pickle.UnpicklingError: the file cannot be read, or has more than weights.
+
+    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, and its code.
+
+    >>> from gradnets_fast import mGradNetM
+    >>> net = mGradNetM(num_modules=2, in_dim=3, embed_dim=5, activation="weighted_softmax")
+    >>> print(load_reference_checkpoint(net.state_dict(), monotone=True).extra_repr())
+    num_modules=2, in_dim=3, embed_dim=5, activation='weighted_softmax'
+    """
+    weights = _weights(source)
+    if "mmgn_modules.0.W" in weights:
+        net = _modular(weights, monotone, activation)
+    elif "W" in weights and "beta.0" in weights:
+        net = _cascade(weights, monotone, activation)
+    else:
+        expected = "names of a cascade (W, beta.0, …) or of modules (mmgn_modules.0.W, …)"
+        fix = "pass the state_dict of a GradNet_C, mGradNet_C, GradNet_M or mGradNet_M"
+        raise ValueError(message(_WHERE, "source", expected, ", ".join(list(weights)[:5]) or "nothing", fix))
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        fix = "check the activation, and that the file is of one network alone"
+        raise ValueError(message(_WHERE, "source", f"the weights of {net}", str(error), fix)) from error
+    return net
+
+
+def _weights(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
+    content = source if isinstance(source, Mapping) else torch.load(source, map_location="cpu", weights_only=True)
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise TypeError(
+            message(_WHERE, "source", "a state_dict", type(content).__name__, "save net.state_dict(), not the network")
+        )
+    return {name.removeprefix(_PREFIX): value for name, value in content.items()}
+
+
+def _cascade(weights: dict[str, Tensor], monotone: bool, activation: Activation | None) -> GradNet:
+    layers = sum(name.startswith("beta.") for name in weights)
+    if "nonlinearity.0.a" in weights:
+        activation = activation or WEIGHTED_TANH
+    if activation is None:
+        fix = "pass the one that it was trained with, for example activation='tanh'"
+        raise ValueError(message(_WHERE, "activation", "given, for the weights do not tell", "None", fix))
+    h, d = weights["W"].shape
+    settings: dict[str, Any] = {"dtype": weights["W"].dtype}
+    if monotone:
+        return mGradNetC(layers, d, h, activation, **settings)
+    return GradNetC(layers, d, h, activation, reuse_penultimate_activation=layers > 1, **settings)
+
+
+def _modular(weights: dict[str, Tensor], monotone: bool, activation: Activation | None) -> GradNet:
+    W = weights["mmgn_modules.0.W"]
+    learned = "mmgn_modules.0.act.a" in weights
+    chosen = activation or (WEIGHTED_SOFTMAX if learned else "softmax")
+    cls = mGradNetM if monotone else GradNetM
+    return cls(len(weights["alpha"]), W.shape[1], W.shape[0], chosen, dtype=W.dtype)
