@@ -29,6 +29,12 @@ class Form:
     attributes: Mapping[str, Any]
     parts: Mapping[str, Form] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """The class's name, with what tells two forms of one class apart."""
+        reuses = self.attributes.get("reuse_penultimate_activation", False)
+        return f"{self.cls.__name__}(reuse_penultimate_activation=True)" if reuses else self.cls.__name__
+
 
 class Adapted(GradNet):
     """A user's own module, run by an operator with the arguments that its adapter says."""

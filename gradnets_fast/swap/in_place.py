@@ -87,11 +87,11 @@ def _swapped(path: str, module: nn.Module) -> list[Entry]:
         try:
             difference = _difference(_value(module, points), before)
         except Exception as error:
-            reason = f"{form.cls.__name__} fails: {error}"
+            reason = f"{form.label} fails: {error}"
         else:
             if difference <= _ULPS.get(before.dtype, _MOST_ULPS) * torch.finfo(before.dtype).eps:
-                return [Entry(path, was, form.cls.__name__, error=difference)]
-            reason = f"{form.cls.__name__} differs by {difference:.1e} of the largest value"
+                return [Entry(path, was, form.label, error=difference)]
+            reason = f"{form.label} differs by {difference:.1e} of the largest value"
         _undo(module)
         reasons.append(reason)
     return [Entry(path, was, None, "; ".join(reasons))]
