@@ -153,6 +153,16 @@ def check_scalar(suffix: str, call: Call, size: tuple[int, int, int], dtype: tor
     assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), truth)
 
 
+def check_directions(call: Call, size: tuple[int, int, int], dtype: torch.dtype, jvp: Function) -> None:
+    """J(x) v and its gradients, by `jvp` and by autograd of the call."""
+    tensors, v, g = draw(call, size, dtype)
+    tensors.insert(1, v)
+    truth = outputs_and_gradients(directional(call.exact), doubles(tensors), g.double())
+    eager = outputs_and_gradients(directional(call.exact), tensors, g)
+    for ours in (directional(call.ours), jvp):
+        assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), eager, truth)
+
+
 @pytest.mark.parametrize("suffix", SCALARS)
 @pytest.mark.parametrize("call", [RIDGES[3], CALLS[4], CALLS[6]], ids=lambda call: call.name)
 def test_scalars_under_the_transforms(suffix: str, call: Call) -> None:

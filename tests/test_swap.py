@@ -211,7 +211,8 @@ def test_a_forward_that_fails_is_refused() -> None:
 def test_activations_without_kernels_are_left_alone() -> None:
     net = Cascade(nn.Hardtanh, True, -1)
     (entry,) = accelerate(net).skipped
-    assert "activation" in entry.reason
+    assert "GradNetC: activation: expected one of" in entry.reason
+    assert "Hardtanh" in entry.reason
     assert type(net) is Cascade
 
 
@@ -288,3 +289,12 @@ def test_a_checkpoint_that_tells_too_little_or_something_else() -> None:
         load_reference_checkpoint(nn.Linear(2, 2).state_dict(), monotone=True)
     with pytest.raises(TypeError, match="load_reference_checkpoint: source: expected a state_dict"):
         load_reference_checkpoint({"epoch": 3}, monotone=True)
+
+
+def test_an_adapter_that_fails_is_named() -> None:
+    class Other(Plain):
+        pass
+
+    register_adapter(Other, "ridge", lambda module: {"weights": module.weight})
+    (entry,) = accelerate(Other()).skipped
+    assert "its adapter or structure fails: KeyError: 'W'" in entry.reason

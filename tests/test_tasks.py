@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from bench import polymax
 from gradnets_fast.cli import app
 from gradnets_fast.tasks.checkpoint import load_checkpoint, write_atomically
 from gradnets_fast.tasks.data import load_samples
@@ -96,21 +97,8 @@ def test_train_writes_everything_and_learns(arch: str, tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-QUADRATICS = Settings(
-    arch="mgradnet-m",
-    field="polymax",
-    dim=12,
-    embed_dim=12,
-    layers=3,
-    activation="identity",
-    transform="identity",
-    combine="logsumexp",
-    loss="nearest",
-    batch_size=200,
-    samples=20_000,
-    steps=1500,
-    lr=1e-2,
-    schedule="cosine",
+QUADRATICS = dataclasses.replace(
+    polymax.SETTINGS, dim=12, embed_dim=12, batch_size=200, samples=20_000, steps=1500, lr=1e-2
 )
 
 

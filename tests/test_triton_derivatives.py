@@ -7,7 +7,16 @@ from functools import partial
 
 import pytest
 import torch
-from test_derivative_operators import SCALARS, check_scalar, cotangent, directional, doubles, draw, scalar_of
+from test_derivative_operators import (
+    SCALARS,
+    check_directions,
+    check_scalar,
+    cotangent,
+    directional,
+    doubles,
+    draw,
+    scalar_of,
+)
 from torch import Tensor
 
 import gradnets_fast
@@ -51,12 +60,7 @@ def test_potential_divergence_jacobian_and_their_gradients(
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    tensors, v, g = draw(call, size, dtype)
-    tensors.insert(1, v)
-    truth = outputs_and_gradients(directional(call.exact), doubles(tensors), g.double())
-    eager = outputs_and_gradients(directional(call.exact), tensors, g)
-    for ours in (directional(call.ours), jvp_of(call)):
-        assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), eager, truth)
+    check_directions(call, size, dtype, jvp_of(call))
 
 
 def jvp_of(call: Call) -> Callable[[list[Tensor]], Tensor]:

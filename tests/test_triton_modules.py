@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_derivative_operators import SCALARS, check_scalar, directional, doubles, draw
+from test_derivative_operators import SCALARS, check_directions, check_scalar, doubles
 from test_triton import check_only_what_is_needed, check_strides
 from torch import Tensor
 
@@ -129,12 +129,7 @@ def test_potential_divergence_jacobian_and_their_gradients(
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    tensors, v, g = draw(call, size, dtype)
-    tensors.insert(1, v)
-    truth = outputs_and_gradients(directional(call.exact), doubles(tensors), g.double())
-    eager = outputs_and_gradients(directional(call.exact), tensors, g)
-    for ours in (directional(call.ours), partial(_jvp, call)):
-        assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), eager, truth)
+    check_directions(call, size, dtype, partial(_jvp, call))
 
 
 def _jvp(call: Call, tensors: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,24 +136,28 @@ def _squared_eager(p: Parameters, x: Tensor) -> Tensor:
     return f
 
 
-def _modular(parameters: Callable[..., Parameters], eager: Function, operator: str, **counts: int) -> Network:
+def _modular(
+    operator: str, parameters: Callable[..., Parameters], eager: Function, given: dict[str, Any], evaluations: int
+) -> Network:
+    """given: what the reference's function has no default for, where the parameters do not say it."""
+
     def ours(p: Parameters, x: Tensor) -> Tensor:
         result: Tensor = getattr(gradnets_fast, operator)(x, **p, backend=BACKEND)
         return result
 
     def exact(p: Parameters, x: Tensor) -> Tensor:
-        given = {"negative": None, **p} if operator == "softmax_modules" else {"basis": "tanh", **p}
-        given |= {} if operator == "softmax_modules" else {"transform": "half_square"}
-        result: Tensor = getattr(reference, operator)(x, **given)
+        result: Tensor = getattr(reference, operator)(x, **(given | p))
         return result
 
-    return Network(operator, parameters, ours, eager, exact, modules=True, **counts)
+    return Network(operator, parameters, ours, eager, exact, modules=True, evaluations=evaluations)
 
 
 def _softmax(two_signs: bool = False, combined: bool = False) -> Network:
     parameters = partial(_softmax_parameters, two_signs=two_signs, combined=combined)
-    return _modular(parameters, _softmax_eager, "softmax_modules", evaluations=1 + two_signs)
+    return _modular("softmax_modules", parameters, _softmax_eager, {"negative": None}, 1 + two_signs)
 
+
+_SQUARED = {"basis": "tanh", "transform": "half_square"}
 
 NETWORKS = {
     "cascade": Network("ridge", _cascade_parameters, _cascade_ours, _cascade_eager, _cascade_exact, _cascade_authors),
@@ -160,5 +165,5 @@ NETWORKS = {
     "weighted softmax": _softmax(two_signs=True),
     "soft maximum": _softmax(combined=True),
     # log cosh takes an exponential and a logarithm beside the tanh.
-    "squared log cosh": _modular(_squared_parameters, _squared_eager, "transformed_modules", evaluations=3),
+    "squared log cosh": _modular("transformed_modules", _squared_parameters, _squared_eager, _SQUARED, 3),
 }

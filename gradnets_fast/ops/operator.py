@@ -276,8 +276,9 @@ class _DoubleBackward(torch.autograd.Function):
         count = len(operator.arguments) + 1
         tensors, cotangents = tensors_and_cotangents[:count], tensors_and_cotangents[count:]
         if operator.tangent is not None and all(c is None for c in cotangents[1:]):
-            by_kernels = _double_backward_of_pair if operator.shape == "pair" else _double_backward_by_tangent
-            return by_kernels(operator, config, wanted, tensors, cotangents[0])
+            cotangent = cotangents[0]
+            assert cotangent is not None
+            return _double_backward_by_kernels(operator, config, wanted, tensors, cotangent)
         return double_backward(operator, config, wanted, tensors, cotangents)
 
     @staticmethod
@@ -344,54 +345,40 @@ def _out_dims(result: Any) -> Any:
     return 0 if isinstance(result, Tensor) else tuple(None if part is None else 0 for part in result)
 
 
-def _double_backward_by_tangent(
+def _double_backward_by_kernels(
     operator: Operator,
     config: str,
     wanted: Sequence[bool],
     tensors: Sequence[Tensor | None],
-    cotangent: Tensor | None,
+    cotangent: Tensor,
 ) -> Gradients:
-    """`double_backward` for a cotangent c of x alone, by kernels: <c, ∇_x <g, f>> = <c, J(x) g>."""
-    *tensors, bias = tensors
-    second = _through_tangent(operator, config, wanted[:-1], tensors, cotangent)
-    return *second, torch.zeros_like(bias) if wanted[-1] and bias is not None else None
+    """`double_backward` for a cotangent c of x alone: <c, ∇_x <g, f>> = <c, J(x) g>.
 
+    Of a pair, g = (g_f, g_F): <c, ∇_x (<g_f, f> + g_F F)> = <c, J(x) g_f> + g_F <c, f(x)>.
+    """
 
-def _through_tangent(
-    operator: Operator,
-    config: str,
-    wanted: Sequence[bool],
-    tensors: Sequence[Tensor | None],
-    cotangent: Tensor | None,
-) -> Gradients:
-    """The gradients of <c, J(x) g> for tensors = (g, x, *parameters)."""
-    assert operator.tangent is not None
-    g, x, *parameters = tensors
-    arguments = (x, g, *parameters)
-    needs = (wanted[1], wanted[0], *wanted[2:])
-    parts = _call_below_autograd(f"{operator.tangent.registered}_backward", cotangent, *arguments, config, needs)
-    dx, dg, *rest = _none_for_empty(parts, arguments, needs)
-    return dg, dx, *rest
+    def call(name: str, g: Tensor, arguments: Sequence[Tensor | None], needs: tuple[bool, ...]) -> Gradients:
+        parts = _call_below_autograd(f"{name}_backward", g, *arguments, config, needs)
+        return _none_for_empty(parts, arguments, needs)
 
+    def through_tangent(g: Tensor | None, x: Tensor | None, *parameters: Tensor | None) -> Gradients:
+        assert operator.tangent is not None
+        needs = (wanted[1], wanted[0], *wanted[2 : 2 + len(parameters)])
+        dx, dg, *rest = call(operator.tangent.registered, cotangent, (x, g, *parameters), needs)
+        return dg, dx, *rest
 
-def _double_backward_of_pair(
-    operator: Operator,
-    config: str,
-    wanted: Sequence[bool],
-    tensors: Sequence[Tensor | None],
-    cotangent: Tensor | None,
-) -> Gradients:
-    """The same for f and F, with g = (g_f, g_F): <c, ∇_x (<g_f, f> + g_F F)> = <c, J(x) g_f> + g_F <c, f(x)>."""
-    g, x, *parameters = tensors
+    if operator.shape != "pair":
+        *others, bias = tensors
+        zero = torch.zeros_like(bias) if wanted[-1] and bias is not None else None
+        return *through_tangent(*others), zero
+    g, *arguments = tensors
     assert g is not None
-    assert x is not None
-    assert cotangent is not None
-    along, of_potential = g[..., :-1].contiguous(), g[..., -1:]
-    dg, *second = _through_tangent(operator, config, wanted, (along, x, *parameters), cotangent)
+    of_value, of_potential = g[..., :-1].contiguous(), g[..., -1:]
+    dg, *second = through_tangent(of_value, *arguments)
     weighted = torch.cat([of_potential * cotangent, torch.zeros_like(of_potential)], -1)
-    first = operator.backward(weighted, x, *parameters, config, tuple(wanted[1:]))
+    first = call(operator.registered, weighted, arguments, tuple(wanted[1:]))
     if dg is not None:
-        f = operator.forward(x, *parameters, config)[..., :-1]
+        f = _call_below_autograd(operator.registered, *arguments, config)[..., :-1]
         dg = torch.cat([dg, (cotangent * f).sum(-1, keepdim=True)], -1)
     return dg, *(a if b is None else b if a is None else a + b for a, b in zip(second, first))
 

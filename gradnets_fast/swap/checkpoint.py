@@ -46,9 +46,9 @@ def load_reference_checkpoint(
     num_modules=2, in_dim=3, embed_dim=5, activation='weighted_softmax'
     """
     weights = _weights(source)
-    if "mmgn_modules.0.W" in weights:
+    if {"mmgn_modules.0.W", "alpha"} <= weights.keys():
         net = _modular(weights, monotone, activation)
-    elif "W" in weights and "beta.0" in weights:
+    elif {"W", "beta.0"} <= weights.keys():
         net = _cascade(weights, monotone, activation)
     else:
         expected = "names of a cascade (W, beta.0, …) or of modules (mmgn_modules.0.W, …)"
@@ -58,7 +58,9 @@ def load_reference_checkpoint(
         net.load_state_dict(weights)
     except RuntimeError as error:
         fix = "check the activation, and that the file is of one network alone"
-        raise ValueError(message(_WHERE, "source", f"the weights of {net}", str(error), fix)) from error
+        raise ValueError(
+            message(_WHERE, "source", f"the weights of {type(net).__name__}({net.extra_repr()})", str(error), fix)
+        ) from error
     return net
 
 

@@ -88,8 +88,8 @@ def register_adapter(cls: type[nn.Module], operator: str, arguments: Arguments, 
     _ADAPTERS[cls] = Adapter(operator, arguments, monotone)
 
 
-def forms(module: nn.Module) -> list[Form] | None:
-    """What a module may be turned into, the likeliest first; None if it has no such structure."""
+def forms(module: nn.Module) -> list[Form | str] | None:
+    """What a module may be turned into, the likeliest first, or why not; None if it has no such structure."""
     adapter = _ADAPTERS.get(type(module))
     if adapter is not None:
         return list(_adapted(module, adapter))
@@ -110,22 +110,22 @@ def _has(module: nn.Module, *names: str) -> bool:
     return not isinstance(module, GradNet) and own.issuperset(names)
 
 
-def _cascades(module: Any) -> Iterator[Form]:
+def _cascades(module: Any) -> Iterator[Form | str]:
     h, d = module.W.shape
     layers = len(module.nonlinearity)
     activation = _activation(module.nonlinearity[0], WEIGHTED_TANH)
     for cls in _likeliest_first(module, mGradNetC, GradNetC):
         # The authors' GradNet_C ends with the last activation but one.
         for reuse in (False, True)[: 1 if cls is mGradNetC or layers < 2 else 2]:
-            yield from _form(module, cls, layers, d, h, activation, reuse_penultimate_activation=reuse)
+            yield _form(module, cls, layers, d, h, activation, reuse_penultimate_activation=reuse)
 
 
-def _modular(module: Any) -> Iterator[Form]:
+def _modular(module: Any) -> Iterator[Form | str]:
     modules = module.mmgn_modules
     h, d = modules[0].W.shape
     activation = _activation(modules[0].act, WEIGHTED_SOFTMAX)
     for cls in _likeliest_first(module, mGradNetM, GradNetM):
-        yield from _form(module, cls, len(modules), d, h, activation)
+        yield _form(module, cls, len(modules), d, h, activation)
 
 
 def _likeliest_first(module: nn.Module, monotone: type[GradNet], other: type[GradNet]) -> tuple[type[GradNet], ...]:
@@ -137,14 +137,16 @@ def _activation(module: nn.Module, weighted: str) -> Any:
     return weighted if set(module._parameters) == {"a", "b"} else module
 
 
-def _form(module: nn.Module, cls: type[GradNet], *sizes: Any, **settings: Any) -> Iterator[Form]:
+def _form(module: nn.Module, cls: type[GradNet], *sizes: Any, **settings: Any) -> Form | str:
     """The form of a network of ours, if its parameters have the module's names and shapes."""
     try:
         ours = cls(*sizes, **settings, device="meta")
-    except (TypeError, ValueError):
-        return  # such as a falling activation, which a monotone network cannot have
-    if _shapes(ours) == _shapes(module):
-        yield _form_of(ours, module, sizes[1])
+    except (TypeError, ValueError) as error:
+        return str(error)  # such as a falling activation, which a monotone network cannot have
+    if _shapes(ours) != _shapes(module):
+        different = sorted(name for name, _ in _shapes(ours).items() ^ _shapes(module).items())
+        return f"{cls.__name__} has other parameters: {', '.join(dict.fromkeys(different))}"
+    return _form_of(ours, module, sizes[1])
 
 
 def _shapes(module: nn.Module) -> dict[str, Any]:

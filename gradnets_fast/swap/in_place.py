@@ -70,19 +70,23 @@ def _check(model: object, where: str) -> None:
 
 def _swapped(path: str, module: nn.Module) -> list[Entry]:
     """The entry of a module, if it has the structure of a gradient network."""
-    candidates = forms(module)
+    was = type(module).__name__
+    try:
+        candidates = forms(module)
+    except Exception as error:  # a user's adapter, or a module with a part missing, may raise anything
+        return [Entry(path, was, None, f"its adapter or structure fails: {type(error).__name__}: {error}")]
     if candidates is None:
         return []
-    was = type(module).__name__
-    if not candidates:
-        return [Entry(path, was, None, "no architecture has its parameters' names and shapes with its activation")]
+    reasons = [form for form in candidates if isinstance(form, str)]
+    able = [form for form in candidates if not isinstance(form, str)]
+    if not able:
+        return [Entry(path, was, None, "; ".join(dict.fromkeys(reasons)))]
     try:
-        points = _probe(module, candidates[0].in_dim)
+        points = _probe(module, able[0].in_dim)
         before = _value(module, points)
-    except Exception as error:  # a user's forward may raise anything
-        return [Entry(path, was, None, f"its forward fails at random points: {error}")]
-    reasons = []
-    for form in candidates:
+    except Exception as error:  # as may a user's forward
+        return [Entry(path, was, None, f"its forward fails at random points: {type(error).__name__}: {error}")]
+    for form in able:
         _become(module, form)
         try:
             difference = _difference(_value(module, points), before)
