@@ -16,6 +16,7 @@ from ..errors import check_basis, check_like, check_points, check_tensor, check_
 from ..ops import _cpp
 from ..ops.operator import Operator
 from ..reference.soft_maximum import Family
+from ._ranks import Parts, is_distributed, over_ranks, whole
 from ._soft_maximum import Gate, combined, gate_of
 
 
@@ -137,7 +138,7 @@ def quickly(
     return None if config is None else operator.quickly(tensors, config)
 
 
-def call_scalar(
+def call(
     operators: dict[str, Operator],
     points: tuple[Tensor, ...],
     parameters: tuple[Tensor | None, ...],
@@ -147,21 +148,37 @@ def call_scalar(
     gate: Gate | None = None,
     family: Callable[..., Family] | None = None,
 ) -> Tensor:
-    """What an operator, one of a family's besides f, gives on the chosen backend.
+    """What an operator gives on the chosen backend.
 
     operators: by backend.  settings: the last arguments of the function of its name in `gradnets_fast.reference`,
     names of basis functions.  gate, family: of modules, what `checked_gate` found and `family_of` made.
     """
-    x, name = points[0], operators["cpp"].name
-    chosen = _backend.select(name, x, backend)
+    x, operator = points[0], operators["cpp"]
+    if is_distributed(parameters[0]):
+        if gate:  # a soft maximum is no sum over modules
+            everything = {name: whole(tensor) for name, tensor in gate.items()}
+            held = tuple(map(whole, parameters))
+            return call(operators, points, held, whole(bias), backend, *settings, gate=everything, family=family)
+
+        def of_rank(rows: Parts, own: Parts) -> Tensor:
+            return call(operators, rows, own, None, backend, *settings, family=family)
+
+        return _plus_bias(operator, over_ranks(operator.name, of_rank, points, parameters), x, whole(bias))
+    chosen = _backend.select(operator.name, x, backend)
     if chosen == "reference":
-        result: Tensor = getattr(reference, name)(*points, *parameters, bias, *settings, **(gate or {}))
+        result: Tensor = getattr(reference, operator.name)(*points, *parameters, bias, *settings, **(gate or {}))
         return result
     if chosen == "cpp" and gate and family is not None:
-        return combined(family(*settings), name.rsplit("_", 1)[1], points, parameters, bias, gate)
+        return combined(family(*settings), operator.quantity, points, parameters, bias, gate)
     names = [name for setting in settings for name in ((setting,) if isinstance(setting, str) else setting)]
     more = () if gate is None else gate_of(chosen, gate)
-    result = operators[chosen](*points, *parameters, *more, config=",".join(names))
-    if bias is None or not name.endswith("_potential"):
+    if operator.quantity == "value":
+        return operators[chosen](*points, *parameters, *more, bias, config=",".join(names))
+    return _plus_bias(operator, operators[chosen](*points, *parameters, *more, config=",".join(names)), x, bias)
+
+
+def _plus_bias(operator: Operator, result: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """The result of an operator that had no bias, with what a bias adds to it."""
+    if bias is None or operator.quantity not in ("value", "potential"):
         return result
-    return (result + x @ bias.to(x.dtype)).to(x.dtype)
+    return (result + (bias if operator.quantity == "value" else x @ bias.to(x.dtype))).to(x.dtype)

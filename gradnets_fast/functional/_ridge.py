@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .. import backend as _backend
-from .. import reference
 from ..ops.ridge import RIDGE as _OPERATORS
 from ..ops.ridge import SCALARS as _SCALARS
-from ._checks import call_scalar, checked_direction, checked_ridge, quickly
+from ._checks import call, checked_direction, checked_ridge, quickly
 
 
 def ridge(
@@ -62,10 +60,7 @@ def ridge(
         if f is not None:
             return f
     x, W, cascade, names = checked_ridge("ridge", x, W, scale, shift, coef, bias, basis)
-    chosen = _backend.select("ridge", x, backend)
-    if chosen == "reference":
-        return reference.ridge(x, W, *cascade, bias, names)
-    return _OPERATORS[chosen](x, W, *cascade, bias, config=",".join(names))
+    return call(_OPERATORS, (x,), (W, *cascade), bias, backend, names)
 
 
 def ridge_potential(
@@ -104,7 +99,7 @@ def ridge_potential(
     12.5
     """
     x, W, cascade, names = checked_ridge("ridge_potential", x, W, scale, shift, coef, bias, basis)
-    return call_scalar(_SCALARS["potential"], (x,), (W, *cascade), bias, backend, names)
+    return call(_SCALARS["potential"], (x,), (W, *cascade), bias, backend, names)
 
 
 def ridge_jvp(
@@ -146,7 +141,7 @@ def ridge_jvp(
     """
     x, W, cascade, names = checked_ridge("ridge_jvp", x, W, scale, shift, coef, bias, basis)
     v = checked_direction("ridge_jvp", v, x)
-    return call_scalar(_SCALARS["jvp"], (x, v), (W, *cascade), bias, backend, names)
+    return call(_SCALARS["jvp"], (x, v), (W, *cascade), bias, backend, names)
 
 
 def ridge_divergence(
@@ -183,7 +178,7 @@ def ridge_divergence(
     [2.0, 2.0, 2.0, 2.0, 2.0]
     """
     x, W, cascade, names = checked_ridge("ridge_divergence", x, W, scale, shift, coef, bias, basis)
-    return call_scalar(_SCALARS["divergence"], (x,), (W, *cascade), bias, backend, names)
+    return call(_SCALARS["divergence"], (x,), (W, *cascade), bias, backend, names)
 
 
 def ridge_jacobian(
@@ -220,4 +215,4 @@ def ridge_jacobian(
     [[1.0, 0.0], [0.0, 1.0]]
     """
     x, W, cascade, names = checked_ridge("ridge_jacobian", x, W, scale, shift, coef, bias, basis)
-    return call_scalar(_SCALARS["jacobian"], (x,), (W, *cascade), bias, backend, names)
+    return call(_SCALARS["jacobian"], (x,), (W, *cascade), bias, backend, names)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import backend as _backend
-from .. import reference
 from ..ops.modules import SOFTMAX_MODULES as _OPERATORS
 from ..ops.modules import SOFTMAX_PAIR as _PAIR
 from ..ops.modules import SOFTMAX_SCALARS as _SCALARS
-from ._checks import call_scalar, checked_direction, checked_gate, checked_modules, quickly
-from ._soft_maximum import combined, family_of, gate_of
+from ._checks import call, checked_direction, checked_gate, checked_modules, quickly
+from ._soft_maximum import family_of
 
 _FAMILY = family_of(_PAIR, _SCALARS)
 
@@ -69,13 +67,8 @@ def softmax_modules(
         "softmax_modules", x, W, b, bias, temperature=temperature, positive=positive, negative=negative
     )
     gate = checked_gate("softmax_modules", sharpness, offset, x, W)
-    chosen = _backend.select("softmax_modules", x, backend)
     parameters = (W, b, temperature, positive, negative)
-    if chosen == "reference":
-        return reference.softmax_modules(x, *parameters, bias, **gate)
-    if chosen == "cpp" and gate:
-        return combined(_FAMILY(), "value", (x,), parameters, bias, gate)
-    return _OPERATORS[chosen](x, *parameters, *gate_of(chosen, gate), bias, config="")
+    return call(_OPERATORS, (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
 
 
 def softmax_modules_potential(
@@ -118,7 +111,7 @@ def softmax_modules_potential(
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
     gate = checked_gate(where, sharpness, offset, x, W)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["potential"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
+    return call(_SCALARS["potential"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
 
 
 def softmax_modules_jvp(
@@ -168,7 +161,7 @@ def softmax_modules_jvp(
     gate = checked_gate(where, sharpness, offset, x, W)
     v = checked_direction(where, v, x)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["jvp"], (x, v), parameters, bias, backend, gate=gate, family=_FAMILY)
+    return call(_SCALARS["jvp"], (x, v), parameters, bias, backend, gate=gate, family=_FAMILY)
 
 
 def softmax_modules_divergence(
@@ -213,7 +206,7 @@ def softmax_modules_divergence(
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
     gate = checked_gate(where, sharpness, offset, x, W)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["divergence"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
+    return call(_SCALARS["divergence"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
 
 
 def softmax_modules_jacobian(
@@ -259,4 +252,4 @@ def softmax_modules_jacobian(
     x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
     gate = checked_gate(where, sharpness, offset, x, W)
     parameters = (W, b, temperature, positive, negative)
-    return call_scalar(_SCALARS["jacobian"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
+    return call(_SCALARS["jacobian"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import backend as _backend
-from .. import reference
 from ..ops.modules import TRANSFORMED_MODULES as _OPERATORS
 from ..ops.modules import TRANSFORMED_PAIR as _PAIR
 from ..ops.modules import TRANSFORMED_SCALARS as _SCALARS
-from ._checks import call_scalar, checked_direction, checked_gate, checked_transformed, quickly
-from ._soft_maximum import combined, family_of, gate_of
+from ._checks import call, checked_direction, checked_gate, checked_transformed, quickly
+from ._soft_maximum import family_of
 
 _FAMILY = family_of(_PAIR, _SCALARS)
 
@@ -67,13 +65,8 @@ def transformed_modules(
             return f
     x, W = checked_transformed("transformed_modules", x, W, b, weight, bias, basis, transform)
     gate = checked_gate("transformed_modules", sharpness, offset, x, W)
-    chosen = _backend.select("transformed_modules", x, backend)
     parameters = (W, b, weight)
-    if chosen == "reference":
-        return reference.transformed_modules(x, *parameters, bias, basis, transform, **gate)
-    if chosen == "cpp" and gate:
-        return combined(_FAMILY(basis, transform), "value", (x,), parameters, bias, gate)
-    return _OPERATORS[chosen](x, *parameters, *gate_of(chosen, gate), bias, config=f"{basis},{transform}")
+    return call(_OPERATORS, (x,), parameters, bias, backend, basis, transform, gate=gate, family=_FAMILY)
 
 
 def transformed_modules_potential(
@@ -114,9 +107,7 @@ def transformed_modules_potential(
     where = "transformed_modules_potential"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
     gate = checked_gate(where, sharpness, offset, x, W)
-    return call_scalar(
-        _SCALARS["potential"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
-    )
+    return call(_SCALARS["potential"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY)
 
 
 def transformed_modules_jvp(
@@ -166,9 +157,7 @@ def transformed_modules_jvp(
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
     gate = checked_gate(where, sharpness, offset, x, W)
     v = checked_direction(where, v, x)
-    return call_scalar(
-        _SCALARS["jvp"], (x, v), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
-    )
+    return call(_SCALARS["jvp"], (x, v), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY)
 
 
 def transformed_modules_divergence(
@@ -213,7 +202,7 @@ def transformed_modules_divergence(
     where = "transformed_modules_divergence"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
     gate = checked_gate(where, sharpness, offset, x, W)
-    return call_scalar(
+    return call(
         _SCALARS["divergence"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
     )
 
@@ -261,6 +250,4 @@ def transformed_modules_jacobian(
     where = "transformed_modules_jacobian"
     x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
     gate = checked_gate(where, sharpness, offset, x, W)
-    return call_scalar(
-        _SCALARS["jacobian"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
-    )
+    return call(_SCALARS["jacobian"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY)

@@ -39,6 +39,8 @@ class Operator:
         shape: what f is for each row: "row", with a Jacobian symmetric in each argument of x's shape; "number";
             "pair", a gradient and its potential, (…, d + 1); or "matrix", (…, d, d).
         backend: whose kernels these are, "cpp" or "triton".
+        quantity: "value" for f, or which other function of the family it is: "potential", "jvp", "divergence",
+            "jacobian".
         tangent: the operator J(x) v with arguments (x, v, *parameters but a bias).  From its backward pass comes the
             double backward of this operator for a cotangent of x alone.
 
@@ -55,6 +57,7 @@ class Operator:
     rows: int = 1
     shape: str = "row"
     backend: str = "cpp"
+    quantity: str = "value"
     tangent: Operator | None = None
 
     @property

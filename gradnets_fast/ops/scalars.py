@@ -54,6 +54,7 @@ def _register(
                 hidden_width=hidden_width,
                 rows=len(rows),
                 shape=_SHAPES[suffix],
+                quantity=suffix,
             )
         )
     return operators
