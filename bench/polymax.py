@@ -17,7 +17,9 @@ import torch
 from bench.environment import RESULTS, environment
 from bench.published_2d import trained
 from gradnets_fast.tasks.checkpoint import write_json
-from gradnets_fast.tasks.training import Problem, Settings, decibel, make_problem, mean_squared_error
+from gradnets_fast.tasks.losses import decibel, mean_squared_error
+from gradnets_fast.tasks.problem import InMemory, Problem, make_problem
+from gradnets_fast.tasks.settings import Settings
 
 SETTINGS = Settings(
     arch="mgradnet-m",
@@ -39,8 +41,9 @@ PUBLISHED = {"mGradNet-C, published": -10.64, "mGradNet-M, published": -11.30}
 
 def linear_error(problem: Problem) -> float:
     """The error in dB of the least-squares symmetric positive semidefinite linear map."""
-    mean = problem.x.mean(0)
-    A = torch.linalg.lstsq(problem.x - mean, problem.g).solution
+    assert isinstance(problem.source, InMemory)
+    mean = problem.mean
+    A = torch.linalg.lstsq(problem.source.x - mean, problem.source.g).solution
     values, vectors = torch.linalg.eigh((A + A.T) / 2)
     A = vectors @ torch.diag(values.clamp(min=0)) @ vectors.T
     return decibel(mean_squared_error((problem.test_x - mean) @ A, problem.test_g).item())

@@ -16,7 +16,9 @@ import torch
 
 from bench.environment import RESULTS, environment
 from gradnets_fast.tasks.checkpoint import write_json
-from gradnets_fast.tasks.training import Settings, Trainer, decibel, mean_squared_error
+from gradnets_fast.tasks.losses import decibel, mean_squared_error
+from gradnets_fast.tasks.settings import Settings
+from gradnets_fast.tasks.training import Trainer
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +31,13 @@ from .tasks.checkpoint import (
 )
 from .tasks.evaluation import Evaluation, evaluate
 from .tasks.fields import FIELDS
-from .tasks.training import ARCHITECTURES, SCHEDULES, Settings, Trainer, decibel
+from .tasks.losses import decibel
+from .tasks.ranks import Ranks, processes
+from .tasks.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings
+from .tasks.training import Trainer
 
 app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
 _EXPECTED_FAILURES = (ArithmeticError, OSError, RuntimeError, TypeError, ValueError)
-_SAVE_EVERY_SECONDS = 30.0
 _PLAIN_LINES = 10
 
 
@@ -92,7 +96,11 @@ def _help(text: str, choices: Iterable[str]) -> str:
 def train(
     field: Annotated[str | None, typer.Option(help=_help("Synthetic field", FIELDS) + " (default: convex2d)")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="File of samples (.csv, .parquet, .npz, .npy) in place of a field.")
+        str | None,
+        typer.Option(
+            help="File of samples (.csv, .parquet, .npz, .npy) in place of a field; or a folder or pattern of .parquet "
+            "and .npz shards, which are streamed."
+        ),
     ] = None,
     arch: Annotated[str, typer.Option(help=_help("Architecture", ARCHITECTURES))] = Settings.arch,
     dim: Annotated[int | None, typer.Option(help="Dimension, for polymax.")] = None,
@@ -122,47 +130,47 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of data, initialisation and shuffling.")] = 0,
     backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
-    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    device: Annotated[str, typer.Option(help="A torch device; cuda under torchrun: one for each process.")] = "cpu",
+    amp: Annotated[str, typer.Option(help=_help("Precision of points and weights", PRECISIONS))] = Settings.amp,
+    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 30.0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, report and figure.")] = Path("runs/train"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out, with its settings.")
     ] = False,
 ) -> None:
-    """Train a gradient network on a gradient field, and report error, Jacobian and speed."""
-    console = Console()
-    with _one_line_errors():
-        if resume:
-            trainer = _resumed(out)
-        else:
-            options = {
-                "arch": arch,
-                "field": field if field is not None or data is not None else Settings.field,
-                "data": None if data is None else str(data),
-                "dim": dim,
-                "embed_dim": embed_dim,
-                "layers": layers,
-                "activation": activation,
-                "transform": transform,
-                "combine": combine,
-                "linear": linear,
-                "loss": loss,
-                "batch_size": batch_size,
-                "samples": samples,
-                "lr": lr,
-                "schedule": schedule,
-                "seed": seed,
-                "backend": backend,
-                "device": device,
-            }
-            trainer = _started(options, steps, epochs)
-            prepare_folder(out)
-            write_json(out / SETTINGS_FILE, trainer.settings.to_json())
-            # At once, so that --resume never meets an earlier run's checkpoint beside these settings.
-            save_checkpoint(out, trainer.checkpoint())
-        _train(console, trainer, out)
-        console.print("measuring error, Jacobian and time per step …")
-        evaluation = evaluate(trainer)
-        _finish(console, trainer, evaluation, out)
+    """Train a gradient network on a gradient field, and report error, Jacobian and speed.
+
+    Under torchrun (torchrun --nproc-per-node 2 -m gradnets_fast train …) the processes share each batch; after a
+    restart they go on from the checkpoint in --out.
+    """
+    options = {
+        "arch": arch,
+        "field": field if field is not None or data is not None else Settings.field,
+        "data": data,
+        "dim": dim,
+        "embed_dim": embed_dim,
+        "layers": layers,
+        "activation": activation,
+        "transform": transform,
+        "combine": combine,
+        "linear": linear,
+        "loss": loss,
+        "batch_size": batch_size,
+        "samples": samples,
+        "lr": lr,
+        "schedule": schedule,
+        "seed": seed,
+        "backend": backend,
+        "device": device,
+        "amp": amp,
+    }
+    with _one_line_errors(), processes() as ranks:
+        console = Console(quiet=ranks.rank > 0)
+        trainer = _resumed(out, ranks) if resume else _started(options, steps, epochs, out, ranks)
+        _train(console, trainer, save_every, out)
+        if ranks.rank == 0:
+            console.print("measuring error, Jacobian and time per step …")
+            _finish(console, trainer, evaluate(trainer), out)
 
 
 @app.command()
@@ -201,50 +209,94 @@ def tune(
     console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
-def _started(options: dict[str, Any], steps: int | None, epochs: int | None) -> Trainer:
+def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out: Path, ranks: Ranks) -> Trainer:
+    """A run from the beginning; or, if torchrun has restarted this very run, from its checkpoint."""
     if steps is not None and epochs is not None:
         raise ValueError(message("train", "steps, epochs", "one of them", "both", "leave one out"))
-    trainer = Trainer(Settings(**options, steps=1 if steps is None else steps))
+    trainer = Trainer(Settings(**options, steps=1 if steps is None else steps), ranks)
     if steps is None:
         count = 200 if epochs is None else epochs
         check_positive("train", "epochs", count)
-        points = trainer.problem.x.shape[0]
-        total = count * (points // min(points, trainer.settings.batch_size))
+        total = count * trainer.problem.source.steps_per_epoch
         trainer.settings = dataclasses.replace(trainer.settings, steps=total)
+    if ranks.restarts and _left_by(trainer.settings, out):
+        trainer.resume(load_checkpoint(out))
+        return trainer
+    if ranks.rank == 0:
+        prepare_folder(out)
+        write_json(out / SETTINGS_FILE, trainer.settings.to_json())
+        # At once, so that --resume never meets an earlier run's checkpoint beside these settings.
+        save_checkpoint(out, trainer.checkpoint())
     return trainer
 
 
-def _resumed(out: Path) -> Trainer:
-    trainer = Trainer(Settings.from_json(load_settings(out)))
+def _left_by(settings: Settings, out: Path) -> bool:
+    """Whether a run with these settings has left its checkpoint."""
+    try:
+        return load_settings(out) == settings.to_json()
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _resumed(out: Path, ranks: Ranks) -> Trainer:
+    trainer = Trainer(Settings.from_json(load_settings(out)), ranks)
     trainer.resume(load_checkpoint(out))
     return trainer
 
 
-def _train(console: Console, trainer: Trainer, out: Path) -> None:
-    settings = trainer.settings
+def _train(console: Console, trainer: Trainer, save_every: float, out: Path) -> None:
+    settings, ranks = trainer.settings, trainer.ranks
     console.print(
         f"training {type(trainer.module).__name__} "
         f"({sum(p.numel() for p in trainer.module.parameters())} parameters) on {trainer.problem.label}: "
         f"{settings.steps} steps of {settings.batch_size}"
+        + (f", in {ranks.size} processes" if ranks.size > 1 else "")
         + (f", resumed at step {trainer.step}" if trainer.step else ""),
         highlight=False,
         soft_wrap=True,
     )
     try:
         with _progress(console, trainer) as report:
-            for _ in trainer.run(report, _SAVE_EVERY_SECONDS, out):
-                pass
+            interrupted = _interrupts() if ranks.size == 1 else nullcontext(list[int]())
+            with interrupted as signals:
+                for step in trainer.run(report, save_every, out):
+                    if signals and step < settings.steps:
+                        save_checkpoint(out, trainer.checkpoint())
+                        raise KeyboardInterrupt
     except KeyboardInterrupt:
-        save_checkpoint(out, trainer.checkpoint())
-        console.print(
-            f"stopped at step {trainer.step}; go on with: gradnets-fast train --resume --out {out}", soft_wrap=True
-        )
+        # One of several processes cannot finish its step alone: then the last checkpoint is what remains.
+        stopped = f"stopped at step {trainer.step}" if ranks.size == 1 else "stopped"
+        console.print(f"{stopped}; go on with: gradnets-fast train --resume --out {out}", soft_wrap=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
+    signals: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield signals  # Python hands signals to the main thread alone
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def _progress(console: Console, trainer: Trainer) -> Iterator[Callable[[int, float], None]]:
     total = trainer.settings.steps
+    if console.quiet:
+        yield lambda *_: None
+        return
     if not console.is_terminal:
         every = max(1, total // _PLAIN_LINES)
         last = [trainer.step]

@@ -24,7 +24,8 @@ from gradnets_fast.cli import app
 from gradnets_fast.tasks.checkpoint import load_checkpoint, write_atomically
 from gradnets_fast.tasks.data import load_samples
 from gradnets_fast.tasks.fields import make_field
-from gradnets_fast.tasks.training import ARCHITECTURES, Settings, Trainer
+from gradnets_fast.tasks.settings import ARCHITECTURES, Settings
+from gradnets_fast.tasks.training import Trainer
 
 QUICK = ["--steps", "40", "--samples", "2000", "--batch-size", "200"]
 

@@ -20,18 +20,19 @@ from ..errors import message
 
 SETTINGS_FILE = "settings.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
-_HISTORY = "history"
+_HISTORY, _EXTRA = "history", "extra"
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
 class Checkpoint:
-    """Everything that training needs to go on as if it had never stopped."""
+    """Everything that training needs to go on as if it had never stopped; `extra` is ready for JSON."""
 
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     history: list[tuple[int, float]]
+    extra: dict[str, Any]
 
 
 def prepare_folder(folder: Path, where: str = "train") -> None:
@@ -73,7 +74,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": str(checkpoint.step), _HISTORY: json.dumps(checkpoint.history)}
+    metadata = {
+        "step": str(checkpoint.step),
+        _HISTORY: json.dumps(checkpoint.history),
+        _EXTRA: json.dumps(checkpoint.extra),
+    }
     data = save_tensors(contiguous, metadata=metadata)
     write_atomically(folder / CHECKPOINT_FILE, lambda temporary: temporary.write_bytes(data))
 
@@ -96,7 +101,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        return Checkpoint(int(header["step"]), parts["model"], parts["optimizer"], history)
+        extra = json.loads(header[_EXTRA])
+        return Checkpoint(int(header["step"]), parts["model"], parts["optimizer"], history, extra)
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         fix = "delete it and start without --resume, or put back a copy"
         cause = f"{type(error).__name__}: {error}"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..backend import use_backend
-from .training import Trainer, decibel, mean_squared_error, training_step
+from .losses import Objective, decibel, mean_squared_error
+from .training import Trainer, training_step
 
 JACOBIAN_POINTS = 200
 TIMED_ROUNDS = 30
@@ -89,7 +90,7 @@ def sample_jacobians(module: torch.nn.Module, points: Tensor, backend: str) -> T
 
 def time_steps(trainer: Trainer, backend: str) -> tuple[float, float]:
     """Median milliseconds of a training step on `backend` and on the reference, interleaved, on copies."""
-    x, g = trainer.batch(0)
+    x, g = trainer.problem.source.batch(trainer.step)
     contenders: list[tuple[str, torch.nn.Module, torch.optim.Adam, list[float]]] = []
     for name in (backend, "reference"):
         module = copy.deepcopy(trainer.module)
@@ -99,7 +100,7 @@ def time_steps(trainer: Trainer, backend: str) -> tuple[float, float]:
         for name, network, optimizer, times in contenders:
             with use_backend(name):
                 start = time.perf_counter()
-                training_step(network, optimizer, x, g).item()
+                training_step(Objective(network), optimizer, x, g, amp=trainer.settings.amp).item()
                 if round_number >= _WARMUP_ROUNDS:
                     times.append(1e3 * (time.perf_counter() - start))
     ours, reference = (statistics.median(times) for _, _, _, times in contenders)

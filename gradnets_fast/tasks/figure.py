@@ -12,7 +12,8 @@ import torch
 from ..backend import use_backend
 from .checkpoint import write_atomically
 from .evaluation import Evaluation
-from .training import Trainer, decibel
+from .losses import decibel
+from .training import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ def _draw(trainer: Trainer, evaluation: Evaluation) -> Figure:
     from matplotlib.figure import Figure
 
     settings, problem = trainer.settings, trainer.problem
-    two_dimensional = problem.field is not None and problem.dim == 2
+    two_dimensional = problem.field is not None and problem.source.dim == 2
     figure = Figure(figsize=(14, 4.2) if two_dimensional else (7, 4.2), layout="constrained")
     title = f"{type(trainer.module).__name__} on {problem.label}: {evaluation.error_db:.2f} dB"
     figure.suptitle(

@@ -1,0 +1,143 @@
+"""The data of a run: where its batches come from, and what it is tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import message
+from .data import Samples, load_samples
+from .fields import Field, make_field
+from .ranks import Ranks, device_of
+from .settings import Settings
+
+_TEST_FRACTION = 0.1
+
+
+class Source(Protocol):
+    """Training points with their target gradients, batch by batch."""
+
+    @property
+    def dim(self) -> int:
+        """d."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch, over all processes."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass over the points."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's rows of a step's batch, which seed and step alone determine; steps come one after another."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What `restore` needs at a step, the same for all processes, ready for JSON."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where a state was taken."""
+
+
+class InMemory:
+    """A source whose points are all in memory, of every process."""
+
+    def __init__(self, x: Tensor, g: Tensor, settings: Settings, ranks: Ranks) -> None:
+        self.x, self.g = x, g
+        self.batch_size = min(settings.batch_size, len(x))
+        self._seed, self._ranks = settings.seed, ranks
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.x.shape[1]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass over the points, the last few points left out."""
+        return len(self.x) // self.batch_size
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's rows of a step's batch, in any order of steps."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            seed = (self._seed * 1_000_003 + epoch + 1) % 2**63
+            order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
+            self._order = (epoch, order.to(self.x.device))
+        rows = self._ranks.share(self._order[1][index * self.batch_size : (index + 1) * self.batch_size])
+        return self.x[rows], self.g[rows]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Nothing: the step says all."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+@dataclass
+class Problem:
+    """Training data, test points with their target gradients, the mean of the points, and the field if it is known."""
+
+    source: Source
+    test_x: Tensor
+    test_g: Tensor
+    mean: Tensor
+    field: Field | None
+    label: str
+
+
+def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
+    """The training and test data that the settings name."""
+    ranks = ranks or Ranks()
+    if settings.batch_size < ranks.size:
+        fix = "enlarge --batch-size, or start fewer processes"
+        raise ValueError(message("train", "batch_size", f"at least {ranks.size}", settings.batch_size, fix))
+    if settings.data is not None:
+        return _split(load_samples(Path(settings.data)), settings, ranks)
+    assert settings.field is not None
+    field = make_field(settings.field, settings.dim)
+    x = field.sample(settings.samples, torch.Generator().manual_seed(settings.seed))
+    label = field.name if field.dim == 2 else f"{field.name}, d = {field.dim}"
+    return _problem(x, field.gradient(x), field.test_points(), settings, ranks, label, field)
+
+
+def _split(samples: Samples, settings: Settings, ranks: Ranks) -> Problem:
+    count, dim = samples.x.shape
+    _check_dim(settings, dim, samples.source)
+    if count < 2:
+        raise ValueError(
+            message("train", samples.source, "at least 2 rows, to test on some", count, "give more samples")
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
+    test = max(1, int(count * _TEST_FRACTION))
+    x, g = samples.x[order], samples.g[order]
+    name = Path(samples.source).name
+    return _problem(x[test:], g[test:], x[:test], settings, ranks, name, test_g=g[:test])
+
+
+def _check_dim(settings: Settings, dim: int, source: str) -> None:
+    if settings.dim not in (None, dim):
+        raise ValueError(message("train", "dim", f"{dim}, as in {source}", settings.dim, "leave --dim out"))
+
+
+def _problem(
+    x: Tensor,
+    g: Tensor,
+    test_x: Tensor,
+    settings: Settings,
+    ranks: Ranks,
+    label: str,
+    field: Field | None = None,
+    test_g: Tensor | None = None,
+) -> Problem:
+    if test_g is None:
+        assert field is not None
+        test_g = field.gradient(test_x)
+    x, g, test_x, test_g = (t.to(device_of(settings.device)) for t in (x, g, test_x, test_g))
+    return Problem(InMemory(x, g, settings, ranks), test_x, test_g, x.mean(0), field, label)
