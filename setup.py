@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -43,17 +43,7 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    packages=[
-        "gradnets_fast",
-        "gradnets_fast.activations",
-        "gradnets_fast.benchmark",
-        "gradnets_fast.functional",
-        "gradnets_fast.kernels",
-        "gradnets_fast.nn",
-        "gradnets_fast.ops",
-        "gradnets_fast.reference",
-        "gradnets_fast.tasks",
-    ],
+    packages=["gradnets_fast.kernels", *find_packages(include=["gradnets_fast", "gradnets_fast.*"])],
     package_dir={"gradnets_fast.kernels": "kernels"},
     ext_modules=[Extension("gradnets_fast._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},

@@ -19,6 +19,9 @@ _HOME = {
     "BackendUnavailableError": "backend",
     "use_backend": "backend",
     "warmup": "ahead",
+    "batch_chunk": "chunks",
+    "fully_shard": "parallel",
+    "parallelize": "parallel",
     "Report": "swap",
     "accelerate": "swap",
     "load_reference_checkpoint": "swap",
@@ -53,10 +56,12 @@ _SUBMODULES = (
     "ahead",
     "backend",
     "benchmark",
+    "chunks",
     "errors",
     "functional",
     "nn",
     "ops",
+    "parallel",
     "reference",
     "swap",
     "tasks",
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from .ahead import warmup as warmup
     from .backend import BackendUnavailableError as BackendUnavailableError
     from .backend import use_backend as use_backend
+    from .chunks import batch_chunk as batch_chunk
     from .explanation import Explanation as Explanation
     from .explanation import explain as explain
     from .functional import ridge as ridge
@@ -91,6 +97,8 @@ if TYPE_CHECKING:
     from .nn import mGradNetC as mGradNetC
     from .nn import mGradNetM as mGradNetM
     from .nn import mRidgeGradNet as mRidgeGradNet
+    from .parallel import fully_shard as fully_shard
+    from .parallel import parallelize as parallelize
     from .swap import Report as Report
     from .swap import accelerate as accelerate
     from .swap import load_reference_checkpoint as load_reference_checkpoint

@@ -22,7 +22,9 @@ RULES: dict[str, set[str]] = {
     "functional": {"torch", "functional", "activations", "ops", "backend", "errors", "reference"},
     "explanation.py": {"torch", "ops", "backend", "errors", "functional"},
     "nn": {"torch", "nn", "functional", "activations", "errors", "reference"},
-    "swap": {"torch", "swap", "nn", "functional", "errors"},
+    "chunks.py": {"torch", "errors"},
+    "parallel.py": {"torch", "nn", "functional", "errors"},
+    "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
 }
 """Each room and what it may import besides the standard library; the package's own rooms by their names."""
 

@@ -7,7 +7,7 @@ rank holds of the parameters is an operator of its own; one all-reduce adds the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def over_ranks(
     """function(points, parameters), where W, the first of the parameters, is a DTensor; the same on every rank.
 
     Placements, for each dimension of W's mesh: a ridge's neurons stay as W has them, Shard(0) or Replicate(); modules
-    are dealt to the ranks if there are enough of them.  Other parameters follow W.  The points are plain tensors, equal
+    are dealt to the ranks if there are some for each.  Other parameters follow W.  The points are plain tensors, equal
     on all ranks.  Gradients of parameters come placed as the parameters are.
     """
     from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -48,6 +48,9 @@ def over_ranks(
         raise TypeError(message(where, "x", "a plain tensor beside distributed parameters", "a DTensor", fix))
     mesh = W.device_mesh
     divided = _divided(W)
+    if not smallest_part(W.shape[0], [size for size, d in zip(mesh.shape, divided) if d]):
+        got, fix = f"{W.shape[0]} over {tuple(mesh.shape)}", "use a smaller mesh"
+        raise ValueError(message(where, "W", "hidden units on every rank", got, fix))
 
     def part(tensor: Tensor | None, is_weight: bool) -> Tensor | None:
         if tensor is None:
@@ -75,14 +78,27 @@ def whole(tensor: Any) -> Any:
     return tensor.full_tensor() if is_distributed(tensor) else tensor
 
 
+def smallest_part(units: int, sizes: Sequence[int]) -> int:
+    """How many of `units` the last rank has, where mesh dimensions of these sizes divide them, one after another.
+
+    DTensor gives each rank ⌈units / size⌉ of them while there are any, so that the last may have none.
+
+    >>> smallest_part(11, [4]), smallest_part(9, [4]), smallest_part(9, [])
+    (2, 0, 9)
+    """
+    for size in sizes:
+        units = max(0, units - (size - 1) * -(-units // size))
+    return units
+
+
 def _divided(W: Any) -> list[bool]:
     """For each dimension of the mesh, whether its ranks have different neurons or modules."""
     if W.dim() == 2:
         return [placement.is_shard(0) for placement in W.placements]
-    chosen, left = [], W.shape[0]
+    chosen: list[bool] = []
     for size in W.device_mesh.shape:
-        chosen.append(left >= size)
-        left = left // size if chosen[-1] else left
+        before = [other for other, divides in zip(W.device_mesh.shape, chosen) if divides]
+        chosen.append(smallest_part(W.shape[0], [*before, size]) > 0)
     return chosen
 
 

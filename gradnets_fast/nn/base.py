@@ -14,27 +14,24 @@ from ..errors import check_choice, check_positive, message
 LINEAR_PARTS = ("psd", "symmetric")
 
 
-class LinearPart(nn.Module):
-    """x ↦ VᵀV x ("psd") or (S + Sᵀ)/2 x ("symmetric"): the gradient of ½|Vx|² or ½xᵀSx."""
+class LinearMap:
+    """x ↦ VᵀV x ("psd") or (S + Sᵀ)/2 x ("symmetric"): the gradient of ½|Vx|² or ½xᵀSx, whoever holds the matrix.
 
-    V: nn.Parameter
-    S: nn.Parameter
+    Attributes:
+        kind: "psd" or "symmetric".
+        V: (k, d), of a "psd" one.
+        S: (d, d), of a "symmetric" one.
+    """
 
-    def __init__(self, kind: str, in_dim: int, **factory: Any) -> None:
-        super().__init__()
-        self.kind = kind
-        setattr(self, "V" if kind == "psd" else "S", nn.Parameter(torch.empty(in_dim, in_dim, **factory)))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draws the matrix uniformly from (−k, k), k = 1/in_dim: an initial map of small norm."""
-        for matrix in self.parameters():
-            nn.init.uniform_(matrix, -1.0 / matrix.shape[0], 1.0 / matrix.shape[0])
+    kind: str
+    V: Tensor
+    S: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """The linear part's gradient at x, (…, d)."""
         if self.kind == "psd" and not self._pays(x):
-            return x @ self.V.T @ self.V
+            V = _on_this_rank(self.V)
+            return x @ V.T @ V
         return x @ self.matrix()
 
     def added_to(self, f: Tensor, x: Tensor) -> Tensor:
@@ -51,15 +48,41 @@ class LinearPart(nn.Module):
 
     def matrix(self) -> Tensor:
         """VᵀV or (S + Sᵀ)/2, the linear part's Jacobian, (d, d)."""
-        return self.V.T @ self.V if self.kind == "psd" else (self.S + self.S.T) / 2
+        own = _on_this_rank(self.V if self.kind == "psd" else self.S)
+        return own.T @ own if self.kind == "psd" else (own + own.T) / 2
 
     def trace(self) -> Tensor:
         """The trace of `matrix`, in O(d²), ()."""
-        return self.V.square().sum() if self.kind == "psd" else self.S.diagonal().sum()
+        own = _on_this_rank(self.V if self.kind == "psd" else self.S)
+        return own.square().sum() if self.kind == "psd" else own.diagonal().sum()
 
     def potential(self, x: Tensor) -> Tensor:
         """½ x·(linear part of x), (…,)."""
         return (x * self.forward(x)).sum(-1) / 2
+
+
+def _on_this_rank(parameter: Tensor) -> Tensor:
+    """A parameter that all ranks of a mesh hold whole, such as `parallelize` leaves it, as a plain tensor."""
+    to_local = getattr(parameter, "to_local", None)
+    return parameter if to_local is None else to_local()
+
+
+class LinearPart(LinearMap, nn.Module):
+    """A linear map with a matrix of its own, (d, d)."""
+
+    V: nn.Parameter
+    S: nn.Parameter
+
+    def __init__(self, kind: str, in_dim: int, **factory: Any) -> None:
+        super().__init__()
+        self.kind = kind
+        setattr(self, "V" if kind == "psd" else "S", nn.Parameter(torch.empty(in_dim, in_dim, **factory)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the matrix uniformly from (−k, k), k = 1/in_dim: an initial map of small norm."""
+        for matrix in self.parameters():
+            nn.init.uniform_(matrix, -1.0 / matrix.shape[0], 1.0 / matrix.shape[0])
 
     def extra_repr(self) -> str:
         return self.kind
@@ -82,6 +105,13 @@ class GradNet(nn.Module):
     def _operator_arguments(self) -> dict[str, Any]:
         """The arguments of the functional operators besides the points."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
+
+    def neuron_dimensions(self) -> dict[str, int]:
+        """Along which dimension each parameter counts the hidden units; those that have none are not named.
+
+        f is a sum over hidden units where there are any: this is what `gradnets_fast.parallelize` divides.
+        """
+        return {}
 
     def _parameter(self, name: str) -> Tensor:
         """The attribute `name`, sooner where it is a plain parameter: nn.Module looks in two other places first."""

@@ -115,6 +115,11 @@ class GradNetC(GradNet):
             "basis": self.spec.basis,
         }
 
+    def neuron_dimensions(self) -> dict[str, int]:
+        vectors = [f"{kind}.{i}" for kind in ("bias", "beta", "alpha") for i in range(self.num_layers)]
+        learned = {f"nonlinearity.{name}": p.dim() - 1 for name, p in self.nonlinearity.named_parameters()}
+        return {"W": 0, **dict.fromkeys(vectors, 0), **learned}
+
     def extra_repr(self) -> str:
         sizes = f"num_layers={self.num_layers}, in_dim={self.in_dim}, embed_dim={self.embed_dim}"
         flag = ", reuse_penultimate_activation=True" if self.reuse_penultimate_activation else ""

@@ -77,6 +77,9 @@ class RidgeGradNet(GradNet):
         W, b, bias = (self._parameter(name) for name in ("W", "b", "bias"))
         return {"W": W, "scale": None, "shift": b, "coef": coef, "bias": bias, "basis": self.spec.basis}
 
+    def neuron_dimensions(self) -> dict[str, int]:
+        return {"W": 0, "b": 0, **{f"act.{name}": p.dim() - 1 for name, p in self.act.named_parameters()}}
+
     def extra_repr(self) -> str:
         return f"in_dim={self.in_dim}, embed_dim={self.embed_dim}, activation={self.spec.label!r}"
 

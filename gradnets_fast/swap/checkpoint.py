@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import message
 from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
 from ..nn.activation import WEIGHTED_SOFTMAX, WEIGHTED_TANH, Activation
+from .translation import cascade_from_2023, modules_from_2023
 
 _WHERE = "load_reference_checkpoint"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -20,25 +21,35 @@ _PREFIX = "module."
 
 
 def load_reference_checkpoint(
-    source: str | PathLike[str] | Mapping[str, Any], *, monotone: bool, activation: Activation | None = None
+    source: str | PathLike[str] | Mapping[str, Any],
+    *,
+    monotone: bool | None = None,
+    activation: Activation | None = None,
 ) -> GradNet:
     """A network with the weights of a checkpoint of the authors' code: their shapes tell architecture, depth and width.
+
+    A C-MGN or M-MGN of 2023 becomes the mGradNetC or mGradNetM with the same f: its `linear` part has V, transposed and
+    made square where it must be, and its `beta` and `alpha`, which those have not, softplus takes to 1.  They are
+    parameters as any other: to train the network of 2023, freeze them by `requires_grad_(False)`.
 
     Args:
         source: a file that torch.save wrote, or what is in it: the network's state_dict, perhaps under "state_dict",
             "model_state_dict" or "model".  Read with weights_only=True, on the CPU.
-        monotone: whether it is an mGradNet, whose weights go through a softplus; nothing in the file tells.
-        activation: of a cascade, as in `GradNetC`, needed unless it is learned, as the weighted ones are.
+        monotone: whether it is an mGradNet, whose weights go through a softplus; nothing in the file tells.  A C-MGN or
+            M-MGN is monotone anyway.
+        activation: of a cascade or a C-MGN, as in `GradNetC`, needed unless it is learned, as the weighted ones are;
+            of an M-MGN "tanh" by default.
 
     Returns:
-        GradNetC, mGradNetC, GradNetM or mGradNetM in the weights' dtype.  A GradNetC has
+        GradNetC, mGradNetC, GradNetM or mGradNetM in the weights' dtype, whose forward returns f alone.  A GradNetC has
         reuse_penultimate_activation=True, for the authors' applies its last activation but one twice.
 
     Raises:
-        TypeError, ValueError: no such checkpoint, or the activation is missing or another one than the weights are of.
+        TypeError, ValueError: no such checkpoint, or `monotone` or the activation is missing or another one than the
+            weights are of.
         OSError, pickle.UnpicklingError: the file cannot be read, or has more than weights.
 
-    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, and its code.
+    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, and its code; arXiv 2301.10862.
 
     >>> from gradnets_fast import mGradNetM
     >>> net = mGradNetM(num_modules=2, in_dim=3, embed_dim=5, activation="weighted_softmax")
@@ -47,13 +58,22 @@ def load_reference_checkpoint(
     """
     weights = _weights(source)
     if {"mmgn_modules.0.W", "alpha"} <= weights.keys():
-        net = _modular(weights, monotone, activation)
+        net = _modular(weights, _told(monotone), activation)
     elif {"W", "beta.0"} <= weights.keys():
-        net = _cascade(weights, monotone, activation)
+        net = _cascade(weights, _told(monotone), activation)
+    elif {"W", "biases.0", "bL", "V"} <= weights.keys():
+        _require_monotone(monotone)
+        weights = cascade_from_2023(weights)
+        net = _cascade(weights, True, activation, linear="psd")
+    elif {"W_k.0.weight", "W_k.0.bias", "V.weight", "a"} <= weights.keys():
+        _require_monotone(monotone)
+        weights = modules_from_2023(weights)
+        net = _modular(weights, True, activation or "tanh", linear="psd", transform="half_square")
     else:
-        expected = "names of a cascade (W, beta.0, …) or of modules (mmgn_modules.0.W, …)"
-        fix = "pass the state_dict of a GradNet_C, mGradNet_C, GradNet_M or mGradNet_M"
-        raise ValueError(message(_WHERE, "source", expected, ", ".join(list(weights)[:5]) or "nothing", fix))
+        expected = "names of a cascade (W, beta.0, …), of modules (mmgn_modules.0.W, …), of a C-MGN (W, biases.0, …)"
+        fix = "pass the state_dict of a GradNet_C, mGradNet_C, GradNet_M, mGradNet_M, C_MGN or M_MGN"
+        got = ", ".join(list(weights)[:5]) or "nothing"
+        raise ValueError(message(_WHERE, "source", f"{expected} or M-MGN (W_k.0.weight, …)", got, fix))
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
@@ -77,7 +97,23 @@ def _weights(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Tenso
     return {name.removeprefix(_PREFIX): value for name, value in content.items()}
 
 
-def _cascade(weights: dict[str, Tensor], monotone: bool, activation: Activation | None) -> GradNet:
+def _told(monotone: bool | None) -> bool:
+    if monotone is None:
+        fix = "pass the one that it was trained as"
+        expected = "True for an mGradNet or False for a GradNet, for the weights do not tell"
+        raise ValueError(message(_WHERE, "monotone", expected, "None", fix))
+    return monotone
+
+
+def _require_monotone(monotone: bool | None) -> None:
+    if monotone is False:
+        fix = "leave it out"
+        raise ValueError(
+            message(_WHERE, "monotone", "True for a C-MGN or M-MGN, which has no other kind", "False", fix)
+        )
+
+
+def _cascade(weights: dict[str, Tensor], monotone: bool, activation: Activation | None, **options: Any) -> GradNet:
     layers = sum(name.startswith("beta.") for name in weights)
     if "nonlinearity.0.a" in weights:
         activation = activation or WEIGHTED_TANH
@@ -85,15 +121,15 @@ def _cascade(weights: dict[str, Tensor], monotone: bool, activation: Activation 
         fix = "pass the one that it was trained with, for example activation='tanh'"
         raise ValueError(message(_WHERE, "activation", "given, for the weights do not tell", "None", fix))
     h, d = weights["W"].shape
-    settings: dict[str, Any] = {"dtype": weights["W"].dtype}
+    options["dtype"] = weights["W"].dtype
     if monotone:
-        return mGradNetC(layers, d, h, activation, **settings)
-    return GradNetC(layers, d, h, activation, reuse_penultimate_activation=layers > 1, **settings)
+        return mGradNetC(layers, d, h, activation, **options)
+    return GradNetC(layers, d, h, activation, reuse_penultimate_activation=layers > 1, **options)
 
 
-def _modular(weights: dict[str, Tensor], monotone: bool, activation: Activation | None) -> GradNet:
+def _modular(weights: dict[str, Tensor], monotone: bool, activation: Activation | None, **options: Any) -> GradNet:
     W = weights["mmgn_modules.0.W"]
     learned = "mmgn_modules.0.act.a" in weights
     chosen = activation or (WEIGHTED_SOFTMAX if learned else "softmax")
     cls = mGradNetM if monotone else GradNetM
-    return cls(len(weights["alpha"]), W.shape[1], W.shape[0], chosen, dtype=W.dtype)
+    return cls(len(weights["alpha"]), W.shape[1], W.shape[0], chosen, dtype=W.dtype, **options)

@@ -3,67 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from .. import functional
+from ..activations import TABLE
 from ..errors import check_choice, message
 from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
 from ..nn.activation import WEIGHTED_SOFTMAX, WEIGHTED_TANH
+from .activation import names_of
+from .networks import AND_LOG_DETERMINANT, CMGN, MMGN, Adapted, Arguments, Matrix
 
-Arguments = Callable[[nn.Module], dict[str, Any]]
 OPERATORS = tuple(name for name in functional.__all__ if f"{name}_jvp" in functional.__all__)
+_WIDE = (1.0, 16.0)
+"""Scales of points for a form whose activation is a guess: on the line about 0 many functions are like the identity."""
 
 
 @dataclass(frozen=True)
 class Form:
     """What a module becomes: the class and the attributes of it, and of the modules in it by their names.
 
-    in_dim: d of the whole network.
+    Attributes:
+        label: what a report calls it.
+        in_dim: d of the whole network.
+        scales: of the points where it is compared.
     """
 
+    label: str
     in_dim: int
     cls: type[nn.Module]
     attributes: Mapping[str, Any]
     parts: Mapping[str, Form] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The class's name, with what tells two forms of one class apart."""
-        reuses = self.attributes.get("reuse_penultimate_activation", False)
-        return f"{self.cls.__name__}(reuse_penultimate_activation=True)" if reuses else self.cls.__name__
-
-
-class Adapted(GradNet):
-    """A user's own module, run by an operator with the arguments that its adapter says."""
-
-    adapter: Arguments
-
-    def _operator_arguments(self) -> dict[str, Any]:
-        return self.adapter(self)
+    scales: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An operator's name, its arguments as a function of a module, and whether its potential is convex."""
+    """An operator's name, its arguments and a linear part's matrix of a module, and whether its potential is convex."""
 
     operator: str
     arguments: Arguments
+    matrix: Matrix | None
     monotone: bool
 
 
 _ADAPTERS: dict[type[nn.Module], Adapter] = {}
 
 
-def register_adapter(cls: type[nn.Module], operator: str, arguments: Arguments, *, monotone: bool = False) -> None:
+def register_adapter(
+    cls: type[nn.Module],
+    operator: str,
+    arguments: Arguments,
+    *,
+    linear: Matrix | None = None,
+    monotone: bool = False,
+) -> None:
     """Has `accelerate` run modules of a class by an operator of `gradnets_fast.functional`.
+
+    A module's forward may return f, or the pair of f and the log-determinant of its Jacobian (torch.logdet, or
+    logabsdet of torch.linalg.slogdet).
 
     Args:
         cls: the class; subclasses are not meant, for their forward may differ.
         operator: "ridge", "softmax_modules" or "transformed_modules".
         arguments: module -> the operator's arguments besides x.  A function of a file, if the model is to be pickled.
+            The module has taken on our class by then: its parameters and modules are there, its class's methods not,
+            and its `linear` is the linear part below; a layer of that name is `module._modules["linear"]`.
+        linear: module -> V (k, d), where f has the term VᵀV x besides; likewise.
         monotone: whether the potential is convex for every value of the parameters.
 
     Raises:
@@ -85,29 +93,41 @@ def register_adapter(cls: type[nn.Module], operator: str, arguments: Arguments, 
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(message(where, "cls", "a class of torch.nn.Module", repr(cls), "pass the class, not a module"))
     check_choice(where, "operator", operator, OPERATORS)
-    _ADAPTERS[cls] = Adapter(operator, arguments, monotone)
+    _ADAPTERS[cls] = Adapter(operator, arguments, linear, monotone)
 
 
 def forms(module: nn.Module) -> list[Form | str] | None:
     """What a module may be turned into, the likeliest first, or why not; None if it has no such structure."""
     adapter = _ADAPTERS.get(type(module))
     if adapter is not None:
-        return list(_adapted(module, adapter))
-    if _has(module, "W", "bias", "beta", "alpha", "nonlinearity"):
-        return list(_cascades(module))
-    if _has(module, "mmgn_modules", "alpha", "bias"):
-        return list(_modular(module))
+        return [_adapted(module, adapter)]
+    for names, candidates in _STRUCTURES.items():
+        if _has(module, names):
+            return list(candidates(module))
     return None
 
 
-def _adapted(module: nn.Module, adapter: Adapter) -> Iterator[Form]:
-    attributes = {"operator_name": adapter.operator, "adapter": adapter.arguments, "monotone": adapter.monotone}
-    yield Form(adapter.arguments(module)["W"].shape[-1], Adapted, attributes | {"linear": None})
+def with_log_determinant(form: Form) -> Iterator[Form]:
+    """The form with each log-determinant; first the one that the authors' code returns, where no value tells."""
+    monotone = form.attributes.get("monotone", getattr(form.cls, "monotone", False))
+    for name in ("logdet", "logabsdet") if monotone else ("logabsdet", "logdet"):
+        attributes = {**form.attributes, "log_determinant": name}
+        yield replace(form, label=f"{form.label} and {name}", cls=AND_LOG_DETERMINANT[form.cls], attributes=attributes)
 
 
-def _has(module: nn.Module, *names: str) -> bool:
+def _has(module: nn.Module, names: tuple[str, ...]) -> bool:
     own = module._parameters.keys() | module._modules.keys()
     return not isinstance(module, GradNet) and own.issuperset(names)
+
+
+def _adapted(module: nn.Module, adapter: Adapter) -> Form:
+    attributes = {
+        "operator_name": adapter.operator,
+        "adapter": adapter.arguments,
+        "matrix": adapter.matrix,
+        "monotone": adapter.monotone,
+    }
+    return Form("Adapted", adapter.arguments(module)["W"].shape[-1], Adapted, attributes)
 
 
 def _cascades(module: Any) -> Iterator[Form | str]:
@@ -115,9 +135,10 @@ def _cascades(module: Any) -> Iterator[Form | str]:
     layers = len(module.nonlinearity)
     activation = _activation(module.nonlinearity[0], WEIGHTED_TANH)
     for cls in _likeliest_first(module, mGradNetC, GradNetC):
+        yield _form(module, cls, layers, d, h, activation)
         # The authors' GradNet_C ends with the last activation but one.
-        for reuse in (False, True)[: 1 if cls is mGradNetC or layers < 2 else 2]:
-            yield _form(module, cls, layers, d, h, activation, reuse_penultimate_activation=reuse)
+        if cls is GradNetC and layers > 1:
+            yield _form(module, cls, layers, d, h, activation, reuse_penultimate_activation=True)
 
 
 def _modular(module: Any) -> Iterator[Form | str]:
@@ -126,6 +147,30 @@ def _modular(module: Any) -> Iterator[Form | str]:
     activation = _activation(modules[0].act, WEIGHTED_SOFTMAX)
     for cls in _likeliest_first(module, mGradNetM, GradNetM):
         yield _form(module, cls, len(modules), d, h, activation)
+
+
+def _cascades_2023(module: Any) -> Iterator[Form | str]:
+    (d, h), k = module.W.shape, module.V.shape[-1]
+    shapes = {"W": (d, h), "V": (d, k), "bL": (d,), **{f"biases.{i}": (h,) for i in range(len(module.biases))}}
+    yield from _of_2023(module, CMGN, d, shapes, [getattr(module, "activation", None)])
+
+
+def _modular_2023(module: Any) -> Iterator[Form | str]:
+    (h, d), k = module.W_k[0].weight.shape, module.V.weight.shape[0]
+    shapes = {"a": (d,), "V.weight": (k, d)}
+    for i in range(len(module.W_k)):
+        shapes |= {f"W_k.{i}.weight": (h, d), f"W_k.{i}.bias": (h,)}
+    activations = list(getattr(module, "activations", [])) or [getattr(module, "activation", None)]
+    yield from _of_2023(module, MMGN, d, shapes, activations)
+
+
+_STRUCTURES: dict[tuple[str, ...], Callable[[Any], Iterator[Form | str]]] = {
+    ("W", "bias", "beta", "alpha", "nonlinearity"): _cascades,
+    ("mmgn_modules", "alpha", "bias"): _modular,
+    ("W", "biases", "bL", "V"): _cascades_2023,
+    ("W_k", "V", "a"): _modular_2023,
+}
+"""The names of parameters and modules that make a structure, and the forms of a module that has them."""
 
 
 def _likeliest_first(module: nn.Module, monotone: type[GradNet], other: type[GradNet]) -> tuple[type[GradNet], ...]:
@@ -143,20 +188,42 @@ def _form(module: nn.Module, cls: type[GradNet], *sizes: Any, **settings: Any) -
         ours = cls(*sizes, **settings, device="meta")
     except (TypeError, ValueError) as error:
         return str(error)  # such as a falling activation, which a monotone network cannot have
-    if _shapes(ours) != _shapes(module):
-        different = sorted(name for name, _ in _shapes(ours).items() ^ _shapes(module).items())
-        return f"{cls.__name__} has other parameters: {', '.join(dict.fromkeys(different))}"
-    return _form_of(ours, module, sizes[1])
+    options = ", ".join(f"{name}={value}" for name, value in settings.items())
+    label = f"{cls.__name__}({options})" if options else cls.__name__
+    return _difference(module, cls, _shapes(ours)) or _form_of(ours, module, sizes[1], label)
+
+
+def _of_2023(
+    module: nn.Module, cls: type[GradNet], in_dim: int, shapes: dict[str, Any], activations: list[Any]
+) -> Iterator[Form | str]:
+    """The forms of a network of 2023, one for each basis function that its activations may be."""
+    difference = _difference(module, cls, shapes)
+    if difference:
+        yield difference
+        return
+    told = all(map(callable, activations))
+    names = names_of(activations, next(module.parameters())) if told else [n for n in TABLE if TABLE[n].nondecreasing]
+    for name in names:
+        attributes = {"basis": name, "monotone": TABLE[name].nondecreasing}
+        yield Form(f"{cls.__name__}({name})", in_dim, cls, attributes, scales=(1.0,) if told else _WIDE)
+    if not names:
+        yield f"{cls.__name__}: its activation is none of {', '.join(TABLE)}"
+
+
+def _difference(module: nn.Module, cls: type[GradNet], shapes: dict[str, Any]) -> str:
+    """How a module's parameters are others than the class has, or ""."""
+    names = sorted({name for name, _ in shapes.items() ^ _shapes(module).items()})
+    return f"{cls.__name__} has other parameters: {', '.join(names)}" if names else ""
 
 
 def _shapes(module: nn.Module) -> dict[str, Any]:
-    return {name: parameter.shape for name, parameter in module.named_parameters()}
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 
-def _form_of(ours: nn.Module, theirs: nn.Module, in_dim: int) -> Form:
+def _form_of(ours: nn.Module, theirs: nn.Module, in_dim: int, label: str) -> Form:
     own = {name: value for name, value in vars(ours).items() if name not in vars(_PLAIN)}
-    parts = {name: _form_of(part, theirs.get_submodule(name), in_dim) for name, part in ours.named_children()}
-    return Form(in_dim, type(ours), own, parts)
+    parts = {name: _form_of(part, theirs.get_submodule(name), in_dim, name) for name, part in ours.named_children()}
+    return Form(label, in_dim, type(ours), own, parts)
 
 
 _PLAIN = nn.Module()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import message
-from .forms import Form, forms
+from .forms import Form, forms, with_log_determinant
 from .report import Entry, Report
+from .verification import MismatchError, is_pair, probe, values, verified
 
 _RECORD = "_before_gradnets_fast"
-_POINTS = 32
-_ULPS = {torch.bfloat16: 8, torch.float16: 16}
-_MOST_ULPS = 256
-"""Of float32 and float64, where rounding errors are far from what a wrong form does."""
 
 
 def accelerate(model: nn.Module) -> Report:
@@ -22,7 +18,11 @@ def accelerate(model: nn.Module) -> Report:
     A module that has the parameters of one of the architectures, by name and shape, takes on their class; the module
     itself, its Parameter objects, buffers and hooks remain, so that optimisers, averages of weights and checkpoints go
     on as they were.  First f is computed both ways at random points: on a difference the module is left as it is.
-    Modules under other names are meant where `register_adapter` was told of them.
+
+    The architectures are mGradNet-C, GradNet-C, mGradNet-M and GradNet-M of arXiv 2404.07361, and C-MGN and M-MGN of
+    arXiv 2301.10862, as the authors' code and its public reimplementations name their parameters.  Where forward
+    returns (f, log-determinant of the Jacobian of f), it still does.  Modules under other names are meant where
+    `register_adapter` was told of them.
 
     Args:
         model: any module; it may be a gradient network itself.
@@ -74,51 +74,41 @@ def _swapped(path: str, module: nn.Module) -> list[Entry]:
     try:
         candidates = forms(module)
     except Exception as error:  # a user's adapter, or a module with a part missing, may raise anything
-        return [Entry(path, was, None, f"its adapter or structure fails: {type(error).__name__}: {error}")]
+        candidates = [f"its adapter or structure fails: {type(error).__name__}: {error}"]
     if candidates is None:
         return []
     reasons = [form for form in candidates if isinstance(form, str)]
     able = [form for form in candidates if not isinstance(form, str)]
-    if not able:
-        return [Entry(path, was, None, "; ".join(dict.fromkeys(reasons)))]
+    chosen = _first_that_agrees(module, able, reasons) if able else None
+    if chosen is None:
+        return [Entry(path, was, None, "\n".join(dict.fromkeys(reasons)))]
+    form, difference = chosen
+    return [Entry(path, was, form.label, error=difference)]
+
+
+def _first_that_agrees(module: nn.Module, able: list[Form], reasons: list[str]) -> tuple[Form, float] | None:
+    """The form that a module has taken on, and by how much it differs; why not the others is added to `reasons`."""
     try:
-        points = _probe(module, able[0].in_dim)
-        before = _value(module, points)
+        batches = probe(module, able[0].in_dim, able[0].scales)
+        before = values(module, batches)
     except Exception as error:  # as may a user's forward
-        return [Entry(path, was, None, f"its forward fails at random points: {type(error).__name__}: {error}")]
+        reasons.append(f"its forward fails at random points: {type(error).__name__}: {error}")
+        return None
+    if is_pair(before[0]):
+        able = [pair for form in able for pair in with_log_determinant(form)]
+    elif not isinstance(before[0], Tensor):
+        reasons.append(f"its forward returns a {type(before[0]).__name__}, not f or (f, log-determinant)")
+        return None
     for form in able:
         _become(module, form)
         try:
-            difference = _difference(_value(module, points), before)
+            return form, verified(module, batches, before)
+        except MismatchError as mismatch:
+            reasons.append(f"{form.label} {mismatch}")
         except Exception as error:
-            reason = f"{form.label} fails: {error}"
-        else:
-            if difference <= _ULPS.get(before.dtype, _MOST_ULPS) * torch.finfo(before.dtype).eps:
-                return [Entry(path, was, form.label, error=difference)]
-            reason = f"{form.label} differs by {difference:.1e} of the largest value"
+            reasons.append(f"{form.label} fails: {error}")
         _undo(module)
-        reasons.append(reason)
-    return [Entry(path, was, None, "; ".join(reasons))]
-
-
-def _probe(module: nn.Module, d: int) -> Tensor:
-    """Random points, from a generator of their own, where the module's parameters are."""
-    weight = next(module.parameters())
-    return torch.randn(_POINTS, d, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
-
-
-def _value(module: nn.Module, points: Tensor) -> Tensor:
-    """f without hooks, which may count calls."""
-    with torch.no_grad():
-        result: Tensor = module.forward(points)
-    return result
-
-
-def _difference(after: Tensor, before: Tensor) -> float:
-    if after.shape != before.shape or after.dtype != before.dtype:
-        raise ValueError(f"f has shape {tuple(after.shape)}, not {tuple(before.shape)}")
-    largest = before.double().abs().max().clamp_min(torch.finfo(before.dtype).tiny)
-    return float((after.double() - before.double()).abs().max() / largest)
+    return None
 
 
 def _become(module: nn.Module, form: Form) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+_WIDTH, _LEAST = 120, 40
+"""Columns of a printed report, and of a reason after a long name at least."""
 
 
 @dataclass(frozen=True)
@@ -13,8 +17,8 @@ class Entry:
     Attributes:
         path: its name in the model, "" for the model itself.
         was: its class as it came.
-        now: the class that it has become, or None if it was left alone.
-        reason: why it was left alone, or "".
+        now: what it has become: the class, and what else tells forms apart; or None if it was left alone.
+        reason: why it was left alone, a line for each form that it might have had; or "".
         error: the largest difference of f before and after at the probe points, over the largest value of f.
     """
 
@@ -25,13 +29,10 @@ class Entry:
     error: float | None = None
 
     def __str__(self) -> str:
-        name = self.path or "(the model)"
-        if self.now is None:
-            return f"skipped  {name}: {self.was}: {self.reason}"
-        return f"swapped  {name}: {self.was} -> {self.now}, largest difference {self.error:.1e}"
+        return _table([self])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The modules of a model that have the structure of a gradient network, in the model's order."""
 
@@ -56,4 +57,27 @@ class Report:
     def __str__(self) -> str:
         if not self.entries:
             return "gradnets_fast: no module has the structure of a gradient network; see register_adapter"
-        return "\n".join(map(str, self.entries))
+        return f"gradnets_fast runs {len(self.swapped)} of {len(self)} gradient networks\n{_table(self.entries)}"
+
+    __repr__ = __str__
+
+
+def _table(entries: Iterable[Entry]) -> str:
+    """A line for each entry, in aligned columns, with the reasons below."""
+    rows = [_row(entry) for entry in entries]
+    widths = [max(map(len, column)) for column in zip(*(cells for cells, _ in rows))]
+    lines = []
+    for cells, reasons in rows:
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
+        indent = " " * (widths[0] + widths[1] + 4)
+        width = max(_WIDTH, len(indent) + _LEAST)
+        for reason in reasons:
+            lines += textwrap.wrap(reason, width, initial_indent=indent, subsequent_indent=indent + "  ")
+    return "\n".join(lines)
+
+
+def _row(entry: Entry) -> tuple[list[str], list[str]]:
+    name = entry.path or "(the model)"
+    if entry.now is None:
+        return ["skipped", name, entry.was, ""], entry.reason.splitlines()
+    return ["swapped", name, f"{entry.was} -> {entry.now}", f"largest difference {entry.error:.1e}"], []

@@ -1,0 +1,175 @@
+"""The classes that modules take on whose parameters have other names than ours, or that return more than f."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
+from ..nn.base import LinearMap
+
+Arguments = Callable[[nn.Module], dict[str, Any]]
+Matrix = Callable[[nn.Module], Tensor]
+
+
+class Gram(LinearMap):
+    """x ↦ VᵀV x for a matrix V (k, d) that a module holds under a name of its own."""
+
+    kind = "psd"
+
+    def __init__(self, V: Tensor) -> None:
+        self.V = V
+
+    __call__ = LinearMap.forward
+
+    def _pays(self, x: Tensor) -> bool:
+        k, d = self.V.shape
+        return not torch.compiler.is_compiling() and x.numel() * (2 * k - d) > k * d * d
+
+
+class Adapted(GradNet):
+    """A user's own module, run by an operator with the arguments that its adapter says.
+
+    Attributes:
+        adapter: module -> the operator's arguments besides x.
+        matrix: module -> V (k, d) of a linear part VᵀV x; None for none.
+    """
+
+    adapter: Arguments
+    matrix: Matrix | None
+
+    @property
+    def linear(self) -> Gram | None:  # type: ignore[override]
+        """The linear part."""
+        return None if self.matrix is None else Gram(self.matrix(self))
+
+    def _operator_arguments(self) -> dict[str, Any]:
+        return self.adapter(self)
+
+
+class CMGN(GradNet):
+    """Cascaded monotone gradient network: z_l = Wᵀx + b_l + σ(z_{l−1}), f(x) = W σ(z_{L−1}) + VVᵀx + b_L.
+
+    Parameters: W (d, h), biases of L vectors (h,), bL (d,), V (d, k).
+
+    Attributes:
+        basis: σ, a name of the activation table.
+
+    Source: Chaudhari, Pranav, Moura, "Learning Gradients of Convex Functions with Monotone Gradient Networks",
+    arXiv 2301.10862, C-MGN.
+    """
+
+    operator_name = "ridge"
+    basis: str
+
+    @property
+    def linear(self) -> Gram:  # type: ignore[override]
+        """The linear part, VVᵀx."""
+        return Gram(self._parameter("V").T)
+
+    def _operator_arguments(self) -> dict[str, Any]:
+        shift = torch.stack(list(self.biases))  # type: ignore[arg-type]
+        W, bias = self._parameter("W").T, self._parameter("bL")
+        return {"W": W, "scale": None, "shift": shift, "coef": None, "bias": bias, "basis": self.basis}
+
+
+class MMGN(GradNet):
+    """Modular monotone gradient network: f(x) = a + VᵀV x + Σ_k s_k(z_k) W_kᵀσ(z_k), z_k = W_k x + b_k.
+
+    Here s_k(z) = Σ_i Ψ(z_i), Ψ' = σ: log cosh for tanh.
+
+    Parameters: a (d,), and V.weight (k, d), W_k.i.weight (h, d), W_k.i.bias (h,) of linear layers.
+
+    Attributes:
+        basis: σ, a name of the activation table.
+
+    Source: arXiv 2301.10862, M-MGN.
+    """
+
+    operator_name = "transformed_modules"
+    basis: str
+
+    @property
+    def linear(self) -> Gram:  # type: ignore[override]
+        """The linear part, VᵀV x."""
+        return Gram(self.V.weight)  # type: ignore[arg-type, union-attr]
+
+    def _operator_arguments(self) -> dict[str, Any]:
+        layers: list[Any] = list(self.W_k)  # type: ignore[arg-type]
+        W, b = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
+        return {
+            "W": W,
+            "b": b,
+            "weight": b.new_ones(len(layers)),
+            "bias": self._parameter("a"),
+            "basis": self.basis,
+            "transform": "half_square",
+        }
+
+
+LOG_DETERMINANTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logdet": torch.logdet,
+    "logabsdet": lambda J: torch.linalg.slogdet(J).logabsdet,
+}
+"""What a network may return beside f, of its Jacobian J; they differ where det J < 0, which is NaN to the first."""
+
+
+class _AndLogDeterminant(GradNet):
+    """A network whose forward returns (f, log-determinant of the Jacobian of f), shapes (…, d) and (…,).
+
+    Attributes:
+        log_determinant: a name of `LOG_DETERMINANTS`.
+    """
+
+    log_determinant: str
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """f(x) and the log-determinant of J(x)."""
+        return super().forward(x), LOG_DETERMINANTS[self.log_determinant](self.jacobian(x))
+
+
+# By name, so that they can be pickled.
+class GradNetCAndLogDeterminant(_AndLogDeterminant, GradNetC):
+    """`GradNetC`, returning the log-determinant too."""
+
+
+class mGradNetCAndLogDeterminant(_AndLogDeterminant, mGradNetC):
+    """`mGradNetC`, returning the log-determinant too."""
+
+
+class GradNetMAndLogDeterminant(_AndLogDeterminant, GradNetM):
+    """`GradNetM`, returning the log-determinant too."""
+
+
+class mGradNetMAndLogDeterminant(_AndLogDeterminant, mGradNetM):
+    """`mGradNetM`, returning the log-determinant too."""
+
+
+class AdaptedAndLogDeterminant(_AndLogDeterminant, Adapted):
+    """`Adapted`, returning the log-determinant too."""
+
+
+class CMGNAndLogDeterminant(_AndLogDeterminant, CMGN):
+    """`CMGN`, returning the log-determinant too."""
+
+
+class MMGNAndLogDeterminant(_AndLogDeterminant, MMGN):
+    """`MMGN`, returning the log-determinant too."""
+
+
+AND_LOG_DETERMINANT: dict[type[nn.Module], type[nn.Module]] = {
+    cls.__mro__[2]: cls
+    for cls in (
+        GradNetCAndLogDeterminant,
+        mGradNetCAndLogDeterminant,
+        GradNetMAndLogDeterminant,
+        mGradNetMAndLogDeterminant,
+        AdaptedAndLogDeterminant,
+        CMGNAndLogDeterminant,
+        MMGNAndLogDeterminant,
+    )
+}
+"""Each class with the one that returns the log-determinant too."""
