@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,12 +44,12 @@ def load_samples(path: Path) -> Samples:
         raise FileNotFoundError(message("data", where, "an existing file", "none", "check the path"))
     try:
         x, g, names = _read(path, suffix)
-    except (OSError, EOFError) as error:
-        raise ValueError(
-            message("data", where, f"a readable {suffix[1:]} file", str(error), "write it again")
-        ) from error
-    _check_values(where, x, names[0])
-    _check_values(where, g, names[1])
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise unreadable(path, error) from error
+    for values, columns in ((x, names[0]), (g, names[1])):
+        if not len(values):
+            raise ValueError(message("data", where, "at least one row", "none", "give some samples"))
+        check_finite(where, values, columns)
     return Samples(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(g.astype(np.float32)), where)
 
 
@@ -54,20 +57,16 @@ def _read(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[list[s
     if suffix in (".csv", ".parquet"):
         return _read_table(path, suffix)
     x, g = _read_numpy(path, suffix)
-    if x.ndim != 2 or x.shape != g.shape:
-        fix = "give each point one target gradient of its dimension"
-        raise ValueError(message("data", str(path), "x and g of one shape (n, d)", f"{x.shape} and {g.shape}", fix))
-    for name, array in (("x", x), ("g", g)):
-        if array.dtype.kind not in "fiu":
-            raise ValueError(message("data", f"{path}: {name}", "numbers", f"dtype {array.dtype}", "save numbers"))
-    return x, g, ([f"x[:, {i}]" for i in range(x.shape[1])], [f"g[:, {i}]" for i in range(x.shape[1])])
+    check_arrays(path, (x.shape, g.shape), (x.dtype, g.dtype))
+    return x, g, array_columns(x.shape[1])
 
 
 def _read_numpy(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if suffix == ".npz":
-            with loaded:
+        # Given a path, numpy leaves a truncated file open.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if suffix == ".npz":
                 arrays = {name: loaded[name] for name in loaded.files}
     except ValueError as error:
         raise ValueError(
@@ -78,10 +77,7 @@ def _read_numpy(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
             fix = "join the points and the gradients along the last axis"
             raise ValueError(message("data", str(path), "an array (n, 2d)", f"shape {loaded.shape}", fix))
         return loaded[:, : loaded.shape[1] // 2], loaded[:, loaded.shape[1] // 2 :]
-    for name in ("x", "g"):
-        if name not in arrays:
-            fix = "save it as numpy.savez(file, x=points, g=gradients)"
-            raise ValueError(message("data", str(path), "arrays x and g", ", ".join(arrays) or "none", fix))
+    check_members(path, arrays)
     return arrays["x"], arrays["g"]
 
 
@@ -91,19 +87,10 @@ def _read_table(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray, tuple[
     try:
         table = pl.read_csv(path, infer_schema_length=None) if suffix == ".csv" else pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
-        cause = str(error).splitlines()[0]
-        raise ValueError(
-            message("data", str(path), f"a readable {suffix[1:]} file", cause, "write it again")
-        ) from error
-    dim = sum(1 for name in table.columns if name.startswith("x") and name[1:].isdigit())
-    names = [f"x{i}" for i in range(dim)], [f"g{i}" for i in range(dim)]
-    if dim == 0:
-        fix = "rename the coordinates x0, x1, … and the target gradient g0, g1, …"
-        raise ValueError(message("data", str(path), "columns x0, …, g0, …", ", ".join(table.columns), fix))
+        raise unreadable(path, error) from error
+    names = table_columns(path, table.columns)
+    dim = len(names[0])
     for name in (*names[0], *names[1]):
-        if name not in table.columns:
-            fix = f"add it: there are {dim} columns x…, so x0 … x{dim - 1} and g0 … g{dim - 1} are needed"
-            raise ValueError(message("data", str(path), f"a column {name}", ", ".join(table.columns), fix))
         if len(table) and not table[name].dtype.is_numeric():
             row, value = _first_non_number(table[name].cast(pl.String).to_list())
             fix = "correct or delete that row"
@@ -122,12 +109,62 @@ def _first_non_number(values: list[str | None]) -> tuple[int, str | None]:
     return 1, values[0] if values else None
 
 
-def _check_values(where: str, values: np.ndarray, names: list[str]) -> None:
-    if not len(values):
-        raise ValueError(message("data", where, "at least one row", "none", "give some samples"))
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = (int(i) for i in bad[0])
+def unreadable(path: Path, error: Exception) -> ValueError:
+    """The error for a file that a reader cannot make sense of, in one line."""
+    cause = (str(error) or type(error).__name__).splitlines()[0]
+    return ValueError(message("data", str(path), f"a readable {path.suffix[1:]} file", cause, "write it again"))
+
+
+def table_columns(path: Path, present: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns x0 … x{d−1} and g0 … g{d−1} of a table; raises ValueError if one of them is missing."""
+    dim = sum(1 for name in present if name.startswith("x") and name[1:].isdigit())
+    names = [f"x{i}" for i in range(dim)], [f"g{i}" for i in range(dim)]
+    if dim == 0:
+        fix = "rename the coordinates x0, x1, … and the target gradient g0, g1, …"
+        raise ValueError(message("data", str(path), "columns x0, …, g0, …", ", ".join(present), fix))
+    for name in (*names[0], *names[1]):
+        if name not in present:
+            fix = f"add it: there are {dim} columns x…, so x0 … x{dim - 1} and g0 … g{dim - 1} are needed"
+            raise ValueError(message("data", str(path), f"a column {name}", ", ".join(present), fix))
+    return names
+
+
+def array_columns(dim: int) -> tuple[list[str], list[str]]:
+    """What messages call the columns of arrays x and g, both (n, d)."""
+    return [f"x[:, {i}]" for i in range(dim)], [f"g[:, {i}]" for i in range(dim)]
+
+
+def check_members(path: Path, present: Iterable[str]) -> None:
+    """Raises ValueError unless arrays x and g are among those of an NPZ file."""
+    if not {"x", "g"} <= set(present):
+        fix = "save it as numpy.savez(file, x=points, g=gradients)"
+        raise ValueError(message("data", str(path), "arrays x and g", ", ".join(present) or "none", fix))
+
+
+def check_arrays(
+    path: Path, shapes: tuple[tuple[int, ...], tuple[int, ...]], dtypes: tuple[np.dtype[Any], np.dtype[Any]]
+) -> None:
+    """Raises ValueError unless x and g are numbers of one shape (n, d)."""
+    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not shapes[0][1]:
+        fix = "give each point one target gradient of its dimension"
+        raise ValueError(message("data", str(path), "x and g of one shape (n, d)", f"{shapes[0]} and {shapes[1]}", fix))
+    for name, dtype in zip("xg", dtypes):
+        if dtype.kind not in "fiu":
+            raise ValueError(message("data", f"{path}: {name}", "numbers", f"dtype {dtype}", "save numbers"))
+
+
+def check_finite(where: str, values: np.ndarray, names: Sequence[str], first: int = 0) -> None:
+    """Raises ValueError naming the file, column and row of the first number that is not finite.
+
+    Args:
+        where: the file.
+        values: (n, number of columns).
+        names: what messages call the columns.
+        first: the number of rows of the file before these.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = (int(i) for i in np.argwhere(~finite)[0])
         got = "no value or NaN" if np.isnan(values[row, column]) else str(values[row, column])
-        argument = f"{where}: column {names[column]}, row {row + 1}"
+        argument = f"{where}: column {names[column]}, row {first + row + 1}"
         raise ValueError(message("data", argument, "a finite number", got, "correct or delete that row"))

@@ -14,8 +14,15 @@ from .data import Samples, load_samples
 from .fields import Field, make_field
 from .ranks import Ranks, device_of
 from .settings import Settings
+from .shards import open_shard
+from .stream import SampleStream, shards_of
 
 _TEST_FRACTION = 0.1
+"""Of a file of samples."""
+_TEST_ROWS = 10_000
+"""Of the last shard."""
+_STREAMS = 8
+"""Each process reads some of them: any number of processes that divides theirs has the same batches."""
 
 
 class Source(Protocol):
@@ -80,6 +87,38 @@ class InMemory:
         """Nothing to do."""
 
 
+class Streamed:
+    """A source that reads shards as it goes; each process reads its own part of them."""
+
+    def __init__(self, shards: list[Path], settings: Settings, ranks: Ranks) -> None:
+        streams = _STREAMS + -_STREAMS % ranks.size
+        self._stream = SampleStream(
+            shards,
+            settings.batch_size,
+            seed=settings.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            streams=streams,
+        )
+        self._device = device_of(settings.device)
+        self.dim, self.batch_size = self._stream.dim, self._stream.batch_size
+        self.steps_per_epoch = self._stream.steps_per_epoch
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's rows of the next batch, or after an error of the same once more."""
+        assert step == self._stream.step, "batches come in order"
+        x, g = next(self._stream)
+        return x.to(self._device), g.to(self._device)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Which data these are, and how far they are read."""
+        return self._stream.state_dict()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where a state was taken, in as many processes as there are now."""
+        self._stream.load_state_dict(state)
+
+
 @dataclass
 class Problem:
     """Training data, test points with their target gradients, the mean of the points, and the field if it is known."""
@@ -99,12 +138,31 @@ def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
         fix = "enlarge --batch-size, or start fewer processes"
         raise ValueError(message("train", "batch_size", f"at least {ranks.size}", settings.batch_size, fix))
     if settings.data is not None:
+        if Path(settings.data).is_dir() or any(sign in settings.data for sign in "*?["):
+            return _of_shards(settings, ranks)
         return _split(load_samples(Path(settings.data)), settings, ranks)
     assert settings.field is not None
     field = make_field(settings.field, settings.dim)
     x = field.sample(settings.samples, torch.Generator().manual_seed(settings.seed))
     label = field.name if field.dim == 2 else f"{field.name}, d = {field.dim}"
     return _problem(x, field.gradient(x), field.test_points(), settings, ranks, label, field)
+
+
+def _of_shards(settings: Settings, ranks: Ranks) -> Problem:
+    """Trains on all shards but the last, on whose first rows it tests."""
+    assert settings.data is not None
+    *shards, last = shards_of(settings.data)
+    if not shards:
+        fix = "split it: the last shard is for the test; or pass the file itself to --data"
+        raise ValueError(message("train", settings.data, "at least 2 shards", 1, fix))
+    source = Streamed(shards, settings, ranks)
+    _check_dim(settings, source.dim, settings.data)
+    held_out = open_shard(last)
+    if held_out.dim != source.dim:
+        raise ValueError(message("train", str(last), f"d = {source.dim}, as the others", held_out.dim, "remove it"))
+    values = torch.from_numpy(held_out.read(0, min(held_out.rows, _TEST_ROWS))).to(device_of(settings.device))
+    x, g = (part.contiguous() for part in values.split(source.dim, 1))
+    return Problem(source, x, g, x.mean(0), None, Path(settings.data).name or settings.data)
 
 
 def _split(samples: Samples, settings: Settings, ranks: Ranks) -> Problem:
