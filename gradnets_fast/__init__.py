@@ -59,6 +59,7 @@ _SUBMODULES = (
     "chunks",
     "errors",
     "functional",
+    "interop",
     "nn",
     "ops",
     "parallel",

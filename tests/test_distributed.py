@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from distributed_checks import CHECKS, NETWORKS
 from safetensors.torch import load_file
 
+from distributed_checks import CHECKS, NETWORKS
 from gradnets_fast.tasks.checkpoint import load_checkpoint
 
 TESTS = Path(__file__).parent

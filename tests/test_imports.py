@@ -24,6 +24,7 @@ RULES: dict[str, set[str]] = {
     "nn": {"torch", "nn", "functional", "activations", "errors", "reference"},
     "chunks.py": {"torch", "errors"},
     "parallel.py": {"torch", "nn", "functional", "errors"},
+    "interop": {"torch", "interop", "nn", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
 }
 """Each room and what it may import besides the standard library; the package's own rooms by their names."""

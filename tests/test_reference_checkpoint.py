@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from authors import CMGN, NETWORKS, D
 from torch import Tensor, nn
 
+from authors import CMGN, NETWORKS, D
 from gradnets_fast import load_reference_checkpoint, mGradNetC, mGradNetM
 from oracle import assert_as_good_as_eager
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from shard_files import assert_same, columns, fails, tagged, take, write
 
 from gradnets_fast.errors import is_message
 from gradnets_fast.tasks.data import load_samples
 from gradnets_fast.tasks.stream import SampleStream, shards_of
+from shard_files import assert_same, columns, fails, tagged, take, write
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", ">f4"])

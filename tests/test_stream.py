@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shard_files import Batch, assert_same, fails, tagged, take, write, write_shards
 
 from gradnets_fast.errors import is_message
 from gradnets_fast.tasks.shards import Shard
 from gradnets_fast.tasks.stream import SampleStream
+from shard_files import Batch, assert_same, fails, tagged, take, write, write_shards
 
 
 def tags(batches: Sequence[Batch]) -> np.ndarray:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from authors import (
     CMGN,
     MMGN,
@@ -24,9 +27,6 @@ from authors import (
     plain_arguments,
     plain_linear,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from gradnets_fast import accelerate, register_adapter, restore
 from gradnets_fast.nn import GradNet
 from oracle import assert_as_good_as_eager

@@ -1,0 +1,124 @@
+"""The largest batch that a training step fits into memory, ours beside eager PyTorch: `make largest-batch`.
+
+A step is f, the mean of |f − g|², its gradients and Adam's update, for points and targets that are in memory too.  Each
+trial is a process of its own.  On the CPU it may have 2 GB of data, as `ulimit -d` counts (the interpreter and PyTorch
+themselves take some 0.2 GB of it); on a GPU all that is there.  The search is to 5 %.
+
+python -m bench.largest_batch --device cuda --out bench/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.environment import RESULTS, environment
+from gradnets_fast import mGradNetC, mGradNetM, mRidgeGradNet
+from gradnets_fast.benchmark.plain import plain
+from gradnets_fast.nn import GradNet
+from gradnets_fast.tasks.checkpoint import write_json
+from gradnets_fast.tasks.losses import mean_squared_error
+
+LIMIT = 2_000_000_000
+"""Bytes, on the CPU."""
+PRECISION = 1.05
+SMALLEST = 1024
+MOST_ROWS = 2**31
+NETWORKS: dict[str, Callable[[], GradNet]] = {
+    "mRidgeGradNet, d = 2, h = 64": lambda: mRidgeGradNet(2, 64),
+    "mGradNetC, 4 layers, d = 2, h = 64": lambda: mGradNetC(4, 2, 64),
+    "mGradNetC, 4 layers, d = 64, h = 1024": lambda: mGradNetC(4, 64, 1024),
+    "mGradNetM, 4 modules, d = 8, h = 256": lambda: mGradNetM(4, 8, 256),
+}
+CONTENDERS: dict[str, Callable[[GradNet], Callable[..., Any]]] = {"eager": plain, "ours": lambda net: net}
+
+
+def step(name: str, contender: str, batch: int, device: str) -> float:
+    """Trains one step, after a small one; returns the loss."""
+    torch.manual_seed(0)
+    net = NETWORKS[name]().to(device)
+    function = CONTENDERS[contender](net)
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    in_dim = next(p.shape[-1] for p in net.parameters() if p.dim() == 2)
+    loss = torch.zeros(())
+    for rows in (min(batch, SMALLEST), batch):
+        x, g = (torch.randn(rows, in_dim, device=device) for _ in range(2))
+        optimizer.zero_grad()
+        loss = mean_squared_error(function(x), g)
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def fits(name: str, contender: str, batch: int, device: str) -> bool:
+    """Whether a process of its own can train a step.
+
+    Raises:
+        RuntimeError: it fails for another reason than memory.
+    """
+    command = [sys.executable, "-m", "bench.largest_batch", "--device", device]
+    trial = ["--trial", name, "--contender", contender, "--batch", str(batch)]
+    path = os.pathsep.join([str(RESULTS.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.run(
+        [*command, *trial], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    if run.returncode and not any(sign in run.stderr.lower() for sign in ("memory", "bad_alloc")):
+        raise RuntimeError(f"bench.largest_batch: {contender} at {batch}: {run.stderr[-2000:]}")
+    return run.returncode == 0
+
+
+def largest(name: str, contender: str, device: str) -> int:
+    """The largest batch, to `PRECISION`."""
+    low, high = 0, SMALLEST
+    while high <= MOST_ROWS and fits(name, contender, high, device):
+        low, high = high, 2 * high
+    while low and high / low > PRECISION:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(name, contender, middle, device) else (low, middle)
+    return low
+
+
+def search(device: str, out: Path, say: Callable[[str], None]) -> None:
+    """Finds every network's largest batches, and writes the file after each."""
+    rows: list[dict[str, Any]] = []
+    kind = "cpu" if device == "cpu" else "gpu"
+    limit = LIMIT if device == "cpu" else torch.cuda.get_device_properties(device).total_memory
+    where = {**environment(), "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(device)}
+    for name in NETWORKS:
+        found = {contender: largest(name, contender, device) for contender in CONTENDERS}
+        rows.append({"network": name, "largest": found, "gain": found["ours"] / found["eager"]})
+        say(f"{name}: {found}, {rows[-1]['gain']:.1f} times")
+        write_json(out / f"largest_batch_{kind}.json", {"environment": where, "bytes": limit, "rows": rows})
+
+
+def main() -> None:
+    """Searches; or, in a process of its own, tries one batch."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.largest_batch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--trial", choices=NETWORKS, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.trial is None:
+        search(options.device, options.out, lambda line: print(line, flush=True))
+        return
+    if options.device == "cpu":
+        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+    print(step(options.trial, options.contender, options.batch, options.device))
+
+
+if __name__ == "__main__":
+    main()
