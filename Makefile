@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench sanitize aarch64 table-2d polymax clean
+.PHONY: demo test lint bench sanitize aarch64 table-2d polymax largest-batch training-gain clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
@@ -50,6 +50,12 @@ table-2d: $(VENV)/.installed
 
 polymax: $(VENV)/.installed
 	$(BIN)/python -m bench.polymax
+
+largest-batch: $(VENV)/.installed
+	$(BIN)/python -m bench.largest_batch
+
+training-gain: $(VENV)/.installed
+	$(BIN)/python -m bench.training_gain
 
 $(VENV)/.installed: $(SOURCES)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 13) and f"make: PYTHON: expected Python 3.10 to 3.13, got {v[0]}.{v[1]}; run make PYTHON=/path/to/python3.12")'

@@ -1,10 +1,9 @@
 """The largest batch that a training step fits into memory, ours beside eager PyTorch: `make largest-batch`.
 
-A step is f, the mean of |f − g|², its gradients and Adam's update, for points and targets that are in memory too.  Each
-trial is a process of its own.  On the CPU it may have 2 GB of data, as `ulimit -d` counts (the interpreter and PyTorch
-themselves take some 0.2 GB of it); on a GPU all that is there.  The search is to 5 %.
-
-python -m bench.largest_batch --device cuda --out bench/results
+A step is f, the mean of |f − g|², its gradients and Adam's update, for points and targets that are in memory too.  On
+the CPU each trial is a process of its own that may have 2 GB of data, as `ulimit -d` counts (the interpreter and
+PyTorch themselves take some 0.2 GB of it); on a GPU, where `python -m bench.gpu --part memory` runs this, all that is
+there.  The search is to 5 %.
 """
 
 from __future__ import annotations
@@ -59,12 +58,24 @@ def step(name: str, contender: str, batch: int, device: str) -> float:
 
 
 def fits(name: str, contender: str, batch: int, device: str) -> bool:
-    """Whether a process of its own can train a step.
+    """Whether a step can be trained.
 
     Raises:
         RuntimeError: it fails for another reason than memory.
     """
-    command = [sys.executable, "-m", "bench.largest_batch", "--device", device]
+    if device == "cpu":
+        return _fits_a_process(name, contender, batch)
+    try:
+        step(name, contender, batch, device)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
+
+
+def _fits_a_process(name: str, contender: str, batch: int) -> bool:
+    command = [sys.executable, "-m", "bench.largest_batch"]
     trial = ["--trial", name, "--contender", contender, "--batch", str(batch)]
     path = os.pathsep.join([str(RESULTS.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     run = subprocess.run(
@@ -86,38 +97,34 @@ def largest(name: str, contender: str, device: str) -> int:
     return low
 
 
-def search(device: str, out: Path, say: Callable[[str], None]) -> None:
-    """Finds every network's largest batches, and writes the file after each."""
+def search(device: str, limit: int, file: Path, where: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Finds every network's largest batches, and writes the file after each; limit: bytes there are, for the file."""
     rows: list[dict[str, Any]] = []
-    kind = "cpu" if device == "cpu" else "gpu"
-    limit = LIMIT if device == "cpu" else torch.cuda.get_device_properties(device).total_memory
-    where = {**environment(), "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(device)}
     for name in NETWORKS:
         found = {contender: largest(name, contender, device) for contender in CONTENDERS}
         rows.append({"network": name, "largest": found, "gain": found["ours"] / found["eager"]})
         say(f"{name}: {found}, {rows[-1]['gain']:.1f} times")
-        write_json(out / f"largest_batch_{kind}.json", {"environment": where, "bytes": limit, "rows": rows})
+        write_json(file, {"environment": where, "bytes": limit, "rows": rows})
 
 
 def main() -> None:
-    """Searches; or, in a process of its own, tries one batch."""
+    """Searches on the CPU; or, in a process of its own, tries one batch."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.largest_batch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="(default: bench/results)")
     parser.add_argument("--trial", choices=NETWORKS, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial is None:
-        search(options.device, options.out, lambda line: print(line, flush=True))
+        file = options.out / "largest_batch_cpu.json"
+        search("cpu", LIMIT, file, environment(), lambda line: print(line, flush=True))
         return
-    if options.device == "cpu":
-        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
-    print(step(options.trial, options.contender, options.batch, options.device))
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+    print(step(options.trial, options.contender, options.batch, "cpu"))
 
 
 if __name__ == "__main__":

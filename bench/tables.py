@@ -45,6 +45,41 @@ def polymax(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def training_gain(result: dict[str, Any]) -> str:
+    """Seconds of whole training runs, the gain, and how far apart the losses are."""
+    lines = [
+        "| training run | steps of | PyTorch | ours | gain | losses differ by at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        batch = row["options"].split("--batch-size ")[1].split()[0]
+        reference, fastest = (row["median_seconds"][name] for name in ("reference", "fastest"))
+        cells = [row["label"], f"{row['steps']} × {batch}", f"{reference:.1f} s", f"{fastest:.1f} s"]
+        cells += [report.times(row["gain"]), f"{row['largest_difference_db']:.1g} dB"]
+        lines.append("| " + " | ".join(cells) + " |")
+    where = result["environment"]
+    note = (
+        f"Medians of {len(result['rows'][0]['seconds']['fastest'])} runs each, by turns, on {_machine(where)}, by "
+        "`make training-gain` ([result file](bench/results/training_gain.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def largest_batch(result: dict[str, Any]) -> str:
+    """The largest batches that fit into memory."""
+    lines = ["| network | PyTorch | ours | gain |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        eager, ours = (f"{_three_digits(row['largest'][name]):,}".replace(",", " ") for name in ("eager", "ours"))
+        lines.append(f"| {row['network']} | {eager} | {ours} | {report.times(row['gain'])} |")
+    return "\n".join(lines)
+
+
+def _three_digits(count: int) -> int:
+    """Rounded down."""
+    unit = 10 ** max(0, len(str(count)) - 3)
+    return count // unit * unit
+
+
 def cpu(result: dict[str, Any]) -> str:
     """Median times and gains, forward / step, and where they were measured."""
     rows = [row for row in result["rows"] if row["gain"] and row["dtype"] == "float32"]
@@ -70,9 +105,13 @@ def _pair(cell: Callable[[str], str]) -> str:
     return " / ".join(cell(job) or "–" for job in JOBS)
 
 
+def _machine(where: dict[str, Any]) -> str:
+    processor = f"{where['processor']}, {where['threads']} threads, {where['instruction_set']}"
+    return f"{processor}, torch {where['torch']}, commit {where['commit']}"
+
+
 def _cpu_note(result: dict[str, Any]) -> str:
     where, machine = result["environment"], result["machine"]
-    place = f"{where['processor']}, {where['threads']} threads, {where['instruction_set']}, torch {where['torch']}"
     mm = f"{machine['mm_gflops']['median']:.0f} GFLOP/s"
     memory = "; ".join(
         f"{row['family']}, {report.size(row)}: {row['memory_gain']['ours']:.0f} times less"
@@ -84,7 +123,7 @@ def _cpu_note(result: dict[str, Any]) -> str:
         "result first verified against float64. Eager is plain PyTorch with W x computed once; the last column counts "
         f"the products' operations against torch.mm's {mm} in the same run. "
         + (f"Extra memory of a step, beside eager's: {memory}. " if memory else "")
-        + f"Measured on {place}, commit {where['commit']}, by `{where['command']}` "
+        + f"Measured on {_machine(where)}, by `{where['command']}` "
         "([result file](bench/results/cpu.json), [figure](bench/results/cpu.png)). "
         "Absolute times vary; compare the gains."
     )
@@ -173,7 +212,13 @@ def figure(result: dict[str, Any], path: Path) -> None:
     drawing.savefig(path, dpi=150)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"published_2d": published_2d, "polymax": polymax, "cpu": cpu}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "cpu": cpu,
+    "largest_batch_cpu": largest_batch,
+    "polymax": polymax,
+    "published_2d": published_2d,
+    "training_gain": training_gain,
+}
 
 
 def rendered(text: str) -> str:

@@ -167,10 +167,12 @@ def train(
     with _one_line_errors(), processes() as ranks:
         console = Console(quiet=ranks.rank > 0)
         trainer = _resumed(out, ranks) if resume else _started(options, steps, epochs, out, ranks)
+        began, first = time.perf_counter(), trainer.step
         _train(console, trainer, save_every, out)
+        spent = {"seconds": time.perf_counter() - began, "steps": trainer.step - first}
         if ranks.rank == 0:
             console.print("measuring error, Jacobian and time per step …")
-            _finish(console, trainer, evaluate(trainer), out)
+            _finish(console, trainer, evaluate(trainer), spent, out)
 
 
 @app.command()
@@ -318,7 +320,7 @@ def _progress(console: Console, trainer: Trainer) -> Iterator[Callable[[int, flo
         yield bar
 
 
-def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, out: Path) -> None:
+def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, spent: dict[str, float], out: Path) -> None:
     from .tasks.figure import save_figure
 
     report = {
@@ -328,16 +330,17 @@ def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, out: Pat
         "problem": trainer.problem.label,
         "settings": trainer.settings.to_json(),
         "evaluation": evaluation.to_json(),
+        "training": spent,
         "history": trainer.history,
     }
     write_json(out / "report.json", report)
     save_figure(trainer, evaluation, out / "figure.png")
-    console.print(_table(trainer, evaluation))
+    console.print(_table(trainer, evaluation, spent))
     for name in ("figure.png", "report.json", "checkpoint.safetensors"):
         console.print(f"  {out / name}", highlight=False, soft_wrap=True)
 
 
-def _table(trainer: Trainer, evaluation: Evaluation) -> Table:
+def _table(trainer: Trainer, evaluation: Evaluation, spent: dict[str, float]) -> Table:
     table = Table(title=f"{type(trainer.module).__name__} on {trainer.problem.label}", show_header=False, min_width=64)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -345,6 +348,7 @@ def _table(trainer: Trainer, evaluation: Evaluation) -> Table:
     table.add_row("test error", f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)")
     table.add_row("Jacobian: largest |J − Jᵀ| / |J|", f"{evaluation.asymmetry:.1e}")
     table.add_row("Jacobian: smallest eigenvalue", f"{evaluation.smallest_eigenvalue:.4g}")
+    table.add_row("training", f"{spent['steps']} steps in {spent['seconds']:.1f} s")
     table.add_row("time per step, backend " + evaluation.backend, f"{evaluation.milliseconds_per_step:.3f} ms")
     if evaluation.backend != "reference":
         time_text = f"{evaluation.reference_milliseconds_per_step:.3f} ms ({ratio:.2f}×)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from gradnets_fast.errors import is_message
 from gradnets_fast.tasks.stream import SampleStream
+
+if sys.version_info < (3, 11):
+    pytest.skip("grain, which reads ahead for streams, needs Python 3.11", allow_module_level=True)
 
 Batch = tuple[Tensor, Tensor]
 

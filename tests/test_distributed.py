@@ -81,6 +81,7 @@ def test_two_processes_train_as_one_does(options: list[object], tmp_path: Path) 
     torch.testing.assert_close(second, first, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="grain, which reads ahead for streams, needs Python 3.11")
 @pytest.mark.parametrize("processes", [2, 4])
 def test_shards_are_trained_on_alike_by_any_number_of_processes(processes: int, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)

@@ -444,7 +444,7 @@ def test_memory_that_runs_out_while_samples_are_taken() -> None:
     assert found.count(("ours", "step", 1.0)) == 5
 
 
-@pytest.mark.parametrize("part", ["checks", "measure"])
+@pytest.mark.parametrize("part", ["checks", "measure", "memory"])
 def test_without_a_gpu_the_command_says_so(part: str) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "bench.gpu", "--part", part]

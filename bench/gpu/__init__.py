@@ -9,6 +9,7 @@ installs from a checkout.  Nothing here uses the C++ extension; without waiting 
     python -m bench.gpu                    # all of these
     python -m bench.gpu --part checks      # every operator against float64, launches, graphs, compute-sanitizer
     python -m bench.gpu --part measure     # times beside eager PyTorch, torch.compile and the authors' structure
+    python -m bench.gpu --part memory      # the largest batch that a step fits into memory, beside eager PyTorch's
     python -m bench.gpu --part tables      # the README's table and the figures, from the result files; needs no GPU
 
 Checks and measurements each stop when --minutes are over, the most important cases having come first; the files, in

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import bench.gpu
+from bench import largest_batch
 from bench.environment import RESULTS
 from bench.gpu import device as gpu
 from bench.gpu import parts, suite
@@ -19,7 +20,7 @@ from bench.gpu.cases import Budget, cases
 from bench.gpu.workers import serve
 from gradnets_fast.tasks.checkpoint import write_json
 
-PARTS = ("checks", "measure", "tables")
+PARTS = ("checks", "measure", "memory", "tables")
 
 
 def run(part: str, arguments: argparse.Namespace) -> bool:
@@ -38,6 +39,13 @@ def run(part: str, arguments: argparse.Namespace) -> bool:
         _say(tables.gpus())
         return True
     place = gpu.found(part, arguments.small)
+    if part == "memory":
+        where = gpu.environment(place, _command(), arguments.commit)
+        folder = gpu.folder(place, arguments.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        memory = torch.cuda.get_device_properties(place).total_memory
+        largest_batch.search(str(place), memory, folder / "largest_batch.json", where, _say)
+        return True
     write = _writer(place, arguments, {"checks": "checks.json", "measure": "measurements.json"}[part])
     budget = Budget(60 * arguments.minutes)
     if part == "measure":
@@ -51,8 +59,7 @@ def run(part: str, arguments: argparse.Namespace) -> bool:
 
 def _writer(place: torch.device, arguments: argparse.Namespace, name: str) -> Callable[[dict[str, Any]], None]:
     """Adds to a result file; nothing is kept of the interpreter."""
-    command = " ".join(["python -m bench.gpu", *map(shlex.quote, sys.argv[1:])])
-    content: dict[str, Any] = {"environment": gpu.environment(place, command, arguments.commit)}
+    content: dict[str, Any] = {"environment": gpu.environment(place, _command(), arguments.commit)}
     folder = gpu.folder(place, arguments.out)
 
     def write(more: dict[str, Any]) -> None:
@@ -62,6 +69,10 @@ def _writer(place: torch.device, arguments: argparse.Namespace, name: str) -> Ca
             write_json(folder / name, content)
 
     return write
+
+
+def _command() -> str:
+    return " ".join(["python -m bench.gpu", *map(shlex.quote, sys.argv[1:])])
 
 
 def _say(text: str) -> None:
