@@ -1,4 +1,4 @@
-"""Writes the README's tables from the result files, between their markers; `--check` only compares.
+"""Writes the documents' tables from the result files, between their markers; `--check` only compares.
 
 python -m bench.tables
 """
@@ -17,8 +17,6 @@ from typing import Any
 from bench.environment import RESULTS, ROOT
 from gradnets_fast.benchmark import report
 from gradnets_fast.benchmark.contenders import JOBS
-
-README = ROOT / "README.md"
 
 
 def published_2d(result: dict[str, Any]) -> str:
@@ -212,20 +210,23 @@ def figure(result: dict[str, Any], path: Path) -> None:
     drawing.savefig(path, dpi=150)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "cpu": cpu,
-    "largest_batch_cpu": largest_batch,
-    "polymax": polymax,
-    "published_2d": published_2d,
-    "training_gain": training_gain,
+DOCUMENTS: dict[Path, dict[str, Callable[[dict[str, Any]], str]]] = {
+    ROOT / "README.md": {
+        "cpu": cpu,
+        "training_gain": training_gain,
+        "polymax": polymax,
+        "published_2d": published_2d,
+    },
+    ROOT / "docs" / "scaling.md": {"largest_batch_cpu": largest_batch},
 }
+"""Where tables stand, by the names of their result files; a GPU's are in the README besides."""
 
 
-def rendered(text: str) -> str:
+def rendered(document: Path, text: str) -> str:
     """The document with every table printed anew."""
-    for name, table in TABLES.items():
+    for name, table in DOCUMENTS[document].items():
         text = _placed(text, name, table(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))))
-    return _placed(text, "gpu", gpus())
+    return _placed(text, "gpu", gpus()) if document == ROOT / "README.md" else text
 
 
 def _placed(text: str, name: str, table: str) -> str:
@@ -233,15 +234,16 @@ def _placed(text: str, name: str, table: str) -> str:
     content = f"{table}\n" if table else ""
     text, count = re.subn(pattern, lambda m: f"{m[1]}{content}{m[2]}", text, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit(f"bench.tables: README: expected one place for {name}, got {count}; restore its markers")
+        raise SystemExit(f"bench.tables: documents: expected one place for {name}, got {count}; restore its markers")
     return text
 
 
 def write() -> None:
-    """The README's tables, and a figure beside each GPU's measurements."""
+    """The documents' tables, and a figure beside each GPU's measurements."""
     for path in sorted(RESULTS.glob("*/measurements.json")):
         figure(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(rendered(document, document.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:
@@ -249,10 +251,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    present = README.read_text(encoding="utf-8")
-    wanted = rendered(present)
-    if check and present != wanted:
-        sys.exit("bench.tables: the README's tables are not those of the result files; run python -m bench.tables")
+    if check:
+        for document in DOCUMENTS:
+            present = document.read_text(encoding="utf-8")
+            if rendered(document, present) != present:
+                sys.exit(f"bench.tables: {document.name}: its tables are not those of the result files; run it to write")
     if not check:
         write()
 

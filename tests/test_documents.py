@@ -10,26 +10,31 @@ import pytest
 from bench import tables
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = {
+    path.name: re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for path in (ROOT / "README.md", ROOT / "docs" / "scaling.md")
+}
 
 
-@pytest.mark.parametrize("index", range(len(BLOCKS)))
-def test_readme_code_runs(index: int) -> None:
+@pytest.mark.parametrize(("name", "index"), [(name, i) for name, blocks in BLOCKS.items() for i in range(len(blocks))])
+def test_code_runs(name: str, index: int) -> None:
     names: dict[str, object] = {}
-    for block in BLOCKS[: index + 1]:
-        exec(compile(block, "README.md", "exec"), names)
+    for block in BLOCKS[name][: index + 1]:
+        exec(compile(block, name, "exec"), names)
 
 
-def test_readme_has_code() -> None:
-    assert len(BLOCKS) >= 2
+def test_documents_have_code() -> None:
+    assert all(len(blocks) >= 3 for blocks in BLOCKS.values())
 
 
-def test_tables_are_those_of_the_result_files() -> None:
-    assert tables.rendered(README) == README
+@pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_those_of_the_result_files(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert tables.rendered(document, text) == text
 
 
-def test_relative_links_lead_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/scaling.md"])
+def test_relative_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
