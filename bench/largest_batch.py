@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +33,7 @@ LIMIT = 2_000_000_000
 PRECISION = 1.05
 SMALLEST = 1024
 MOST_ROWS = 2**31
+_NO_MEMORY = r"can't allocate memory|Cannot allocate memory|MemoryError|bad_alloc"
 NETWORKS: dict[str, Callable[[], GradNet]] = {
     "mRidgeGradNet, d = 2, h = 64": lambda: mRidgeGradNet(2, 64),
     "mGradNetC, 4 layers, d = 2, h = 64": lambda: mGradNetC(4, 2, 64),
@@ -81,7 +84,7 @@ def _fits_a_process(name: str, contender: str, batch: int) -> bool:
     run = subprocess.run(
         [*command, *trial], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
-    if run.returncode and not any(sign in run.stderr.lower() for sign in ("memory", "bad_alloc")):
+    if run.returncode not in (0, -signal.SIGKILL) and not re.search(_NO_MEMORY, run.stderr):
         raise RuntimeError(f"bench.largest_batch: {contender} at {batch}: {run.stderr[-2000:]}")
     return run.returncode == 0
 

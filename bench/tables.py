@@ -255,7 +255,9 @@ def main() -> None:
         for document in DOCUMENTS:
             present = document.read_text(encoding="utf-8")
             if rendered(document, present) != present:
-                sys.exit(f"bench.tables: {document.name}: its tables are not those of the result files; run it to write")
+                sys.exit(
+                    f"bench.tables: {document.name}: its tables are not those of the result files; run it to write"
+                )
     if not check:
         write()
 

@@ -79,6 +79,21 @@ def use_backend(name: str) -> Iterator[None]:
         _requests.stack.pop()
 
 
+@contextmanager
+def requests_of(stack: tuple[str, ...]) -> Iterator[None]:
+    """Inside, the `use_backend` blocks of this thread are those of `stack`, as `block_requests` gave it."""
+    before, _requests.stack = _requests.stack, list(stack)
+    try:
+        yield
+    finally:
+        _requests.stack = before
+
+
+def block_requests() -> tuple[str, ...]:
+    """The backends that the enclosing `use_backend` blocks ask for, innermost last."""
+    return tuple(_requests.stack)
+
+
 def requested(argument: str | None = None) -> tuple[str, str] | None:
     """The backend that was named, and by what; None if nobody named one."""
     if argument is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .backend import block_requests, requests_of
 from .errors import check_points, check_positive, message
 
 
@@ -28,7 +29,8 @@ def batch_chunk(
             of the points alone.
         x: points, (B, …, d).
         rows: of a piece, along the first dimension.
-        device: where to compute; by default where the network's parameters are, or x if there are none.
+        device: where to compute; by default where the network's parameters are, and where x is for a function that is
+            no network's.
 
     Returns:
         The result, (B, …), on x's device.
@@ -49,8 +51,12 @@ def batch_chunk(
         raise ValueError(message(where, "x", "a batch (B, …, d)", f"shape {tuple(x.shape)}", "pass x.unsqueeze(0)"))
     target = _device(function, x) if device is None else torch.device(device)
 
+    requests = block_requests()
+
     def piece(points: Tensor) -> Tensor:
-        return function(points.to(target, non_blocking=True)).to(x.device)
+        # Computed again in the backward pass, perhaps outside of the block and in another thread.
+        with requests_of(requests):
+            return function(points.to(target, non_blocking=True)).to(x.device)
 
     results = [checkpoint(piece, points, use_reentrant=False, preserve_rng_state=False) for points in x.split(rows)]
     return torch.cat(results)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import signal
 import sys
 import threading
@@ -22,7 +24,9 @@ from .activations import TRANSFORMS
 from .errors import check_positive, is_message, message
 from .nn.modular import COMBINATIONS
 from .tasks.checkpoint import (
+    CHECKPOINT_FILE,
     SETTINGS_FILE,
+    Checkpoint,
     load_checkpoint,
     load_settings,
     prepare_folder,
@@ -33,12 +37,14 @@ from .tasks.evaluation import Evaluation, evaluate
 from .tasks.fields import FIELDS
 from .tasks.losses import decibel
 from .tasks.ranks import Ranks, processes
-from .tasks.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings
+from .tasks.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings, resolved_streams
 from .tasks.training import Trainer
 
 app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
 _EXPECTED_FAILURES = (ArithmeticError, OSError, RuntimeError, TypeError, ValueError)
 _PLAIN_LINES = 10
+_LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL .*remote")
+"""What an exchange among processes raises where one of them has stopped."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,10 +87,15 @@ def _one_line_errors() -> Iterator[None]:
     except typer.Exit:
         raise
     except _EXPECTED_FAILURES as error:
-        text = " ".join(str(error).split())
-        if not isinstance(error, OSError) and not is_message(text):
+        text, rank = " ".join(str(error).split()), os.environ.get("RANK", "0")
+        if rank != "0" and getattr(error, "of_first", False):
+            raise typer.Exit(2) from error  # process 0 says it
+        if _LOST_CONNECTION.search(text):
+            text = "another process has stopped; see its message"
+        elif not isinstance(error, OSError) and not is_message(text):
             raise  # nobody foresaw it: the traceback is what helps
-        print(f"gradnets-fast: {text}", file=sys.stderr)
+        who = "" if rank == "0" else f"process {rank}: "
+        print(f"gradnets-fast: {who}{text}\n", end="", file=sys.stderr, flush=True)
         raise typer.Exit(2) from error
 
 
@@ -98,8 +109,8 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="File of samples (.csv, .parquet, .npz, .npy) in place of a field; or a folder or pattern of .parquet "
-            "and .npz shards, which are streamed."
+            help="File of samples (.csv, .parquet, .npz, .npy) in place of a field; or a folder or quoted pattern of "
+            ".parquet and .npz shards, which are streamed."
         ),
     ] = None,
     arch: Annotated[str, typer.Option(help=_help("Architecture", ARCHITECTURES))] = Settings.arch,
@@ -132,6 +143,10 @@ def train(
     backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
     device: Annotated[str, typer.Option(help="A torch device; cuda under torchrun: one for each process.")] = "cpu",
     amp: Annotated[str, typer.Option(help=_help("Precision of points and weights", PRECISIONS))] = Settings.amp,
+    streams: Annotated[
+        int | None,
+        typer.Option(help="Of shards: what processes divide among themselves. (default: 8, or what they divide)"),
+    ] = None,
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 30.0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, report and figure.")] = Path("runs/train"),
     resume: Annotated[
@@ -163,8 +178,9 @@ def train(
         "backend": backend,
         "device": device,
         "amp": amp,
+        "streams": streams,
     }
-    with _one_line_errors(), processes() as ranks:
+    with _one_line_errors(), processes(device) as ranks:
         console = Console(quiet=ranks.rank > 0)
         trainer = _resumed(out, ranks) if resume else _started(options, steps, epochs, out, ranks)
         began, first = time.perf_counter(), trainer.step
@@ -215,34 +231,45 @@ def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out
     """A run from the beginning; or, if torchrun has restarted this very run, from its checkpoint."""
     if steps is not None and epochs is not None:
         raise ValueError(message("train", "steps, epochs", "one of them", "both", "leave one out"))
-    trainer = Trainer(Settings(**options, steps=1 if steps is None else steps), ranks)
+    settings = ranks.from_first(lambda: Settings(**options, steps=1 if steps is None else steps))
+    settings = dataclasses.replace(settings, streams=resolved_streams(settings.streams, ranks.size))
+    trainer = Trainer(settings, ranks)
     if steps is None:
         count = 200 if epochs is None else epochs
         check_positive("train", "epochs", count)
         total = count * trainer.problem.source.steps_per_epoch
         trainer.settings = dataclasses.replace(trainer.settings, steps=total)
-    if ranks.restarts and _left_by(trainer.settings, out):
-        trainer.resume(load_checkpoint(out))
-        return trainer
-    if ranks.rank == 0:
-        prepare_folder(out)
-        write_json(out / SETTINGS_FILE, trainer.settings.to_json())
-        # At once, so that --resume never meets an earlier run's checkpoint beside these settings.
-        save_checkpoint(out, trainer.checkpoint())
+    # Process 0 alone looks and decides: the others might find what it has written meanwhile.
+    checkpoint = ranks.from_first(lambda: _begun(trainer, out))
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
     return trainer
+
+
+def _begun(trainer: Trainer, out: Path) -> Checkpoint | None:
+    """What a restarted run goes on from; otherwise makes the folder that of a new run."""
+    if trainer.ranks.restarts and _left_by(trainer.settings, out):
+        return load_checkpoint(out)
+    prepare_folder(out)
+    # In this order, so that --resume never meets an earlier run's checkpoint beside these settings.
+    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    write_json(out / SETTINGS_FILE, trainer.settings.to_json())
+    save_checkpoint(out, trainer.checkpoint())
+    return None
 
 
 def _left_by(settings: Settings, out: Path) -> bool:
     """Whether a run with these settings has left its checkpoint."""
     try:
-        return load_settings(out) == settings.to_json()
+        return load_settings(out) == settings.to_json() and (out / CHECKPOINT_FILE).is_file()
     except (FileNotFoundError, ValueError):
         return False
 
 
 def _resumed(out: Path, ranks: Ranks) -> Trainer:
-    trainer = Trainer(Settings.from_json(load_settings(out)), ranks)
-    trainer.resume(load_checkpoint(out))
+    settings, checkpoint = ranks.from_first(lambda: (Settings.from_json(load_settings(out)), load_checkpoint(out)))
+    trainer = Trainer(settings, ranks)
+    trainer.resume(checkpoint)
     return trainer
 
 
@@ -344,13 +371,14 @@ def _table(trainer: Trainer, evaluation: Evaluation, spent: dict[str, float]) ->
     table = Table(title=f"{type(trainer.module).__name__} on {trainer.problem.label}", show_header=False, min_width=64)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    ratio = evaluation.reference_milliseconds_per_step / evaluation.milliseconds_per_step
     table.add_row("test error", f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)")
     table.add_row("Jacobian: largest |J − Jᵀ| / |J|", f"{evaluation.asymmetry:.1e}")
     table.add_row("Jacobian: smallest eigenvalue", f"{evaluation.smallest_eigenvalue:.4g}")
     table.add_row("training", f"{spent['steps']} steps in {spent['seconds']:.1f} s")
-    table.add_row("time per step, backend " + evaluation.backend, f"{evaluation.milliseconds_per_step:.3f} ms")
+    ours, reference = evaluation.milliseconds_per_step, evaluation.reference_milliseconds_per_step
+    if ours is None or reference is None:
+        return table
+    table.add_row("time per step, backend " + evaluation.backend, f"{ours:.3f} ms")
     if evaluation.backend != "reference":
-        time_text = f"{evaluation.reference_milliseconds_per_step:.3f} ms ({ratio:.2f}×)"
-        table.add_row("time per step, backend reference", time_text)
+        table.add_row("time per step, backend reference", f"{reference:.3f} ms ({reference / ours:.2f}×)")
     return table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .errors import message
 from .functional._ranks import smallest_part
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_AVERAGED = WeakTensorKeyDictionary()
+"""Numbers whose gradients `fully_shard` has averaged over ranks: it may be applied to a submodule first."""
+
 
 def parallelize(model: Model, mesh: DeviceMesh) -> Model:
     """Divides the hidden units of every gradient network in a model among the ranks of a mesh, in place.
@@ -24,13 +28,14 @@ def parallelize(model: Model, mesh: DeviceMesh) -> Model:
     gradient of x, adds the parts.  Parameters become DTensors: those over hidden units Shard(…), the others
     Replicate(); their gradients and an optimizer's moments likewise.  A network of modules keeps its parameters whole,
     and each rank computes some of the modules.  The points are plain tensors, the same on all ranks of the mesh; along
-    another mesh dimension `fully_shard` or DistributedDataParallel may divide the batch.
+    another mesh dimension `fully_shard` may divide the batch.
 
     Equivalent to: the model as it is, to rounding, on every rank.
 
     Args:
-        model: a gradient network, or a module that has some in it, equal on all ranks or not: rank 0's weights count.
-            Make the optimizer afterwards, for the Parameter objects are new.
+        model: a gradient network, or a module that has some in it, equal on all ranks or not: the first rank's weights
+            count, of other layers too, which stay whole.  Make the optimizer afterwards, for the networks' Parameter
+            objects are new; a fused one wants a group for them and another for those of other layers.
         mesh: one-dimensional, for example init_device_mesh("cuda", (8,)), or mesh["tensor"] of a larger one.
 
     Returns:
@@ -41,17 +46,23 @@ def parallelize(model: Model, mesh: DeviceMesh) -> Model:
         ValueError: the mesh has several dimensions, there is no gradient network, or a rank would have no
             hidden units or modules.
     """
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-    networks = _networks(model, mesh)
-    for _, network in networks:
+    made: dict[Tensor, nn.Parameter] = {}  # of each parameter, for networks may share some
+    for _, network in _networks(model, mesh):
+        network.mesh = mesh
         dimensions = network.neuron_dimensions()
         for prefix, owner in network.named_modules():
             for name, parameter in list(owner.named_parameters(recurse=False)):
-                dim = dimensions.get(f"{prefix}.{name}".lstrip("."))
-                placement = Replicate() if dim is None else Shard(dim)
-                distributed = distribute_tensor(parameter.detach(), mesh, [placement])
-                setattr(owner, name, nn.Parameter(distributed, requires_grad=parameter.requires_grad))
+                if parameter not in made:
+                    dim = dimensions.get(f"{prefix}.{name}".lstrip("."))
+                    placement = Replicate() if dim is None else Shard(dim)
+                    distributed = distribute_tensor(parameter.detach(), mesh, [placement])
+                    made[parameter] = nn.Parameter(distributed, requires_grad=parameter.requires_grad)
+                setattr(owner, name, made[parameter])
+    others = [tensor for tensor in (*model.parameters(), *model.buffers()) if not isinstance(tensor, DTensor)]
+    for tensor in others:
+        torch.distributed.broadcast(tensor.detach(), group=mesh.get_group(), group_src=0)
     return model
 
 
@@ -76,7 +87,7 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
     from torch.distributed import fsdp
 
     numbers = {parameter for parameter in model.parameters() if not parameter.dim()}
-    kept = numbers | options.pop("ignored_params", set())
+    kept = numbers | (options.pop("ignored_params", None) or set())
     fsdp.fully_shard(model, mesh=mesh, ignored_params=kept or None, **options)
 
     def mean_over_ranks(parameter: Tensor) -> None:
@@ -87,7 +98,9 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
         own /= mesh.size()
 
     for number in numbers:
-        number.register_post_accumulate_grad_hook(mean_over_ranks)
+        if number.requires_grad and number not in _AVERAGED:
+            number.register_post_accumulate_grad_hook(mean_over_ranks)
+            _AVERAGED[number] = True
     if isinstance(model, GradNet):
         for method in ("potential", "jvp", "divergence", "jacobian"):
             fsdp.register_fsdp_forward_method(model, method)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import gradnets_fast
-from gradnets_fast import batch_chunk, mGradNetC, mGradNetM
+from gradnets_fast import batch_chunk, mGradNetC, mGradNetM, use_backend
+from gradnets_fast.backend import block_requests
 
 NETWORKS = {
     "cascade": lambda: mGradNetC(3, 4, 9, linear="psd", dtype=torch.float64),
@@ -61,6 +62,17 @@ def test_the_device_sees_a_piece_at_a_time() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         batch_chunk(net, torch.randn(10, 3), 4)
     assert not [t for t in saved if t.numel() > 12]
+
+
+@pytest.mark.parametrize(("inside", "outside"), [("reference", "cpp"), ("cpp", "reference")])
+def test_pieces_are_computed_again_as_they_were(inside: str, outside: str) -> None:
+    net, x = mGradNetC(2, 3, 5), torch.randn(10, 3, requires_grad=True)
+    with use_backend(inside):
+        f, expected = batch_chunk(net, x, 4), net(x)
+    with use_backend(outside):
+        (slope,) = torch.autograd.grad(f.sum(), x)
+        assert block_requests() == (outside,)
+    torch.testing.assert_close(slope, *torch.autograd.grad(expected.sum(), x))
 
 
 def test_empty_batches_and_points_in_float16_pass() -> None:

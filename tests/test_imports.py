@@ -22,7 +22,7 @@ RULES: dict[str, set[str]] = {
     "functional": {"torch", "functional", "activations", "ops", "backend", "errors", "reference"},
     "explanation.py": {"torch", "ops", "backend", "errors", "functional"},
     "nn": {"torch", "nn", "functional", "activations", "errors", "reference"},
-    "chunks.py": {"torch", "errors"},
+    "chunks.py": {"torch", "backend", "errors"},
     "parallel.py": {"torch", "nn", "functional", "errors"},
     "interop": {"torch", "interop", "nn", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},

@@ -16,12 +16,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from bench import polymax
+from gradnets_fast import cli
 from gradnets_fast.cli import app
-from gradnets_fast.tasks.checkpoint import load_checkpoint, write_atomically
+from gradnets_fast.tasks.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from gradnets_fast.tasks.data import load_samples
 from gradnets_fast.tasks.fields import make_field
 from gradnets_fast.tasks.settings import ARCHITECTURES, Settings
@@ -103,6 +105,57 @@ QUADRATICS = dataclasses.replace(
 )
 
 
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    """It had nothing but the network, Adam's moments and the history."""
+    trainer = Trainer(Settings(steps=20, samples=500, batch_size=100))
+    for _ in range(7):
+        trainer.advance()
+    save_checkpoint(tmp_path, trainer.checkpoint())
+    file = tmp_path / "checkpoint.safetensors"
+    tensors = load_file(file)
+    with safe_open(file, "pt") as content:
+        metadata = content.metadata()
+    del metadata["extra"]
+    save_file(tensors, file, metadata)
+    resumed = Trainer(trainer.settings)
+    resumed.resume(load_checkpoint(tmp_path))
+    assert resumed.advance() == trainer.advance()
+
+
+def test_a_start_that_fails_leaves_no_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cli, "save_checkpoint", full)
+    code, _, error = invoke(*QUICK, "--seed", 5, "--out", tmp_path)
+    assert (code, "No space left" in error) == (2, True)
+    fails("--resume", "--out", tmp_path, words=["checkpoint", "a file", "none"])
+
+
+def test_a_run_does_not_go_on_with_other_samples(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((300, 2), np.float32)
+    np.savez(tmp_path / "data.npz", x=x, g=x)
+    options = ["--data", tmp_path / "data.npz", "--steps", 4, "--batch-size", 50, "--out", tmp_path / "run"]
+    assert invoke(*options)[0] == 0
+    assert invoke("--resume", "--out", tmp_path / "run")[0] == 0
+    np.savez(tmp_path / "data.npz", x=x, g=2 * x)
+    fails("--resume", "--out", tmp_path / "run", words=["data", "the samples of that run"])
+
+
+def test_several_processes_want_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    fails("--device", "cuda:0", words=["device", "a GPU for each process", "cuda:0", "LOCAL_RANK"])
+
+
+def test_a_scheduler_that_numbers_its_jobs_starts_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
+
+
 def test_modules_find_the_pieces_of_a_maximum(tmp_path: Path) -> None:
     """A linear map gets -12.6 dB, and modules under the squared loss no more."""
     trainer = Trainer(QUADRATICS)
@@ -137,8 +190,6 @@ def test_resume_continues_bit_for_bit(settings: Settings, tmp_path: Path) -> Non
     for step in first.run(lambda *_: None, 1e9, tmp_path):
         if step == 23:
             break
-    from gradnets_fast.tasks.checkpoint import save_checkpoint
-
     save_checkpoint(tmp_path, first.checkpoint())
     second = Trainer(settings)
     second.resume(load_checkpoint(tmp_path))

@@ -154,7 +154,7 @@ def call(
     names of basis functions.  gate, family: of modules, what `checked_gate` found and `family_of` made.
     """
     x, operator = points[0], operators["cpp"]
-    if is_distributed(parameters[0]):
+    if any(map(is_distributed, parameters)):
         if gate:  # a soft maximum is no sum over modules
             everything = {name: whole(tensor) for name, tensor in gate.items()}
             held = tuple(map(whole, parameters))

@@ -43,9 +43,15 @@ def over_ranks(
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
     W: Any = parameters[0]
+    if not is_distributed(W):
+        fix = "distribute it too, for example with Replicate()"
+        raise TypeError(message(where, "W", "a DTensor beside others", "a plain tensor", fix))
     if any(is_distributed(point) for point in points):
         fix = "pass the points whole, for example x.full_tensor(), or a rank's own ones to a network under FSDP"
         raise TypeError(message(where, "x", "a plain tensor beside distributed parameters", "a DTensor", fix))
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        fix = "take the network's own jvp, divergence and jacobian, or torch.autograd"
+        raise RuntimeError(message(where, "torch.func transform", "none over distributed parameters", "one", fix))
     mesh = W.device_mesh
     divided = _divided(W)
     if not smallest_part(W.shape[0], [size for size, d in zip(mesh.shape, divided) if d]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from .. import functional
 from ..errors import check_choice, check_positive, message
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+_PLAIN = (Tensor, nn.Parameter)
 LINEAR_PARTS = ("psd", "symmetric")
 
 
@@ -96,8 +100,10 @@ class GradNet(nn.Module):
     Attributes:
         operator_name: the functional operator that `forward` calls, whose name the other operators' names begin with.
         monotone: whether the potential is convex for every value of the parameters.
+        mesh: the ranks among which `gradnets_fast.parallelize` has divided it, or None.
     """
 
+    mesh: DeviceMesh | None = None
     operator_name: str = ""
     monotone: bool = False
     linear: LinearPart | None
@@ -121,8 +127,19 @@ class GradNet(nn.Module):
 
     def _operator(self, suffix: str, *points: Tensor) -> Tensor:
         arguments = self._operator_arguments()
+        if type(arguments["W"]) not in _PLAIN:
+            self._check_mesh(arguments["W"])
         result: Tensor = getattr(functional, self.operator_name + suffix)(*points, **arguments)
         return result
+
+    def _check_mesh(self, W: Any) -> None:
+        """Raises if W is distributed by another hand than `parallelize`: ranks may have points of their own then."""
+        mesh = getattr(W, "device_mesh", None)
+        if mesh is None or mesh == self.mesh:
+            return
+        where = type(self).__name__
+        fix = "call the module that fully_shard was applied to, or apply gradnets_fast.fully_shard to the network too"
+        raise RuntimeError(message(where, "parameters", "whole on this rank, or divided by parallelize", "a part", fix))
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x), (…, d)."""

@@ -116,7 +116,7 @@ def with_log_determinant(form: Form) -> Iterator[Form]:
 
 
 def _has(module: nn.Module, names: tuple[str, ...]) -> bool:
-    own = module._parameters.keys() | module._modules.keys()
+    own = {*module._parameters.keys(), *module._modules.keys()}
     return not isinstance(module, GradNet) and own.issuperset(names)
 
 

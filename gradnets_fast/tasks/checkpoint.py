@@ -101,7 +101,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        extra = json.loads(header[_EXTRA])
+        extra = json.loads(header.get(_EXTRA, "{}"))  # earlier versions had none
         return Checkpoint(int(header["step"]), parts["model"], parts["optimizer"], history, extra)
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         fix = "delete it and start without --resume, or put back a copy"
@@ -141,5 +141,4 @@ def restore_adam(optimizer: torch.optim.Adam, names: list[str], saved: dict[str,
     for name, parameter in zip(names, optimizer.param_groups[0]["params"]):
         state = {key: saved[f"{name}.{key}"] for key in _ADAM_STATE if f"{name}.{key}" in saved}
         if state:
-            moved = {key: value.to(parameter.device) for key, value in state.items() if key != "step"}
-            optimizer.state[parameter] = {"step": state["step"], **moved}
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

@@ -32,7 +32,8 @@ class Evaluation:
         largest_eigenvalue: likewise.
         parameters: how many numbers were trained.
         backend: what trained them.
-        milliseconds_per_step: median of a whole step (forward, backward, Adam) on that backend.
+        milliseconds_per_step: median of a whole step (forward, backward, Adam) on that backend; None if several
+            processes share a step.
         reference_milliseconds_per_step: the same on the reference backend, interleaved.
     """
 
@@ -43,8 +44,8 @@ class Evaluation:
     largest_eigenvalue: float
     parameters: int
     backend: str
-    milliseconds_per_step: float
-    reference_milliseconds_per_step: float
+    milliseconds_per_step: float | None
+    reference_milliseconds_per_step: float | None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready copy."""
@@ -61,7 +62,7 @@ def evaluate(trainer: Trainer) -> Evaluation:
     jacobian = sample_jacobians(module, problem.test_x, backend)
     asymmetry = (jacobian - jacobian.mT).abs().max().item() / max(jacobian.abs().max().item(), 1e-30)
     eigenvalues = torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2)
-    ours, reference = time_steps(trainer, backend)
+    ours, reference = time_steps(trainer, backend) if trainer.ranks.size == 1 else (None, None)
     return Evaluation(
         error_db=decibel(error),
         relative_error=(error / size) ** 0.5 if size else float("inf"),
@@ -100,7 +101,7 @@ def time_steps(trainer: Trainer, backend: str) -> tuple[float, float]:
         for name, network, optimizer, times in contenders:
             with use_backend(name):
                 start = time.perf_counter()
-                training_step(Objective(network), optimizer, x, g, amp=trainer.settings.amp).item()
+                training_step(Objective(network, trainer.loss), optimizer, x, g, amp=trainer.settings.amp).item()
                 if round_number >= _WARMUP_ROUNDS:
                     times.append(1e3 * (time.perf_counter() - start))
     ours, reference = (statistics.median(times) for _, _, _, times in contenders)

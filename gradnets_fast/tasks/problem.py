@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from ..errors import message
 from .data import Samples, load_samples
 from .fields import Field, make_field
 from .ranks import Ranks, device_of
-from .settings import Settings
+from .settings import Settings, resolved_streams
 from .shards import open_shard
 from .stream import SampleStream, shards_of
 
@@ -21,8 +22,6 @@ _TEST_FRACTION = 0.1
 """Of a file of samples."""
 _TEST_ROWS = 10_000
 """Of the last shard."""
-_STREAMS = 8
-"""Each process reads some of them: any number of processes that divides theirs has the same batches."""
 
 
 class Source(Protocol):
@@ -58,6 +57,8 @@ class InMemory:
         self.batch_size = min(settings.batch_size, len(x))
         self._seed, self._ranks = settings.seed, ranks
         self._order: tuple[int, Tensor] | None = None
+        self._from_file = settings.data is not None
+        self._checksum: int | None = None
 
     @property
     def dim(self) -> int:
@@ -80,18 +81,32 @@ class InMemory:
         return self.x[rows], self.g[rows]
 
     def state(self, step: int) -> dict[str, Any]:
-        """Nothing: the step says all."""
-        return {}
+        """Which data these are, where the settings do not say all; the step says the rest."""
+        if not self._from_file:
+            return {}
+        if self._checksum is None:
+            self._checksum = zlib.crc32(torch.cat([self.x, self.g]).cpu().numpy().tobytes())
+        return {"checksum": self._checksum}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Raises ValueError where a state is of other data."""
+        expected, got = state.get("checksum"), self.state(0).get("checksum")
+        if expected is not None and expected != got:
+            fix = "put back the file that the run began with, or start without --resume"
+            raise ValueError(message("train", "data", "the samples of that run", "others", fix))
 
 
 class Streamed:
     """A source that reads shards as it goes; each process reads its own part of them."""
 
     def __init__(self, shards: list[Path], settings: Settings, ranks: Ranks) -> None:
-        streams = _STREAMS + -_STREAMS % ranks.size
+        streams = resolved_streams(settings.streams, ranks.size)
+        if streams % ranks.size:
+            fix = "start as many processes as divide it, or another run with --streams"
+            raise ValueError(message("train", "streams", f"a multiple of the {ranks.size} processes", streams, fix))
+        if settings.batch_size < streams:
+            expected, fix = f"a row for each of {streams} streams", "raise --batch-size, or lower --streams"
+            raise ValueError(message("train", "batch_size", expected, settings.batch_size, fix))
         self._stream = SampleStream(
             shards,
             settings.batch_size,
@@ -138,7 +153,8 @@ def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
         fix = "enlarge --batch-size, or start fewer processes"
         raise ValueError(message("train", "batch_size", f"at least {ranks.size}", settings.batch_size, fix))
     if settings.data is not None:
-        if Path(settings.data).is_dir() or any(sign in settings.data for sign in "*?["):
+        path = Path(settings.data)
+        if path.is_dir() or (any(sign in settings.data for sign in "*?[") and not path.exists()):
             return _of_shards(settings, ranks)
         return _split(load_samples(Path(settings.data)), settings, ranks)
     assert settings.field is not None

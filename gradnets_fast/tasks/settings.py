@@ -17,6 +17,7 @@ SCHEDULES = ("constant", "cosine")
 LOSSES = ("squared", "nearest")
 _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
 """Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
+_STREAMS = 8
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """By name, what autocast makes of points and weights; parameters and sums are float32 in any case."""
 
@@ -49,6 +50,7 @@ class Settings:
     backend: str | None = None
     device: str = "cpu"
     amp: str = "float32"
+    streams: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("train", "arch", self.arch, ARCHITECTURES)
@@ -63,8 +65,9 @@ class Settings:
         if (self.field is None) == (self.data is None):
             got = "neither" if self.field is None else "both"
             raise ValueError(message("train", "field, data", "one of them", got, "give --field or --data"))
-        for name in ("embed_dim", "layers", "batch_size", "samples", "steps"):
-            check_positive("train", name, getattr(self, name))
+        for name in ("embed_dim", "layers", "batch_size", "samples", "steps", "streams"):
+            if name != "streams" or self.streams is not None:
+                check_positive("train", name, getattr(self, name))
         if not 0 <= self.seed < 2**63:
             raise ValueError(message("train", "seed", "0 <= seed < 2^63", self.seed, "for example --seed 0"))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -106,3 +109,8 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready copy."""
         return asdict(self)
+
+
+def resolved_streams(streams: int | None, processes: int) -> int:
+    """The number of streams of a run that so many processes begin: as asked for, or 8 or the next that they divide."""
+    return _STREAMS + -_STREAMS % processes if streams is None else streams

@@ -16,7 +16,7 @@ from .. import nn
 from ..backend import choose, use_backend
 from ..errors import message
 from .checkpoint import Checkpoint, adam_state, restore_adam, save_checkpoint
-from .losses import Objective, nearest_module_loss, squared_loss
+from .losses import Loss, Objective, nearest_module_loss, squared_loss
 from .problem import make_problem
 from .ranks import Ranks, device_of
 from .settings import PRECISIONS, Settings
@@ -60,7 +60,8 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate, fused=True)
         # About 0, where no direction of the points dwarfs the others, the modules find their parts of the points.
         self._origin = self.problem.mean if settings.loss == "nearest" else None
-        objective = Objective(self.module, squared_loss if self._origin is None else nearest_module_loss, self.ranks)
+        self.loss: Loss = squared_loss if self._origin is None else nearest_module_loss
+        objective = Objective(self.module, self.loss, self.ranks)
         self.objective = objective if self.ranks.size == 1 else DistributedDataParallel(objective)
         device = self.problem.test_x.device.type
         self._scaler = torch.amp.GradScaler(device, enabled=settings.amp == "float16")
@@ -75,8 +76,9 @@ class Trainer:
             raise ValueError(message("train", "checkpoint", "the parameters of these settings", got, fix)) from error
         restore_adam(self.optimizer, self._names, checkpoint.optimizer)
         self.step, self.history = checkpoint.step, list(checkpoint.history)
-        self.problem.source.restore(checkpoint.extra["data"])
-        self._scaler.load_state_dict(checkpoint.extra["scaler"])
+        self.problem.source.restore(checkpoint.extra.get("data", {}))
+        if "scaler" in checkpoint.extra:
+            self._scaler.load_state_dict(checkpoint.extra["scaler"])
 
     def checkpoint(self) -> Checkpoint:
         """The present state, which is the same in all processes."""
