@@ -90,9 +90,7 @@ def main() -> None:
     where, rows = environment(), []
     for run in RUNS:
         rows.append(measured(run, options.rounds))
-        print(
-            {name: rows[-1][name] for name in ("label", "median_seconds", "gain", "largest_difference_db")}, flush=True
-        )
+        print(f"{run.label}: {rows[-1]['median_seconds']}, {rows[-1]['gain']:.2f} times", flush=True)
         write_json(RESULTS / "training_gain.json", {"environment": where, "rows": rows})
 
 

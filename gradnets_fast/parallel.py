@@ -88,7 +88,9 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
 
     numbers = {parameter for parameter in model.parameters() if not parameter.dim()}
     kept = numbers | (options.pop("ignored_params", None) or set())
-    fsdp.fully_shard(model, mesh=mesh, ignored_params=kept or None, **options)
+    if kept:
+        options["ignored_params"] = kept  # which PyTorch 2.6 does not know
+    fsdp.fully_shard(model, mesh=mesh, **options)
 
     def mean_over_ranks(parameter: Tensor) -> None:
         gradient: Any = parameter.grad
