@@ -41,7 +41,7 @@ from .tasks.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings, reso
 from .tasks.training import Trainer
 
 app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
-_EXPECTED_FAILURES = (ArithmeticError, OSError, RuntimeError, TypeError, ValueError)
+_EXPECTED_FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError)
 _PLAIN_LINES = 10
 _LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL .*remote")
 """What an exchange among processes raises where one of them has stopped."""

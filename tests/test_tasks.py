@@ -144,6 +144,14 @@ def test_a_run_does_not_go_on_with_other_samples(tmp_path: Path) -> None:
     fails("--resume", "--out", tmp_path / "run", words=["data", "the samples of that run"])
 
 
+def test_shards_without_the_extra_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.zeros((300, 2), np.float32)
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", x=x, g=x)
+    monkeypatch.setitem(sys.modules, "grain", None)
+    fails("--data", tmp_path, "--out", tmp_path / "run", words=["grain", "pip install 'gradnets_fast[stream]'"])
+
+
 def test_several_processes_want_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
