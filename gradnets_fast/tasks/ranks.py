@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +104,10 @@ def processes(device: str) -> Iterator[Ranks]:
     yield Ranks(rank, count, _restarts())
     # After an error the others may wait in the middle of an exchange: then this process just ends.
     dist.destroy_process_group()
+    # All files are written; PyTorch's threads have been seen to abort a process whose interpreter ends beside them.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _restarts() -> int:
