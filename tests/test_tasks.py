@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from bench import polymax
-from gradnets_fast import cli
-from gradnets_fast.cli import app
+from gradnets_fast.cli import app, train_command
 from gradnets_fast.tasks.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from gradnets_fast.tasks.data import load_samples
 from gradnets_fast.tasks.fields import make_field
@@ -128,7 +127,7 @@ def test_a_start_that_fails_leaves_no_earlier_checkpoint(tmp_path: Path, monkeyp
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(cli, "save_checkpoint", full)
+    monkeypatch.setattr(train_command, "save_checkpoint", full)
     code, _, error = invoke(*QUICK, "--seed", 5, "--out", tmp_path)
     assert (code, "No space left" in error) == (2, True)
     fails("--resume", "--out", tmp_path, words=["checkpoint", "a file", "none"])
@@ -393,7 +392,7 @@ def test_unforeseen_failures_keep_their_traceback(tmp_path: Path, monkeypatch: p
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("gradnets_fast.cli.evaluate", broken)
+    monkeypatch.setattr("gradnets_fast.cli.train_command.evaluate", broken)
     with pytest.raises(ValueError, match="a bug"):
         invoke(*QUICK, "--out", tmp_path)
 

@@ -1,15 +1,12 @@
-"""The command line: reads options, runs a task, and turns every foreseen failure into one line and exit code 2."""
+"""`gradnets-fast train`."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import __version__
-from .activations import TRANSFORMS
-from .errors import check_positive, is_message, message
-from .nn.modular import COMBINATIONS
-from .tasks.checkpoint import (
+from .. import __version__
+from ..activations import TRANSFORMS
+from ..errors import check_positive, message
+from ..nn.modular import COMBINATIONS
+from ..tasks.checkpoint import (
     CHECKPOINT_FILE,
     SETTINGS_FILE,
     Checkpoint,
@@ -33,79 +30,19 @@ from .tasks.checkpoint import (
     save_checkpoint,
     write_json,
 )
-from .tasks.evaluation import Evaluation, evaluate
-from .tasks.fields import FIELDS
-from .tasks.losses import decibel
-from .tasks.ranks import Ranks, processes
-from .tasks.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings, resolved_streams
-from .tasks.training import Trainer
+from ..tasks.evaluation import Evaluation, evaluate
+from ..tasks.fields import FIELDS
+from ..tasks.losses import decibel
+from ..tasks.ranks import Ranks, processes
+from ..tasks.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings, resolved_streams
+from ..tasks.training import Trainer
+from .errors import help_of, one_line_errors
 
-app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
-_EXPECTED_FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError)
 _PLAIN_LINES = 10
-_LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL .*remote")
-"""What an exchange among processes raises where one of them has stopped."""
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"gradnets_fast {__version__}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    """Gradient networks with fused kernels."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-def run() -> int:
-    """Runs the command line on this process's arguments; returns the exit code."""
-    try:
-        return app(standalone_mode=False) or 0
-    except Exception as error:
-        # typer's usage errors, whose class has moved between its versions, format themselves; others are our bugs.
-        if not hasattr(error, "format_message"):
-            raise
-        text = " ".join(error.format_message().split())
-        command = getattr(getattr(error, "ctx", None), "info_name", None)
-        command = f"gradnets-fast {command}" if command in ("train", "bench", "tune") else "gradnets-fast"
-        print(f"gradnets-fast: {text} (see {command} --help)", file=sys.stderr)
-        return 2
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except _EXPECTED_FAILURES as error:
-        text, rank = " ".join(str(error).split()), os.environ.get("RANK", "0")
-        if rank != "0" and getattr(error, "of_first", False):
-            raise typer.Exit(2) from error  # process 0 says it
-        if _LOST_CONNECTION.search(text):
-            text = "another process has stopped; see its message"
-        elif not isinstance(error, OSError) and not is_message(text):
-            raise  # nobody foresaw it: the traceback is what helps
-        who = "" if rank == "0" else f"process {rank}: "
-        print(f"gradnets-fast: {who}{text}\n", end="", file=sys.stderr, flush=True)
-        raise typer.Exit(2) from error
-
-
-def _help(text: str, choices: Iterable[str]) -> str:
-    return f"{text}: {', '.join(choices)}."
-
-
-@app.command()
 def train(
-    field: Annotated[str | None, typer.Option(help=_help("Synthetic field", FIELDS) + " (default: convex2d)")] = None,
+    field: Annotated[str | None, typer.Option(help=help_of("Synthetic field", FIELDS) + " (default: convex2d)")] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +50,7 @@ def train(
             ".parquet and .npz shards, which are streamed."
         ),
     ] = None,
-    arch: Annotated[str, typer.Option(help=_help("Architecture", ARCHITECTURES))] = Settings.arch,
+    arch: Annotated[str, typer.Option(help=help_of("Architecture", ARCHITECTURES))] = Settings.arch,
     dim: Annotated[int | None, typer.Option(help="Dimension, for polymax.")] = None,
     embed_dim: Annotated[int, typer.Option(help="Hidden units h (per module).")] = Settings.embed_dim,
     layers: Annotated[int, typer.Option(help="Layers, or modules.")] = Settings.layers,
@@ -121,9 +58,9 @@ def train(
         str | None, typer.Option(help="A name of the activation table, or several joined by +.")
     ] = None,
     transform: Annotated[
-        str | None, typer.Option(help=_help("Of modules: transform ρ of a ridge sum", TRANSFORMS))
+        str | None, typer.Option(help=help_of("Of modules: transform ρ of a ridge sum", TRANSFORMS))
     ] = None,
-    combine: Annotated[str, typer.Option(help=_help("Of modules", COMBINATIONS))] = Settings.combine,
+    combine: Annotated[str, typer.Option(help=help_of("Of modules", COMBINATIONS))] = Settings.combine,
     linear: Annotated[str | None, typer.Option(help="Linear part: psd or symmetric.")] = None,
     loss: Annotated[
         str, typer.Option(help="squared; or nearest, under which logsumexp's modules find their own points.")
@@ -137,12 +74,12 @@ def train(
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help=_help("Schedule", SCHEDULES) + " (default: cosine, for gradnet-m and mgradnet-m constant)"),
+        typer.Option(help=help_of("Schedule", SCHEDULES) + " (default: cosine, for gradnet-m and mgradnet-m constant)"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of data, initialisation and shuffling.")] = 0,
     backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
     device: Annotated[str, typer.Option(help="A torch device; cuda under torchrun: one for each process.")] = "cpu",
-    amp: Annotated[str, typer.Option(help=_help("Precision of points and weights", PRECISIONS))] = Settings.amp,
+    amp: Annotated[str, typer.Option(help=help_of("Precision of points and weights", PRECISIONS))] = Settings.amp,
     streams: Annotated[
         int | None,
         typer.Option(help="Of shards: what processes divide among themselves. (default: 8, or what they divide)"),
@@ -180,7 +117,7 @@ def train(
         "amp": amp,
         "streams": streams,
     }
-    with _one_line_errors(), processes(device) as ranks:
+    with one_line_errors(), processes(device) as ranks:
         console = Console(quiet=ranks.rank > 0)
         trainer = _resumed(out, ranks) if resume else _started(options, steps, epochs, out, ranks)
         began, first = time.perf_counter(), trainer.step
@@ -189,42 +126,6 @@ def train(
         if ranks.rank == 0:
             console.print("measuring error, Jacobian and time per step …")
             _finish(console, trainer, evaluate(trainer), spent, out)
-
-
-@app.command()
-def bench(
-    device: Annotated[str, typer.Option(help="cpu; others come with their kernels.")] = "cpu",
-    preset: Annotated[
-        str, typer.Option(help="quick (small cases), full (all, and torch.compile), registry (every activation).")
-    ] = "quick",
-    rounds: Annotated[int | None, typer.Option(help="Samples of each contender. (default: the preset's)")] = None,
-    threads: Annotated[int | None, typer.Option(help="(default: torch's)")] = None,
-    case: Annotated[str, typer.Option(help="Only the cases whose label contains this.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder for the results: JSON, CSV, PNG.")] = Path("runs/bench"),
-) -> None:
-    """Time forward and step beside eager PyTorch, torch.compile and the authors' structure."""
-    from .benchmark import command
-
-    with _one_line_errors():
-        code = command.bench(
-            Console(), device=device, preset=preset, rounds=rounds, thread_count=threads, case=case, out=out
-        )
-    raise typer.Exit(code)
-
-
-@app.command()
-def tune(
-    device: Annotated[str, typer.Option(help="An NVIDIA GPU.")] = "cuda",
-    kernel: Annotated[str, typer.Option(help="Only this kernel of the table. (default: all)")] = "",
-    out: Annotated[Path | None, typer.Option(help="File to write. (default: where the kernels look for it)")] = None,
-) -> None:
-    """Measure the tiles of the Triton kernels on this GPU, and keep the fastest; they serve from the next start on."""
-    from . import tuning
-
-    console = Console()
-    with _one_line_errors():
-        path = tuning.tune(tuning.parsed(device), kernel, out, lambda line: console.print(line, highlight=False))
-    console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
 def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out: Path, ranks: Ranks) -> Trainer:
@@ -348,7 +249,7 @@ def _progress(console: Console, trainer: Trainer) -> Iterator[Callable[[int, flo
 
 
 def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, spent: dict[str, float], out: Path) -> None:
-    from .tasks.figure import save_figure
+    from ..tasks.figure import save_figure
 
     report = {
         "gradnets_fast": __version__,
