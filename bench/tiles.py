@@ -18,9 +18,9 @@ from typing import Any
 
 import triton
 
-from gradnets_fast.kernels import configuration, offline
+from gradnets_fast.kernels import compiler, configuration, offline
 from gradnets_fast.kernels.candidates import CANDIDATES, Case, cases
-from gradnets_fast.kernels.launch import Mode
+from gradnets_fast.kernels.mode import Mode
 from gradnets_fast.tasks.checkpoint import write_atomically
 
 _REGISTERS = 65536
@@ -31,7 +31,7 @@ _HOPELESS = {"tf32x3": 2, "ieee": 2}
 """How many of the first candidates of these kernels spill for every d, and take minutes to compile."""
 
 
-def taken(case: Case, tiles: dict[str, int]) -> dict[str, offline.Resources]:
+def taken(case: Case, tiles: dict[str, int]) -> dict[str, compiler.Resources]:
     """What each variant of the entry's kernel takes with these tiles; stops at the first that does not fit."""
     architecture, kernel, kind, d, layers = case
     mode = Mode(architecture, kind, ("tanh",), layers)
@@ -43,7 +43,7 @@ def taken(case: Case, tiles: dict[str, int]) -> dict[str, offline.Resources]:
     return found
 
 
-def _two_fit(architecture: int, tiles: dict[str, int], needs: offline.Resources) -> bool:
+def _two_fit(architecture: int, tiles: dict[str, int], needs: compiler.Resources) -> bool:
     shared = 2 * needs.shared <= 1024 * configuration.SHARED_KB[architecture]
     return shared and 2 * 32 * tiles["num_warps"] * needs.registers <= _REGISTERS
 
@@ -77,12 +77,12 @@ def again(case: Case) -> dict[str, Any]:
 def updated(case: Case) -> dict[str, Any]:
     """The entry of one case."""
     entry = again(case) if _entries(_read(), case) else chosen(case)
-    return entry | {"sources": offline.sources(case[1]), "triton": triton.__version__}
+    return entry | {"sources": offline.digest(case[1]), "triton": triton.__version__}
 
 
 def is_fresh(case: Case) -> bool:
     """Whether the table has the case, compiled from these kernels."""
-    return any(entry.get("sources") == offline.sources(case[1]) for entry in _entries(_read(), case))
+    return any(entry.get("sources") == offline.digest(case[1]) for entry in _entries(_read(), case))
 
 
 def _read() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def explain(
     return Explanation(
         operator,
         choice.backend,
-        _kernel(operator, choice.backend, x, _layers(module_or_op)),
+        _kernel(operator, choice.backend, x, _arguments(module_or_op)),
         choice.reason,
         choice.rejected,
     )
@@ -90,17 +91,21 @@ def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) 
     return name
 
 
-def _layers(module_or_op: object) -> int:
-    """How deep its φ is; of an operator, whose arguments say so, that of one layer is explained."""
-    layers = getattr(module_or_op, "num_layers", 1)
-    return layers if isinstance(layers, int) else 1
+def _arguments(module_or_op: object) -> dict[str, Any] | None:
+    """A module's arguments of its operator; of an operator alone they are not known."""
+    arguments = getattr(module_or_op, "_operator_arguments", None)
+    if arguments is None:
+        return None
+    with torch.no_grad():
+        found: dict[str, Any] = arguments()
+    return found
 
 
-def _kernel(operator: str, backend: str, x: Tensor, layers: int) -> str:
+def _kernel(operator: str, backend: str, x: Tensor, arguments: dict[str, Any] | None) -> str:
     if backend == "reference":
         return f"PyTorch's own operators, {x.dtype}, on {x.device}"
-    from .ops import _cpp, _triton
+    from .ops import _cpp, _triton_account
 
     if backend == "triton":
-        return _triton.describe(operator, x, layers)
+        return _triton_account.describe(operator, x, arguments)
     return _cpp.describe(x.dtype)

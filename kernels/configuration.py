@@ -56,7 +56,7 @@ TILES = {
 
 _SMALL = {"BM": 64, "BH": 32, "BM_WEIGHTS": 64, "BH_WEIGHTS": 32}
 _WIDEST_INTERPRETED = 256
-_WIDE = {"forward": {"BM": 32, "BH": 64, "num_warps": 4}, "backward": {"BM": 16, "BH": 64, "num_warps": 4}}
+_WIDE = {"forward": {"BM": 32, "BH": 64, "num_warps": 4}, "backward": {"BM": 8, "BH": 32, "num_warps": 4}}
 
 Options = dict[str, Any]
 

@@ -11,6 +11,8 @@ import triton
 from torch import Tensor
 
 from . import configuration, entry, wide
+from .launching import launch
+from .mode import FORMS, Mode
 
 _PROGRAMS = 512
 """Programs that share the gradients of the weights: enough for the largest GPU, and fixed, so that sums are too."""
@@ -22,63 +24,6 @@ _CHUNK_BYTES = 16 << 20
 
 _LARGEST_STRIDE = 1 << 22
 """Offsets within a tile are counted in 32 bits."""
-
-FORMS = {"value": "slope", "derivative": "curvature", "potential": "value", "divergence": "trace", "jacobian": ""}
-"""`ridge.points_program`'s form of dx for each task, of those that it serves."""
-
-
-def arithmetic(architecture: int, kind: str) -> dict[str, Any]:
-    """The constant arguments that say how single numbers are computed."""
-    fast = "fast_interpreted" if architecture == configuration.INTERPRETER else "fast"
-    return {"ARITHMETIC": fast if kind == "half" else "accurate", "enable_fp_fusion": True}
-
-
-def matrix_products(kind: str, d: int) -> dict[str, Any]:
-    """The constant arguments of matrix products."""
-    return {"D": d, "BD": configuration.padded(d), "PRECISION": "ieee" if kind == "half" else kind}
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How to compute.
-
-    Attributes:
-        architecture: of the table; `configuration.INTERPRETER` for CPU tensors.
-        kind: of the products, one of `configuration.KINDS`.
-        basis: names of the basis functions.
-        layers: of the cascade.
-        smooth: for each basis function whether it is, for potentials.
-    """
-
-    architecture: int
-    kind: str
-    basis: tuple[str, ...]
-    layers: int
-    smooth: tuple[bool, ...] = ()
-
-    def constants(self) -> dict[str, Any]:
-        """The constant arguments that every kernel has."""
-        return {"BASIS": self.basis, "LAYERS": self.layers} | arithmetic(self.architecture, self.kind)
-
-    def products(self, d: int) -> dict[str, Any]:
-        """The constant arguments of kernels with matrix products."""
-        return self.constants() | matrix_products(self.kind, d)
-
-    def tiles(self, kernel: str, d: int) -> dict[str, Any]:
-        """Tile sizes and launch options of a kernel."""
-        found = self.options(kernel, d)
-        assert found is not None
-        return found
-
-    def options(self, kernel: str, d: int) -> dict[str, Any] | None:
-        """The same, or None where the table has no tiles for d."""
-        depth = configuration.depth(self.layers, len(self.basis))
-        return configuration.options(kernel, self.architecture, self.kind, d, depth)
-
-    def route(self, kernel: str, d: int) -> str:
-        """narrow, fused or wide: how "forward" or "backward" is run."""
-        depth = configuration.depth(self.layers, len(self.basis))
-        return configuration.route(kernel, self.architecture, self.kind, d, depth).name
 
 
 @dataclass(frozen=True)
@@ -129,13 +74,12 @@ def forward(
     if route == "wide":
         _wide_forward(mode, rows, parameters, bias, out.view(-1, d))
         return out
-    of_value = "narrow.forward" if route == "narrow" else "forward"
-    tiles = {"BM": 1} | mode.tiles({"value": of_value, "jacobian": "jacobian"}.get(task, "numbers"), d)
-    entry.forward[(triton.cdiv(rows.shape[0], tiles["BM"]),)](
-        *(rows, *parameters, bias, rule, out, rows.shape[0], h, rows.stride(0)),
-        **mode.products(d)
-        | {"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "NARROW": route == "narrow", "TASK": task}
-        | tiles,
+    constants = mode.forward(task, d, h)
+    launch(
+        entry.forward,
+        (triton.cdiv(rows.shape[0], constants["BM"]),),
+        (rows, *parameters, bias, rule, out, rows.shape[0], h, rows.stride(0)),
+        constants,
     )
     return out
 
@@ -184,32 +128,25 @@ def backward(
         assert g is not None
         _wide_backward(mode, g, x, parameters, into)
         return
-    narrow = route == "narrow"
-    tiles = _backward_tiles(mode, task, narrow, d)
-    columns = 0 if into.W is None else d if narrow else configuration.padded(d)
-    share = _share(x, h, tiles, columns + into.vectors(h))
+    chosen = form or ("slope" if into.x is None else FORMS[task])
+    constants = mode.backward(task, d, h, into.flags(), chosen)
+    columns = 0 if into.W is None else d if route == "narrow" else configuration.padded(d)
+    share = _share(x, h, constants, columns + into.vectors(h))
     bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
-    bias_rows = triton.cdiv(triton.cdiv(len(x), max(bias_splits, 1)), tiles["BM"]) * tiles["BM"]
+    bias_rows = triton.cdiv(triton.cdiv(len(x), max(bias_splits, 1)), constants["BM"]) * constants["BM"]
     bias_partials = torch.empty(bias_splits * configuration.padded(d), dtype=torch.float32, device=x.device)
-    points = 0 if into.x is None and into.v is None else triton.cdiv(len(x), tiles["BM"])
-    entry.backward[(share.programs + bias_splits + points,)](
-        *(x, g, v, batch.weight, *parameters, rule, into.x, into.v, into.W, into.neurons, into.bias),
-        *(share.partials, bias_partials, share.counters, len(x), h),
-        *(x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
-        *(share.programs, share.splits, share.rows, bias_splits, bias_rows),
-        **mode.products(d)
-        | into.flags()
-        | {"SMOOTH": mode.smooth, "EVEN": h % tiles["BH"] == 0, "NARROW": narrow, "TASK": task}
-        | {"FORM": form or ("slope" if into.x is None else FORMS[task])}
-        | tiles,
+    points = 0 if into.x is None and into.v is None else triton.cdiv(len(x), constants["BM"])
+    launch(
+        entry.backward,
+        (share.programs + bias_splits + points,),
+        (
+            *(x, g, v, batch.weight, *parameters, rule, into.x, into.v, into.W, into.neurons, into.bias),
+            *(share.partials, bias_partials, share.counters, len(x), h),
+            *(x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
+            *(share.programs, share.splits, share.rows, bias_splits, bias_rows),
+        ),
+        constants,
     )
-
-
-def _backward_tiles(mode: Mode, task: str, narrow: bool, d: int) -> dict[str, Any]:
-    if task == "jacobian":
-        tiles = mode.tiles("jacobian_backward", d)
-        return {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]} | tiles
-    return mode.tiles("narrow.backward" if narrow else "backward" if task == "value" else "derivatives", d)
 
 
 @dataclass(frozen=True)
@@ -276,7 +213,7 @@ def _wide_forward(mode: Mode, rows: Tensor, parameters: Parameters, bias: Tensor
         for start in chunks:
             u = rows[start : start + chunks.step] @ W.T
             grid = (triton.cdiv(len(u), tiles["BM"]), triton.cdiv(h, tiles["BH"]))
-            wide.forward[grid](u, *vectors, len(u), h, **mode.constants(), **tiles)
+            launch(wide.forward, grid, (u, *vectors, len(u), h), mode.constants() | tiles)
             torch.mm(u, W, out=out[start : start + chunks.step])
         if bias is not None:
             out += bias
@@ -295,9 +232,8 @@ def _wide_backward(mode: Mode, g: Tensor, x: Tensor, parameters: Parameters, int
             part = slice(start, start + chunks.step)
             u, a = x[part] @ W.T, g[part] @ W.T
             grid = (triton.cdiv(len(u), rows_per_split), triton.cdiv(h, tiles["BH"]))
-            wide.backward[grid](
-                *(u, a, *vectors, sums, len(u), h, rows_per_split), **mode.constants(), **into.flags(), **tiles
-            )
+            arguments = (u, a, *vectors, sums, len(u), h, rows_per_split)
+            launch(wide.backward, grid, arguments, mode.constants() | into.flags() | tiles)
             if into.x is not None:
                 torch.mm(a, W, out=into.x.view(-1, W.shape[1])[part])
             if dW is not None:

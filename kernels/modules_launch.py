@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from . import configuration, launch, modules_entry
+from . import configuration, launch, launching, modules_entry
+from .mode import ModulesMode, padded_columns
 
 _NUMBER_ROWS, _NUMBER_PROGRAMS = 1024, 64
 _OWN_COUNTERS = 4
 """Of tickets, of exits, and of those who add up numbers and the bias."""
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How to compute.
-
-    Attributes:
-        architecture: of the table; `configuration.INTERPRETER` for CPU tensors.
-        kind: of the products, one of `configuration.KINDS`.
-        basis: Ψ' of transformed sums, "" for softmax modules.
-        transform: ρ of transformed sums.
-    """
-
-    architecture: int
-    kind: str
-    basis: str = ""
-    transform: str = ""
-
-    def constants(self, d: int) -> dict[str, Any]:
-        """The constant arguments that every kernel has."""
-        names = {"BASIS": self.basis, "TRANSFORM": self.transform}
-        return launch.arithmetic(self.architecture, self.kind) | names | launch.matrix_products(self.kind, d)
-
-    def options(self, kernel: str, d: int, two_signs: bool) -> dict[str, Any] | None:
-        """Tile sizes and launch options of "forward" or "backward"; None where the table has no tiles for d."""
-        return configuration.options(f"modules.{kernel}", self.architecture, self.kind, d, 2 if two_signs else 1)
-
-    def tiles(self, kernel: str, d: int, two_signs: bool) -> dict[str, Any]:
-        """The same, of rows that tiles hold."""
-        found = self.options(kernel, d, two_signs)
-        assert found is not None
-        return found
 
 
 @dataclass(frozen=True)
@@ -84,53 +52,57 @@ class Gradients:
     bias: Tensor | None = None
 
 
-def forward(mode: Mode, task: str, x: Tensor, network: Network, bias: Tensor | None = None) -> Tensor:
+def forward(mode: ModulesMode, task: str, x: Tensor, network: Network, bias: Tensor | None = None) -> Tensor:
     """f(x) ("value") or the potential without bias, for at least one row."""
     (count, h, d), rows = network.W.shape, launch.rows_of(x)
     out = torch.empty(x.shape if task == "value" else x.shape[:-1], dtype=x.dtype, device=x.device)
-    tiles = mode.tiles("forward", d, network.negative is not None)
-    modules_entry.forward[(triton.cdiv(len(rows), tiles["BM"]),)](
-        *(rows, *network.pointers(), bias, out, len(rows), h, count, rows.stride(0)),
-        **mode.constants(d) | {"EVEN": h % tiles["BH"] == 0, "TASK": task} | tiles,
+    constants = mode.forward(task, d, h, network.negative is not None)
+    launching.launch(
+        modules_entry.forward,
+        (triton.cdiv(len(rows), constants["BM"]),),
+        (rows, *network.pointers(), bias, out, len(rows), h, count, rows.stride(0)),
+        constants,
     )
     return out
 
 
 def backward(
-    mode: Mode, task: str, x: Tensor, g: Tensor | None, weight: Tensor | None, network: Network, into: Gradients
+    mode: ModulesMode, task: str, x: Tensor, g: Tensor | None, weight: Tensor | None, network: Network, into: Gradients
 ) -> None:
     """The gradients of <g, f> ("value") or of Σ_B weight F ("potential"), for at least one row."""
     (count, h, d), x = network.W.shape, launch.rows_of(x)
     g = None if g is None else launch.rows_of(g)
-    tiles = mode.tiles("backward", d, network.negative is not None)
-    blocks = triton.cdiv(h, tiles["BH_WEIGHTS"]) if into.b is not None else 0
-    size = tiles["BH_WEIGHTS"] * (1 + (0 if into.W is None else configuration.padded(d)))
-    step = max(tiles["BM"], tiles["BM_WEIGHTS"])
+    columns = sum(network.columns())
+    constants = mode.backward(task, d, h, network.negative is not None, columns)
+    blocks = triton.cdiv(h, constants["BH_WEIGHTS"]) if into.b is not None else 0
+    size = constants["BH_WEIGHTS"] * (1 + (0 if into.W is None else configuration.padded(d)))
+    step = max(constants["BM"], constants["BM_WEIGHTS"])
     splits, rows_per_split = launch.split(len(x), step, count * blocks, size)
     if not blocks:
         rows_per_split = triton.cdiv(len(x), step) * step
-    columns = sum(network.columns())
     number_splits = 0 if into.numbers is None else min(triton.cdiv(len(x), _NUMBER_ROWS), _NUMBER_PROGRAMS)
     bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _NUMBER_ROWS), _NUMBER_PROGRAMS)
-    rows = triton.cdiv(len(x), tiles["BM"])
+    rows = triton.cdiv(len(x), constants["BM"])
 
     def memory(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=x.device)
 
     try:
-        modules_entry.backward[(rows + bias_splits + number_splits + count * blocks * splits,)](
-            *(x, g, weight, *network.pointers(), into.x, into.W, into.b, into.numbers, into.bias),
-            memory(count * (3 if network.negative is None else 6), len(x)),
-            None if into.numbers is None else memory(len(x), columns),
-            memory(count * blocks * splits * size),
-            *(memory(number_splits * padded(columns)), memory(bias_splits * configuration.padded(d))),
-            launch.counters(x.device, _OWN_COUNTERS + splits + count * blocks),
-            *(len(x), h, count, x.stride(0), 0 if g is None else g.stride(0), rows, blocks, splits, rows_per_split),
-            *(number_splits, _share(len(x), number_splits, tiles["BM"])),
-            *(bias_splits, _share(len(x), bias_splits, tiles["BM"])),
-            **mode.constants(d)
-            | {"COLUMNS": columns, "BC": padded(columns), "EVEN": h % tiles["BH"] == 0, "TASK": task}
-            | tiles,
+        launching.launch(
+            modules_entry.backward,
+            (rows + bias_splits + number_splits + count * blocks * splits,),
+            (
+                *(x, g, weight, *network.pointers(), into.x, into.W, into.b, into.numbers, into.bias),
+                memory(count * (3 if network.negative is None else 6), len(x)),
+                None if into.numbers is None else memory(len(x), columns),
+                memory(count * blocks * splits * size),
+                *(memory(number_splits * padded_columns(columns)), memory(bias_splits * configuration.padded(d))),
+                launch.counters(x.device, _OWN_COUNTERS + splits + count * blocks),
+                *(len(x), h, count, x.stride(0), 0 if g is None else g.stride(0), rows, blocks, splits, rows_per_split),
+                *(number_splits, _share(len(x), number_splits, constants["BM"])),
+                *(bias_splits, _share(len(x), bias_splits, constants["BM"])),
+            ),
+            constants,
         )
     except BaseException:
         launch.forget_counters()
@@ -140,8 +112,3 @@ def backward(
 def _share(rows: int, splits: int, step: int) -> int:
     """How many rows each of `splits` programs adds up."""
     return triton.cdiv(triton.cdiv(rows, max(splits, 1)), step) * step
-
-
-def padded(columns: int) -> int:
-    """The next power of two."""
-    return 1 << (columns - 1).bit_length()

@@ -14,6 +14,7 @@ from triton.testing import do_bench
 
 from . import configuration, launch, modules_launch
 from .candidates import CANDIDATES, Case, cases
+from .mode import Mode, ModulesMode
 
 _HIDDEN = 1024
 _ROWS = {
@@ -27,7 +28,7 @@ _AGREEMENT = {"half": 2e-2, "tf32": 5e-3, "tf32x3": 1e-4, "ieee": 1e-4}
 
 
 @dataclass(frozen=True)
-class _Fixed(launch.Mode):
+class _Fixed(Mode):
     """A mode with a given route, and given tiles in place of the table's."""
 
     way: str = ""
@@ -41,7 +42,7 @@ class _Fixed(launch.Mode):
 
 
 @dataclass(frozen=True)
-class _FixedModules(modules_launch.Mode):
+class _FixedModules(ModulesMode):
     """The same for modules."""
 
     fixed: tuple[tuple[str, int], ...] = ()
@@ -156,12 +157,12 @@ class _Run:
         # The rule is exact only with Gauss–Legendre nodes; any numbers take the same time.
         self.rule = torch.linspace(0, 1, 2 * (16 + 128), device=device)
 
-    def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> launch.Mode:
+    def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> Mode:
         """How to run it with these tiles."""
         route = "narrow" if self.kernel.startswith("narrow") else "fused"
         return _Fixed(architecture, self.kind, ("tanh",), self.layers, (True,), route, fixed)
 
-    def __call__(self, mode: launch.Mode) -> list[Tensor]:
+    def __call__(self, mode: Mode) -> list[Tensor]:
         results = {
             "forward": self._forward,
             "backward": self._backward,
@@ -172,14 +173,14 @@ class _Run:
         }[self.kernel.removeprefix("narrow.")](mode)
         return [result.float() for result in results]
 
-    def _forward(self, mode: launch.Mode) -> list[Tensor]:
+    def _forward(self, mode: Mode) -> list[Tensor]:
         return [launch.forward(mode, "value", self.x, self.parameters, self.bias)]
 
-    def _numbers(self, mode: launch.Mode) -> list[Tensor]:
+    def _numbers(self, mode: Mode) -> list[Tensor]:
         tasks = (("potential", self.rule), ("divergence", None))
         return [launch.forward(mode, task, self.x, self.parameters, rule=rule) for task, rule in tasks]
 
-    def _jacobian(self, mode: launch.Mode) -> list[Tensor]:
+    def _jacobian(self, mode: Mode) -> list[Tensor]:
         return [launch.forward(mode, "jacobian", self.x, self.parameters)]
 
     def _into(self, **more: Tensor) -> launch.Gradients:
@@ -187,12 +188,12 @@ class _Run:
         neurons = torch.empty(sum(t.numel() for t in (p.scale, p.shift, p.coef)), device=self.x.device)
         return launch.Gradients(torch.empty_like(self.x), torch.empty_like(p.W), neurons, (True, True, True), **more)
 
-    def _backward(self, mode: launch.Mode) -> list[Tensor]:
+    def _backward(self, mode: Mode) -> list[Tensor]:
         into = self._into(bias=torch.empty_like(self.bias))
         launch.backward(mode, "value", launch.Batch(self.x, g=self.g), self.parameters, into)
         return [into.x, into.W, into.neurons, into.bias]
 
-    def _derivatives(self, mode: launch.Mode) -> list[Tensor]:
+    def _derivatives(self, mode: Mode) -> list[Tensor]:
         into = self._into(v=torch.empty_like(self.v))
         launch.backward(mode, "derivative", launch.Batch(self.x, g=self.g, v=self.v), self.parameters, into)
         results = [into.x, into.v, into.W, into.neurons]
@@ -202,7 +203,7 @@ class _Run:
             results += [into.x, into.W, into.neurons]
         return results
 
-    def _jacobian_backward(self, mode: launch.Mode) -> list[Tensor]:
+    def _jacobian_backward(self, mode: Mode) -> list[Tensor]:
         into = self._into()
         launch.backward(mode, "jacobian", launch.Batch(self.x, g=self.matrix), self.parameters, into)
         return [into.x, into.W, into.neurons]
@@ -229,11 +230,11 @@ class _RunModules:
         self.network = modules_launch.Network(W, normal(count, h), temperature, positive, negative)
         self.bias = normal(d).to(dtype)
 
-    def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> modules_launch.Mode:
+    def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> ModulesMode:
         """How to run it with these tiles."""
         return _FixedModules(architecture, self.kind, fixed=fixed)
 
-    def __call__(self, mode: modules_launch.Mode) -> list[Tensor]:
+    def __call__(self, mode: ModulesMode) -> list[Tensor]:
         if self.kernel.endswith("forward"):
             return [modules_launch.forward(mode, "value", self.x, self.network, self.bias).float()]
         W, b = self.network.W, self.network.b

@@ -15,7 +15,7 @@ import torch
 
 import gradnets_fast
 from gradnets_fast import tuning as command
-from gradnets_fast.kernels import candidates, configuration, offline, tuning
+from gradnets_fast.kernels import candidates, compiler, configuration, offline, tuning
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -122,7 +122,7 @@ def test_nothing_in_the_table_spills() -> None:
         for kernel, kinds in configuration.table()[str(architecture)].items():
             for entry in (entry for entries in kinds.values() for entry in entries if entry["options"]):
                 assert sorted(entry["resources"]) == sorted(offline.variants(kernel, entry["depth"]))
-                assert all(offline.Resources(*r).fits(architecture) for r in entry["resources"].values())
+                assert all(compiler.Resources(*r).fits(architecture) for r in entry["resources"].values())
 
 
 def test_the_table_was_compiled_from_these_kernels() -> None:
@@ -130,13 +130,13 @@ def test_the_table_was_compiled_from_these_kernels() -> None:
     for architecture in configuration.ARCHITECTURES:
         for kernel, kinds in configuration.table()[str(architecture)].items():
             for entry in (entry for entries in kinds.values() for entry in entries):
-                assert entry["sources"] == offline.sources(kernel), (architecture, kernel, entry)
+                assert entry["sources"] == offline.digest(kernel), (architecture, kernel, entry)
 
 
 _COMPILE = """
 import json, sys
 from gradnets_fast.kernels import configuration, offline
-from gradnets_fast.kernels.launch import Mode
+from gradnets_fast.kernels.mode import Mode
 architecture, kind, d, layers = json.loads(sys.argv[1])
 compiled = 0
 for name, variant in offline.VARIANTS.items():

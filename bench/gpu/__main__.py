@@ -15,12 +15,13 @@ import bench.gpu
 from bench import largest_batch
 from bench.environment import RESULTS
 from bench.gpu import device as gpu
-from bench.gpu import parts, suite
+from bench.gpu import parts, prebuilt, suite
 from bench.gpu.cases import Budget, cases
 from bench.gpu.workers import serve
 from gradnets_fast.tasks.checkpoint import write_json
 
-PARTS = ("checks", "measure", "memory", "tables")
+PARTS = ("checks", "measure", "prebuilt", "memory", "tables")
+_FILES = {"checks": "checks.json", "measure": "measurements.json", "prebuilt": "prebuilt.json"}
 
 
 def run(part: str, arguments: argparse.Namespace) -> bool:
@@ -46,7 +47,9 @@ def run(part: str, arguments: argparse.Namespace) -> bool:
         memory = torch.cuda.get_device_properties(place).total_memory
         largest_batch.search(str(place), memory, folder / "largest_batch.json", where, _say)
         return True
-    write = _writer(place, arguments, {"checks": "checks.json", "measure": "measurements.json"}[part])
+    write = _writer(place, arguments, _FILES[part])
+    if part == "prebuilt":
+        return prebuilt.run(place, write, _say)
     budget = Budget(60 * arguments.minutes)
     if part == "measure":
         listed = [case for case in cases() if arguments.case in case.label]

@@ -34,9 +34,10 @@ _NO_BASIS = -1
 def _load() -> tuple[ModuleType | None, str | None]:
     """The extension, or every reason why there is none."""
     try:
-        extension = importlib.import_module("gradnets_fast._C")
+        extension = importlib.import_module(".._C", __package__)
     except ImportError as error:
-        return None, f"the compiled extension gradnets_fast._C cannot be imported ({error}); reinstall the package"
+        what = "the compiled extension gradnets_fast._C"
+        return None, f"{what} cannot be imported ({error}); pip install gradnets_fast brings it"
     try:
         names = [*extension.basis_names(), *extension.transform_names()]
     except AttributeError:

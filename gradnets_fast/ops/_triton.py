@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..reference.ridge import PANELLED_RULE, SINGLE_PANEL_RULE, SMOOTH
-from . import by_reference
+from . import _prebuilt, by_reference
+from ._kernels import kernel_module
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -36,12 +37,6 @@ _KERNELS |= {
     f"{family}{suffix}": ("modules.forward", "modules.backward") for family in MODULES for suffix in _BY_KERNELS
 }
 """The kernels that an operator needs tiles for; of modules explained as if they had one sign."""
-
-
-@lru_cache(maxsize=None)
-def kernel_module(name: str) -> ModuleType:
-    """A file of kernels/, which imports triton."""
-    return importlib.import_module(f"gradnets_fast.kernels.{name}")
 
 
 @lru_cache(maxsize=1)
@@ -130,44 +125,24 @@ def _float32_precision() -> str:
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "none"
 
 
+def architecture_of(device: int) -> int:
+    """The architecture of the table whose tiles a device takes; kernels compiled ahead of time serve it from now on."""
+    configuration = kernel_module("configuration")
+    if device < 0:
+        return int(configuration.INTERPRETER)
+    kernel_module("launching").try_first(_prebuilt.launched)
+    return int(configuration.tabulated(capability_of(device)))
+
+
 def _mode(x: Tensor, layers: int, config: str) -> Any:
     return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), layers, config)
 
 
 @lru_cache(maxsize=None)
 def _mode_of(device: int, kind: str, layers: int, config: str) -> Any:
-    configuration, basis = kernel_module("configuration"), tuple(config.split(","))
-    architecture = configuration.INTERPRETER if device < 0 else configuration.tabulated(capability_of(device))
+    basis = tuple(config.split(","))
     smooth = tuple(name in SMOOTH for name in basis)
-    return kernel_module("launch").Mode(architecture, kind, basis, layers, smooth)
-
-
-def describe(operator: str, x: Tensor, layers: int = 1, terms: int = 1) -> str:
-    """Which kernels run points like x, for people."""
-    kind, device, d = products_of(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
-    mode = _mode_of(device, kind, layers, ",".join(["tanh"] * terms))
-    path = _routes(mode, d) if operator == "ridge" else _path(operator, mode, d)
-    products = {"half": str(x.dtype).removeprefix("torch.")}.get(kind, f"float32 ({kind} products)")
-    where = "Triton's interpreter, on the CPU" if device < 0 else torch.cuda.get_device_name(device)
-    return f"{path}, {products}, {where}"
-
-
-def _path(operator: str, mode: Any, d: int) -> str:
-    if operator not in _KERNELS:
-        return "PyTorch's own operators, in pieces of the batch (this version has no kernel for it)"
-    if _fits(operator, mode, d):
-        return "kernels, fused route"
-    return f"PyTorch's own operators, in pieces of the batch (d = {d}: no tile holds such rows)"
-
-
-def _routes(mode: Any, d: int) -> str:
-    configuration = kernel_module("configuration")
-    depth = configuration.depth(mode.layers, len(mode.basis))
-    passes = {k: configuration.route(k, mode.architecture, mode.kind, d, depth) for k in ("forward", "backward")}
-    if passes["forward"] == passes["backward"]:
-        return f"kernels, {passes['forward'].name} route ({passes['forward'].why})"
-    both = "; ".join(f"{name} pass: {route.name} route ({route.why})" for name, route in passes.items())
-    return f"kernels, {both}"
+    return kernel_module("mode").Mode(architecture_of(device), kind, basis, layers, smooth)
 
 
 def _fits(operator: str, mode: Any, d: int) -> bool:

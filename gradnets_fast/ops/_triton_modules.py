@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from . import by_reference
+from ._kernels import kernel_module
 from ._triton import (
     Gradients,
-    capability_of,
+    architecture_of,
     current_device,
     dense,
-    kernel_module,
     memory_for,
     plain,
     products_of,
@@ -105,10 +105,8 @@ def _mode(x: Tensor, config: str) -> Any:
 
 @lru_cache(maxsize=None)
 def _mode_of(device: int, kind: str, config: str) -> Any:
-    configuration = kernel_module("configuration")
-    architecture = configuration.INTERPRETER if device < 0 else configuration.tabulated(capability_of(device))
     names = config.split(",") if config else ("", "")
-    return kernel_module("modules_launch").Mode(architecture, kind, *names)
+    return kernel_module("mode").ModulesMode(architecture_of(device), kind, *names)
 
 
 def _fits(mode: Any, x: Tensor, named: dict[str, Tensor]) -> bool:

@@ -10,6 +10,7 @@ operators of the same name do (the compiler needs those).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,11 @@ from torch.autograd import forward_ad
 
 from ..errors import message
 from .double_backward import Gradients, double_backward
+
+NAMESPACE = re.sub(r"\W", "_", __name__.removesuffix(".ops.operator"))
+"""The operators' in torch.ops: the name by which the package was imported, so that copies of it do not meet."""
+
+_registered = getattr(torch.ops, NAMESPACE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +68,7 @@ class Operator:
 
     @property
     def registered(self) -> str:
-        """Its name in torch.ops.gradnets_fast."""
+        """Its name in `NAMESPACE`."""
         return self.name if self.backend == "cpp" else f"{self.name}_{self.backend}"
 
     def row_flags(self, extra: int = 0) -> tuple[bool, ...]:
@@ -80,7 +86,7 @@ class Operator:
             if torch._C._are_functorch_transforms_active():
                 # The compiler cannot trace an autograd.Function with a jvp inside torch.func.
                 return self.reference(*tensors, config)
-            compiled: Tensor = getattr(torch.ops.gradnets_fast, self.registered)(*tensors, config)
+            compiled: Tensor = getattr(_registered, self.registered)(*tensors, config)
             return compiled
         if _nothing_but_numbers() and all(type(t) in PLAIN_TYPES for t in tensors):
             return self._eager(self.forward, tensors, config)
@@ -141,7 +147,7 @@ def _apply(function: Any, *arguments: Any) -> Any:
 def _call_below_autograd(name: str, *arguments: Any) -> Any:
     """The registered operator's kernel, by the dispatcher: fake, traced and batched tensors are its business."""
     with torch._C._AutoDispatchBelowAutograd():
-        return getattr(torch.ops.gradnets_fast, name)(*arguments)
+        return getattr(_registered, name)(*arguments)
 
 
 def _none_for_empty(parts: Sequence[Tensor], tensors: Sequence[Tensor | None], needed: Sequence[bool]) -> Gradients:
@@ -386,20 +392,20 @@ def _double_backward_by_kernels(
     return dg, *(a if b is None else b if a is None else a + b for a, b in zip(second, first))
 
 
-_library = torch.library.Library("gradnets_fast", "FRAGMENT")
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 _DISPATCH_KEYS = {"cpp": ("CPU",), "triton": ("CPU", "CUDA")}
 
 
 def register(operator: Operator) -> Operator:
-    """Registers `operator` and its gradient in torch.ops.gradnets_fast, the latter with the suffix _backward."""
+    """Registers `operator` and its gradient in `NAMESPACE`, the latter with the suffix _backward."""
     name, count = operator.registered, len(operator.arguments)
     tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
     result = ", ".join(["Tensor"] * count)
     _library.define(f"{name}({tensors}, str config) -> Tensor")
     _library.define(f"{name}_backward(Tensor g, {tensors}, str config, bool[] needs) -> ({result})")
-    qualified = f"gradnets_fast::{name}"
+    qualified = f"{NAMESPACE}::{name}"
 
     def forward(*arguments: Any) -> Tensor:
         return operator.forward(*arguments)
@@ -461,13 +467,13 @@ def _register_derivatives(operator: Operator) -> None:
         return _batched(call, info.batch_size, in_dims[: len(tensors)], tensors, rows, False)
 
     for suffix, vmap in (("", forward_vmap), ("_backward", backward_vmap)):
-        torch.library.register_vmap(f"gradnets_fast::{operator.registered}{suffix}", vmap, lib=_library)
+        torch.library.register_vmap(f"{NAMESPACE}::{operator.registered}{suffix}", vmap, lib=_library)
     for suffix, function in (("", forward), ("_backward", backward)):
         _library.impl(operator.registered + suffix, function, "Autograd")
 
 
 def _on_registered(name: str, trailing: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-    return getattr(torch.ops.gradnets_fast, name)(*tensors, *trailing)
+    return getattr(_registered, name)(*tensors, *trailing)
 
 
 def _empty_for_none(like: Tensor, parts: Sequence[Tensor | None]) -> tuple[Tensor, ...]:

@@ -1,0 +1,128 @@
+"""Launches of kernels that were compiled ahead of time, in place of Triton's compiler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _cpp
+from ._kernels import kernel_module
+
+ENVIRONMENT_VARIABLE = "GRADNETS_FAST_PREBUILT"
+
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int32: "*i32",
+}
+_LETTERS = {("*", True): "P", ("*", False): "p", ("i", True): "I", ("i", False): "i"}
+
+
+@dataclass
+class _Kernel:
+    """One of the archive's kernels on one device, loaded when it is first launched."""
+
+    kernel: Any
+    device: int
+    driver: Any = None
+
+    def load(self) -> None:
+        """Hands the code to the driver.
+
+        Raises:
+            RuntimeError: it refuses.
+        """
+        kernel = self.kernel
+        pairs = zip(kernel.signature, kernel.multiples)
+        letters = "".join("-" if of is None else _LETTERS[of[0], multiple] for of, multiple in pairs)
+        image = kernel_module("prebuilt").installed().image(kernel)
+        self.driver = _cpp.extension().DriverKernel(
+            image, kernel.symbol, letters, kernel.threads, kernel.shared, self.device
+        )
+
+    def launch(self, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> bool:
+        """Whether it ran: not where an argument is no multiple of what it was compiled for."""
+        x, y = grid if len(grid) == 2 else (*grid, 1)
+        ran: bool = self.driver.launch(x, y, torch.cuda.current_stream(self.device).cuda_stream, arguments)
+        return ran
+
+
+_known: dict[Any, list[_Kernel]] = {}
+_failures: dict[int, str] = {}
+
+
+def launched(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> bool:
+    """Runs a kernel that was compiled ahead of time; whether one serves these arguments."""
+    if not arguments[0].is_cuda or why_not(arguments[0].get_device()) is not None:
+        return False
+    device = arguments[0].get_device()
+    types = tuple(a.dtype if isinstance(a, Tensor) else a is None for a in arguments)
+    key = (id(kernel), device, types, *constants.items())
+    found = _known.get(key)
+    if found is None:
+        found = _known[key] = _serving(kernel, device, arguments, constants)
+    for candidate in found:
+        if candidate.driver is None and not _loads(candidate):
+            return False
+        if candidate.launch(grid, arguments):
+            return True
+    return False
+
+
+def _loads(candidate: _Kernel) -> bool:
+    try:
+        candidate.load()
+    except RuntimeError as error:
+        _failures[candidate.device] = f"the driver does not take them, {error}"
+        return False
+    return True
+
+
+def _serving(kernel: Any, device: int, arguments: tuple[Any, ...], constants: Mapping[str, Any]) -> list[_Kernel]:
+    signature = tuple(_type(argument) for argument in arguments)
+    name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
+    archive = kernel_module("prebuilt").installed()
+    return [_Kernel(found, device) for found in archive.serving(name, constants, signature, _capability(device))]
+
+
+def _type(argument: Any) -> str | None:
+    if isinstance(argument, Tensor):
+        return _TYPES.get(argument.dtype, "")
+    return None if argument is None else "i32"
+
+
+@lru_cache(maxsize=None)
+def _capability(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def why_not(device: int) -> str | None:
+    """Why no kernel of a GPU runs that was compiled ahead of time; None if some do."""
+    return _failures.get(device) or _why_not_installed()
+
+
+@lru_cache(maxsize=1)
+def _why_not_installed() -> str | None:
+    if os.environ.get(ENVIRONMENT_VARIABLE, "") == "0":
+        return f"{ENVIRONMENT_VARIABLE} is 0"
+    usable, text = kernel_module("prebuilt").status()
+    return _cpp.why_unavailable() if usable else str(text)
+
+
+def describe(device: int, kernels: Mapping[str, tuple[str, dict[str, Any]]]) -> str:
+    """Which passes run without compilation, for people; kernels: what each launches, and constants that it has."""
+    reason = why_not(device)
+    if reason is not None:
+        return f"compiled at the first call (no kernels compiled ahead of time: {reason})"
+    archive = kernel_module("prebuilt").installed()
+    able = {name: archive.covers(kernel, part, _capability(device)) for name, (kernel, part) in kernels.items()}
+    ready = [name for name, found in able.items() if found]
+    return f"compiled ahead of time: {', '.join(ready)}" if ready else "compiled at the first call"

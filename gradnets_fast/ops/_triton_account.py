@@ -1,0 +1,94 @@
+"""Which Triton kernels would run, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _prebuilt, _triton, _triton_modules
+from ._kernels import kernel_module
+
+_Passes = dict[str, tuple[str, dict[str, Any]]]
+"""Pass → the kernel that it launches, and constants that this one has whichever gradients are wanted."""
+
+_ANY = ("FORM", "COLUMNS", "BC")
+
+
+def describe(operator: str, x: Tensor, arguments: Mapping[str, Any] | None = None) -> str:
+    """Which kernels run points like x; arguments: those of the operator besides, where they are known."""
+    kind, device, d = _triton.products_of(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
+    layers, basis = _cascade(arguments)
+    mode = _triton._mode_of(device, kind, layers, ",".join(basis))
+    path = _routes(mode, d) if operator == "ridge" else _path(operator, mode, d)
+    products = {"half": str(x.dtype).removeprefix("torch.")}.get(kind, f"float32 ({kind} products)")
+    if device < 0:
+        return f"{path}, {products}, Triton's interpreter, on the CPU"
+    ahead = _prebuilt.describe(device, passes(operator, x, mode, arguments))
+    return f"{path}, {products}, {torch.cuda.get_device_name(device)}, {ahead}"
+
+
+def passes(operator: str, x: Tensor, mode: Any, arguments: Mapping[str, Any] | None) -> _Passes:
+    """What f and its gradients launch; nothing of other operators, or where the arguments are not known."""
+    if arguments is None:
+        return {}
+    if operator == "ridge":
+        return _of_ridge(mode, x.shape[-1], arguments["W"].shape[0])
+    if operator in _triton.MODULES:
+        return _of_modules(operator, x, arguments)
+    return {}
+
+
+def _of_ridge(mode: Any, d: int, h: int) -> _Passes:
+    found = {}
+    for name, kernel in (("f", "forward"), ("its gradients", "backward")):
+        if mode.route(kernel, d) == "wide":
+            found[name] = (f"wide.{kernel}", mode.constants() | kernel_module("configuration").wide_options(kernel))
+        else:
+            constants = mode.forward("value", d, h) if kernel == "forward" else mode.backward("value", d, h, {}, "")
+            found[name] = (f"entry.{kernel}", _without(constants))
+    return found
+
+
+def _of_modules(operator: str, x: Tensor, arguments: Mapping[str, Any]) -> _Passes:
+    (_, h, d), two_signs = arguments["W"].shape, arguments.get("negative") is not None
+    config = ",".join(arguments[name] for name in ("basis", "transform") if name in arguments)
+    mode = _triton_modules._mode(x, config)
+    if any(mode.options(kernel, d, two_signs) is None for kernel in ("forward", "backward")):
+        return {}
+    return {
+        "f": ("modules_entry.forward", mode.forward("value", d, h, two_signs)),
+        "its gradients": ("modules_entry.backward", _without(mode.backward("value", d, h, two_signs, 1))),
+    }
+
+
+def _without(constants: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in constants.items() if name not in _ANY}
+
+
+def _cascade(arguments: Mapping[str, Any] | None) -> tuple[int, Sequence[str]]:
+    """Layers and basis functions; of unknown arguments those of one layer."""
+    shift = None if arguments is None else arguments.get("shift")
+    if arguments is None or shift is None:
+        return 1, ("tanh",)
+    return shift.numel() // arguments["W"].shape[0], arguments["basis"]
+
+
+def _path(operator: str, mode: Any, d: int) -> str:
+    if operator not in _triton._KERNELS:
+        return "PyTorch's own operators, in pieces of the batch (this version has no kernel for it)"
+    if _triton._fits(operator, mode, d):
+        return "kernels, fused route"
+    return f"PyTorch's own operators, in pieces of the batch (d = {d}: no tile holds such rows)"
+
+
+def _routes(mode: Any, d: int) -> str:
+    configuration = kernel_module("configuration")
+    depth = configuration.depth(mode.layers, len(mode.basis))
+    passes = {k: configuration.route(k, mode.architecture, mode.kind, d, depth) for k in ("forward", "backward")}
+    if passes["forward"] == passes["backward"]:
+        return f"kernels, {passes['forward'].name} route ({passes['forward'].why})"
+    both = "; ".join(f"{name} pass: {route.name} route ({route.why})" for name, route in passes.items())
+    return f"kernels, {both}"

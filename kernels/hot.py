@@ -1,0 +1,98 @@
+"""The kernels that are compiled ahead of time: those of the most used networks, sizes and dtypes.
+
+What is not here is compiled by Triton at its first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from . import configuration
+from .compiler import Launch, typed
+from .mode import FORMS, Mode, ModulesMode
+
+WIDTHS = (2, 3, 4, 8, 16, 32, 64, 128)
+"""d; beyond the widest tiles the elementwise kernels of the wide route serve every d."""
+
+WIDE = 1024
+"""Stands for every d of the wide route."""
+
+KINDS = {80: ("half", "tf32x3", "ieee"), 90: ("half", "tf32x3"), 100: ("half", "tf32x3")}
+"""architecture → kinds: bfloat16 and float32 of full precision, which 8.6, 8.9 and 12.x compute as "ieee"."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A network of the ridge family: `layers` layers with these basis functions; of: which of the gradients of scale,
+    shift and coefficients it trains with."""
+
+    layers: int
+    basis: tuple[str, ...]
+    of: tuple[bool, bool, bool]
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """As many softmax modules with one sign."""
+
+    modules: int
+
+
+NETWORKS = {
+    "mRidgeGradNet, tanh": Ridge(1, ("tanh",), (False, True, False)),
+    "mGradNetC, 4 layers, tanh": Ridge(4, ("tanh",), (True, True, True)),
+    "mGradNetM, 4 modules, softmax": Softmax(4),
+}
+
+_WANTED = {"parameters": ("dx",), "points and parameters": ()}
+"""The gradients of a training step of a first layer, and of one that has layers before it: what is None then."""
+
+
+def launches(architecture: int) -> Iterator[Launch]:
+    """All launches that are compiled for an architecture of the table."""
+    for network, kind, d, even in product(NETWORKS.values(), KINDS[architecture], (*WIDTHS, WIDE), (True, False)):
+        of = _of_ridge if isinstance(network, Ridge) else _of_softmax
+        yield from of(network, architecture, kind, d, even)
+
+
+def _multiples(d: int, even: bool) -> list[str]:
+    """Which integers are multiples of 16, of contiguous points."""
+    return ["h"] * even + ["x_stride", "g_stride"] * (d % 16 == 0) + ["v_stride"]
+
+
+def _of_ridge(network: Ridge, architecture: int, kind: str, d: int, even: bool) -> Iterator[Launch]:
+    mode, multiples = Mode(architecture, kind, network.basis, network.layers), _multiples(d, even)
+    wanted = dict(zip(("OF_SCALE", "OF_SHIFT", "OF_COEF"), network.of))
+    if mode.route("forward", d) == "wide":
+        yield typed("wide.forward", mode.constants() | configuration.wide_options("forward"), kind, (), multiples)
+    else:
+        h = _units(even, mode.forward("value", d, 1)["BH"])
+        yield typed("entry.forward", mode.forward("value", d, h), kind, ("rule",), multiples)
+    if mode.route("backward", d) == "wide":
+        constants = mode.constants() | wanted | configuration.wide_options("backward")
+        yield typed("wide.backward", constants, kind, (), multiples)
+        return
+    for absent in _WANTED.values():
+        h = _units(even, mode.backward("value", d, 1, wanted, "")["BH"])
+        constants = mode.backward("value", d, h, wanted, FORMS["value"])
+        yield typed("entry.backward", constants, kind, ("v", "weight", "rule", "dv", *absent), multiples)
+
+
+def _of_softmax(network: Softmax, architecture: int, kind: str, d: int, even: bool) -> Iterator[Launch]:
+    mode, multiples = ModulesMode(architecture, kind), _multiples(d, even)
+    without = ("negative", "sharpness", "offset")
+    if mode.options("forward", d, False) is None or mode.options("backward", d, False) is None:
+        return
+    h = _units(even, mode.tiles("forward", d, False)["BH"])
+    yield typed("modules_entry.forward", mode.forward("value", d, h, False), kind, without, multiples)
+    h = _units(even, mode.tiles("backward", d, False)["BH"])
+    constants = mode.backward("value", d, h, False, 2 * network.modules)
+    for absent in _WANTED.values():
+        yield typed("modules_entry.backward", constants, kind, (*without, "weight", *absent), multiples)
+
+
+def _units(even: bool, tile: int) -> int:
+    """Hidden units that are, or are not, a multiple of the tile's."""
+    return tile if even else tile + 1

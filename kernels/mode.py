@@ -1,0 +1,141 @@
+"""How to compute, and the constant arguments of the kernels that follow from it.  Imports no torch: what compiles the
+kernels ahead of time may have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import configuration
+
+FORMS = {"value": "slope", "derivative": "curvature", "potential": "value", "divergence": "trace", "jacobian": ""}
+"""`ridge.points_program`'s form of dx for each task, of those that it serves."""
+
+Constants = dict[str, Any]
+
+
+def _arithmetic(architecture: int, kind: str) -> Constants:
+    """How single numbers are computed."""
+    fast = "fast_interpreted" if architecture == configuration.INTERPRETER else "fast"
+    return {"ARITHMETIC": fast if kind == "half" else "accurate", "enable_fp_fusion": True}
+
+
+def _matrix_products(kind: str, d: int) -> Constants:
+    return {"D": d, "BD": configuration.padded(d), "PRECISION": "ieee" if kind == "half" else kind}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How to compute the ridge family.
+
+    Attributes:
+        architecture: of the table; `configuration.INTERPRETER` for CPU tensors.
+        kind: of the products, one of `configuration.KINDS`.
+        basis: names of the basis functions.
+        layers: of the cascade.
+        smooth: for each basis function whether it is, for potentials.
+    """
+
+    architecture: int
+    kind: str
+    basis: tuple[str, ...]
+    layers: int
+    smooth: tuple[bool, ...] = ()
+
+    def constants(self) -> Constants:
+        """Those that every kernel has."""
+        return {"BASIS": self.basis, "LAYERS": self.layers} | _arithmetic(self.architecture, self.kind)
+
+    def products(self, d: int) -> Constants:
+        """Those of kernels with matrix products."""
+        return self.constants() | _matrix_products(self.kind, d)
+
+    def forward(self, task: str, d: int, h: int) -> Constants:
+        """Those of `entry.forward`, tiles included."""
+        narrow = task == "value" and self.route("forward", d) == "narrow"
+        of_value = "narrow.forward" if narrow else "forward"
+        tiles = {"BM": 1} | self.tiles({"value": of_value, "jacobian": "jacobian"}.get(task, "numbers"), d)
+        return self._of_entry(task, narrow, d, h, tiles) | tiles
+
+    def backward(self, task: str, d: int, h: int, wanted: Mapping[str, bool], form: str) -> Constants:
+        """Those of `entry.backward`, tiles included; wanted: which gradients of vectors are."""
+        narrow = task == "value" and self.route("backward", d) == "narrow"
+        tiles = self._backward_tiles(task, narrow, d)
+        return self._of_entry(task, narrow, d, h, tiles) | {**wanted, "FORM": form} | tiles
+
+    def _of_entry(self, task: str, narrow: bool, d: int, h: int, tiles: Constants) -> Constants:
+        smooth = self.smooth if task == "potential" else ()
+        even = {"SMOOTH": smooth, "EVEN": h % tiles["BH"] == 0}
+        plain = {"PRECISION": "ieee"} if narrow else {}  # its products are no matrix products
+        return self.products(d) | plain | even | {"NARROW": narrow, "TASK": task}
+
+    def _backward_tiles(self, task: str, narrow: bool, d: int) -> Constants:
+        if task == "jacobian":
+            tiles = self.tiles("jacobian_backward", d)
+            return {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]} | tiles
+        return self.tiles("narrow.backward" if narrow else "backward" if task == "value" else "derivatives", d)
+
+    def tiles(self, kernel: str, d: int) -> Constants:
+        """Tile sizes and launch options of a kernel."""
+        found = self.options(kernel, d)
+        assert found is not None
+        return found
+
+    def options(self, kernel: str, d: int) -> Constants | None:
+        """The same, or None where the table has no tiles for d."""
+        depth = configuration.depth(self.layers, len(self.basis))
+        return configuration.options(kernel, self.architecture, self.kind, d, depth)
+
+    def route(self, kernel: str, d: int) -> str:
+        """narrow, fused or wide: how "forward" or "backward" is run."""
+        depth = configuration.depth(self.layers, len(self.basis))
+        return configuration.route(kernel, self.architecture, self.kind, d, depth).name
+
+
+@dataclass(frozen=True)
+class ModulesMode:
+    """How to compute the module family.
+
+    Attributes:
+        architecture, kind: as in `Mode`.
+        basis: Ψ' of transformed sums, "" for softmax modules.
+        transform: ρ of transformed sums.
+    """
+
+    architecture: int
+    kind: str
+    basis: str = ""
+    transform: str = ""
+
+    def constants(self, d: int) -> Constants:
+        """Those that every kernel has."""
+        names = {"BASIS": self.basis, "TRANSFORM": self.transform}
+        return _arithmetic(self.architecture, self.kind) | names | _matrix_products(self.kind, d)
+
+    def forward(self, task: str, d: int, h: int, two_signs: bool) -> Constants:
+        """Those of `modules_entry.forward`, tiles included."""
+        tiles = self.tiles("forward", d, two_signs)
+        return self.constants(d) | {"EVEN": h % tiles["BH"] == 0, "TASK": task} | tiles
+
+    def backward(self, task: str, d: int, h: int, two_signs: bool, columns: int) -> Constants:
+        """Those of `modules_entry.backward`, tiles included; columns: numbers such as τ of all modules."""
+        tiles = self.tiles("backward", d, two_signs)
+        sums = {"COLUMNS": columns, "BC": padded_columns(columns)}
+        return self.constants(d) | sums | {"EVEN": h % tiles["BH"] == 0, "TASK": task} | tiles
+
+    def options(self, kernel: str, d: int, two_signs: bool) -> Constants | None:
+        """Tile sizes and launch options of "forward" or "backward"; None where the table has no tiles for d."""
+        return configuration.options(f"modules.{kernel}", self.architecture, self.kind, d, 2 if two_signs else 1)
+
+    def tiles(self, kernel: str, d: int, two_signs: bool) -> Constants:
+        """The same, of rows that tiles hold."""
+        found = self.options(kernel, d, two_signs)
+        assert found is not None
+        return found
+
+
+def padded_columns(columns: int) -> int:
+    """The next power of two."""
+    return 1 << (columns - 1).bit_length()
