@@ -13,7 +13,7 @@ import pytest
 from gradnets_fast.kernels import compiler, configuration, prebuild
 
 HERE = Path(__file__).resolve().parent
-FEW = {("entry.forward", 2, True), ("entry.backward", 16, False), ("modules_entry.backward", 16, True)}
+FEW = {("entry.forward", 2, True), ("entry.backward", 16, False), ("modules_entry.backward", 8, True)}
 """Of `hot`'s kernels those that are compiled: with one layer, in bfloat16, for the gradients of everything."""
 
 

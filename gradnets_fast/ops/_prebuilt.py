@@ -87,9 +87,13 @@ def _loads(candidate: _Kernel) -> bool:
 
 def _serving(kernel: Any, device: int, arguments: tuple[Any, ...], constants: Mapping[str, Any]) -> list[_Kernel]:
     signature = tuple(_type(argument) for argument in arguments)
-    name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
-    archive = kernel_module("prebuilt").installed()
-    return [_Kernel(found, device) for found in archive.serving(name, constants, signature, _capability(device))]
+    archive, where = kernel_module("prebuilt").installed(), _capability(device)
+    return [_Kernel(found, device) for found in archive.serving(name_of(kernel), constants, signature, where)]
+
+
+def name_of(kernel: Any) -> str:
+    """File and function of a kernel."""
+    return f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
 
 
 def _type(argument: Any) -> str | None:
