@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS, ROOT
-from gradnets_fast.benchmark import report
-from gradnets_fast.benchmark.contenders import JOBS
+from gradnets_fast.benchmark.readable import duration, times
+from gradnets_fast.benchmark.results import over_compile, size
+from gradnets_fast.benchmark.work import JOBS
 
 
 def published_2d(result: dict[str, Any]) -> str:
@@ -53,7 +54,7 @@ def training_gain(result: dict[str, Any]) -> str:
         batch = row["options"].split("--batch-size ")[1].split()[0]
         reference, fastest = (row["median_seconds"][name] for name in ("reference", "fastest"))
         cells = [row["label"], f"{row['steps']} × {batch}", f"{reference:.1f} s", f"{fastest:.1f} s"]
-        cells += [report.times(row["gain"]), f"{row['largest_difference_db']:.1g} dB"]
+        cells += [times(row["gain"]), f"{row['largest_difference_db']:.1g} dB"]
         lines.append("| " + " | ".join(cells) + " |")
     where = result["environment"]
     note = (
@@ -68,7 +69,7 @@ def largest_batch(result: dict[str, Any]) -> str:
     lines = ["| network | PyTorch | ours | gain |", "|---|---|---|---|"]
     for row in result["rows"]:
         eager, ours = (f"{_three_digits(row['largest'][name]):,}".replace(",", " ") for name in ("eager", "ours"))
-        lines.append(f"| {row['network']} | {eager} | {ours} | {report.times(row['gain'])} |")
+        lines.append(f"| {row['network']} | {eager} | {ours} | {times(row['gain'])} |")
     return "\n".join(lines)
 
 
@@ -87,16 +88,16 @@ def cpu(result: dict[str, Any]) -> str:
     ]
     for row in rows:
         cells = [_pair(partial(_median, row, name)) for name in ("eager", "ours")]
-        gains = [lambda job, r=row: r["gain"]["ours"][job], partial(report.over_compile, row)]
-        cells += [_pair(lambda job, gain=gain: report.times(gain(job))) for gain in gains]
+        gains = [lambda job, r=row: r["gain"]["ours"][job], partial(over_compile, row)]
+        cells += [_pair(lambda job, gain=gain: times(gain(job))) for gain in gains]
         cells.append(_pair(lambda job, r=row: f"{r['of_mm'][job]:.0%}"))
         variant = f", {row['variant'].replace('_', ' ')}" if row["variant"] else ""
-        lines.append(f"| {row['family']}{variant} | {report.size(row)} | {' | '.join(cells)} |")
+        lines.append(f"| {row['family']}{variant} | {size(row)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _cpu_note(result)])
 
 
 def _median(row: dict[str, Any], name: str, job: str) -> str:
-    return report.duration(row["contenders"][name]["milliseconds"][job]["median"])
+    return duration(row["contenders"][name]["milliseconds"][job]["median"])
 
 
 def _pair(cell: Callable[[str], str]) -> str:
@@ -112,7 +113,7 @@ def _cpu_note(result: dict[str, Any]) -> str:
     where, machine = result["environment"], result["machine"]
     mm = f"{machine['mm_gflops']['median']:.0f} GFLOP/s"
     memory = "; ".join(
-        f"{row['family']}, {report.size(row)}: {row['memory_gain']['ours']:.0f} times less"
+        f"{row['family']}, {size(row)}: {row['memory_gain']['ours']:.0f} times less"
         for row in result["rows"]
         if (row["target"] or {}).get("memory") and "memory_gain" in row
     )
@@ -173,13 +174,13 @@ def _jobs(cell: Callable[[str], str]) -> str:
 
 def _time(outcome: dict[str, Any], job: str) -> str:
     missing = outcome.get("failed") or outcome.get("missing")
-    return report.duration(outcome[job]["milliseconds"]) if job in outcome else missing or "–"
+    return duration(outcome[job]["milliseconds"]) if job in outcome else missing or "–"
 
 
 def _gain(row: dict[str, Any], who: str, job: str) -> str:
     """Over the fastest of the contenders whose name begins so."""
     gains = [gain[job] for name, gain in row["gain"].items() if name.startswith(who) and job in gain]
-    return report.times(min(gains)) if gains else "–"
+    return times(min(gains)) if gains else "–"
 
 
 def _of_bound(outcome: dict[str, Any], job: str) -> str:

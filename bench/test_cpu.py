@@ -1,6 +1,9 @@
-"""The cases and contenders of `gradnets-fast bench --preset full` under pytest-benchmark: verified, then timed.
+"""The cases and contenders of `gradnets-fast bench` under pytest-benchmark: verified, then timed.
 
-python -m pytest bench/test_cpu.py --benchmark-only
+Those of the preset full, and every operator at one shape.
+
+    python -m pytest bench/test_cpu.py --benchmark-only
+    python -m pytest bench/test_cpu.py --benchmark-only -k "ridge_jvp and not compile"
 """
 
 from __future__ import annotations
@@ -13,24 +16,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradnets_fast.backend import use_backend
-from gradnets_fast.benchmark.cases import CASES, PRESETS, Case
-from gradnets_fast.benchmark.contenders import BACKEND, CONTENDERS, JOBS, Contender, Problem, make_problem
-from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results
+from gradnets_fast.benchmark import chosen
+from gradnets_fast.benchmark.cases import Case, Problem
+from gradnets_fast.benchmark.contenders import CONTENDERS, Contender
+from gradnets_fast.benchmark.presets import CASES, PRESETS
+from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results, yardstick
+from gradnets_fast.benchmark.work import JOBS
+
+OPERATORS = chosen.cases(chosen.Choice(operators=chosen.OPERATORS), torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
-def _on_the_kernels() -> Iterator[None]:
-    with use_backend(BACKEND), warnings.catch_warnings():
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         yield
 
 
 @lru_cache(maxsize=1)
 def _prepared(case: Case) -> tuple[Problem, Tensor, list[Tensor], list[Tensor]]:
-    problem = make_problem(case)
+    problem = case.problem()
     rows = chosen_rows(case.batch)
-    return problem, rows, exact(problem, rows), results(CONTENDERS["eager"](problem), problem, rows)
+    return problem, rows, exact(problem, rows), yardstick(problem, rows)
 
 
 @lru_cache(maxsize=1)
@@ -38,16 +45,19 @@ def _verified(case: Case, name: str) -> tuple[Contender, Tensor]:
     problem, rows, truth, eager = _prepared(case)
     contender = CONTENDERS[name](problem)
     assert contender is not None
-    got = eager if name == "eager" else results(contender, problem, rows)
-    assert fault(got, eager, truth) is None
-    return contender, problem.g.to(contender.x.dtype)
+    got = results(contender, problem, rows)
+    assert fault(got, got if name == "eager" else eager, truth, problem.eps) is None
+    return contender, problem.g.to(contender.points[0].dtype)
 
 
 def _entries() -> Iterator[tuple[Case, str]]:
     for case in CASES:
         for name in PRESETS["full"].contenders:
-            if name != "ours float32" or case.dtype != torch.float32:
+            if name != "ours float32" or case.dtype != "float32":
                 yield case, name
+    for case in OPERATORS:
+        for name in ("eager", "compile", "cpp"):
+            yield case, name
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -58,4 +68,5 @@ def _entries() -> Iterator[tuple[Case, str]]:
 def test_case(case: Case, name: str, job: str, benchmark: Callable[[Callable[[], object]], object]) -> None:
     contender, g = _verified(case, name)
     benchmark.group = f"{case.label}, {job}"
-    benchmark(contender.forward if job == "forward" else partial(contender.step, g))
+    with contender.active():
+        benchmark(contender.forward if job == "forward" else partial(contender.step, g))

@@ -1,7 +1,9 @@
 // gradnets_fast._C: the kernels for tensors.  A kernel that the arguments do not fit (strides, dtypes, shapes) answers
 // False and has done nothing; Python's checks then say what is wrong, or mend it.
+#include "driver.h"
 #include "runtime.h"
 #include "tensor_argument.h"
+#include "threads.h"
 
 #include <pybind11/stl.h>
 
@@ -352,6 +354,7 @@ PYBIND11_MODULE(_C, m) {
         const char *const value = std::getenv(name);
         return value == nullptr ? "" : value;
     });
+    bind_driver(m);
     m.def("set_types", &set_types);
     m.def("ridge", &ridge);
     m.def("ridge_scalar", &ridge_scalar);
@@ -367,6 +370,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("basis_names", [] { return strings(active_instruction_set().basis); });
     m.def("transform_names", [] { return strings(active_instruction_set().transforms); });
     m.def("instruction_set", [] { return std::string(active_instruction_set().name); });
+    m.def("threading", &threading);
     m.def("available_instruction_sets", [] {
         std::vector<std::string> names;
         for (const InstructionSet *set : available_instruction_sets())

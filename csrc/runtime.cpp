@@ -1,13 +1,10 @@
-// Threads, workspace, and the choice among instruction sets; compiled for the baseline, so that it runs anywhere.
+// Workspace, and the choice among instruction sets; compiled for the baseline, so that it runs anywhere.
 #include "runtime.h"
 
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -97,20 +94,6 @@ const InstructionSet &active_instruction_set() {
                                  " (what this processor has), got " + wanted + "; unset it to take the best");
     }();
     return *active;
-}
-
-void parallel_for(int threads, int64_t count, void (*task)(void *, int64_t, int), void *context) {
-#ifdef _OPENMP
-    if (threads > 1 && count > 1) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t i = 0; i < count; ++i)
-            task(context, i, omp_get_thread_num());
-        return;
-    }
-#endif
-    (void)threads;
-    for (int64_t i = 0; i < count; ++i)
-        task(context, i, 0);
 }
 
 static constexpr size_t kHugePage = size_t(1) << 21;

@@ -6,17 +6,34 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line, or says what to install for it."""
+    """Runs the command line, or says what it lacks; the doctor runs without it."""
+    arguments = sys.argv[1:]
     try:
         from .cli import run
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("gradnets_fast"):
-            raise
-        print(
-            f"gradnets-fast: the command line needs {error.name}; pip install 'gradnets_fast[train]'", file=sys.stderr
-        )
-        sys.exit(2)
-    sys.exit(run())
+    except Exception as error:  # a broken torch raises whatever it comes to
+        if arguments[:1] != ["doctor"]:
+            lacking = _lacking(error)
+            if lacking is None:
+                raise
+            print(f"gradnets-fast: {lacking}; gradnets-fast doctor says more", file=sys.stderr)
+            sys.exit(2)
+    else:
+        sys.exit(run())
+    from .doctor import command
+
+    sys.exit(command.main(arguments[1:]))
+
+
+def _lacking(error: Exception) -> str | None:
+    """What to install for the command line; None if the error is of this package's own making."""
+    if not isinstance(error, (ImportError, OSError)):
+        return None
+    name = getattr(error, "name", None) or ""
+    if name.startswith("gradnets_fast"):
+        return None
+    if isinstance(error, ModuleNotFoundError):
+        return f"the command line needs {name}; pip install 'gradnets_fast[train]'"
+    return f"the command line needs what cannot be imported ({' '.join(str(error).split())})"
 
 
 if __name__ == "__main__":

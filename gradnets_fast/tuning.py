@@ -27,10 +27,10 @@ def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[
     # A table without tiles for this GPU is what tuning is for.
     refusal = _triton.why_not(device, torch.float32, tiles=False)
     if refusal is not None:
-        raise RuntimeError(
-            message("tune", "device", "an NVIDIA GPU that the kernels run on", refusal, "run it where there is one")
-        )
-    configuration, tuning = (importlib.import_module(f"gradnets_fast.kernels.{name}") for name in _MODULES)
+        fix = "run it where there is one; gradnets-fast doctor says what is here"
+        got = f"{device} ({refusal})"
+        raise RuntimeError(message("tune", "device", "an NVIDIA GPU that the kernels run on", got, fix))
+    configuration, tuning = (importlib.import_module(f".kernels.{name}", __package__) for name in _MODULES)
     if kernel:
         check_choice("tune", "kernel", kernel, tuple(configuration.TILES))
     path = configuration.tuned_table() if out is None else out

@@ -17,25 +17,29 @@ from typer.testing import CliRunner
 
 import gradnets_fast
 from gradnets_fast import reference
-from gradnets_fast.benchmark import memory, report, runner
-from gradnets_fast.benchmark.cases import CASES, PRESETS, Case, Target, registry_cases
-from gradnets_fast.benchmark.contenders import CONTENDERS, Contender, Problem, eager, make_problem, ours
-from gradnets_fast.benchmark.measurement import Spread, calls_per_sample, flops, interleaved, minimum_bytes
-from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results
+from gradnets_fast.benchmark import memory, readable, runner
+from gradnets_fast.benchmark.cases import Case, NetworkCase, Problem, Target
+from gradnets_fast.benchmark.contenders import CONTENDERS, Builder, Contender, eager, ours
+from gradnets_fast.benchmark.machine import Machine
+from gradnets_fast.benchmark.measurement import Spread, WallClock, calls_per_sample, interleaved
+from gradnets_fast.benchmark.presets import CASES, PRESETS, registry_cases
+from gradnets_fast.benchmark.runner import Plan
+from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results, yardstick
 from gradnets_fast.cli import app
 from gradnets_fast.nn import registry
 
-TINY = Case(
+TINY = NetworkCase(
     "mGradNetC, 2 layers",
     "",
     700,
     3,
     5,
-    partial(gradnets_fast.mGradNetC, 2, 3, 5),
-    partial(reference.gradnet_c, activation="tanh", monotone=True),
+    make=partial(gradnets_fast.mGradNetC, 2, 3, 5),
+    reference=partial(reference.gradnet_c, activation="tanh", monotone=True),
     target=Target(2.0, 0.001),
 )
 WITHOUT_COMPILE = {name: CONTENDERS[name] for name in PRESETS["quick"].contenders}
+SHORT = Plan(3, 1.0)
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
@@ -74,13 +78,20 @@ def test_a_run_writes_what_it_shows(tmp_path: Path) -> None:
     assert row["gain"]["ours"]["step"] == pytest.approx(medians[0] / medians[1])
     assert row["gflops"]["step"] == pytest.approx(1e-6 * row["flops"]["step"] / medians[1])
     assert row["of_mm"]["step"] == pytest.approx(row["gflops"]["step"] / result["machine"]["mm_gflops"]["median"])
+    least = row["bound"]["step"]["milliseconds"]
+    assert least >= 1e-6 * row["flops"]["step"] / result["machine"]["mm_gflops"]["high"]
+    assert row["contenders"]["eager"]["of_bound"]["step"] == pytest.approx(least / medians[0])
+    assert row["contenders"]["ours"]["backend"] == "cpp"
     lines = list(csv.DictReader((tmp_path / "cpu.csv").read_text().splitlines()))
     assert len(lines) == 3 * 2
     assert float(lines[-1]["median_ms"]) == medians[1]
     assert lines[-1]["target"] == "0.001"
+    assert lines[-1]["bound_by"] in ("products", "memory", "special functions")
     assert (tmp_path / "cpu.png").read_bytes()[:4] == b"\x89PNG"
-    assert report.duration(medians[1]) in text
-    assert "700, 3, 5" in text
+    assert readable.duration(medians[1]) in text
+    assert "batch, d, h = 700, 3, 5" in text
+    for spread in (row["contenders"]["ours"]["milliseconds"][job] for job in ("forward", "step")):
+        assert readable.quantiles(spread) in text
     assert max(map(len, text.splitlines())) <= 120 or str(tmp_path) in max(text.splitlines(), key=len)
 
 
@@ -103,8 +114,8 @@ def _wrong_gradient(problem: Problem) -> Contender:
 
 
 @pytest.mark.parametrize("builder", [partial(_wrong_after, 0), partial(_wrong_after, 1), _wrong_gradient])
-def test_a_wrong_result_is_not_timed(builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = runner.run_case(TINY, {"eager": eager, "ours": builder}, rounds=3, seconds=1.0)
+def test_a_wrong_result_is_not_timed(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = runner.run_case(TINY, {"eager": eager, "ours": builder}, SHORT)
     outcome = row["contenders"]["ours"]
     assert outcome["status"] == "wrong"
     assert "milliseconds" not in outcome
@@ -113,7 +124,7 @@ def test_a_wrong_result_is_not_timed(builder: Any, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("gradnets_fast.benchmark.command.CONTENDERS", {**CONTENDERS, "ours": builder})
     code, text, _ = invoke("--rounds", 1, "--out", tmp_path)
     assert code == 1
-    assert "wrong result, not timed: mGradNetC, 2 layers 700x3x5" in " ".join(text.split())
+    assert "wrong result, not timed: mGradNetC, 2 layers 700x3x5: ours: " in " ".join(text.split())
     assert json.loads((tmp_path / "cpu.json").read_text())["rows"][0]["gain"].keys() == {"authors"}
 
 
@@ -124,7 +135,7 @@ def test_a_contender_that_cannot_run_says_why() -> None:
 
         return dataclasses.replace(eager(problem), call=call)
 
-    row = runner.run_case(TINY, {"eager": eager, "compile": missing, "ours": ours}, rounds=3, seconds=1.0)
+    row = runner.run_case(TINY, {"eager": eager, "compile": missing, "ours": ours}, SHORT)
     outcome = row["contenders"]["compile"]
     assert outcome == {"status": "unavailable", "reason": "RuntimeError: no compiler found"}
     assert row["contenders"]["ours"]["status"] == "timed"
@@ -132,7 +143,7 @@ def test_a_contender_that_cannot_run_says_why() -> None:
 
 def test_a_case_that_the_kernels_refuse_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradnets_fast.benchmark.contenders.why_not", lambda *_: "its dtypes are others")
-    row = runner.run_case(TINY, WITHOUT_COMPILE, rounds=3, seconds=1.0)
+    row = runner.run_case(TINY, WITHOUT_COMPILE, SHORT)
     assert "its dtypes are others" in row["skipped"]
     assert not any("milliseconds" in outcome for outcome in row["contenders"].values())
 
@@ -140,10 +151,12 @@ def test_a_case_that_the_kernels_refuse_is_skipped(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("case", list(registry_cases()), ids=lambda case: case.label)
 def test_plain_pytorch_computes_every_registered_network(case: Case) -> None:
     small = dataclasses.replace(case, batch=8)
-    problem, rows = make_problem(small), torch.arange(8)
+    problem, rows = small.problem(), torch.arange(8)
     truth = exact(problem, rows)
     got = results(eager(problem), problem, rows)
     assert fault(got, got, truth) is None
+    for mine, theirs in zip(got, yardstick(problem, rows)):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_the_registry_preset_has_every_registered_network() -> None:
@@ -161,20 +174,36 @@ def test_rows_that_are_verified_span_the_batch() -> None:
 
 def test_counts() -> None:
     case = next(case for case in CASES if "weighted_softmax" in case.label)
-    assert flops(case, 4) == {"forward": 4 * 16384 * 64 * 256 * 4, "step": 14 * 16384 * 64 * 256 * 4}
-    assert minimum_bytes(case, 10) == {"forward": 4 * (2 * 16384 * 64 + 10), "step": 4 * (4 * 16384 * 64 + 20)}
-    half = next(case for case in CASES if case.dtype == torch.bfloat16)
-    assert minimum_bytes(half, 0)["forward"] == 2 * 2 * half.batch * half.d
+    problem = case.problem()
+    count = sum(p.numel() for p in problem.parameters.values())
+    hidden = 16384 * 256 * 4
+    forward, step = problem.work["forward"], problem.work["step"]
+    assert (forward.flops, step.flops) == (4 * hidden * 64, 14 * hidden * 64)
+    assert (forward.minimum_bytes, step.minimum_bytes) == (
+        4 * (2 * 16384 * 64 + count),
+        4 * (4 * 16384 * 64 + 2 * count),
+    )
+    assert (forward.evaluations, step.evaluations) == (2 * hidden, 4 * hidden)
+    half = next(case for case in CASES if case.dtype == "bfloat16").problem()
+    points = 2 * 2 * half.points[0].numel()
+    assert half.work["forward"].minimum_bytes == points + 2 * sum(p.numel() for p in half.parameters.values())
 
 
 def test_rounds_interleave_the_jobs_and_end_in_time() -> None:
     calls: list[str] = []
-    jobs = {name: partial(calls.append, name) for name in "ab"}
-    samples = interleaved(jobs, 5, 60.0)
-    assert {name: len(values) for name, values in samples.items()} == {"a": 50, "b": 50}
-    slow = {"c": partial(time.sleep, 0.3)}
+
+    def sampler(name: str) -> float:
+        calls.append(name)
+        return 0.5
+
+    samplers = {name: partial(sampler, name) for name in "ab"}
+    samples = interleaved(samplers, 5, 60.0)
+    assert samples == {"a": 50 * [0.5], "b": 50 * [0.5]}
+    assert all(sorted(calls[k : k + 2]) == ["a", "b"] for k in range(0, 100, 2))
+    assert {tuple(calls[k : k + 2]) for k in range(0, 100, 2)} == {("a", "b"), ("b", "a")}
+    slow = {"c": lambda: time.sleep(0.3) or 0.3}
     assert len(interleaved(slow, 4, 60.0)["c"]) == 4
-    assert all(len(values) == 3 for values in interleaved(jobs, 50, 0.0).values())
+    assert all(len(values) == 3 for values in interleaved(samplers, 50, 0.0).values())
     assert calls_per_sample(lambda: None) > 100
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, pytest.approx(1.2), pytest.approx(2.8))
 
@@ -192,7 +221,8 @@ def test_memory_of_a_step_comes_from_a_fresh_process() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--device", "cuda"], ["device", "cpu", "'cuda'", "only the CPU"]),
+        (["--device", "tpu"], ["device", "cpu or cuda", "'tpu'"]),
+        (["--device", "meta"], ["device", "cpu or cuda", "'meta'"]),
         (["--preset", "huge"], ["preset", "quick, full, registry", "'huge'"]),
         (["--rounds", "0"], ["rounds", "got 0"]),
         (["--threads", "-2"], ["threads", "got -2"]),
@@ -218,10 +248,12 @@ def test_unwritable_output_folder(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_leaves_what_it_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> Any:
-        yield [report_row], {"mm_gflops": {"median": 1.0}, "copy_gb_per_s": {"median": 1.0}}
+        yield [report_row], machine.to_json()
         raise KeyboardInterrupt
 
-    report_row = runner.run_case(TINY, {"eager": eager, "ours": ours}, rounds=1, seconds=1.0)
+    machine = Machine(torch.device("cpu"), ["float32"], WallClock())
+    machine.probe()
+    report_row = runner.run_case(TINY, {"eager": eager, "ours": ours}, Plan(1, 1.0))
     monkeypatch.setattr("gradnets_fast.benchmark.command.run", lambda *_, **__: interrupted())
     code, text, _ = invoke("--out", tmp_path)
     assert code == 130
@@ -237,11 +269,11 @@ def test_threads_are_put_back() -> None:
 
 
 def test_numbers_to_read() -> None:
-    assert [report.duration(t) for t in (0.000987, 0.0999, 9.996, 99.96, 999.6)] == [
+    assert [readable.duration(t) for t in (0.000987, 0.0999, 9.996, 99.96, 999.6)] == [
         "0.99 µs",
         "99.9 µs",
         "10.0 ms",
         "100 ms",
         "1.00 s",
     ]
-    assert math.isclose(float(report.times(0.049)[:-1]), 0.05)
+    assert math.isclose(float(readable.times(0.049)[:-1]), 0.05)

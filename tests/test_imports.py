@@ -26,6 +26,7 @@ RULES: dict[str, set[str]] = {
     "parallel.py": {"torch", "nn", "functional", "errors"},
     "interop": {"torch", "interop", "nn", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
+    "doctor": {"torch", "doctor", "functional", "ops", "backend", "errors", "benchmark", "__version__"},
 }
 """Each room and what it may import besides the standard library; the package's own rooms by their names."""
 
@@ -75,6 +76,12 @@ def test_only_one_file_imports_the_extension() -> None:
 
 def run(script: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_doctor_can_be_asked_before_torch_is_imported() -> None:
+    loaded = run("import sys, gradnets_fast.doctor.command; print(*sys.modules)").split()
+    for name in ("torch", "numpy", "typer", "rich", "triton", "gradnets_fast.backend", "gradnets_fast.errors"):
+        assert name not in loaded
 
 
 def test_import_loads_neither_triton_nor_the_extension_nor_torch_extras() -> None:

@@ -96,7 +96,10 @@ def test_tune_without_a_gpu_says_so_in_one_line() -> None:
         [sys.executable, "-m", "gradnets_fast", "tune"], capture_output=True, text=True, env=environment
     )
     assert run.returncode == 2
-    assert run.stderr.startswith("gradnets-fast: tune: device: expected an NVIDIA GPU that the kernels run on")
+    assert run.stderr.startswith(
+        "gradnets-fast: tune: device: expected an NVIDIA GPU that the kernels run on, got cuda"
+    )
+    assert "gradnets-fast doctor" in run.stderr
     assert len(run.stderr.splitlines()) == 1
 
 

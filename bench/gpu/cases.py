@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.gpu.networks import NETWORKS, Network
 from bench.gpu.operators import PRECISIONS
+from gradnets_fast.benchmark.gpu import tanh_rate as tanh_rate
 
 DTYPES = ("bf16", "tf32", "fp32", "fp32-default")
 JOBS = ("forward", "backward", "step")
@@ -18,8 +19,6 @@ COMPILERS = {"compile": "default", "compile, max-autotune": "max-autotune-no-cud
 
 _BATCH, _WIDE_BATCH, _WIDE = 2**20, 2**17, 256
 _MODULES, _MODULE_HIDDEN = 4, 256
-_TANH_PER_CLOCK = 16
-"""Evaluations of tanh that the special-function units of one multiprocessor begin in a clock."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +157,6 @@ class Rates:
         matmul = measured["matmul"]
         best = max(matmul["fp32"], matmul["tf32"] / 3)
         return Rates({**matmul, "fp32-default": best}, measured["copy"], measured["tanh"])
-
-
-def tanh_rate(multiprocessors: int, hertz: float) -> float:
-    """What `Rates` has.
-
-    >>> tanh_rate(132, 1.98e9) / 1e12
-    4.18176
-    """
-    return _TANH_PER_CLOCK * multiprocessors * hertz
 
 
 def bounds(case: Case, rates: Rates) -> dict[str, dict[str, float]]:

@@ -1,9 +1,8 @@
-"""The GPU that is there: its name, its versions, its clock."""
+"""The GPU that is there, and what a run on it is called."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from gradnets_fast.backend import why_not
 from gradnets_fast.benchmark.environment import versions
+from gradnets_fast.benchmark.gpu import description
 from gradnets_fast.errors import message
 
 CPU = torch.device("cpu")
@@ -49,23 +49,4 @@ def environment(device: torch.device, command: str, commit: str | None) -> dict[
         where["commit"] = commit
     if device == CPU:
         return where
-    properties = torch.cuda.get_device_properties(device)
-    return where | {
-        "device": torch.cuda.get_device_name(device),
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "memory": properties.total_memory,
-        "cuda": torch.version.cuda,
-        "driver": _queried("driver_version"),
-    }
-
-
-def clock() -> float:
-    """The highest clock of the multiprocessors, in hertz."""
-    return 1e6 * float(_queried("clocks.max.sm").split()[0])
-
-
-def _queried(field: str) -> str:
-    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    return answer.splitlines()[torch.cuda.current_device()].strip()
+    return where | description(device)

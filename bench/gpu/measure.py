@@ -2,71 +2,55 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import gradnets_fast
-from bench.gpu import device as gpu
-from bench.gpu.cases import COMPILERS, JOBS, Case, Rates, bound, bounds, flops, tanh_rate
-from bench.gpu.networks import Function, Parameters
+from bench.gpu.cases import COMPILERS, JOBS, Case, Rates, bound, bounds, flops
+from bench.gpu.networks import Function
 from bench.gpu.operators import BACKEND, PRECISIONS
 from gradnets_fast.benchmark import verification
-from gradnets_fast.benchmark.contenders import Contender
+from gradnets_fast.benchmark.cases import Problem
+from gradnets_fast.benchmark.contenders import Contender, of_function
+from gradnets_fast.benchmark.gpu import EventClock as Clock
+from gradnets_fast.benchmark.gpu import freed, peak_bytes, special_function_rate
 from gradnets_fast.benchmark.measurement import Spread, without_collection
 
 OUT_OF_MEMORY = "out of memory"
 _MATRIX, _COPIED = 8192, 2**28
 _SECONDS, _ROUNDS, _FEWEST = 1.5, 30, 5
-_SLEEP_CYCLES = 4_000_000
-"""Two milliseconds, in which Python enqueues a step: its own time is not to be counted between two launches."""
-
 _WARM_BATCH = 4096
-
-
-@dataclass(frozen=True)
-class Described:
-    """What `verification` asks of a case."""
-
-    reference: Function
-    eager: Function
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A case's parameters, points and cotangent, as `verification` takes them."""
-
-    case: Described
-    net: torch.nn.ParameterDict
-    x: Tensor
-    g: Tensor
-
-    def part(self, rows: Tensor) -> Problem:
-        """Some of the points, with the same parameters."""
-        return Problem(self.case, self.net, self.x.detach()[rows].requires_grad_(), self.g[rows])
 
 
 def problem(case: Case, device: torch.device, batch: int | None = None) -> Problem:
     """The case's tensors from a fixed seed; batch: in place of the case's."""
     generator = torch.Generator(device).manual_seed(0)
-    dtype = PRECISIONS[case.dtype].dtype
+    precision = PRECISIONS[case.dtype]
 
     def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
-        return draw(shape, generator=generator, device=device).to(dtype)
+        return draw(shape, generator=generator, device=device).to(precision.dtype)
 
     parameters = case.kind.parameters(drawn, case.layers, case.h, case.d)
+    parameters = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
     x, g = (drawn(torch.randn, batch or case.batch, case.d) for _ in range(2))
     return Problem(
-        Described(case.kind.exact, case.kind.eager), torch.nn.ParameterDict(parameters), x.requires_grad_(), g
+        points=(x.requires_grad_(),),
+        parameters=parameters,
+        g=g,
+        exact=case.kind.exact,
+        eager=partial(case.kind.eager, parameters),
+        ours=partial(case.kind.ours, parameters),
+        authors=None if case.kind.authors is None else partial(case.kind.authors, parameters),
+        work={},
+        eps=precision.eps,
     )
 
 
@@ -84,28 +68,7 @@ def contenders(case: Case, compilers: Sequence[str]) -> dict[str, Function]:
 
 def contender(function: Function, of: Problem) -> Contender:
     """A way to compute f, on the tensors of a problem."""
-    parameters: Parameters = dict(of.net.named_parameters())
-    return Contender(lambda x: function(parameters, x), of.x, tuple(parameters.values()))
-
-
-class Clock:
-    """Times work on the GPU, and that alone."""
-
-    def __init__(self, device: torch.device) -> None:
-        size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
-        self._flushed = torch.empty(size, dtype=torch.int8, device=device)
-
-    def milliseconds(self, *stages: Callable[[], object]) -> list[float]:
-        """Of each of some stages that follow one another, from cold caches, all enqueued before the first begins."""
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
-        self._flushed.zero_()
-        torch.cuda._sleep(_SLEEP_CYCLES)
-        events[0].record()
-        for stage, event in zip(stages, events[1:]):
-            stage()
-            event.record()
-        events[-1].synchronize()
-        return [a.elapsed_time(b) for a, b in pairwise(events)]
+    return of_function(partial(function, of.parameters), of)
 
 
 def measured_rates(device: torch.device) -> dict[str, Any]:
@@ -122,8 +85,7 @@ def measured_rates(device: torch.device) -> dict[str, Any]:
             matmul[name] = 2.0 * _MATRIX**3 / seconds(partial(torch.mm, a, b))
     source, target = torch.ones(2, _COPIED, device=device).unbind()
     copy = 2.0 * source.nbytes / seconds(lambda: target.copy_(source))
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    return {"matmul": matmul, "copy": copy, "tanh": tanh_rate(multiprocessors, gpu.clock())}
+    return {"matmul": matmul, "copy": copy, "tanh": special_function_rate(device)}
 
 
 def warm(case: Case, device: torch.device) -> None:
@@ -141,7 +103,7 @@ def measured(case: Case, device: torch.device, compilers: Sequence[str], rates: 
     outcomes: dict[str, Any] = dict.fromkeys(case.compilers)
     with PRECISIONS[case.dtype].active():
         whole = problem(case, device)
-        row["kernel"] = gradnets_fast.explain(case.kind.operator, whole.x, backend=BACKEND).kernel
+        row["kernel"] = gradnets_fast.explain(case.kind.operator, whole.points[0], backend=BACKEND).kernel
         judge = Judge(whole, PRECISIONS[case.dtype].eps)
         ready = {}
         for name, function in contenders(case, compilers).items():
@@ -160,14 +122,10 @@ class Judge:
     """No time without a right result: f and all gradients at some rows against float64, by the package's rule."""
 
     def __init__(self, whole: Problem, eps: float) -> None:
-        self._whole: Any = whole
-        self._eps = eps
-        self._rows = verification.chosen_rows(len(whole.x)).to(whole.x.device)
-        few: Any = whole.part(self._rows)
-        every = torch.arange(len(self._rows), device=whole.x.device)
-        self._truth = verification.exact(few, every)
-        # Of these rows alone, so that there is a yardstick where the whole batch does not fit into memory.
-        self._eager = verification.results(contender(whole.case.eager, few), few, every)
+        self._whole, self._eps = whole, eps
+        self._rows = verification.chosen_rows(len(whole.g)).to(whole.g.device)
+        self._truth = verification.exact(whole, self._rows)
+        self._eager = verification.yardstick(whole, self._rows)
         fault = verification.fault(self._eager, self._eager, self._truth, eps)
         if fault is not None:
             raise ArithmeticError(f"eager PyTorch, the yardstick, is wrong: {fault}")
@@ -198,16 +156,7 @@ class Judge:
         return {"error": error} if fault is None else {"error": error, "failed": f"wrong: {fault}"}
 
     def _peak(self, built: Contender) -> int:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        built.step(self._whole.g)
-        return torch.cuda.max_memory_allocated() - before
-
-
-def freed() -> None:
-    """Gives cached memory back to the GPU."""
-    gc.collect()
-    torch.cuda.empty_cache()
+        return peak_bytes(partial(built.step, self._whole.g), self._whole.g.device)
 
 
 def _time(ready: Mapping[str, Contender], outcomes: dict[str, Any], g: Tensor, clock: Clock) -> None:
@@ -238,12 +187,12 @@ def _forward_sampler(built: Contender, clock: Clock) -> Sampler:
 
 
 def _step_sampler(built: Contender, g: Tensor, clock: Clock) -> Sampler:
-    leaves, held = [built.x, *built.parameters], []
+    leaves, held = [*built.points, *built.parameters], []
 
     def sample() -> dict[str, float]:
         # Not a backward pass over a graph that is kept: compiled ones reuse its memory, and refuse.
         forward, backward = clock.milliseconds(
-            lambda: held.append(built.call(built.x)),
+            lambda: held.append(built.call(*built.points)),
             lambda: torch.autograd.grad(held.pop(), leaves, g, allow_unused=True),
         )
         return {"backward": backward, "step": forward + backward}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,40 +14,13 @@ from torch import Tensor
 import gradnets_fast
 from gradnets_fast import functional, reference
 from gradnets_fast.backend import why_not
+from gradnets_fast.benchmark import draws
+from gradnets_fast.benchmark.draws import suffix
+from gradnets_fast.benchmark.precision import Precision
 from gradnets_fast.reference.ridge import PANELLED_RULE
 
 BACKEND = "triton"
-SUFFIXES = ("jvp", "potential", "divergence", "jacobian")
 Function = Callable[..., Tensor]
-Normal = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Precision:
-    """A dtype, and how its products are computed.
-
-    Attributes:
-        dtype: of the points.
-        matmul: what torch.set_float32_matmul_precision is told; None leaves PyTorch as it starts.
-        eps: of the numbers that products round their factors to.
-    """
-
-    dtype: torch.dtype
-    matmul: str | None
-    eps: float
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Within it, float32 products are computed so; afterwards as PyTorch starts."""
-        try:
-            if self.matmul is not None:
-                torch.set_float32_matmul_precision(self.matmul)
-            yield
-        finally:
-            torch.set_float32_matmul_precision("highest")
-            # "highest" asks for IEEE products, which is more than nothing said.
-            if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch 2.9
-                torch.backends.cuda.matmul.fp32_precision = "none"
 
 
 PRECISIONS = {
@@ -61,80 +32,14 @@ PRECISIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A family's parameters and settings.
-
-    Attributes:
-        family: the operators' common name.
-        draw: (normal, d, h) -> the tensors that follow the points; normal draws a float64 tensor of a shape.
-        settings: the arguments that are no tensors.
-        keywords: the names of the last tensors before the bias, where they are keywords.
-    """
-
-    family: str
-    draw: Callable[[Normal, int, int], list[Tensor]]
-    settings: dict[str, Any] = field(default_factory=dict)
-    keywords: tuple[str, ...] = ()
-
-    def bound(self, function: Function) -> Function:
-        """A family's function as one of the tensors alone."""
-
-        def call(*tensors: Tensor) -> Tensor:
-            *others, bias = tensors
-            last = len(others) - len(self.keywords)
-            keywords = dict(zip(self.keywords, others[last:]))
-            return function(*others[:last], bias, **self.settings, **keywords)
-
-        return call
-
-
-def _ridge(layers: int, *basis: str) -> Variant:
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        # Halved coefficients: at full size each layer of a mixture magnifies rounding errors, until chance decides
-        # whose second derivatives are better.
-        vectors = [normal(layers, h), normal(layers, h), normal(layers, len(basis), h) / 2]
-        return [normal(h, d) / d**0.5, *vectors, normal(d)]
-
-    return Variant("ridge", draw, {"basis": basis})
-
-
-def _softmax(modules: int) -> Variant:
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        temperature = normal(modules).abs() + 0.1
-        weights = [normal(modules), normal(modules)]
-        return [normal(modules, h, d) / d**0.5, normal(modules, h), temperature, *weights, normal(d)]
-
-    return Variant("softmax_modules", draw)
-
-
-def _transformed(modules: int, basis: str, transform: str) -> Variant:
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        return [normal(modules, h, d) / d**0.5, normal(modules, h), normal(modules) / h, normal(d)]
-
-    return Variant("transformed_modules", draw, {"basis": basis, "transform": transform})
-
-
-def _combined(variant: Variant) -> Variant:
-    """Of three modules, by their soft maximum."""
-
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        *parameters, bias = variant.draw(normal, d, h)
-        # Convex modules with potentials of order 1: of large ones the rounding errors are relative errors of f.
-        numbers = [t.abs() if t.dim() == 1 else t for t in parameters]
-        return [*numbers, (normal().abs() + 1) / h**0.5, normal(len(parameters[0])), bias]
-
-    return Variant(variant.family, draw, variant.settings, ("sharpness", "offset"))
-
-
 VARIANTS = {
-    "tanh-1": _ridge(1, "tanh"),
-    "tanh-4": _ridge(4, "tanh"),
-    "softplus+sin+identity-2": _ridge(2, "softplus", "sin", "identity"),
-    "softmax-2": _softmax(2),
-    "softmax-maximum-3": _combined(_softmax(3)),
-    "half_square-2": _transformed(2, "tanh", "half_square"),
-    "quadratic-maximum-3": _combined(_transformed(3, "identity", "identity")),
+    "tanh-1": draws.ridge(1, "tanh"),
+    "tanh-4": draws.ridge(4, "tanh"),
+    "softplus+sin+identity-2": draws.ridge(2, "softplus", "sin", "identity"),
+    "softmax-2": draws.softmax_modules(2),
+    "softmax-maximum-3": draws.soft_maximum(draws.softmax_modules(3)),
+    "half_square-2": draws.transformed_modules(2, "tanh", "half_square"),
+    "quadratic-maximum-3": draws.soft_maximum(draws.transformed_modules(3, "identity", "identity")),
 }
 
 
@@ -144,20 +49,9 @@ def operators(device: torch.device) -> list[str]:
     return sorted(able, key=lambda name: suffix(name) != "")
 
 
-def suffix(operator: str) -> str:
-    """What an operator computes of its family: "" for f itself.
-
-    >>> suffix("ridge_jvp"), suffix("softmax_modules")
-    ('jvp', '')
-    """
-    last = operator.rpartition("_")[2]
-    return last if last in SUFFIXES else ""
-
-
 def variants(operator: str) -> list[str]:
     """The names of the variants of an operator's family."""
-    family = operator.removesuffix(f"_{suffix(operator)}")
-    return [name for name, variant in VARIANTS.items() if variant.family == family]
+    return [name for name, variant in VARIANTS.items() if variant.family == draws.family(operator)]
 
 
 @dataclass(frozen=True)
@@ -189,29 +83,17 @@ class Call:
 def prepared(operator: str, variant: str, precision: str, size: tuple[int, int, int], device: torch.device) -> Call:
     """A call with tensors that the arguments alone determine; size: (batch, d, h)."""
     generator = torch.Generator().manual_seed(zlib.crc32(repr((operator, variant, precision, size)).encode()))
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    (batch, d, h), chosen, numbers = size, VARIANTS[variant], PRECISIONS[precision]
-    kind = suffix(operator)
-    points = [normal(batch, d) for _ in range(2 if kind == "jvp" else 1)]
-    # As users of mixed precision have them: besides f itself, whose vectors may be in 16 bits too.
-    vectors = numbers.dtype if kind == "" else torch.float32
-    tensors = [t.to(device, numbers.dtype) for t in points]
-    tensors += [t.to(device, numbers.dtype if i == 0 else vectors) for i, t in enumerate(chosen.draw(normal, d, h))]
-    shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(kind, (batch, d))
-    public = getattr(gradnets_fast, operator)
+    chosen, numbers = VARIANTS[variant], PRECISIONS[precision]
+    drawn = draws.drawn(operator, chosen, numbers.dtype, size, generator, device)
     eager = chosen.bound(getattr(reference, operator))
-    *names, bias = list(inspect.signature(public).parameters)[: len(tensors) - len(chosen.keywords)]
+    points = inspect.signature(getattr(gradnets_fast, operator)).parameters
     return Call(
         operator,
         numbers,
-        [*names, *chosen.keywords, bias],
-        tensors,
-        # A sixteenth, for sums over the batch to fit into float16.
-        (normal(*shape) / 16).to(device, numbers.dtype),
-        chosen.bound(partial(public, backend=BACKEND)),
+        [*list(points)[: len(drawn.points)], *drawn.parameters],
+        [*drawn.points, *drawn.parameters.values()],
+        drawn.g,
+        chosen.bound(partial(getattr(gradnets_fast, operator), backend=BACKEND)),
         eager,
         partial(_ridge_potential, **chosen.settings) if operator == "ridge_potential" else eager,
     )

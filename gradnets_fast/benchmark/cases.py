@@ -1,23 +1,21 @@
-"""What is timed: a network, its sizes, and the gains over eager PyTorch that the kernels aim at."""
+"""What is timed: a case at one size, its tensors, and the functions that are compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..errors import message
-from ..nn import GradNet, mGradNetC, mGradNetM, mRidgeGradNet, registry
+from ..nn import GradNet, GradNetC, GradNetM
 from ..reference.architectures import Parameters
+from .plain import plain
+from .precision import PRECISIONS, Precision
+from .work import Work, products, transcendental, work
 
-_DEPTH = 4
-_REGISTRY_BATCH, _REGISTRY_DIM, _REGISTRY_HIDDEN = 4096, 16, 64
-_HIDDEN_FOR_EXP = 8
-"""The transform exp is of a sum F over the hidden units: an error of F is multiplied by F, and e^F soon overflows."""
+Function = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,16 +28,48 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """A case's tensors, and the functions of them.
+
+    Attributes:
+        points: x, or x and v: leaves, (batch, d).
+        parameters: leaves, by name.
+        g: the gradient of the result.
+        exact: (parameters, *points) -> the result, for float64.
+        eager: (*points) -> the result, in plain PyTorch as a user would write it.
+        ours: the same by the package.
+        authors: the same in the authors' structure, where there is one.
+        work: of each job.
+        eps: of the dtype, or of the numbers that products round their factors to.
+        in_float32: makes the same problem in float32, where that is another contender.
+    """
+
+    points: tuple[Tensor, ...]
+    parameters: Mapping[str, Tensor]
+    g: Tensor
+    exact: Callable[..., Tensor]
+    eager: Function
+    ours: Function
+    authors: Function | None
+    work: Mapping[str, Work]
+    eps: float
+    in_float32: Callable[[], Problem] | None = None
+
+    def part(self, rows: Tensor) -> Problem:
+        """Some of the points, with the same parameters."""
+        points = tuple(p.detach()[rows].requires_grad_() for p in self.points)
+        return replace(self, points=points, g=self.g[rows])
+
+
+@dataclass(frozen=True)
 class Case:
-    """One network at one size.
+    """Something to time at one size.
 
     Attributes:
         family: the heading it is reported under.
         variant: what tells it from others of its family and size; may be empty.
         batch, d, h: points, their dimension, hidden units (of each module).
-        make: (**factory) -> the network; factory: device, dtype.
-        reference: (parameters, x) -> f(x) in the authors' structure, which recomputes W x in each layer.
-        dtype: of points and parameters.
+        dtype: a name of `precision.PRECISIONS`.
         target: the gains to reach, if there are any.
     """
 
@@ -48,9 +78,7 @@ class Case:
     batch: int
     d: int
     h: int
-    make: Callable[..., GradNet]
-    reference: Callable[[Parameters, Tensor], Tensor]
-    dtype: torch.dtype = torch.float32
+    dtype: str = "float32"
     target: Target | None = None
 
     @property
@@ -58,126 +86,66 @@ class Case:
         """Unique among all presets; `--case` searches it."""
         return " ".join(part for part in (self.family, self.variant, f"{self.batch}x{self.d}x{self.h}") if part)
 
+    @property
+    def precision(self) -> Precision:
+        """What `dtype` names."""
+        return PRECISIONS[self.dtype]
 
-def _ridge(batch: int, d: int, h: int, *gains: float) -> Case:
-    function = partial(reference.ridge_gradnet, activation="tanh", monotone=True)
-    return Case("mRidgeGradNet", "", batch, d, h, partial(mRidgeGradNet, d, h), function, target=Target(*gains))
-
-
-def _cascade(batch: int, d: int, h: int, *gains: float) -> Case:
-    function = partial(reference.gradnet_c, activation="tanh", monotone=True)
-    make = partial(mGradNetC, _DEPTH, d, h)
-    return Case(f"mGradNetC, {_DEPTH} layers", "", batch, d, h, make, function, target=Target(*gains))
+    def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
+        """The case's tensors from a fixed seed; batch: in place of the number of points."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its tensors are")
 
 
-def _modular(batch: int, d: int, h: int, activation: str, *gains: float) -> Case:
-    function = partial(reference.gradnet_m, activation=activation, monotone=True)
-    make = partial(mGradNetM, _DEPTH, d, h, activation)
-    target = Target(*gains) if gains else None
-    return Case(f"mGradNetM, {_DEPTH} modules", activation, batch, d, h, make, function, target=target)
-
-
-def _soft_maximum(batch: int, d: int, h: int, activation: str) -> Case:
-    summed = _modular(batch, d, h, activation)
-    make = partial(mGradNetM, _DEPTH, d, h, activation, combine="logsumexp")
-    return replace(summed, family=f"{summed.family}, soft maximum", make=make)
-
-
-def _with_linear(case: Case) -> Case:
-    make = partial(case.make, linear="psd")
-    return replace(case, family=f"{case.family}, linear part", make=make, target=None)
-
-
-def _bfloat16(case: Case) -> Case:
-    family = f"{case.family}, bfloat16"
-    return replace(
-        case, family=family, dtype=torch.bfloat16, make=partial(case.make, dtype=torch.bfloat16), target=None
-    )
-
-
-CASES = (
-    _ridge(65536, 2, 64, 8, 10),
-    _ridge(65536, 32, 629, 5.5, 4),
-    _ridge(65536, 64, 1024, 3.2, 2.3),
-    _ridge(16384, 256, 948, 1.75, 1.35),
-    _ridge(8192, 1024, 1003, 1.35, 1.1),
-    _ridge(1000, 2, 128, 3, 3),
-    _ridge(100, 256, 948, 1.2, 1.05),
-    _ridge(100, 2, 7, 2, 2.5),
-    _ridge(1, 256, 948, 2, 1.1),
-    _ridge(1, 2, 7, 1, 1),
-    _cascade(65536, 2, 64, 6, 6),
-    _cascade(65536, 32, 629, 20, 11),
-    _cascade(65536, 64, 1024, 12, 7, 20),
-    _cascade(16384, 256, 948, 5, 3.8),
-    _modular(16384, 8, 256, "softmax", 2.5, 2.5),
-    _modular(16384, 64, 256, "softmax", 1.6, 1.4),
-    _modular(16384, 64, 256, "weighted_softmax", 2, 1.8),
-    _soft_maximum(16384, 8, 256, "softmax"),
-    _soft_maximum(16384, 64, 256, "softmax"),
-    _soft_maximum(16384, 64, 256, "weighted_softmax"),
-    _with_linear(_ridge(65536, 64, 1024, 1, 1)),
-    _with_linear(_ridge(16384, 256, 948, 1, 1)),
-    _bfloat16(_ridge(65536, 64, 1024, 1, 1)),
-    _bfloat16(_ridge(16384, 256, 948, 1, 1)),
-)
-_QUICK_BATCH_TIMES_HIDDEN = 65536 * 64
-
-
-def quick_cases() -> Iterator[Case]:
-    """The small ones."""
-    return (c for c in CASES if c.dtype == torch.float32 and c.batch * c.h <= _QUICK_BATCH_TIMES_HIDDEN and c.d < 64)
-
-
-def registry_cases() -> Iterator[Case]:
-    """Every architecture × activation of the registry at one modest size: the speed of each activation."""
-    batch, d = _REGISTRY_BATCH, _REGISTRY_DIM
-    for entry in registry.cases():
-        h = _HIDDEN_FOR_EXP if "transform=exp" in entry.label else _REGISTRY_HIDDEN
-        family, _, variant = entry.label.partition("-")
-        yield Case(family, variant, batch, d, h, partial(entry.make, in_dim=d, embed_dim=h), entry.reference)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What one run of the command measures.
+@dataclass(frozen=True, kw_only=True)
+class NetworkCase(Case):
+    """A network.
 
     Attributes:
-        cases: makes the cases.
-        contenders: names of `contenders.CONTENDERS`.
-        rounds: samples of each contender and job, at least; short cases get more.
-        seconds: a case stops earlier than that once it has three rounds and used this time.
-        memory: the extra memory of the larger cases is measured too.
+        make: (**factory) -> the network; factory: device, dtype.
+        reference: (parameters, x) -> f(x) in the authors' structure, which recomputes W x in each layer.
     """
 
-    cases: Callable[[], Iterator[Case]]
-    contenders: tuple[str, ...]
-    rounds: int
-    seconds: float
-    memory: bool = False
+    make: Callable[..., GradNet]
+    reference: Callable[[Parameters, Tensor], Tensor]
+
+    def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
+        """The network's parameters and points from a fixed seed."""
+        dtype = self.precision.dtype
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            # Drawn on the CPU, so that every device has the same numbers.
+            net = self.make(dtype=dtype).to(device)
+            x, g = torch.randn(2, batch or self.batch, self.d).to(device, dtype).unbind()
+        made = self._of(net, x.requires_grad_(), g)
+        if dtype in (torch.bfloat16, torch.float16):
+            return replace(made, in_float32=lambda: self._in_float32(net, x, g))
+        return made
+
+    def _of(self, net: GradNet, x: Tensor, g: Tensor) -> Problem:
+        parameters = dict(net.named_parameters())
+        modules = net.num_modules if isinstance(net, GradNetM) else 1
+        counts, tensors = products("value", self.d), (x, g, *parameters.values())
+        return Problem(
+            points=(x,),
+            parameters=parameters,
+            g=g,
+            exact=self.reference,
+            eager=plain(net),
+            ours=net,
+            authors=lambda x: self.reference(parameters, x),
+            work=work(counts, float(len(x) * self.h * modules), self.d, _evaluations(net), tensors),
+            eps=PRECISIONS[self.dtype].eps,
+        )
+
+    def _in_float32(self, net: GradNet, x: Tensor, g: Tensor) -> Problem:
+        wide = self.make(dtype=torch.float32).to(x.device)
+        wide.load_state_dict(net.state_dict())
+        return self._of(wide, x.detach().float().requires_grad_(), g.float())
 
 
-_ALL = ("eager", "compile", "authors", "ours", "ours float32")
-# Compiling takes seconds per case, and half a minute for the first: only the full preset waits for it.
-_WITHOUT_COMPILE = ("eager", "authors", "ours")
-
-PRESETS = {
-    "quick": Preset(quick_cases, _WITHOUT_COMPILE, 30, 1.5),
-    "full": Preset(lambda: iter(CASES), _ALL, 30, 40.0, memory=True),
-    "registry": Preset(registry_cases, _WITHOUT_COMPILE, 20, 2.0),
-}
-
-
-def select(preset: str, substring: str) -> list[Case]:
-    """The preset's cases whose label contains `substring`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    cases = list(PRESETS[preset].cases())
-    chosen = [case for case in cases if substring in case.label]
-    if not chosen:
-        labels = "; ".join(case.label for case in cases[:20]) + ("; …" if len(cases) > 20 else "")
-        fix = f"shorten it, or try another preset ({', '.join(PRESETS)})"
-        raise ValueError(message("bench", "case", f"a part of one of: {labels}", repr(substring), fix))
-    return chosen
+def _evaluations(net: Any) -> int:
+    """Of special functions for each hidden value in one pass."""
+    if isinstance(net, GradNetM):
+        return 2 if net.spec.kind == "weighted_softmax" else transcendental(net.spec.basis)
+    layers: Iterable[Any] = net.nonlinearity if isinstance(net, GradNetC) else [net.act]
+    return sum(transcendental(layer.spec.basis) for layer in layers)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,14 +17,27 @@ from ..ops import _cpp
 _HERE = Path(__file__).resolve()
 
 
-def environment(command: str) -> dict[str, object]:
-    """Processor, versions, date and command of this run, and the commit if the package is in a git checkout."""
-    return {
+def environment(command: str, device: torch.device | None = None) -> dict[str, Any]:
+    """Processor, GPU, versions, date and command of this run, and the commit if the package is in a git checkout."""
+    known = _cpp.why_unavailable() is None
+    where: dict[str, Any] = {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "instruction_set": _cpp.extension().instruction_set(),
-        **versions(command),
+        "instruction_set": _cpp.extension().instruction_set() if known else None,
     }
+    if device is not None and device.type == "cuda":
+        from .gpu import description
+
+        where |= {**description(device), "triton": _installed("triton")}
+    return where | versions(command)
+
+
+def place(where: dict[str, Any]) -> str:
+    """Where that was, in a few words; where: what `environment` gave."""
+    if "device" in where:
+        return f"{where['device']}, driver {where['driver']}"
+    kernels = where["instruction_set"] or "without the extension"
+    return f"{where['processor']}, {where['threads']} thread(s), {kernels}"
 
 
 def versions(command: str) -> dict[str, object]:
@@ -35,6 +50,13 @@ def versions(command: str) -> dict[str, object]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
     }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

@@ -6,35 +6,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ..tasks.checkpoint import write_atomically
-from .contenders import JOBS
-from .report import size, times
+from .readable import times
+from .results import size
+from .style import COLOURS, INK, NAMES, legend, where
+from .work import JOBS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = {"authors": "#b8c4cc", "compile": "#e0a458", "ours": "#1b6b93", "ours float32": "#7fb3c8"}
-_NAMES = {
-    "authors": "authors' structure",
-    "compile": "torch.compile",
-    "ours": "gradnets_fast",
-    "ours float32": "in float32",
-}
-_INK, _TARGET = "#1b3a4b", "#c1440e"
+_TARGET = "#c1440e"
 _BAR, _GAP, _HEADING = 1.0, 0.9, 1.6
 _INCHES_PER_BAR = 0.17
 _CLEARANCE = 1.5  # how much longer than a bar its number reaches, as a factor
 
 
 def save_figure(result: dict[str, Any], path: Path) -> None:
-    """Draws the gains and writes them as PNG, atomically."""
-    from matplotlib.figure import Figure
+    """Draws what a run is about and writes it as PNG, atomically: gains of a preset, rates of chosen cases."""
+    from .throughput import drawn
 
     matplotlib.use("Agg")
+    figure = _gains(result) if result["preset"] is not None else drawn(result)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
+
+
+def _gains(result: dict[str, Any]) -> Figure:
     rows = [row for row in result["rows"] if row["gain"]]
-    names = [name for name in _COLOURS if any(name in row["gain"] for row in rows)]
+    names = [name for name in COLOURS if any(name in row["gain"] for row in rows)]
     places = _places(rows, names)
     height = max((bottom for _, _, bottom in places), default=1.0)
     figure = Figure(figsize=(13, max(2.6, 1.3 + _INCHES_PER_BAR * height)), layout="constrained")
@@ -43,15 +44,9 @@ def save_figure(result: dict[str, Any], path: Path) -> None:
         _draw(axis, job, rows, names, places)
         axis.set_ylim(height, 0)
     axes[0].set_yticks([y for _, y, _ in places], [_label(row) for row in rows])
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
-    where = result["environment"]
-    figure.suptitle(
-        f"Gain over eager PyTorch: {where['processor']}, {where['threads']} thread(s), torch {where['torch']}",
-        color=_INK,
-    )
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
+    legend(figure, axes[0])
+    figure.suptitle(f"Gain over eager PyTorch: {where(result)}", color=INK)
+    return figure
 
 
 def _places(rows: list[dict[str, Any]], names: list[str]) -> list[tuple[str, float, float]]:
@@ -85,10 +80,10 @@ def _draw(axis: Axes, job: str, rows: list[dict[str, Any]], names: list[str], pl
         top = middle - _BAR * len(present) / 2
         if heading and job == JOBS[0]:
             transform = axis.get_yaxis_transform()
-            axis.text(-0.01, top - 0.35, heading, transform=transform, weight="bold", ha="right", color=_INK)
+            axis.text(-0.01, top - 0.35, heading, transform=transform, weight="bold", ha="right", color=INK)
         for k, name in enumerate(present):
             target = row["target"][job] if row["target"] and name == "ours" else None
-            label = "" if name in seen else _NAMES[name]
+            label = "" if name in seen else NAMES[name]
             _bar(axis, top + _BAR * (k + 0.5), row["gain"][name][job], name, label, target)
             seen.add(name)
         if row["target"]:
@@ -96,13 +91,13 @@ def _draw(axis: Axes, job: str, rows: list[dict[str, Any]], names: list[str], pl
             label = "" if "target" in seen else "target"
             axis.plot([row["target"][job]] * 2, [y - 0.5, y + 0.5], color=_TARGET, linewidth=2, label=label)
             seen.add("target")
-    axis.axvline(1.0, color=_INK, linewidth=1.0)
-    axis.set_title(job if job == "forward" else "step: forward and backward", color=_INK)
+    axis.axvline(1.0, color=INK, linewidth=1.0)
+    axis.set_title(job if job == "forward" else "step: forward and backward", color=INK)
     _tidy(axis)
 
 
 def _bar(axis: Axes, y: float, gain: float, name: str, label: str, target: float | None) -> None:
-    axis.barh(y, gain - 1.0, left=1.0, height=0.86 * _BAR, color=_COLOURS[name], label=label)
+    axis.barh(y, gain - 1.0, left=1.0, height=0.86 * _BAR, color=COLOURS[name], label=label)
     right = gain >= 1.0
     # The number clears the target's mark where that would cross it.
     end = target if target is not None and right and gain < target < _CLEARANCE * gain else gain
@@ -114,7 +109,7 @@ def _bar(axis: Axes, y: float, gain: float, name: str, label: str, target: float
         ha="left" if right else "right",
         va="center",
         fontsize=7.5,
-        color=_INK,
+        color=INK,
         weight="bold" if name == "ours" else "normal",
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
@@ -125,7 +120,7 @@ def _tidy(axis: Axes) -> None:
     ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if low <= t <= high]
     axis.set_xticks(ticks, [f"{t:g}×" for t in ticks])
     axis.minorticks_off()
-    axis.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
+    axis.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     axis.grid(axis="x", alpha=0.25)
     axis.set_axisbelow(True)
     for side in ("top", "right", "left", "bottom"):

@@ -1,25 +1,23 @@
-"""Extra memory of a step: how much a fresh process grows at its peak.
+"""Extra memory of a step on the CPU: how much a fresh process grows at its peak.
 
-python -m gradnets_fast.benchmark.memory LABEL CONTENDER THREADS prints bytes.
+python -m gradnets_fast.benchmark.memory reads a pickled (case, contender, threads) and prints bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..backend import use_backend
-from .cases import CASES, Case
-from .contenders import BACKEND, CONTENDERS, Contender, Problem, compiled, make_problem
-
-LARGE = 2**24
-"""B·h from which on a case's memory is measured: one float32 array of that size is 67 MB."""
+from .cases import Case, Problem
+from .contenders import CONTENDERS, Contender, compiled
 
 _WARMUP_BATCH = 256
 _TIMEOUT_SECONDS = 300.0
@@ -27,16 +25,15 @@ _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def extra_bytes(case: Case, contender: str) -> int | None:
-    """Peak memory of a step beyond what the process had with x and g; None if the process fails."""
-    command = [sys.executable, "-m", __name__, case.label, contender, str(torch.get_num_threads())]
+    """Peak memory of a step beyond what the process had with points and g; None if the process fails."""
     # The package as it was found here, even without being installed.
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with contextlib.suppress(subprocess.TimeoutExpired):
         run = subprocess.run(
-            command,
+            [sys.executable, "-m", __name__],
+            input=pickle.dumps((case, contender, torch.get_num_threads())),
             env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
-            text=True,
             check=False,
             timeout=_TIMEOUT_SECONDS,
         )
@@ -66,15 +63,14 @@ def _built(name: str, problem: Problem) -> Contender:
     return contender
 
 
-def _main(label: str, name: str, threads: str) -> None:
-    torch.set_num_threads(int(threads))
-    case = next(case for case in CASES if case.label == label)
-    problem = make_problem(case)
+def _main(case: Case, name: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    problem = case.problem()
     contender = _built(name, problem)
-    x, g = contender.x, problem.g.to(contender.x.dtype)
-    few = x.detach()[:_WARMUP_BATCH].clone().requires_grad_()
-    with use_backend(BACKEND):
-        Contender(contender.call, few, contender.parameters).step(g[:_WARMUP_BATCH])
+    g = problem.g.to(contender.points[0].dtype)
+    few = tuple(p.detach()[:_WARMUP_BATCH].clone().requires_grad_() for p in contender.points)
+    with contender.active():
+        replace(contender, points=few).step(g[:_WARMUP_BATCH])
         _forget_peak()
         before = _peak()
         contender.step(g)
@@ -82,4 +78,4 @@ def _main(label: str, name: str, threads: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(*pickle.load(sys.stdin.buffer))

@@ -1,123 +1,104 @@
-"""What a run leaves: tables on the terminal, JSON, CSV, and a figure."""
+"""What the terminal shows: a row for each contender and job, a summary of gains, memory, and notes."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..tasks.checkpoint import write_atomically, write_json
-from .contenders import JOBS
-from .runner import TIMED, UNAVAILABLE, WRONG
+from .contenders import is_ours
+from .environment import place
+from .readable import amount, duration, flop_rate, percent, quantiles, times, two_digits
+from .results import Row, over_compile, reasons, size
+from .runner import TIMED, UNAVAILABLE
+from .work import JOBS
 
-Row = dict[str, Any]
-_REACHED, _MISSED, _BAD = "green", "yellow", "bold red"
+_REACHED, _MISSED, _BAD, _OURS = "green", "yellow", "bold red", "bold"
 _BYTES_PER_MB = 1e6
-
-
-def derived(row: Row, machine: dict[str, Any]) -> Row:
-    """The row with gains over eager, and with how near ours comes to the machine's rates.
-
-    gain: for each other contender and job, eager's median over its own.  gflops: of ours.  of_mm: that as a fraction of
-    torch.mm's rate.  of_bandwidth: the time in which copy_ would move the minimum bytes, as a fraction of ours.
-    memory_gain: eager's extra bytes over each other contender's.
-    """
-    timed = {name: c for name, c in row["contenders"].items() if "milliseconds" in c}
-    medians = {name: {job: c["milliseconds"][job]["median"] for job in JOBS} for name, c in timed.items()}
-    others = [name for name in medians if name != "eager" and "eager" in medians]
-    row = {**row, "gain": {n: {job: medians["eager"][job] / medians[n][job] for job in JOBS} for n in others}}
-    if "ours" in medians:
-        seconds = {job: 1e-3 * medians["ours"][job] for job in JOBS}
-        row["gflops"] = {job: 1e-9 * row["flops"][job] / seconds[job] for job in JOBS}
-        row["of_mm"] = {job: row["gflops"][job] / machine["mm_gflops"]["median"] for job in JOBS}
-        rate = 1e9 * machine["copy_gb_per_s"]["median"]
-        row["of_bandwidth"] = {job: row["minimum_bytes"][job] / rate / seconds[job] for job in JOBS}
-    memory = {name: c["memory_bytes"] for name, c in row["contenders"].items() if c.get("memory_bytes")}
-    if "eager" in memory:
-        row["memory_gain"] = {name: memory["eager"] / size for name, size in memory.items() if name != "eager"}
-    return row
-
-
-def content(rows: list[Row], machine: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    """The result file: `run` says where and how, `machine` what it could have done, `rows` what was measured."""
-    return {**run, "machine": machine, "rows": [derived(row, machine) for row in rows]}
-
-
-def wrong(result: dict[str, Any], contender: str = "ours") -> list[str]:
-    """What was wrong, case by case."""
-    found = [(row["label"], row["contenders"].get(contender, {})) for row in result["rows"]]
-    return [f"{label}: {outcome['reason']}" for label, outcome in found if outcome.get("status") == WRONG]
-
-
-def write(result: dict[str, Any], folder: Path, name: str) -> list[Path]:
-    """Writes NAME.json, NAME.csv and NAME.png, each atomically; returns their paths."""
-    from .figure import save_figure
-
-    paths = [folder / f"{name}.{kind}" for kind in ("json", "csv", "png")]
-    write_json(paths[0], result)
-    text = _csv(result)
-    write_atomically(paths[1], lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    save_figure(result, paths[2])
-    return paths
-
-
-_COLUMNS = ("family", "variant", "batch", "d", "h", "dtype", "job", "contender", "status", "relative_error")
-_MEASURED = ("median_ms", "q10_ms", "q90_ms", "gain", "target", "gflops", "of_mm", "of_bandwidth", "memory_bytes")
-
-
-def _csv(result: dict[str, Any]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [*_COLUMNS, *_MEASURED, "reason"], restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in result["rows"]:
-        for name, outcome in row["contenders"].items():
-            for job in JOBS:
-                writer.writerow(_csv_line(row, name, outcome, job))
-    return buffer.getvalue()
-
-
-def _csv_line(row: Row, name: str, outcome: dict[str, Any], job: str) -> Row:
-    line = {key: row[key] for key in _COLUMNS if key in row}
-    line |= {"job": job, "contender": name, "reason": outcome.get("reason") or ""}
-    line |= {key: outcome[key] for key in ("status", "relative_error") if key in outcome}
-    if "milliseconds" in outcome:
-        spread = outcome["milliseconds"][job]
-        line |= {"median_ms": spread["median"], "q10_ms": spread["low"], "q90_ms": spread["high"]}
-    if name in row["gain"]:
-        line["gain"] = row["gain"][name][job]
-    if name == "ours" and "gflops" in row:
-        line |= {key: row[key][job] for key in ("gflops", "of_mm", "of_bandwidth")}
-        line["target"] = "" if row["target"] is None else row["target"][job]
-    if job == "step" and outcome.get("memory_bytes"):
-        line["memory_bytes"] = outcome["memory_bytes"]
-    return line
+_MOST_DETAILED = 30
+"""Cases with a table each; of more, which nobody would read, the CSV file has the rows."""
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table | Text]:
-    """What the terminal shows: times family by family, memory, and the notes."""
-    families: dict[str, list[Row]] = {}
-    for row in result["rows"]:
-        if "skipped" not in row:
+    """Details case by case, of a preset gains family by family and memory, and the notes."""
+    shown = [row for row in result["rows"] if "skipped" not in row]
+    if len(shown) <= _MOST_DETAILED:
+        for row in shown:
+            # Not the table's title, which would be wrapped to its width.
+            yield Text.assemble((_heading(row), "bold"), *((f"\n{_needs(row, job)}", "dim") for job in JOBS))
+            yield _details(row)
+    if result["preset"] is not None:
+        families: dict[str, list[Row]] = {}
+        for row in shown:
             families.setdefault(row["family"], []).append(row)
-    for family, rows in families.items():
-        yield _times(family, rows)
-    measured = [row for row in result["rows"] if "memory_gain" in row]
-    if measured:
-        yield _memory(measured)
-    yield _notes(result)
+        for family, rows in families.items():
+            yield _gains(family, rows)
+        measured = [row for row in shown if "memory_gain" in row]
+        if measured:
+            yield _memory(measured)
+    yield _notes(result, details=len(shown) <= _MOST_DETAILED)
 
 
-def _table(title: str) -> Table:
+def _table(title: str | None = None) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _times(family: str, rows: list[Row]) -> Table:
+def _details(row: Row) -> Table:
+    table = _table()
+    compiled = "compile" in row["contenders"]
+    memory = any(outcome.get("memory_bytes") is not None for outcome in row["contenders"].values())
+    for heading in ("job", "contender"):
+        table.add_column(heading, no_wrap=True)
+    headings = ["median", "10–90 %", "rate", "GB/s", "of bound", "/eager", *["/compile"] * compiled]
+    for heading in [*headings, *["extra MB"] * memory]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for job in JOBS:
+        for position, (name, outcome) in enumerate(row["contenders"].items()):
+            cells = _measured(row, name, outcome, job, compiled)
+            if memory:
+                cells.append(_megabytes(outcome.get("memory_bytes")) if job == "step" else "")
+            table.add_row("" if position else job, name, *cells, style=_OURS if is_ours(name) else "")
+        if job != JOBS[-1]:
+            table.add_section()
+    return table
+
+
+def _heading(row: Row) -> str:
+    dtype = "" if row["dtype"] in row["family"] else f", {row['dtype']}"
+    variant = f", {row['variant'].replace('_', ' ')}" if row["variant"] else ""
+    return f"{row['family']}{variant}{dtype}, batch, d, h = {size(row)}"
+
+
+def _needs(row: Row, job: str) -> str:
+    """What a job takes at least."""
+    least = row["bound"][job]
+    needed = f"{amount(row['flops'][job], 'FLOP')}, {amount(row['minimum_bytes'][job], 'B')}"
+    return f"{job}: {needed}, at least {duration(least['milliseconds'])} for {least['by']}"
+
+
+def _measured(row: Row, name: str, outcome: dict[str, Any], job: str, compiled: bool) -> list[str | Text]:
+    if outcome["status"] != TIMED:
+        return [_time(outcome, job), *[""] * (5 + compiled)]
+    spread = outcome["milliseconds"][job]
+    return [
+        duration(spread["median"]),
+        quantiles(spread),
+        flop_rate(outcome["gflops"][job]),
+        two_digits(outcome["gb_per_s"][job]),
+        percent(outcome["of_bound"][job]),
+        times(row["gain"].get(name, {}).get(job)),
+        *[times(None if name == "compile" else over_compile(row, job, name))] * compiled,
+    ]
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / _BYTES_PER_MB:.{0 if size >= 10 * _BYTES_PER_MB else 1}f}"
+
+
+def _gains(family: str, rows: list[Row]) -> Table:
     dtype = "" if rows[0]["dtype"] in family else f", {rows[0]['dtype']}"
     table = _table(family + dtype)
     names = list(dict.fromkeys(name for row in rows for name in row["contenders"]))
@@ -182,16 +163,22 @@ def _memory(rows: list[Row]) -> Table:
     return table
 
 
-def _notes(result: dict[str, Any]) -> Text:
-    machine = {name: rates["median"] for name, rates in result["machine"].items()}
-    where = result["environment"]
+def _notes(result: dict[str, Any], details: bool) -> Text:
+    machine = {name: rates["high"] for name, rates in result["machine"].items()}
     lines = [
-        f"{where['processor']}, {where['threads']} thread(s), {where['instruction_set']}, torch {where['torch']}",
-        f"in the same run: torch.mm {machine['mm_gflops']:.0f} GFLOP/s, copy_ {machine['copy_gb_per_s']:.1f} GB/s, "
-        f"torch.tanh {machine['tanh_g_per_s']:.2f} G/s",
-        "medians; gain: eager / ours; step: f and the gradients of x and all parameters; of mm, of copy: ours as a "
-        "fraction of what torch.mm's rate and the bandwidth would allow",
+        f"{place(result['environment'])}, torch {result['environment']['torch']}",
+        "the best tenth of the same run: " + ", ".join(_machine(machine)),
+        "medians and 10 % and 90 % quantiles; step: the result and the gradients of points and all parameters; rate: "
+        "of the products' operations; GB/s: of the bytes that must be read and written; of bound: the least time that "
+        "products, memory or special functions need at the rates above, as a fraction of the median; /eager, /compile: "
+        "times as fast as these; extra MB: peak memory of a step",
     ]
+    if result["preset"] is not None:
+        lines.append(
+            "gain: eager / ours; of mm, of copy: ours as a fraction of what torch.mm's rate and the bandwidth allow"
+        )
+    if not details:
+        lines.append("a row for each contender is in the CSV file")
     lines += [f"skipped {row['label']}: {row['skipped']}" for row in result["rows"] if "skipped" in row]
     text = Text("\n".join(lines), style="dim")
     for reason in reasons(result):
@@ -199,48 +186,11 @@ def _notes(result: dict[str, Any]) -> Text:
     return text
 
 
-def reasons(result: dict[str, Any]) -> list[str]:
-    """Why a column shows no time, once for each contender and cause."""
-    found: dict[str, str] = {}
-    for row in result["rows"]:
-        for name, outcome in row["contenders"].items():
-            if "skipped" not in row and outcome.get("status") in (WRONG, UNAVAILABLE):
-                found.setdefault(f"{name} {outcome['status']}: {outcome['reason']}", row["label"])
-    return [f"{label}: {reason}" for reason, label in found.items()]
-
-
-def size(row: Row) -> str:
-    """B, d, h."""
-    return f"{row['batch']}, {row['d']}, {row['h']}"
-
-
-def over_compile(row: Row, job: str) -> float | None:
-    """The gain over torch.compile."""
-    if not {"compile", "ours"} <= row["gain"].keys():
-        return None
-    ratio: float = row["gain"]["ours"][job] / row["gain"]["compile"][job]
-    return ratio
-
-
-def times(ratio: float | None) -> str:
-    """A ratio to read, or nothing.
-
-    >>> times(1.234), times(2.345), times(23.4), times(None)
-    ('1.23×', '2.3×', '23×', '')
-    """
-    if ratio is None:
-        return ""
-    return f"{ratio:.{2 if ratio < 1.995 else 1 if ratio < 19.95 else 0}f}×"
-
-
-def duration(milliseconds: float) -> str:
-    """A time to read.
-
-    >>> duration(0.01234), duration(1.234), duration(123.4), duration(1234.0)
-    ('12.3 µs', '1.23 ms', '123 ms', '1.23 s')
-    """
-    for factor, unit in ((1e3, "µs"), (1.0, "ms"), (1e-3, "s")):
-        value = milliseconds * factor
-        if value < 999.5 or unit == "s":
-            break
-    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
+def _machine(machine: dict[str, float]) -> Iterator[str]:
+    for name, rate in machine.items():
+        if name.startswith("mm_"):
+            dtype = name.removeprefix("mm_").removesuffix("gflops").strip("_") or "float32"
+            yield f"torch.mm {flop_rate(rate)} in {dtype}"
+    yield f"copy_ {machine['copy_gb_per_s']:.1f} GB/s"
+    yield f"torch.tanh {machine['tanh_g_per_s']:.2f} G/s"
+    yield f"special functions {machine['special_g_per_s']:.2f} G/s"

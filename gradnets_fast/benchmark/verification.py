@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .contenders import Contender, Problem
+from .cases import Problem
+from .contenders import Contender, of_function
 
 ROWS = 512
 FLOOR_ULPS = 8.0
+FLOAT64_FLOOR_ULPS = 64.0
+"""In float64 eager PyTorch is as exact as the oracle, so that its error reads 0 and the floor stands for it."""
 
 
 def chosen_rows(batch: int) -> Tensor:
@@ -19,22 +22,36 @@ def chosen_rows(batch: int) -> Tensor:
 
 
 def exact(problem: Problem, rows: Tensor) -> list[Tensor]:
-    """f and the gradients of <g, f> at these rows for x, and for every parameter with g = 0 at others, in float64."""
-    names = [name for name, _ in problem.net.named_parameters()]
-    leaves = [t.detach().double().requires_grad_() for t in (problem.x[rows], *problem.net.parameters())]
-    f = problem.case.reference(dict(zip(names, leaves[1:])), leaves[0])
-    return [f.detach(), *torch.autograd.grad(f, leaves, problem.g[rows].double(), materialize_grads=True)]
+    """The result f at these rows, and the gradients of <g, f>, for parameters with g = 0 at others, in float64."""
+    few = problem.part(rows)
+    points, parameters = ([t.detach().double().requires_grad_() for t in own] for own in _leaves(few))
+    f = problem.exact(dict(zip(problem.parameters, parameters)), *points)
+    gradients = torch.autograd.grad(f, [*points, *parameters], few.g.double(), materialize_grads=True)
+    return [f.detach(), *gradients]
+
+
+def _leaves(problem: Problem) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    return problem.points, tuple(problem.parameters.values())
+
+
+def yardstick(problem: Problem, rows: Tensor) -> list[Tensor]:
+    """The same by eager PyTorch, of these rows alone: it is there where a whole batch needs too much memory."""
+    few = problem.part(rows)
+    return results(of_function(few.eager, few), few, torch.arange(len(rows), device=few.g.device))
 
 
 def results(contender: Contender, problem: Problem, rows: Tensor) -> list[Tensor]:
     """The same of a contender, from calls on the whole batch; f without a graph comes last."""
-    # A cotangent that is 0 elsewhere makes the parameters' gradients of the whole batch those of these rows.
-    g = torch.zeros_like(contender.x).index_copy_(0, rows, problem.g[rows].to(contender.x.dtype))
-    f, *gradients = contender.step(g)
-    assert f is not None
-    leaves = (contender.x, *contender.parameters)
-    dx, *parameters = (torch.zeros_like(t) if d is None else d for t, d in zip(leaves, gradients))
-    return [f.detach()[rows], dx[rows], *parameters, contender.forward()[rows]]
+    count = len(contender.points)
+    with contender.active():
+        # A cotangent that is 0 elsewhere makes the parameters' gradients of the whole batch those of these rows.
+        g = problem.g.to(contender.points[0].dtype)
+        f, *gradients = contender.step(torch.zeros_like(g).index_copy_(0, rows, g[rows]))
+        assert f is not None
+        leaves = (*contender.points, *contender.parameters)
+        found = [torch.zeros_like(t) if d is None else d for t, d in zip(leaves, gradients)]
+        of_points = [d[rows] for d in found[:count]]
+        return [f.detach()[rows], *of_points, *found[count:], contender.forward()[rows]]
 
 
 def relative_error(got: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
@@ -50,27 +67,39 @@ def allowed(eager_error: float, largest: float, eps: float) -> float:
     >>> allowed(0.25, 2.0, 2.0**-7)
     0.625
     """
-    return 2 * eager_error + FLOOR_ULPS * eps * largest
+    ulps = FLOAT64_FLOOR_ULPS if eps == torch.finfo(torch.float64).eps else FLOOR_ULPS
+    return 2 * eager_error + ulps * eps * largest
 
 
 def fault(
-    got: Sequence[Tensor], eager: Sequence[Tensor], truth: Sequence[Tensor], eps: float | None = None
+    got: Sequence[Tensor],
+    eager: Sequence[Tensor],
+    truth: Sequence[Tensor],
+    eps: float | None = None,
+    names: Sequence[str] = (),
 ) -> str | None:
     """What is wrong with a result; None if nothing is.
 
-    Each tensor's largest error is at most twice eager's in that tensor plus FLOOR_ULPS units in the last place of the
-    largest exact value of all tensors, as in the package's tests: a sum over the batch may cancel to much less than its
-    terms.  Eager itself, with got is eager, is held to half the digits.  eps: that of the dtype, or of what products
-    round their factors to.
+    Each tensor's largest error is at most twice eager's in that tensor plus some units in the last place of the largest
+    exact value of all tensors, as in the package's tests: a sum over the batch may cancel to much less than its terms.
+    Eager itself, with got is eager, is held to half the digits.  eps: that of the dtype, or of what products round
+    their factors to.  names: of the tensors whose gradients these are, for the message.
     """
     truth = [*truth, truth[0]]
     eps = torch.finfo(eager[0].dtype).eps if eps is None else eps
     largest = max(t.abs().max().item() for t in truth)
     coarse = eps**0.5 * largest
     for position, (mine, theirs, t) in enumerate(zip(got, eager, truth)):
+        if mine.shape != t.shape:
+            return f"{_what(position, len(truth), names)}: shape {tuple(mine.shape)}, not {tuple(t.shape)}"
         error, eager_error = ((tensor.double() - t).abs().max().item() for tensor in (mine, theirs))
         bound = coarse if got is eager else allowed(min(eager_error, coarse), largest, eps)
-        if mine.shape != t.shape or not error <= bound:
-            what = "f" if position in (0, len(truth) - 1) else "dx" if position == 1 else f"parameter {position - 2}"
-            return f"{what}: error {error:.2g}, at most {bound:.2g} allowed"
+        if not error <= bound:
+            return f"{_what(position, len(truth), names)}: error {error:.2g}, at most {bound:.2g} allowed"
     return None
+
+
+def _what(position: int, count: int, names: Sequence[str]) -> str:
+    if position in (0, count - 1):
+        return "f"
+    return f"gradient of {names[position - 1] if len(names) == count - 2 else position - 1}"

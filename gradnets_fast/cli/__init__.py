@@ -9,10 +9,12 @@ import typer
 
 from .. import __version__
 from .bench_command import bench
+from .doctor_command import doctor
 from .train_command import train
 from .tune_command import tune
+from .warmup_command import warmup
 
-COMMANDS = (train, bench, tune)
+COMMANDS = (train, bench, doctor, warmup, tune)
 app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
 
 

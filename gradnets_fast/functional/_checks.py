@@ -19,11 +19,16 @@ from ..reference.soft_maximum import Family
 from ._ranks import Parts, is_distributed, over_ranks, whole
 from ._soft_maximum import Gate, combined, gate_of
 
+_AUTOCAST = frozenset(
+    filter(torch.amp.is_autocast_available, ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu", "privateuseone"))
+)
+"""The devices that have it.  Asked once: torch.compile of PyTorch 2.6 cannot trace the question."""
+
 
 def autocast(tensor: Tensor) -> Tensor:
     """The points or weights in autocast's dtype, where autocast is on for their device."""
     device = tensor.device.type
-    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    if tensor.dtype == torch.float64 or device not in _AUTOCAST:
         return tensor
     return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 

@@ -77,7 +77,8 @@ def environment(name: str) -> str:
 
 def describe(dtype: torch.dtype) -> str:
     """Which build of the kernels runs, for people."""
-    return f"csrc, {_SUFFIX[dtype]}, {extension().instruction_set()} instructions, {torch.get_num_threads()} thread(s)"
+    threads = f"{torch.get_num_threads()} thread(s), {extension().threading()}"
+    return f"csrc, {_SUFFIX[dtype]}, {extension().instruction_set()} instructions, {threads}"
 
 
 def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -1,0 +1,107 @@
+"""Times, memory and rates on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from .measurement import Job, Sampler
+
+_SLEEP_CYCLES = 4_000_000
+"""Two milliseconds, in which Python enqueues a step: its own time is not to be counted between two launches."""
+
+_TANH_PER_CLOCK = 16
+"""Evaluations of tanh that the special-function units of one multiprocessor begin in a clock."""
+
+
+class EventClock:
+    """Times work on the GPU, and that alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
+        self._flushed = torch.empty(size, dtype=torch.int8, device=device)
+
+    def milliseconds(self, *stages: Callable[[], object]) -> list[float]:
+        """Of each of some stages that follow one another, from cold caches, all enqueued before the first begins."""
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
+        self._flushed.zero_()
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        events[0].record()
+        for stage, event in zip(stages, events[1:]):
+            stage()
+            event.record()
+        events[-1].synchronize()
+        return [a.elapsed_time(b) for a, b in pairwise(events)]
+
+    def sampler(self, job: Job, active: Callable[[], AbstractContextManager[None]]) -> Sampler:
+        """Samples of one call each."""
+
+        def take() -> float:
+            with active():
+                return 1e-3 * self.milliseconds(job)[0]
+
+        take()
+        return take
+
+
+def peak_bytes(job: Job, device: torch.device) -> int:
+    """Memory that a job takes at its peak beyond what is allocated before it."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    job()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def freed() -> None:
+    """Gives cached memory back to the GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def tanh_rate(multiprocessors: int, hertz: float) -> float:
+    """Evaluations a second that the special-function units begin.
+
+    >>> tanh_rate(132, 1.98e9) / 1e12
+    4.18176
+    """
+    return _TANH_PER_CLOCK * multiprocessors * hertz
+
+
+def special_function_rate(device: torch.device) -> float:
+    """That of a GPU, at its highest clock."""
+    return tanh_rate(torch.cuda.get_device_properties(device).multi_processor_count, clock(device))
+
+
+def clock(device: torch.device | None = None) -> float:
+    """The highest clock of the multiprocessors, in hertz; device: if it is not the current one."""
+    return 1e6 * float(_queried("clocks.max.sm", device).split()[0])
+
+
+def description(device: torch.device) -> dict[str, Any]:
+    """Name, capability, memory, CUDA and driver, for the head of a result file."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "driver": _queried("driver_version", device),
+    }
+
+
+def _queried(field: str, device: torch.device | None = None) -> str:
+    """What nvidia-smi says of a GPU, by its identity: CUDA_VISIBLE_DEVICES may have renumbered them."""
+    index = torch.cuda.current_device() if device is None or device.index is None else device.index
+    query = ["nvidia-smi", f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]
+    identity = str(getattr(torch.cuda.get_device_properties(index), "uuid", ""))
+    own = [row for row in rows if identity and row[0].endswith(identity)]
+    return (own or rows[index:] or rows)[0][1]

@@ -1,0 +1,87 @@
+"""Numbers to read: times, ratios, rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_UNITS = ((1e3, "µs"), (1.0, "ms"), (1e-3, "s"))
+
+
+def times(ratio: float | None) -> str:
+    """A ratio, or nothing.
+
+    >>> times(1.234), times(2.345), times(23.4), times(None)
+    ('1.23×', '2.3×', '23×', '')
+    """
+    if ratio is None:
+        return ""
+    return f"{ratio:.{2 if ratio < 1.995 else 1 if ratio < 19.95 else 0}f}×"
+
+
+def duration(milliseconds: float) -> str:
+    """A time.
+
+    >>> duration(0.01234), duration(1.234), duration(123.4), duration(1234.0)
+    ('12.3 µs', '1.23 ms', '123 ms', '1.23 s')
+    """
+    factor, unit = _unit(milliseconds)
+    return f"{_three_digits(milliseconds * factor)} {unit}"
+
+
+def quantiles(spread: Mapping[str, float]) -> str:
+    """The 10 % and 90 % quantiles, in the unit of the median.
+
+    >>> quantiles({"median": 1.2, "low": 0.95, "high": 12.34})
+    '0.95–12.3'
+    """
+    factor, _ = _unit(spread["median"])
+    return f"{_three_digits(spread['low'] * factor)}–{_three_digits(spread['high'] * factor)}"
+
+
+def _unit(milliseconds: float) -> tuple[float, str]:
+    return next((pair for pair in _UNITS if milliseconds * pair[0] < 999.5), _UNITS[-1])
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def flop_rate(gflops: float) -> str:
+    """A rate, in TFLOP/s from 1000 GFLOP/s on.
+
+    >>> flop_rate(2.34), flop_rate(123.4), flop_rate(1234.0)
+    ('2.3 GFLOP/s', '123 GFLOP/s', '1.23 TFLOP/s')
+    """
+    if gflops >= 999.5:
+        return f"{_three_digits(1e-3 * gflops)} TFLOP/s"
+    return f"{two_digits(gflops)} GFLOP/s"
+
+
+def two_digits(value: float) -> str:
+    """A rate.
+
+    >>> two_digits(0.123), two_digits(1.23), two_digits(123.4)
+    ('0.12', '1.2', '123')
+    """
+    return f"{value:.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"
+
+
+def amount(number: float, unit: str) -> str:
+    """A count of operations or bytes, with a prefix.
+
+    >>> amount(1.23e9, "FLOP"), amount(4096, "B"), amount(12.0, "B")
+    ('1.23 GFLOP', '4.10 kB', '12.0 B')
+    """
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{_three_digits(number / factor)} {prefix}{unit}"
+    return f"{_three_digits(number)} {unit}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction.
+
+    >>> percent(0.004), percent(0.0456), percent(1.023)
+    ('0.4%', '5%', '102%')
+    """
+    return f"{fraction:.1%}" if fraction < 0.0095 else f"{fraction:.0%}"

@@ -1,0 +1,84 @@
+"""What a job takes at least, however it is computed: operations of its products, bytes, special functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+JOBS = ("forward", "step")
+RESOURCES = ("products", "memory", "special functions")
+
+_ALGEBRAIC = frozenset({"identity", "relu", "softsign", "softshrink"})
+_PRODUCTS = {"value": (2, 7), "jvp": (3, 11), "potential": (1, 4), "divergence": (1, 4), "jacobian": (1, 4)}
+"""Of batch × h × d: forward, and with the backward pass, which computes the first ones again."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one job.
+
+    Attributes:
+        flops: floating-point operations of the matrix products.
+        minimum_bytes: what must be read and written.
+        evaluations: of exponentials, tanh and the like.
+    """
+
+    flops: float
+    minimum_bytes: float
+    evaluations: float
+
+
+def products(quantity: str, d: int, means: int = 0) -> dict[str, float]:
+    """How many products of batch × h × d each job takes.
+
+    quantity: value, jvp, potential, divergence or jacobian.  means: mean rows whose squares enter the Jacobian, one for
+    each sign of a softmax, one for a transform with a second derivative.
+
+    >>> products("value", 64), products("jacobian", 3), products("divergence", 64, means=2)
+    ({'forward': 2.0, 'step': 7.0}, {'forward': 3.0, 'step': 10.0}, {'forward': 3.0, 'step': 12.0})
+    """
+    forward, step = map(float, _PRODUCTS[quantity])
+    if quantity in ("divergence", "jacobian"):
+        forward, step = forward + means, step + 4 * means
+    if quantity == "jacobian":  # one triangle of Wᵀ diag(·) W for each point, and two such products on the way back
+        triangle = (d + 1) / 2
+        forward, step = forward + triangle, step + 3 * triangle
+    return {"forward": forward, "step": step}
+
+
+def transcendental(names: Iterable[str]) -> int:
+    """How many of these basis functions take an exponential or the like.
+
+    >>> transcendental(["tanh", "identity", "softplus"])
+    2
+    """
+    return sum(name not in _ALGEBRAIC for name in names)
+
+
+def work(
+    counts: Mapping[str, float], hidden: float, d: int, evaluations: int, tensors: Iterable[Tensor]
+) -> dict[str, Work]:
+    """The work of each job.
+
+    counts: what `products` gave.  hidden: batch × h, of all modules.  evaluations: of special functions for each hidden
+    value and pass.  tensors: those that a forward pass reads or writes; a step has as many gradients besides.
+    """
+    size = float(sum(t.nbytes for t in tensors))
+    passes = {"forward": 1, "step": 2}
+    return {
+        job: Work(2.0 * hidden * d * counts[job], passes[job] * size, passes[job] * hidden * evaluations)
+        for job in JOBS
+    }
+
+
+def bounds(of_job: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds that each resource needs; rates: of each resource, a second.
+
+    >>> work = {"flops": 4e9, "minimum_bytes": 1e9, "evaluations": 0.0}
+    >>> bounds(work, {"products": 1e12, "memory": 1e12, "special functions": 1e9})
+    {'products': 4.0, 'memory': 1.0, 'special functions': 0.0}
+    """
+    needed = (of_job["flops"], of_job["minimum_bytes"], of_job["evaluations"])
+    return {resource: 1e3 * amount / rates[resource] for resource, amount in zip(RESOURCES, needed)}

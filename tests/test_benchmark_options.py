@@ -1,0 +1,287 @@
+"""Cases of one's own: operators and networks that the options of `gradnets-fast bench` choose."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gradnets_fast import functional
+from gradnets_fast.activations import TABLE, TRANSFORMS
+from gradnets_fast.backend import BACKENDS
+from gradnets_fast.benchmark import chosen, draws, memory, runner
+from gradnets_fast.benchmark.cases import Case
+from gradnets_fast.benchmark.chosen import Choice
+from gradnets_fast.benchmark.contenders import CONTENDERS
+from gradnets_fast.benchmark.operators import OperatorCase
+from gradnets_fast.benchmark.plain_operators import plain_operator
+from gradnets_fast.benchmark.runner import Plan
+from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results, yardstick
+from gradnets_fast.cli import app
+
+CPU = torch.device("cpu")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors are computed sooner by one."""
+    with runner.threads(1):
+        yield
+
+
+def invoke(*arguments: object, columns: int = 100) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"COLUMNS": str(columns)})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def operators(**options: Any) -> list[Case]:
+    return chosen.cases(Choice(operators=chosen.OPERATORS, **options), CPU)
+
+
+def faults(case: Case, names: tuple[str, ...]) -> dict[str, str | None]:
+    problem, rows = case.problem(), chosen_rows(case.batch)
+    truth, eager = exact(problem, rows), yardstick(problem, rows)
+    assert fault(eager, eager, truth, problem.eps) is None
+    built = {name: CONTENDERS[name](problem) for name in names}
+    return {
+        name: fault(results(contender, problem, rows), eager, truth, problem.eps)
+        for name, contender in built.items()
+        if contender is not None
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [*operators(shapes=("97x3x17",), layers=2, modules=2, dtypes=DTYPES), *operators(shapes=("40x33x41",))],
+    ids=lambda case: case.label,
+)
+def test_every_operator_is_right_by_every_rule(case: OperatorCase) -> None:
+    assert faults(case, ("eager", "cpp", "reference")) == {"eager": None, "cpp": None, "reference": None}
+
+
+def test_every_operator_of_the_package_can_be_chosen() -> None:
+    assert tuple(functional.__all__) == chosen.OPERATORS
+    assert [case.operator for case in operators() if isinstance(case, OperatorCase)] == functional.__all__
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_activation_can_be_chosen(name: str) -> None:
+    for operator in ("ridge", "ridge_jvp", "ridge_potential", "transformed_modules", "transformed_modules_jvp"):
+        (case,) = chosen.cases(Choice((operator,), shapes=("60x4x9",), activation=name), CPU)
+        assert faults(case, ("eager", "cpp")) == {"eager": None, "cpp": None}, operator
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_transform_can_be_chosen(name: str) -> None:
+    for operator in (o for o in chosen.OPERATORS if draws.family(o) == "transformed_modules"):
+        (case,) = chosen.cases(Choice((operator,), shapes=("60x4x5",), activation="softplus", transform=name), CPU)
+        assert faults(case, ("eager", "cpp")) == {"eager": None, "cpp": None}, operator
+
+
+@pytest.mark.parametrize("name", chosen.NETWORKS)
+def test_every_network_can_be_chosen(name: str) -> None:
+    options = {} if name.endswith("M") else {"activation": "tanh+softplus"}
+    (case,) = chosen.cases(Choice((), (name,), ("80x3x7",), **options), CPU)
+    assert faults(case, ("eager", "authors", "cpp")) == {"eager": None, "authors": None, "cpp": None}
+    assert case.label.startswith(name)
+
+
+def test_labels_are_unique() -> None:
+    cases = operators(shapes=("8x2x3", "9x2x3", "8x2x3"), dtypes=("float32", "bfloat16"))
+    assert len({case.label for case in cases}) == len(cases) == 2 * 2 * len(chosen.OPERATORS)
+
+
+@pytest.mark.parametrize("operator", chosen.OPERATORS)
+def test_work_counts_operations_that_a_product_by_product_evaluation_needs(operator: str) -> None:
+    """As torch counts them of eager PyTorch, which does no less: it makes both triangles, and keeps hidden values."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    (case,) = chosen.cases(Choice((operator,), shapes=("32x6x16",)), CPU)
+    problem = case.problem()
+    counts = {}
+    for job, gradients in (("forward", False), ("step", True)):
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients):
+            result = problem.eager(*problem.points)
+            if gradients:
+                leaves = [*problem.points, *problem.parameters.values()]
+                torch.autograd.grad(result, leaves, problem.g, allow_unused=True)
+        counts[job] = counter.get_total_flops()
+    product = 2 * 32 * 6 * 16
+    assert problem.work["forward"].flops <= counts["forward"] + product
+    # The backward pass of the kernels takes the first products again.
+    assert problem.work["step"].flops <= counts["step"] + counts["forward"] + product
+    assert problem.work["step"].flops > problem.work["forward"].flops
+
+
+def test_plain_operators_are_those_of_the_package() -> None:
+    assert all(plain_operator(name).__code__.co_argcount for name in chosen.OPERATORS)
+
+
+def test_each_backend_is_a_contender() -> None:
+    """Also in Triton's interpreter, which stands in for a GPU."""
+    (case,) = chosen.cases(Choice(("ridge",), shapes=("9x3x5",)), CPU)
+    names = ("eager", *BACKENDS)
+    row = runner.run_case(case, {name: CONTENDERS[name] for name in names}, Plan(1, 0.1))
+    assert list(row["contenders"]) == list(names)
+    for name in BACKENDS:
+        assert row["contenders"][name]["status"] == "timed"
+        assert row["contenders"][name]["backend"] == name
+
+
+def test_memory_of_an_operator() -> None:
+    (case,) = chosen.cases(Choice(("ridge_jvp",), shapes=("16384x8x512",)), CPU)
+    found = {name: memory.extra_bytes(case, name) for name in ("eager", "cpp")}
+    assert found["eager"] > 3 * 16384 * 512 * 4
+    assert found["cpp"] < found["eager"] / 5
+
+
+def test_a_run_of_operators(tmp_path: Path) -> None:
+    shapes = ["--shape", "300x3x5", "--shape", "200x4x6"]
+    options = ["--no-compile", "--rounds", 3, "--threads", 1, "--out", tmp_path]
+    code, text, error = invoke("--operator", "ridge,ridge_potential", "--backend", "cpp,reference", *shapes, *options)
+    assert code == 0, error
+    result = json.loads((tmp_path / "cpu.json").read_text())
+    assert result["preset"] is None
+    command = "bench --operator ridge,ridge_potential --shape 300x3x5,200x4x6 --backend cpp,reference --rounds 3"
+    assert command in result["environment"]["command"]
+    assert len(result["rows"]) == 4
+    for row in result["rows"]:
+        assert list(row["contenders"]) == ["eager", "cpp", "reference"]
+        assert row["bound"]["forward"]["by"] in ("products", "memory", "special functions")
+        for outcome in row["contenders"].values():
+            median = outcome["milliseconds"]["step"]["median"]
+            assert outcome["gflops"]["step"] == pytest.approx(1e-6 * row["flops"]["step"] / median)
+            assert outcome["gb_per_s"]["step"] == pytest.approx(1e-6 * row["minimum_bytes"]["step"] / median)
+            assert outcome["of_bound"]["step"] == pytest.approx(row["bound"]["step"]["milliseconds"] / median)
+    lines = list(csv.DictReader((tmp_path / "cpu.csv").read_text().splitlines()))
+    assert len(lines) == 4 * 3 * 2
+    assert (tmp_path / "cpu.png").read_bytes()[:4] == b"\x89PNG"
+    assert text.count("ridge, 1 layer, tanh, float32, batch, d, h = ") == 2
+    rows = [line for line in text.splitlines() if line.split()[:1] in (["cpp"], ["reference"])]
+    assert len(rows) == 4 * 2 * 2
+    assert max(len(line.rstrip()) for line in text.splitlines() if str(tmp_path) not in line) <= 100
+
+
+def test_torch_compile_and_memory(tmp_path: Path) -> None:
+    code, text, error = invoke("--operator", "ridge", "--shape", "64x3x5", "--rounds", 1, "--memory", "--out", tmp_path)
+    assert code == 0, error
+    (row,) = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert list(row["contenders"]) == ["eager", "compile", "cpp"]
+    for outcome in row["contenders"].values():
+        assert outcome["status"] == "timed"
+        assert outcome["memory_bytes"] >= 0
+    assert "/compile" in text
+    assert "extra MB" in text
+
+
+def test_a_wrong_operator_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = functional.ridge_jvp
+
+    @functools.wraps(right)
+    def wrong(*arguments: Any, **settings: Any) -> torch.Tensor:
+        return 1.001 * right(*arguments, **settings)
+
+    monkeypatch.setattr(functional, "ridge_jvp", wrong)
+    options = ["--shape", "64x3x5", "--no-compile", "--no-memory", "--rounds", 1, "--out", tmp_path]
+    code, text, _ = invoke("--operator", "ridge_jvp", *options)
+    assert code == 1
+    assert "wrong result, not timed: ridge_jvp, 1 layer tanh 64x3x5: cpp: f: error" in " ".join(text.split())
+    (row,) = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert row["contenders"]["cpp"]["status"] == "wrong"
+    assert "milliseconds" not in row["contenders"]["cpp"]
+    assert row["contenders"]["eager"]["status"] == "timed"
+
+
+def test_a_case_that_eager_pytorch_cannot_compute_is_skipped(tmp_path: Path) -> None:
+    options = ["--shape", "64x3x900", "--no-compile", "--no-memory", "--rounds", 1, "--out", tmp_path]
+    code, text, error = invoke("--operator", "transformed_modules", "--transform", "exp", *options)
+    assert code == 0, error
+    assert "eager PyTorch, the yardstick, is wrong: " in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ([], 7),
+        (["--preset", "full"], 24),
+        (["--preset", "full", "--case", "linear part"], 2),
+        (
+            ["--operator", "ridge", "--operator", "ridge_jvp", "--shape", "8x2x3,9x2x3", "--dtype", "float32,bfloat16"],
+            8,
+        ),
+        (["--network", "mGradNetC", "--layers", "2"], 1),
+    ],
+)
+def test_list(arguments: list[str], lines: int, tmp_path: Path) -> None:
+    code, text, error = invoke(*arguments, "--list", "--out", tmp_path / "out")
+    assert code == 0, error
+    assert len(text.splitlines()) == lines
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "quick", "--operator", "ridge"], ["preset", "--preset quick and --operator", "leave one out"]),
+        (["--preset", "quick", "--backend", "cpp"], ["preset", "--preset quick and --backend"]),
+        (["--backend", "cpp"], ["backend", "case of your own", "--operator ridge"]),
+        (["--shape", "3x4x5"], ["operator", "--operator or --network with --shape"]),
+        (["--operator", "ridgy"], ["operator", "ridge_jvp", "'ridgy'"]),
+        (["--network", "GradNetX"], ["network", "mGradNetC", "'GradNetX'"]),
+        (["--operator", "ridge", "--shape", "3x4"], ["shape", "BxdxH", "'3x4'", "--shape 16384x32x256"]),
+        (["--operator", "ridge", "--shape", "3x0x4"], ["d of shape 3x0x4", "got 0"]),
+        (["--operator", "ridge", "--layers", "0"], ["layers", "got 0"]),
+        (["--operator", "softmax_modules", "--layers", "2"], ["layers", "ridge or GradNetC", "got softmax_modules"]),
+        (["--operator", "ridge", "--modules", "2"], ["modules", "modules or GradNetM", "got ridge"]),
+        (["--operator", "softmax_modules", "--activation", "tanh"], ["activation", "got softmax_modules"]),
+        (["--operator", "ridge", "--transform", "exp"], ["transform", "got ridge"]),
+        (["--operator", "ridge", "--activation", "cube"], ["activation", "tanh", "'cube'"]),
+        (["--operator", "transformed_modules", "--basis", "tanh+sin"], ["activation", "one basis function"]),
+        (["--operator", "transformed_modules", "--transform", "cube"], ["transform", "half_square", "'cube'"]),
+        (["--network", "mGradNetC", "--activation", "sin"], ["activation", "nondecreasing", "got sin"]),
+        (["--operator", "ridge", "--dtype", "int8"], ["dtype", "bfloat16", "'int8'"]),
+        (["--operator", "ridge", "--dtype", "tf32"], ["dtype", "'tf32'", "--device cuda"]),
+        (["--operator", "ridge", "--backend", "cuda"], ["backend", "reference, cpp, triton", "'cuda'"]),
+        (["--operator", "ridge", "--backend", "triton", "--dtype", "float64"], ["backend triton", "not torch.float64"]),
+    ],
+)
+def test_bad_choices(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    code, _, error = invoke(*arguments, "--out", tmp_path / "out")
+    assert code == 2
+    assert error.startswith("gradnets-fast: ")
+    assert error.count("\n") == 1
+    for word in ("expected ", "got ", "; ", *words):
+        assert word in error, error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_without_a_gpu_one_line_says_so(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, error = invoke("--device", name, "--out", tmp_path / "out")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "device: expected a GPU that PyTorch sees" in error
+    assert "sees no GPU" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_pytest_benchmark_times_the_same_cases() -> None:
+    chosen_tests = "(ridge_divergence and cpp) or (mRidgeGradNet and 1x2x7 and ours)"
+    command = [sys.executable, "-m", "pytest", "-q", "bench/test_cpu.py", "--benchmark-only", "-k", chosen_tests]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    assert run.returncode == 0, run.stdout
+    assert "4 passed" in run.stdout
+    assert "benchmark 'ridge_divergence, 1 layer tanh 16384x32x256, step': 1 tests" in run.stdout

@@ -1,0 +1,163 @@
+"""Launches through the CUDA driver's interface, beside a library that stands for the driver and writes down its calls.
+
+That results are right needs a GPU: python -m bench.gpu --part prebuilt.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from few_kernels import HERE, archive, python
+from gradnets_fast.ops import _cpp
+
+SCRIPT = """
+from pathlib import Path
+import torch
+import gradnets_fast
+from few_kernels import few
+from gradnets_fast.kernels import compiler, configuration, prebuilt
+from gradnets_fast.ops import _prebuilt
+
+class Pretended(torch.Tensor):
+    is_cuda = True
+    get_device = lambda self: 0
+
+def tensor(kind, offset=0):
+    dtype = {"*fp32": torch.float32, "*bf16": torch.bfloat16, "*i32": torch.int32}[kind]
+    return torch.zeros(64, dtype=dtype)[offset:].as_subclass(Pretended)
+
+class Stream:
+    cuda_stream = 77
+
+torch.cuda.current_stream = lambda device: Stream()
+torch.cuda.get_device_capability = lambda device: (9, 0)
+prebuilt.PATH = Path(sys.argv[1])
+
+def launch_of(kernel):
+    return next(launch for _, launch in few(90) if launch.kernel == kernel)
+
+def arguments_of(launch, h, offset=0):
+    numbers = iter(range(100, 200))
+    def value(name, kind):
+        if kind is None:
+            return None
+        if kind == "i32":
+            return h if name == "h" else 16 * next(numbers)
+        return tensor(kind, offset if name == "W" else 0)
+    return tuple(value(name, kind) for name, kind in launch.types.items())
+
+def launched(launch, arguments, grid=(3,)):
+    return _prebuilt.launched(launch.function, grid, arguments, launch.constants)
+"""
+
+LAUNCHES = """
+for kernel in sys.argv[2:]:
+    launch = launch_of(kernel)
+    arguments = arguments_of(launch, 32)
+    assert launched(launch, arguments), kernel
+    assert launched(launch, arguments), kernel
+    print(launch.constants["num_warps"], *(a.data_ptr() if isinstance(a, torch.Tensor) else a
+                                          for a in arguments if a is not None))
+"""
+
+
+@pytest.fixture(name="archive", scope="module")
+def _archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive(tmp_path_factory)
+
+
+@pytest.fixture(name="driver")
+def _driver(tmp_path: Path) -> dict[str, str]:
+    """The variables with which a process finds the library; types: those of no kernel."""
+    library = tmp_path / "libcuda.so.1"
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    assert compiler is not None
+    source = HERE / "fake_driver.c"
+    subprocess.run([compiler, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library, source], check=True)
+    log = tmp_path / "log"
+    log.touch()
+    return {"LD_LIBRARY_PATH": str(tmp_path), "FAKE_DRIVER_LOG": str(log), "FAKE_DRIVER_TYPES": ""}
+
+
+def _log(driver: dict[str, str]) -> list[list[str]]:
+    return [line.split() for line in Path(driver["FAKE_DRIVER_LOG"]).read_text().splitlines()]
+
+
+def test_a_launch_hands_over_what_it_was_given(archive: Path, driver: dict[str, str]) -> None:
+    types = "p" * 7 + "iii" + "pp"
+    # x, W, scale, shift, coef, bias, out; B, h, x_stride; two pointers to scratch memory.
+    text = python(SCRIPT + LAUNCHES, str(archive), "entry.forward", **driver | {"FAKE_DRIVER_TYPES": types})
+    warps, *values = text.split()
+    context, load, *launches = _log(driver)
+    assert context == ["context", "of", "device", "0"]
+    assert load == ["load", "ELF", "1"]
+    expected = ["launch", "forward", "3", "1", "1", str(32 * int(warps)), "1", "1"]
+    assert [launch[:8] for launch in launches] == [expected, expected]
+    for launch in launches:
+        assert launch[9] == "77"
+        assert launch[10:] == [*values, "0", "0"]
+
+
+def test_kernels_are_loaded_once_and_told_of_their_shared_memory(archive: Path, driver: dict[str, str]) -> None:
+    python(SCRIPT + LAUNCHES, str(archive), "entry.forward", "entry.backward", "modules_entry.backward", **driver)
+    words = [line[0] for line in _log(driver)]
+    assert words.count("load") == 3
+    assert words.count("launch") == 6
+    for line in _log(driver):
+        if line[0] == "attribute":
+            assert line[1] == "8"
+            assert int(line[3]) > 48 << 10
+
+
+OTHERS = """
+forward, backward = launch_of("entry.forward"), launch_of("entry.backward")
+assert not launched(forward, arguments_of(forward, 33)), "h of an even kernel"
+assert launched(backward, arguments_of(backward, 33)), "h of an uneven one"
+assert not launched(forward, arguments_of(forward, 32, offset=1)), "an address that is no multiple of 16"
+assert not launched(forward, arguments_of(forward, 2**31)), "a number of 64 bits"
+other = {**forward.constants, "D": 3}
+assert not _prebuilt.launched(forward.function, (3,), arguments_of(forward, 32), other), "another d"
+arguments = arguments_of(forward, 32)
+double = tuple(a.double().as_subclass(Pretended) if isinstance(a, torch.Tensor) else a for a in arguments)
+assert not launched(forward, double), "another dtype"
+assert not launched(forward, arguments[:-1]), "an argument less"
+plain = tuple(a.as_subclass(torch.Tensor) if isinstance(a, torch.Tensor) else a for a in arguments)
+assert not launched(forward, plain), "tensors of the CPU"
+print(_prebuilt.describe(0, {"f": ("entry.forward", forward.constants), "others": ("entry.forward", other)}))
+"""
+
+
+def test_what_a_kernel_was_not_compiled_for_is_left_to_triton(archive: Path, driver: dict[str, str]) -> None:
+    assert python(SCRIPT + OTHERS, str(archive), **driver) == "compiled ahead of time: f\n"
+
+
+REFUSED = """
+launch = launch_of("entry.forward")
+assert not launched(launch, arguments_of(launch, 32))
+print(_prebuilt.describe(0, {"f": ("entry.forward", launch.constants)}))
+"""
+
+
+def test_code_that_the_driver_does_not_take_is_left_to_triton(archive: Path, driver: dict[str, str]) -> None:
+    text = python(SCRIPT + REFUSED, str(archive), **driver | {"FAKE_DRIVER_REFUSES": "1"})
+    assert text.startswith(
+        "compiled at the first call (no kernels compiled ahead of time: the driver does not take them"
+    )
+    assert "cuModuleLoadData: CUDA_ERROR_UNSUPPORTED_PTX_VERSION" in text
+
+
+def test_they_can_be_switched_off(archive: Path, driver: dict[str, str]) -> None:
+    text = python(SCRIPT + REFUSED, str(archive), **driver | {"GRADNETS_FAST_PREBUILT": "0"})
+    assert "GRADNETS_FAST_PREBUILT is 0" in text
+    assert _log(driver) == []
+
+
+def test_without_a_driver_the_extension_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"no NVIDIA driver: libcuda\.so\.1"):
+        _cpp.extension().driver_version()
+    with pytest.raises(RuntimeError, match="no NVIDIA driver"):
+        _cpp.extension().DriverKernel(b"", "forward", "Pi", 128, 0, 0)
