@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from few_kernels import FEW, archive
+from gradnets_fast import __version__
 from gradnets_fast.doctor import (
     FAILURE,
     GROUPS,
@@ -220,3 +221,12 @@ def test_every_extra_of_this_installation_is_examined() -> None:
     found = {check.name for check in GROUPS[0].checks(Request())}
     for extra in requirements.requirements("gradnets_fast"):
         assert (f"extra {extra}" in found) == (extra not in ("", "test", "dev", "triton"))
+
+
+@pytest.mark.parametrize(("label", "status"), [("", OK), ("+cu13", OK), (".1", WARNING)])
+def test_a_package_installed_from_another_version_is_noticed(
+    label: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(software, "installed_homes", lambda: {software.HOME: f"{__version__}{label}"})
+    (found,) = software._package(Request())
+    assert found.status == status

@@ -53,7 +53,7 @@ def _package(request: Request) -> Iterator[Check]:
         yield Check(
             NAME, NOTE, f"{finding}, which is not installed: without kernels, unless they were built there", advice
         )
-    elif homes[HOME] != __version__:
+    elif homes[HOME].partition("+")[0] != __version__:  # +cu13 and the like say what else the wheel brings
         advice = "install it anew: pip install --force-reinstall --no-deps gradnets_fast"
         yield Check(NAME, WARNING, f"{finding}, installed as {homes[HOME]}", advice)
     else:
