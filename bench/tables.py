@@ -130,8 +130,31 @@ def _cpu_note(result: dict[str, Any]) -> str:
 
 def gpus(folder: Path = RESULTS) -> str:
     """Of each GPU with measurements: times, share of the bound, gains; nothing where there are none."""
-    found = sorted(folder.glob("*/measurements.json"))
-    return "\n\n".join(gpu(json.loads(path.read_text(encoding="utf-8")), path.parent.name) for path in found)
+    tables = []
+    for path in sorted(folder.glob("*/measurements.json")):
+        tables.append(gpu(json.loads(path.read_text(encoding="utf-8")), path.parent.name))
+        beside = path.with_name("prebuilt.json")
+        if beside.is_file():
+            tables.append(first_steps(json.loads(beside.read_text(encoding="utf-8")), path.parent.name))
+    return "\n\n".join(tables)
+
+
+def first_steps(result: dict[str, Any], name: str) -> str:
+    """How long the first step of a process takes with kernels compiled ahead of time, and by Triton."""
+    rows = result["first_steps"]
+    ways = list(rows[0]["seconds"])
+    lines = [f"| first step of a process | {' | '.join(ways)} |", "|---" * (1 + len(ways)) + "|"]
+    for row in rows:
+        network, d, h, half = row["case"]
+        times = (f"{1e3 * row['seconds'][way]['median']:.0f} ms" for way in ways)
+        lines.append(f"| {network}, d = {d}, h = {h}, {'bfloat16' if half else 'float32'} | {' | '.join(times)} |")
+    where = result["environment"]
+    note = (
+        f"Medians; imports and the start of the GPU left out. On {where['device']}, torch {where['torch']}, Triton "
+        f"{where['triton']}, commit {where['commit']}, by `{where['command']}` "
+        f"([result file](bench/results/{name}/prebuilt.json))."
+    )
+    return "\n".join([*lines, "", note])
 
 
 _GPU_JOBS = ("forward", "backward", "step")

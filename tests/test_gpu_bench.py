@@ -18,13 +18,14 @@ import pytest
 import torch
 
 from bench import tables
-from bench.gpu import checks, measure, parts, suite
+from bench.gpu import checks, measure, parts, prebuilt, suite
 from bench.gpu.cases import COMPILERS, JOBS, Budget, Case, Rates, bound, bounds, cases, flops, minimum_bytes, tanh_rate
 from bench.gpu.checks import Check, Finding
 from bench.gpu.networks import NETWORKS, Parameters
 from bench.gpu.operators import PRECISIONS, operators, prepared
 from bench.gpu.workers import Answer, Worker, WorkerError, share
 from gradnets_fast.benchmark.verification import FLOOR_ULPS
+from gradnets_fast.kernels import hot
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -168,6 +169,26 @@ def test_the_table_of_a_gpu(results: Path) -> None:
     assert "| 4.0× / – / – | – |" in lines[3]
     assert "Imaginary 1, driver 1.2, torch 2.11, triton 3.6, commit abc, by `c`" in text
     assert tables.gpus(results / "imaginary-1") == ""
+
+
+def test_the_table_of_first_steps(results: Path) -> None:
+    seconds = {way: {"median": 0.1 * (k + 1), "low": 0.1, "high": 0.9} for k, way in enumerate(prebuilt.WAYS)}
+    content = {"environment": ENVIRONMENT, "first_steps": [{"case": ("net", 2, 256, False), "seconds": seconds}]}
+    (results / "imaginary-1" / "prebuilt.json").write_text(json.dumps(content))
+    text = tables.gpus(results)
+    assert "| first step of a process | ahead of time | compiled | compiled earlier |" in text
+    assert "| net, d = 2, h = 256, float32 | 100 ms | 200 ms | 300 ms |" in text
+    assert "(bench/results/imaginary-1/prebuilt.json)" in text
+
+
+def test_what_is_compiled_ahead_of_time_is_compared() -> None:
+    assert set(prebuilt.NETWORKS) == set(hot.NETWORKS)
+    listed = list(prebuilt.cases())
+    assert {d for _, d, _, _ in listed} == {*hot.WIDTHS, 512}
+    assert {half for *_, half in listed} == {True, False}
+    f, *gradients = prebuilt.step(*listed[0][:3], False, CPU)
+    assert f.shape == (prebuilt.ROWS, listed[0][1])
+    assert all(torch.isfinite(t).all() for t in (f, *gradients))
 
 
 def test_the_figure_of_a_gpu(results: Path) -> None:

@@ -2,13 +2,14 @@
 
     pip install --no-build-isolation --no-deps -e .
 
-installs from a checkout.  Nothing here uses the C++ extension; without waiting for its compilation:
+installs from a checkout.  Only the part prebuilt uses the C++ extension; without waiting for its compilation:
 
     ln -s ../kernels gradnets_fast/kernels
 
     python -m bench.gpu                    # all of these
     python -m bench.gpu --part checks      # every operator against float64, launches, graphs, compute-sanitizer
     python -m bench.gpu --part measure     # times beside eager PyTorch, torch.compile and the authors' structure
+    python -m bench.gpu --part prebuilt    # kernels compiled ahead of time: the same results, and the first step's time
     python -m bench.gpu --part memory      # the largest batch that a step fits into memory, beside eager PyTorch's
     python -m bench.gpu --part tables      # the README's table and the figures, from the result files; needs no GPU
 

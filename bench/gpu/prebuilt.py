@@ -22,6 +22,8 @@ from torch import Tensor
 import gradnets_fast
 from bench.environment import ROOT
 from gradnets_fast.benchmark.measurement import Spread
+from gradnets_fast.kernels import configuration, hot, launching, prebuilt
+from gradnets_fast.ops import _prebuilt
 
 Say = Callable[[str], None]
 ROWS = 3000
@@ -47,7 +49,7 @@ def step(name: str, d: int, h: int, half: bool, device: torch.device) -> list[Te
     net = NETWORKS[name](d, h, device=device)
     x = torch.randn(ROWS, d, device=device)
     found: list[Tensor] = []
-    with torch.autocast("cuda", torch.bfloat16, enabled=half):
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         for points in (x, x.clone().requires_grad_()):
             leaves = [t for t in (points, *net.parameters()) if t.requires_grad]
             f = net(points)
@@ -55,10 +57,8 @@ def step(name: str, d: int, h: int, half: bool, device: torch.device) -> list[Te
     return found
 
 
-def cases(architecture: int) -> Iterator[tuple[str, int, int, bool]]:
-    """(network, d, h, whether in bfloat16) of everything that `hot` has for an architecture of the table."""
-    from gradnets_fast.kernels import hot
-
+def cases() -> Iterator[tuple[str, int, int, bool]]:
+    """(network, d, h, whether in bfloat16) of everything that `hot` has."""
     for name, d, half, h in product(NETWORKS, (*hot.WIDTHS, 512), (True, False), (256, 129)):
         if d != 512 or "mGradNetM" not in name:
             yield name, d, h, half
@@ -66,10 +66,6 @@ def cases(architecture: int) -> Iterator[tuple[str, int, int, bool]]:
 
 def compared(device: torch.device, say: Say) -> dict[str, Any]:
     """Runs every case by both, and says where results differ by more than rounding."""
-    from gradnets_fast.kernels import configuration, launching
-    from gradnets_fast.ops import _prebuilt
-
-    major, minor = torch.cuda.get_device_capability(device)
     result: dict[str, Any] = {"equal": 0, "within rounding": 0, "wrong": [], "left to Triton": 0, "ran": 0}
 
     def counted(*launch: Any) -> bool:
@@ -77,7 +73,7 @@ def compared(device: torch.device, say: Say) -> dict[str, Any]:
         result["ran" if ran else "left to Triton"] += 1
         return ran
 
-    for name, d, h, half in cases(configuration.tabulated(10 * major + minor)):
+    for name, d, h, half in cases():
         step(name, d, h, half, device)  # names its own launcher when it is first used
         launching.try_first(counted)
         ours = step(name, d, h, half, device)
@@ -140,8 +136,6 @@ def _first_step(case: tuple[Any, ...], switch: str, cache: str) -> float:
 
 def ensure(device: torch.device, say: Say) -> None:
     """Compiles the kernels for this GPU, if the installation has none that can be used."""
-    from gradnets_fast.kernels import configuration, prebuilt
-
     if prebuilt.status()[0]:
         return
     major, minor = torch.cuda.get_device_capability(device)
@@ -155,8 +149,6 @@ def ensure(device: torch.device, say: Say) -> None:
 
 def run(device: torch.device, write: Callable[[dict[str, Any]], None], say: Say) -> bool:
     """The whole part; whether no result is wrong and every launch of a case that was compiled ran."""
-    from gradnets_fast.kernels import prebuilt
-
     ensure(device, say)
     found: dict[str, Any] = {"file": prebuilt.status()[1], "results": compared(device, say)}
     write(found)
