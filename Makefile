@@ -4,14 +4,19 @@
 # make sanitize   runs every kernel under the address and undefined-behaviour sanitizers (ten minutes, most of them
 #                 compilation)
 # make aarch64    compiles the kernels for 64-bit Arm with aarch64-linux-gnu-g++, and runs them where QEMU is installed
+# make wheel-check  builds the wheel, and tests it as installed beside the oldest PyTorch and the pinned one (half an hour,
+#                 and gigabytes of PyTorch)
+# make lock    resolves lock.txt and release/lock.txt anew where pyproject.toml asks for it; with UPGRADE=--upgrade,
+#              everything to the newest
 # All set up everything in .venv first; they need Python 3.10 to 3.13 and a C++17 compiler.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt lock.txt $(wildcard release/*.py)
 
-.PHONY: demo test lint bench sanitize aarch64 table-2d polymax largest-batch training-gain clean
+.PHONY: demo test lint bench sanitize aarch64 table-2d polymax largest-batch training-gain wheel-check lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
@@ -57,12 +62,26 @@ largest-batch: $(VENV)/.installed
 training-gain: $(VENV)/.installed
 	$(BIN)/python -m bench.training_gain
 
+wheel-check: $(VENV)/.installed
+	$(BIN)/python -m release.check_wheel $(if $(WHEEL),--wheel "$(WHEEL)")
+
+# Without torch: which build of it, for the CPU or for a GPU, is the machine's choice.
+LOCK := --quiet --config-file release/lock.toml --universal --python-version 3.10 --prerelease disallow --generate-hashes \
+        --constraint constraints.txt --no-emit-package torch --no-emit-package torchvision \
+        --no-header --no-annotate --no-emit-index-url
+
+lock: $(VENV)/.installed
+	$(BIN)/uv pip compile $(LOCK) $(UPGRADE) --extra dev --extra triton --output-file lock.txt pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) $(UPGRADE) --group release --output-file release/lock.txt
+
 $(VENV)/.installed: $(SOURCES)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 13) and f"make: PYTHON: expected Python 3.10 to 3.13, got {v[0]}.{v[1]}; run make PYTHON=/path/to/python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) lacks venv; on Debian: apt-get install python3-venv python3-dev" >&2; exit 1; }
 	@echo "setting up $(VENV): PyTorch and the tools, then the extension (a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,triton]'
+	@$(PIP) --require-hashes --no-deps --requirement lock.txt
+	@$(PIP) --constraint constraints.txt torch torchvision
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pybind11
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent.resolve()
+sys.path.insert(0, str(ROOT))
+
+from release import archive, cuda, sbom  # noqa: E402
+
+EPOCH = os.environ.get("SOURCE_DATE_EPOCH")
+"""Builds of one source in one environment, under one such date, are the same bytes."""
 
 
 class CMakeBuild(build_ext):
@@ -41,10 +53,66 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "_C"], check=True)
 
+    def facts(self) -> dict[str, Any]:
+        """What CMake found, for the bill of materials: see CMakeLists.txt."""
+        found: dict[str, Any] = json.loads((Path(self.build_temp) / "facts.json").read_text(encoding="utf-8"))
+        return found
+
+
+class PythonFiles(build_py):
+    """With the kernels compiled ahead of time, where they are asked for."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            cuda.add(Path(self.build_lib))
+
+
+class Wheel(bdist_wheel):
+    """With a bill of materials among the metadata."""
+
+    def write_wheelfile(self, wheelfile_base: str, *arguments: Any, **keywords: Any) -> None:
+        super().write_wheelfile(wheelfile_base, *arguments, **keywords)
+        if Path(wheelfile_base).parent != Path(self.bdist_dir):
+            return  # an editable installation, whose files are those of the checkout
+        bill = sbom.document(
+            self.distribution.get_name(),
+            self.distribution.get_version(),
+            self.distribution.metadata.license_expression,
+            self._facts(),
+            self._compiled(),
+            int(EPOCH or time.time()),
+        )
+        path = Path(wheelfile_base) / sbom.FOLDER / f"{self.distribution.get_name()}.cdx.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.get_finalized_command("build_ext").facts()
+        return {**facts, "tools": facts["tools"] | cuda.tools(Path(self.bdist_dir))}
+
+    def _compiled(self) -> dict[str, Path]:
+        root = Path(self.bdist_dir)
+        paths = [*root.rglob("*.so"), *root.rglob(cuda.FILE)]
+        return {path.relative_to(root).as_posix(): path for path in sorted(paths)}
+
+
+class SourceArchive(sdist):
+    """The same bytes each time, where SOURCE_DATE_EPOCH says which date to give."""
+
+    def make_archive(self, *arguments: Any, **keywords: Any) -> str:
+        path: str = super().make_archive(*arguments, **keywords)
+        if EPOCH is not None:
+            archive.normalise(Path(path), int(EPOCH))
+        return path
+
 
 setup(
     packages=["gradnets_fast.kernels", *find_packages(include=["gradnets_fast", "gradnets_fast.*"])],
     package_dir={"gradnets_fast.kernels": "kernels"},
     ext_modules=[Extension("gradnets_fast._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"bdist_wheel": Wheel, "build_ext": CMakeBuild, "build_py": PythonFiles, "sdist": SourceArchive},
+    setup_requires=cuda.requirements(),
+    # Source archives have no such thing, whatever is built from them.
+    options={"egg_info": {"tag_build": "" if "sdist" in sys.argv else cuda.tag()}},
 )

@@ -1,6 +1,6 @@
-// Threads are those of the OpenMP runtime that PyTorch has brought into the process, found at run time.  A runtime of our
-// own, linked or bundled, would have a second pool beside PyTorch's, and its name differs from one build of PyTorch to
-// the next.  Where there is none, each call starts threads: slower, and as correct.
+// Threads are those of the OpenMP runtime that PyTorch has brought into the process, found at run time.  A runtime of
+// our own, linked or bundled, would have a second pool beside PyTorch's, and its name differs from one build of PyTorch
+// to the next.  Where there is none, each call starts threads: slower, and as correct.
 #include "threads.h"
 
 #include "common.h"

@@ -1,4 +1,4 @@
-"""Builds of csrc for tests, made once however many workers run them."""
+"""Builds for tests, made once however many workers run them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,14 +24,20 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-def build(name: str, factory: pytest.TempPathFactory, *options: str) -> Path:
-    """The folder of a build with these CMake options, warnings as errors and scratch memory full of NaN."""
+@contextmanager
+def shared_folder(name: str, factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A path that is all workers', for one at a time."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # all workers'
-    folder = base / name
+        base = base.parent
     with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield base / name
+
+
+def build(name: str, factory: pytest.TempPathFactory, *options: str) -> Path:
+    """The folder of a build with these CMake options, warnings as errors and scratch memory full of NaN."""
+    with shared_folder(name, factory) as folder:
         standard = ["-DGRADNETS_WERROR=ON", "-DGRADNETS_POISON_WORKSPACE=ON"]
         run("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *standard, *options)
         run("cmake", "--build", str(folder))

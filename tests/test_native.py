@@ -1,4 +1,5 @@
-"""Every instruction set that this processor has, built with warnings as errors and scratch memory full of NaN."""
+"""Every instruction set that this processor has, built with warnings as errors and scratch memory full of NaN; and the
+threads that kernels run on."""
 
 from __future__ import annotations
 
@@ -69,6 +70,40 @@ def test_an_instruction_set_that_is_not_there_is_refused() -> None:
     assert "backend   reference" in run.stdout
     assert f"expected one of {', '.join(INSTRUCTION_SETS)}" in run.stdout
     assert "got mmx" in run.stdout
+
+
+RUNTIME = """
+import sys
+from pathlib import Path
+from gradnets_fast.ops import _cpp
+maps = Path("/proc/self/maps").read_text().split()
+print(_cpp.extension().threading(), *{word for word in maps if "libgomp" in word or "omp.so" in word or "omp5" in word})
+"""
+
+
+@pytest.fixture(scope="module", name="runtime")
+def _runtime() -> Path:
+    """The OpenMP runtime in a process that has loaded PyTorch and the extension, and nothing else."""
+    name, file = run(sys.executable, "-c", RUNTIME).split()
+    assert name == Path(file).name
+    return Path(file)
+
+
+def test_there_is_one_openmp_runtime_and_it_is_that_of_pytorch(runtime: Path) -> None:
+    script = "import torch; from pathlib import Path; print(Path('/proc/self/maps').read_text())"
+    assert str(runtime) in run(sys.executable, "-c", script)
+
+
+def test_threads_without_openmp(poisoned_build: Path) -> None:
+    assert run(str(poisoned_build / "threads"), "for want of OpenMP") == "clean\n"
+
+
+def test_threads_of_a_runtime_that_is_loaded_for_everyone(poisoned_build: Path, runtime: Path) -> None:
+    assert run(str(poisoned_build / "threads"), runtime.name, LD_PRELOAD=str(runtime)) == "clean\n"
+
+
+def test_threads_of_a_runtime_that_another_extension_has_loaded(poisoned_build: Path, runtime: Path) -> None:
+    assert run(str(poisoned_build / "threads"), runtime.name, str(runtime)) == "clean\n"
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, of binutils")
