@@ -41,7 +41,8 @@ def tag() -> str:
     if not wanted():
         return ""
     toolkit = _toolkit_of_triton() if wanted() == "1" else _manifest(Path(wanted()))["toolkit"]
-    return f"+cu{toolkit.split('.')[0]}"
+    # While a build is asked for its requirements, they are not there yet.
+    return "" if toolkit is None else f"+cu{toolkit.split('.')[0]}"
 
 
 def tools(folder: Path) -> dict[str, str]:
@@ -53,10 +54,10 @@ def tools(folder: Path) -> dict[str, str]:
     return {"Triton": manifest["triton"], "CUDA tools of Triton": manifest["toolkit"]}
 
 
-def _toolkit_of_triton() -> str:
+def _toolkit_of_triton() -> str | None:
     found = find_spec("triton")
     if found is None or found.origin is None:
-        raise SystemExit(f"setup: {VARIABLE}: expected {TRITON} to be installed, and it is not; build with isolation")
+        return None
     tools = Path(found.origin).parent / "backends" / "nvidia" / "bin"
     program = min(tools.glob("ptxas*"), key=lambda path: path.name != "ptxas-blackwell")
     text = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
@@ -79,12 +80,14 @@ def add(build: Path) -> None:
     """Puts the file into the folder of a build that has the package's Python files.
 
     Raises:
-        SystemExit: it is larger than LARGEST, or of other kernels than these.
+        SystemExit: Triton is missing; the file is larger than LARGEST, or of other kernels than these.
     """
     if not wanted():
         return
     path = build.resolve() / _PLACE
     if wanted() == "1":
+        if _toolkit_of_triton() is None:
+            raise SystemExit(f"setup: {VARIABLE}: expected {TRITON} to be installed, and it is not; install it")
         _run(build, "-m", "gradnets_fast.kernels.prebuild", "--out", str(path))
     else:
         shutil.copyfile(wanted(), path)

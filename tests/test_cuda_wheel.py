@@ -1,0 +1,86 @@
+"""What GRADNETS_FAST_CUDA adds to a wheel; the compilation itself is tests/test_prebuilt.py's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cmake_build import ROOT
+from few_kernels import archive
+from release import cuda
+
+
+@pytest.fixture(name="kernels", scope="module")
+def _kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive(tmp_path_factory)
+
+
+@pytest.fixture(name="build")
+def _build(tmp_path: Path) -> Path:
+    """A folder with the package's Python files."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "kernels", "prebuilt.zip")
+    shutil.copytree(ROOT / "gradnets_fast", tmp_path / "gradnets_fast", ignore=ignored)
+    shutil.copytree(ROOT / "kernels", tmp_path / "gradnets_fast" / "kernels", ignore=ignored)
+    return tmp_path
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_nothing_is_added_unasked(value: str, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cuda.VARIABLE, value)
+    cuda.add(build)
+    assert (cuda.requirements(), cuda.tag(), cuda.tools(build)) == ([], "", {})
+    assert not list(build.rglob(cuda.FILE))
+
+
+def test_the_compiler_is_the_one_that_the_table_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cuda.VARIABLE, "1")
+    assert cuda.requirements() == [cuda.TRITON]
+    table = json.loads((ROOT / "kernels" / "table.json").read_text(encoding="utf-8"))
+    kinds = (kinds for kernels in table.values() for kinds in kernels.values())
+    made = {f"triton=={e['triton']}" for entries in kinds for listed in entries.values() for e in listed}
+    assert made == {cuda.TRITON}
+
+
+def test_requirements_can_be_asked_for_before_they_are_there(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cuda.VARIABLE, "1")
+    monkeypatch.setattr(cuda, "find_spec", lambda _: None)
+    assert cuda.tag() == ""
+    with pytest.raises(SystemExit, match=r"expected triton==.* to be installed"):
+        cuda.add(build)
+
+
+def test_a_file_of_an_earlier_build_is_packed(kernels: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cuda.VARIABLE, str(kernels))
+    cuda.add(build)
+    assert (build / "gradnets_fast" / "kernels" / cuda.FILE).read_bytes() == kernels.read_bytes()
+    with zipfile.ZipFile(kernels) as file:
+        manifest = json.loads(file.read("manifest.json"))
+    assert cuda.tag() == f"+cu{manifest['toolkit'].partition('.')[0]}"
+    assert cuda.tools(build)["Triton"] == manifest["triton"]
+
+
+def test_a_file_of_other_kernels_is_refused(
+    kernels: Path, build: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(cuda.VARIABLE, str(kernels))
+    changed = build / "gradnets_fast" / "kernels" / "narrow.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "\nother = 1\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cuda.add(build)
+    assert "compiled from other kernels (ridge) than those installed" in capfd.readouterr().err
+
+
+def test_what_is_no_such_file_and_what_is_too_large_is_refused(
+    kernels: Path, build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cuda.VARIABLE, str(ROOT / "LICENSE"))
+    with pytest.raises(SystemExit, match="expected 1, 0, or a file"):
+        cuda.tag()
+    monkeypatch.setenv(cuda.VARIABLE, str(kernels))
+    monkeypatch.setattr(cuda, "LARGEST", 1000)
+    with pytest.raises(SystemExit, match="expected at most 1000 bytes"):
+        cuda.add(build)
