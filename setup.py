@@ -16,6 +16,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent.resolve()
@@ -63,9 +64,19 @@ class PythonFiles(build_py):
     """With the kernels compiled ahead of time, where they are asked for."""
 
     def run(self) -> None:
+        cuda.forget(Path(self.build_lib))
         super().run()
         if not self.editable_mode:
             cuda.add(Path(self.build_lib))
+
+
+class Metadata(egg_info):
+    """With the local part of a version that has such kernels."""
+
+    def finalize_options(self) -> None:
+        # Here, because the configuration in a source archive would override an option.
+        self.tag_build = cuda.tag() or self.tag_build
+        super().finalize_options()
 
 
 class Wheel(bdist_wheel):
@@ -111,8 +122,12 @@ setup(
     packages=["gradnets_fast.kernels", *find_packages(include=["gradnets_fast", "gradnets_fast.*"])],
     package_dir={"gradnets_fast.kernels": "kernels"},
     ext_modules=[Extension("gradnets_fast._C", sources=[])],
-    cmdclass={"bdist_wheel": Wheel, "build_ext": CMakeBuild, "build_py": PythonFiles, "sdist": SourceArchive},
+    cmdclass={
+        "bdist_wheel": Wheel,
+        "build_ext": CMakeBuild,
+        "build_py": PythonFiles,
+        "egg_info": Metadata,
+        "sdist": SourceArchive,
+    },
     setup_requires=cuda.requirements(),
-    # Source archives have no such thing, whatever is built from them.
-    options={"egg_info": {"tag_build": "" if "sdist" in sys.argv else cuda.tag()}},
 )

@@ -26,6 +26,7 @@ struct Driver {
     Result (*current_context)(Handle *) = nullptr;
     Result (*set_context)(Handle) = nullptr;
     Result (*primary_context)(Handle *, int) = nullptr;
+    Result (*capture_mode)(int *) = nullptr;
     Result (*load)(Handle *, const void *) = nullptr;
     Result (*function)(Handle *, Handle, const char *) = nullptr;
     Result (*set_attribute)(Handle, int, int) = nullptr;
@@ -54,6 +55,7 @@ Driver find_driver() {
     find("cuCtxGetCurrent", driver.current_context);
     find("cuCtxSetCurrent", driver.set_context);
     find("cuDevicePrimaryCtxRetain", driver.primary_context);
+    find("cuThreadExchangeStreamCaptureMode", driver.capture_mode);
     find("cuModuleLoadData", driver.load);
     find("cuModuleGetFunction", driver.function);
     find("cuFuncSetAttribute", driver.set_attribute);
@@ -94,6 +96,7 @@ void enter_context(int device) {
     check(driver().set_context(context), "cuCtxSetCurrent");
 }
 
+constexpr int kRelaxed = 2; // CU_STREAM_CAPTURE_MODE_RELAXED
 constexpr int kMostArguments = 48;
 constexpr int kMaximumDynamicShared = 8; // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr int kPlainShared = 48 << 10;   // what a launch may have without that
@@ -110,9 +113,21 @@ class DriverKernel {
             throw std::invalid_argument("arguments: expected at most " + std::to_string(kMostArguments));
         enter_context(device);
         Handle module = nullptr;
-        // Never unloaded: launches may still be under way when Python forgets the kernel.
-        check(driver().load(&module, PyBytes_AsString(image.ptr())), "cuModuleLoadData");
-        check(driver().function(&function_, module, symbol), "cuModuleGetFunction");
+        const char *const code = PyBytes_AsString(image.ptr());
+        // Loading is no work of a graph that this thread may be capturing.
+        int mode = kRelaxed;
+        check(driver().capture_mode(&mode), "cuThreadExchangeStreamCaptureMode");
+        Result loaded, found = 0;
+        {
+            py::gil_scoped_release release; // PTX takes the driver seconds
+            // Never unloaded: launches may still be under way when Python forgets the kernel.
+            loaded = driver().load(&module, code);
+            if (loaded == 0)
+                found = driver().function(&function_, module, symbol);
+        }
+        driver().capture_mode(&mode);
+        check(loaded, "cuModuleLoadData");
+        check(found, "cuModuleGetFunction");
         if (shared > kPlainShared)
             check(driver().set_attribute(function_, kMaximumDynamicShared, int(shared)), "cuFuncSetAttribute");
     }

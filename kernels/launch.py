@@ -136,17 +136,17 @@ def backward(
     bias_rows = triton.cdiv(triton.cdiv(len(x), max(bias_splits, 1)), constants["BM"]) * constants["BM"]
     bias_partials = torch.empty(bias_splits * configuration.padded(d), dtype=torch.float32, device=x.device)
     points = 0 if into.x is None and into.v is None else triton.cdiv(len(x), constants["BM"])
-    launch(
-        entry.backward,
-        (share.programs + bias_splits + points,),
-        (
-            *(x, g, v, batch.weight, *parameters, rule, into.x, into.v, into.W, into.neurons, into.bias),
-            *(share.partials, bias_partials, share.counters, len(x), h),
-            *(x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
-            *(share.programs, share.splits, share.rows, bias_splits, bias_rows),
-        ),
-        constants,
+    arguments = (
+        *(x, g, v, batch.weight, *parameters, rule, into.x, into.v, into.W, into.neurons, into.bias),
+        *(share.partials, bias_partials, share.counters, len(x), h),
+        *(x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
+        *(share.programs, share.splits, share.rows, bias_splits, bias_rows),
     )
+    try:
+        launch(entry.backward, (share.programs + bias_splits + points,), arguments, constants)
+    except BaseException:
+        forget_counters()
+        raise
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,11 @@ TESTS = (
 )
 """Tests of the package alone: they need neither the sources nor a compiler."""
 
+COMPILING = "compil and not triton"
+"""Those for torch.compile, which has a compiler of its own to call."""
+
 WITHOUT = "not triton and not compil and not generated_files"
-"""Old versions of PyTorch bring a Triton that is too old; torch.compile needs a C++ compiler, and what is generated the
-checkout."""
+"""The others.  Old versions of PyTorch bring a Triton that is too old; what is generated needs the checkout."""
 
 _KEPT = re.compile(r"PIP_|SSL_|REQUESTS_|CURL_|LANG$|TERM$|.*_proxy$", re.IGNORECASE)
 
@@ -106,8 +108,10 @@ def check(wheel: Path, torch: str, folder: Path) -> None:
     shutil.copy(ROOT / "release" / "smoke.py", folder)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     run(python, "smoke.py", cwd=folder, env=variables)
-    tests = [f"tests/{name}" for name in TESTS]
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", WITHOUT, *tests, cwd=folder, env=variables)
+    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in TESTS)]
+    run(*tests, "-k", WITHOUT, cwd=folder, env=variables)
+    with_compiler = {**variables, "PATH": f"{variables['PATH']}{os.pathsep}{os.environ['PATH']}"}
+    run(*tests, "-k", COMPILING, cwd=folder, env=with_compiler)
 
 
 def oldest(wheel: Path) -> str:

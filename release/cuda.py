@@ -38,7 +38,7 @@ def requirements() -> list[str]:
 
 def tag() -> str:
     """The local part of the version: which CUDA the code is of, such as "+cu13"."""
-    if not wanted():
+    if not wanted() or "sdist" in sys.argv:  # a source archive has no kernels, whatever is built from it
         return ""
     toolkit = _toolkit_of_triton() if wanted() == "1" else _manifest(Path(wanted()))["toolkit"]
     # While a build is asked for its requirements, they are not there yet.
@@ -67,6 +67,8 @@ def _toolkit_of_triton() -> str | None:
 
 
 def _manifest(path: Path) -> dict[str, str]:
+    if not path.is_absolute():  # builds run in folders of their own
+        raise SystemExit(f"setup: {VARIABLE}: expected 1, 0, or an absolute path, got {path}")
     try:
         with zipfile.ZipFile(path) as file:
             manifest: dict[str, str] = json.loads(file.read("manifest.json"))
@@ -74,6 +76,11 @@ def _manifest(path: Path) -> dict[str, str]:
         expected = "1, 0, or a file that python -m gradnets_fast.kernels.prebuild has written"
         raise SystemExit(f"setup: {VARIABLE}: expected {expected}, got {path} ({error})") from error
     return manifest
+
+
+def forget(build: Path) -> None:
+    """Removes the file that an earlier build has left there."""
+    (build / _PLACE).unlink(missing_ok=True)
 
 
 def add(build: Path) -> None:

@@ -25,7 +25,9 @@ int cuDriverGetVersion(int *version) {
 }
 
 int cuGetErrorName(int result, const char **name) {
-    *name = result == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" : "CUDA_ERROR_INVALID_VALUE";
+    *name = result == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+            : result == 2 ? "CUDA_ERROR_OUT_OF_MEMORY"
+                          : "CUDA_ERROR";
     return 0;
 }
 
@@ -47,9 +49,17 @@ int cuDevicePrimaryCtxRetain(void **result, int device) {
     return 0;
 }
 
+int cuThreadExchangeStreamCaptureMode(int *mode) {
+    static int now;
+    const int before = now;
+    now = *mode;
+    *mode = before;
+    return 0;
+}
+
 int cuModuleLoadData(void **module, const void *image) {
     if (getenv("FAKE_DRIVER_REFUSES") != NULL)
-        return 222;
+        return atoi(getenv("FAKE_DRIVER_REFUSES"));
     note("load ELF %lld\n", memcmp(image, "\177ELF", 4) == 0, 0);
     *module = &loaded[known];
     return 0;

@@ -60,7 +60,8 @@ for kernel in sys.argv[2:]:
     arguments = arguments_of(launch, 32)
     assert launched(launch, arguments), kernel
     assert launched(launch, arguments), kernel
-    print(launch.constants["num_warps"], *(a.data_ptr() if isinstance(a, torch.Tensor) else a
+    (kernel,) = prebuilt.read(prebuilt.PATH).serving(kernel, launch.constants, tuple(launch.types.values()), 90)
+    print(launch.constants["num_warps"], kernel.shared, *(a.data_ptr() if isinstance(a, torch.Tensor) else a
                                           for a in arguments if a is not None))
 """
 
@@ -91,14 +92,14 @@ def test_a_launch_hands_over_what_it_was_given(archive: Path, driver: dict[str, 
     types = "p" * 7 + "iii" + "pp"
     # x, W, scale, shift, coef, bias, out; B, h, x_stride; two pointers to scratch memory.
     text = python(SCRIPT + LAUNCHES, str(archive), "entry.forward", **driver | {"FAKE_DRIVER_TYPES": types})
-    warps, *values = text.split()
+    warps, shared, *values = text.split()
     context, load, *launches = _log(driver)
     assert context == ["context", "of", "device", "0"]
     assert load == ["load", "ELF", "1"]
     expected = ["launch", "forward", "3", "1", "1", str(32 * int(warps)), "1", "1"]
     assert [launch[:8] for launch in launches] == [expected, expected]
     for launch in launches:
-        assert launch[9] == "77"
+        assert launch[8:10] == [shared, "77"]
         assert launch[10:] == [*values, "0", "0"]
 
 
@@ -143,11 +144,38 @@ print(_prebuilt.describe(0, {"f": ("entry.forward", launch.constants)}))
 
 
 def test_code_that_the_driver_does_not_take_is_left_to_triton(archive: Path, driver: dict[str, str]) -> None:
-    text = python(SCRIPT + REFUSED, str(archive), **driver | {"FAKE_DRIVER_REFUSES": "1"})
+    text = python(SCRIPT + REFUSED, str(archive), **driver | {"FAKE_DRIVER_REFUSES": "222"})
     assert text.startswith(
         "compiled at the first call (no kernels compiled ahead of time: the driver does not take them"
     )
     assert "cuModuleLoadData: CUDA_ERROR_UNSUPPORTED_PTX_VERSION" in text
+
+
+LATER = """
+import os
+launch = launch_of("entry.forward")
+assert not launched(launch, arguments_of(launch, 32))
+os.unsetenv("FAKE_DRIVER_REFUSES")
+assert launched(launch, arguments_of(launch, 32))
+"""
+
+
+def test_memory_that_is_short_for_once_leaves_one_call_to_triton(archive: Path, driver: dict[str, str]) -> None:
+    python(SCRIPT + LATER, str(archive), **driver | {"FAKE_DRIVER_REFUSES": "2"})
+
+
+GONE = """
+prebuilt.installed()
+launch = launch_of("entry.forward")
+Path(sys.argv[1]).unlink()
+assert not launched(launch, arguments_of(launch, 32))
+print(_prebuilt.describe(0, {"f": ("entry.forward", launch.constants)}))
+"""
+
+
+def test_a_file_that_has_gone_is_left_to_triton(archive: Path, driver: dict[str, str], tmp_path: Path) -> None:
+    copy = shutil.copy(archive, tmp_path / "copy.zip")
+    assert "cannot be read" in python(SCRIPT + GONE, str(copy), **driver)
 
 
 def test_they_can_be_switched_off(archive: Path, driver: dict[str, str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,6 +56,12 @@ class _Kernel:
         return ran
 
 
+_REFUSALS = (
+    *("INVALID_IMAGE", "NO_BINARY_FOR_GPU", "INVALID_PTX", "UNSUPPORTED_PTX_VERSION"),
+    *("JIT_COMPILER_NOT_FOUND", "JIT_COMPILATION_DISABLED", "INVALID_SOURCE", "NVIDIA driver"),
+)
+"""Parts of what the driver says of code that it will never take."""
+
 _known: dict[Any, list[_Kernel]] = {}
 _failures: dict[int, str] = {}
 
@@ -79,10 +87,13 @@ def launched(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], con
 def _loads(candidate: _Kernel) -> bool:
     try:
         candidate.load()
+    except (KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        _failures[candidate.device] = f"their file cannot be read, {error!r}"
     except RuntimeError as error:
-        _failures[candidate.device] = f"the driver does not take them, {error}"
-        return False
-    return True
+        # Another failure, such as memory that is short, may have passed by the next call.
+        if any(name in str(error) for name in _REFUSALS):
+            _failures[candidate.device] = f"the driver does not take them, {error}"
+    return candidate.driver is not None
 
 
 def _serving(kernel: Any, device: int, arguments: tuple[Any, ...], constants: Mapping[str, Any]) -> list[_Kernel]:

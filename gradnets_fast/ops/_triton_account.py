@@ -14,7 +14,7 @@ from ._kernels import kernel_module
 _Passes = dict[str, tuple[str, dict[str, Any]]]
 """Pass → the kernel that it launches, and constants that this one has whichever gradients are wanted."""
 
-_ANY = ("FORM", "COLUMNS", "BC")
+_ANY = ("FORM",)
 
 
 def describe(operator: str, x: Tensor, arguments: Mapping[str, Any] | None = None) -> str:
@@ -32,13 +32,20 @@ def describe(operator: str, x: Tensor, arguments: Mapping[str, Any] | None = Non
 
 def passes(operator: str, x: Tensor, mode: Any, arguments: Mapping[str, Any] | None) -> _Passes:
     """What f and its gradients launch; nothing of other operators, or where the arguments are not known."""
-    if arguments is None:
+    if arguments is None or not _as_compiled(x, arguments):
         return {}
     if operator == "ridge":
         return _of_ridge(mode, x.shape[-1], arguments["W"].shape[0])
     if operator in _triton.MODULES:
         return _of_modules(operator, x, arguments)
     return {}
+
+
+def _as_compiled(x: Tensor, arguments: Mapping[str, Any]) -> bool:
+    """Whether dtypes are those of kernels compiled ahead of time, and modules are a sum."""
+    vectors = (t for name, t in arguments.items() if isinstance(t, Tensor) and name != "W")
+    plain = x.dtype in (torch.float32, torch.bfloat16) and arguments.get("sharpness") is None
+    return plain and all(t.dtype == torch.float32 for t in vectors)
 
 
 def _of_ridge(mode: Any, d: int, h: int) -> _Passes:
@@ -53,14 +60,16 @@ def _of_ridge(mode: Any, d: int, h: int) -> _Passes:
 
 
 def _of_modules(operator: str, x: Tensor, arguments: Mapping[str, Any]) -> _Passes:
-    (_, h, d), two_signs = arguments["W"].shape, arguments.get("negative") is not None
+    (count, h, d), two_signs = arguments["W"].shape, arguments.get("negative") is not None
+    numbers = ("weight", "positive", "temperature", "negative")
+    columns = count * sum(arguments.get(name) is not None for name in numbers)
     config = ",".join(arguments[name] for name in ("basis", "transform") if name in arguments)
     mode = _triton_modules._mode(x, config)
     if any(mode.options(kernel, d, two_signs) is None for kernel in ("forward", "backward")):
         return {}
     return {
         "f": ("modules_entry.forward", mode.forward("value", d, h, two_signs)),
-        "its gradients": ("modules_entry.backward", _without(mode.backward("value", d, h, two_signs, 1))),
+        "its gradients": ("modules_entry.backward", _without(mode.backward("value", d, h, two_signs, columns))),
     }
 
 
