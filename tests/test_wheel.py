@@ -42,26 +42,26 @@ FOR_BUILDING = ("__init__.py", "archive.py", "cuda.py", "sbom.py", "smoke.py")
 GENERATED = {"PKG-INFO", "setup.cfg"}
 
 
-def _sources(*folders: str) -> set[str]:
-    """The files in folders of the checkout that someone has written."""
-    paths = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
-    return {path.relative_to(ROOT).as_posix() for path in paths if path.suffix not in (".pyc", ".so")}
+def _sources(root: Path, *folders: str) -> set[str]:
+    """The files in folders of a checkout that someone has written."""
+    paths = (path for folder in folders for path in (root / folder).rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix() for path in paths if path.suffix not in (".pyc", ".so")}
 
 
-def _copy(folder: Path) -> Path:
-    """The checkout's files, in a folder that a build may write to."""
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "runs", "__pycache__", "*.egg-info", "*.so", "shared")
-    return shutil.copytree(ROOT, folder, ignore=ignored)
+def _copy(source: Path, folder: Path) -> Path:
+    """A checkout's files, in a folder that a build may write to."""
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "runs", "__pycache__", "*.egg-info", "*.so")
+    return shutil.copytree(source, folder, ignore=ignored)
 
 
-def _built(folder: Path, kernels: Path) -> Path:
+def _built(source: Path, folder: Path, kernels: Path) -> Path:
     """A folder with the archive and the wheel; the kernels are those of another build: compiling them takes minutes."""
     options = {"GRADNETS_FAST_CMAKE_ARGS": f"-DGRADNETS_KERNELS={kernels}", "SOURCE_DATE_EPOCH": str(EPOCH)}
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**options, "PATH": tools}.items():
             patch.setenv(name, value)
-        check_wheel.build(_copy(folder / "source"), folder / "dist", "--no-isolation")
+        check_wheel.build(_copy(source, folder / "source"), folder / "dist", "--no-isolation")
     return folder / "dist"
 
 
@@ -70,9 +70,15 @@ def _dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kernels = poisoned_build(tmp_path_factory)
     with shared_folder("wheel", tmp_path_factory) as folder:
         if not (folder / "done").exists():
-            _built(folder, kernels)
+            _built(ROOT, folder, kernels)
             (folder / "done").touch()
     return folder / "dist"
+
+
+@pytest.fixture(name="source")
+def _source(dist: Path) -> Path:
+    """The checkout as it was built."""
+    return dist.parent / "source"
 
 
 @pytest.fixture(name="archive")
@@ -89,7 +95,7 @@ def _wheel(dist: Path) -> Path:
 
 def _files(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as file:
-        return {name: file.read(name) for name in file.namelist()}
+        return {entry.filename: file.read(entry) for entry in file.infolist() if not entry.is_dir()}
 
 
 def _extension(files: dict[str, bytes]) -> str:
@@ -97,23 +103,23 @@ def _extension(files: dict[str, bytes]) -> str:
     return name
 
 
-def test_the_archive_has_the_sources_and_nothing_else(archive: Path) -> None:
+def test_the_archive_has_the_sources_and_nothing_else(archive: Path, source: Path) -> None:
     with tarfile.open(archive) as file:
         members = [member for member in file if member.isfile()]
         found = {member.name.removeprefix(f"{BUILT}/"): file.extractfile(member).read() for member in members}  # type: ignore[union-attr]
     written = {name for name in found if name not in GENERATED and not name.startswith("gradnets_fast.egg-info/")}
-    expected = _sources("csrc", "gradnets_fast", "kernels", "licenses") | set(TOP)
+    expected = _sources(source, "csrc", "gradnets_fast", "kernels", "licenses") | set(TOP)
     assert written == expected | {f"release/{name}" for name in FOR_BUILDING}
     for name in written:
-        assert found[name] == (ROOT / name).read_bytes(), name
+        assert found[name] == (source / name).read_bytes(), name
 
 
-def test_the_wheel_has_the_package_and_its_extension(wheel: Path) -> None:
+def test_the_wheel_has_the_package_and_its_extension(wheel: Path, source: Path) -> None:
     files = _files(wheel)
     package = {name for name in files if not name.startswith(METADATA)}
-    kernels = {f"gradnets_fast/{name}" for name in _sources("kernels")}
+    kernels = {f"gradnets_fast/{name}" for name in _sources(source, "kernels")}
     extension = f"gradnets_fast/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    assert package == _sources("gradnets_fast") | kernels | {extension}
+    assert package == _sources(source, "gradnets_fast") | kernels | {extension}
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert wheel.name.startswith(f"{BUILT}-{tag}-{tag}-linux_")
 
@@ -134,7 +140,7 @@ def test_the_metadata_ask_for_torch_alone(wheel: Path) -> None:
     assert [str(r) for r in requirements if r.marker is None] == ["torch>=2.6"]
     assert metadata["License-Expression"] == "MIT AND BSD-3-Clause"
     licences = metadata.get_all("License-File", [])
-    assert set(licences) == {"LICENSE", *_sources("licenses")}
+    assert set(licences) == {"LICENSE", *_sources(ROOT, "licenses")}
     for name in licences:
         assert files[f"{METADATA}/licenses/{name}"] == (ROOT / name).read_bytes()
 
@@ -196,9 +202,9 @@ def test_the_licence_of_pybind11_is_its_own() -> None:
 
 
 def test_builds_of_one_date_are_the_same_bytes(
-    dist: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    dist: Path, source: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    again = _built(tmp_path / "another", poisoned_build(tmp_path_factory))
+    again = _built(source, tmp_path / "another", poisoned_build(tmp_path_factory))
     for path in dist.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
@@ -219,16 +225,22 @@ def _borrow(name: str, python: Path, done: set[str]) -> None:
 def test_it_works_with_torch_alone_where_there_is_no_compiler(wheel: Path, tmp_path: Path) -> None:
     python, variables = check_wheel.environment(tmp_path / "venv")
     check_wheel.without_compiler(variables)
-    _borrow("torch", python, {"setuptools"})
     final = check_wheel.repaired(wheel, tmp_path / "repaired")
     shutil.copy(ROOT / "release" / "smoke.py", tmp_path)
-    for command in (["-m", "pip", "install", "--quiet", "--no-index", str(final)], ["smoke.py"]):
-        done = subprocess.run(
-            [str(python), *command], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
-        )
+
+    def run(*command: str) -> str:
+        words = [str(python), *command]
+        done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert f"of {tmp_path / 'venv'}" in done.stdout
-    assert str(ROOT) not in done.stdout
+        return done.stdout
+
+    run("-m", "pip", "uninstall", "--quiet", "--yes", "setuptools")  # that of Python, which may be too old for PyTorch
+    _borrow("torch", python, set())
+    run("-m", "pip", "install", "--quiet", "--no-index", str(final))
+    run("-m", "pip", "check")
+    output = run("smoke.py")
+    assert f"of {tmp_path / 'venv'}" in output
+    assert str(ROOT) not in output
 
 
 def test_a_compiler_on_the_path_is_noticed(tmp_path: Path) -> None:
