@@ -53,7 +53,7 @@ def explain(
 
     Args:
         module_or_op: a module of gradnets_fast.nn, a function of gradnets_fast.functional, or its name.
-        x: the points of the call, (…, d); only device and dtype matter.
+        x: the points of the call, (…, d); only d, device and dtype matter.
         backend: as in the call.
 
     Raises:

@@ -6,15 +6,18 @@ earlier build, for another Python or processor, has left: the code is the GPU's 
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+
+# As they lie in the checkout, where setup.py looks first: the package is not there yet.
+from kernels import prebuilt
+from kernels.prebuilt import Archive
+
+ROOT = Path(__file__).resolve().parents[1]
 
 VARIABLE = "GRADNETS_FAST_CUDA"
 TRITON = "triton==3.9.0"
@@ -40,9 +43,17 @@ def tag() -> str:
     """The local part of the version: which CUDA the code is of, such as "+cu13"."""
     if not wanted() or "sdist" in sys.argv:  # a source archive has no kernels, whatever is built from it
         return ""
-    toolkit = _toolkit_of_triton() if wanted() == "1" else _manifest(Path(wanted()))["toolkit"]
-    # While a build is asked for its requirements, they are not there yet.
-    return "" if toolkit is None else f"+cu{toolkit.split('.')[0]}"
+    if wanted() != "1":
+        return _of(_read(Path(wanted())).toolkit)
+    if find_spec("triton") is None:
+        return ""  # while a build is asked for its requirements, they are not there yet
+    from kernels.compiler import toolkit
+
+    return _of(toolkit())
+
+
+def _of(toolkit: str) -> str:
+    return f"+cu{toolkit.partition('.')[0]}"
 
 
 def tools(folder: Path) -> dict[str, str]:
@@ -50,32 +61,18 @@ def tools(folder: Path) -> dict[str, str]:
     path = folder / _PLACE
     if not path.is_file():
         return {}
-    manifest = _manifest(path)
-    return {"Triton": manifest["triton"], "CUDA tools of Triton": manifest["toolkit"]}
+    archive = _read(path)
+    return {"Triton": archive.triton, "CUDA tools of Triton": archive.toolkit}
 
 
-def _toolkit_of_triton() -> str | None:
-    found = find_spec("triton")
-    if found is None or found.origin is None:
-        return None
-    tools = Path(found.origin).parent / "backends" / "nvidia" / "bin"
-    program = min(tools.glob("ptxas*"), key=lambda path: path.name != "ptxas-blackwell")
-    text = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"release (\d+\.\d+)", text)
-    assert match is not None, text
-    return match[1]
-
-
-def _manifest(path: Path) -> dict[str, str]:
+def _read(path: Path) -> Archive:
     if not path.is_absolute():  # builds run in folders of their own
         raise SystemExit(f"setup: {VARIABLE}: expected 1, 0, or an absolute path, got {path}")
     try:
-        with zipfile.ZipFile(path) as file:
-            manifest: dict[str, str] = json.loads(file.read("manifest.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        expected = "1, 0, or a file that python -m gradnets_fast.kernels.prebuild has written"
-        raise SystemExit(f"setup: {VARIABLE}: expected {expected}, got {path} ({error})") from error
-    return manifest
+        return prebuilt.read(path)
+    except prebuilt.PrebuiltError as error:
+        expected = "1, 0, or a file that python -m gradnets_fast.kernels.prebuild has written from these kernels"
+        raise SystemExit(f"setup: {VARIABLE}: expected {expected}, got {path}: {error}") from error
 
 
 def forget(build: Path) -> None:
@@ -93,29 +90,14 @@ def add(build: Path) -> None:
         return
     path = build.resolve() / _PLACE
     if wanted() == "1":
-        if _toolkit_of_triton() is None:
+        if find_spec("triton") is None:
             raise SystemExit(f"setup: {VARIABLE}: expected {TRITON} to be installed, and it is not; install it")
-        _run(build, "-m", "gradnets_fast.kernels.prebuild", "--out", str(path))
+        command = [sys.executable, "-m", "kernels.prebuild", "--out", str(path)]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        if code:
+            raise SystemExit(code)
     else:
         shutil.copyfile(wanted(), path)
-    _run(build, "-c", _READ, str(path))
+    _read(path)
     if path.stat().st_size > LARGEST:
         raise SystemExit(f"setup: {path}: expected at most {LARGEST} bytes, got {path.stat().st_size}; shorten hot.py")
-
-
-_READ = """
-import sys
-from pathlib import Path
-from gradnets_fast.kernels import prebuilt
-try:
-    prebuilt.read(Path(sys.argv[1]))
-except prebuilt.PrebuiltError as error:
-    sys.exit(f"setup: {error}")
-"""
-
-
-def _run(build: Path, *arguments: str) -> None:
-    # There, so that the checkout, which Python looks into first, is not taken for the package.
-    code = subprocess.run([sys.executable, *arguments], cwd=build, check=False).returncode
-    if code:
-        raise SystemExit(code)

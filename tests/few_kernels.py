@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gradnets_fast.kernels import compiler, configuration, prebuild
+from gradnets_fast.kernels import compiler, configuration, prebuild, prebuilt
 
 HERE = Path(__file__).resolve().parent
-FEW = {("entry.forward", 2, True), ("entry.backward", 16, False), ("modules_entry.backward", 8, True)}
+FEW = {("entry.forward", 2, True), ("entry.backward", 128, False), ("modules_entry.backward", 8, True)}
 """Of `hot`'s kernels those that are compiled: with one layer, in bfloat16, for the gradients of everything."""
 
 
@@ -54,3 +57,20 @@ def python(script: str, *arguments: str, **variables: str) -> str:
     run = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     return run.stdout
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """What a file says of itself."""
+    with zipfile.ZipFile(path) as file:
+        manifest: dict[str, Any] = json.loads(file.read(prebuilt.MANIFEST))
+    return manifest
+
+
+def changed(archive: Path, path: Path, **entries: object) -> Path:
+    """A copy of a file's manifest alone, with other entries."""
+    manifest = manifest_of(archive)
+    top = {name: value for name, value in entries.items() if name in manifest}
+    kernels = [entry | {n: v for n, v in entries.items() if n not in manifest} for entry in manifest["kernels"]]
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(prebuilt.MANIFEST, json.dumps(manifest | top | {"kernels": kernels}))
+    return path

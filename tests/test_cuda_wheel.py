@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from cmake_build import ROOT
-from few_kernels import archive
+from few_kernels import archive, changed, manifest_of
 from release import cuda
 
 
@@ -57,21 +56,16 @@ def test_a_file_of_an_earlier_build_is_packed(kernels: Path, build: Path, monkey
     monkeypatch.setenv(cuda.VARIABLE, str(kernels))
     cuda.add(build)
     assert (build / "gradnets_fast" / "kernels" / cuda.FILE).read_bytes() == kernels.read_bytes()
-    with zipfile.ZipFile(kernels) as file:
-        manifest = json.loads(file.read("manifest.json"))
+    manifest = manifest_of(kernels)
     assert cuda.tag() == f"+cu{manifest['toolkit'].partition('.')[0]}"
     assert cuda.tools(build)["Triton"] == manifest["triton"]
 
 
-def test_a_file_of_other_kernels_is_refused(
-    kernels: Path, build: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(cuda.VARIABLE, str(kernels))
-    changed = build / "gradnets_fast" / "kernels" / "narrow.py"
-    changed.write_text(changed.read_text(encoding="utf-8") + "\nother = 1\n", encoding="utf-8")
-    with pytest.raises(SystemExit):
-        cuda.add(build)
-    assert "compiled from other kernels (ridge) than those installed" in capfd.readouterr().err
+def test_a_file_of_other_kernels_is_refused(kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = changed(kernels, tmp_path / "stale.zip", sources="0" * 16)
+    monkeypatch.setenv(cuda.VARIABLE, str(stale))
+    with pytest.raises(SystemExit, match=r"compiled from other kernels \(\w+\) than those installed"):
+        cuda.tag()
 
 
 def test_what_is_no_such_file_and_what_is_too_large_is_refused(
@@ -79,6 +73,9 @@ def test_what_is_no_such_file_and_what_is_too_large_is_refused(
 ) -> None:
     monkeypatch.setenv(cuda.VARIABLE, str(ROOT / "LICENSE"))
     with pytest.raises(SystemExit, match="expected 1, 0, or a file"):
+        cuda.tag()
+    monkeypatch.setenv(cuda.VARIABLE, kernels.name)
+    with pytest.raises(SystemExit, match=r"an absolute path, got prebuilt\.zip"):
         cuda.tag()
     monkeypatch.setenv(cuda.VARIABLE, str(kernels))
     monkeypatch.setattr(cuda, "LARGEST", 1000)

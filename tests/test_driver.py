@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from few_kernels import HERE, archive, python
+from few_kernels import FEW, HERE, archive, manifest_of, python
 from gradnets_fast.ops import _cpp
 
 SCRIPT = """
@@ -60,9 +60,7 @@ for kernel in sys.argv[2:]:
     arguments = arguments_of(launch, 32)
     assert launched(launch, arguments), kernel
     assert launched(launch, arguments), kernel
-    (kernel,) = prebuilt.read(prebuilt.PATH).serving(kernel, launch.constants, tuple(launch.types.values()), 90)
-    print(launch.constants["num_warps"], kernel.shared, *(a.data_ptr() if isinstance(a, torch.Tensor) else a
-                                          for a in arguments if a is not None))
+    print(*(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments if a is not None))
 """
 
 
@@ -88,30 +86,22 @@ def _log(driver: dict[str, str]) -> list[list[str]]:
     return [line.split() for line in Path(driver["FAKE_DRIVER_LOG"]).read_text().splitlines()]
 
 
-def test_a_launch_hands_over_what_it_was_given(archive: Path, driver: dict[str, str]) -> None:
-    types = "p" * 7 + "iii" + "pp"
-    # x, W, scale, shift, coef, bias, out; B, h, x_stride; two pointers to scratch memory.
-    text = python(SCRIPT + LAUNCHES, str(archive), "entry.forward", **driver | {"FAKE_DRIVER_TYPES": types})
-    warps, shared, *values = text.split()
-    context, load, *launches = _log(driver)
+@pytest.mark.parametrize("kernel", sorted(kernel for kernel, *_ in FEW))
+def test_a_launch_hands_over_what_it_was_given(kernel: str, archive: Path, driver: dict[str, str]) -> None:
+    entry = next(e for e in manifest_of(archive)["kernels"] if e["kernel"] == kernel and e["target"] == "sm_90a")
+    types = "".join("p" if kind == "u64" else "i" for kind in entry["parameters"])
+    text = python(SCRIPT + LAUNCHES, str(archive), kernel, **driver | {"FAKE_DRIVER_TYPES": types})
+    context, load, *others = _log(driver)
     assert context == ["context", "of", "device", "0"]
     assert load == ["load", "ELF", "1"]
-    expected = ["launch", "forward", "3", "1", "1", str(32 * int(warps)), "1", "1"]
-    assert [launch[:8] for launch in launches] == [expected, expected]
-    for launch in launches:
-        assert launch[8:10] == [shared, "77"]
-        assert launch[10:] == [*values, "0", "0"]
+    attribute = [["attribute", "8", "=", str(entry["shared"])]] if entry["shared"] > 48 << 10 else []
+    # Two of the kernels' parameters are pointers to scratch memory.
+    launch = ["launch", entry["symbol"], "3", "1", "1", str(entry["threads"]), "1", "1", str(entry["shared"]), "77"]
+    assert others == [*attribute, *[[*launch, *text.split(), "0", "0"]] * 2]
 
 
-def test_kernels_are_loaded_once_and_told_of_their_shared_memory(archive: Path, driver: dict[str, str]) -> None:
-    python(SCRIPT + LAUNCHES, str(archive), "entry.forward", "entry.backward", "modules_entry.backward", **driver)
-    words = [line[0] for line in _log(driver)]
-    assert words.count("load") == 3
-    assert words.count("launch") == 6
-    for line in _log(driver):
-        if line[0] == "attribute":
-            assert line[1] == "8"
-            assert int(line[3]) > 48 << 10
+def test_one_of_them_has_more_shared_memory_than_a_plain_launch(archive: Path) -> None:
+    assert any(e["shared"] > 48 << 10 for e in manifest_of(archive)["kernels"] if e["target"] == "sm_90a")
 
 
 OTHERS = """

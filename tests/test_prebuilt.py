@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import doctest
-import json
 import re
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -17,15 +16,10 @@ import pytest
 import torch
 
 import gradnets_fast
-from few_kernels import FEW, archive, few, python
+from bench.gpu.prebuilt import NETWORKS
+from few_kernels import FEW, archive, changed, few, manifest_of, python
 from gradnets_fast.kernels import compiler, configuration, hot, launching, prebuild, prebuilt, sources
 from gradnets_fast.ops import _prebuilt, _triton, _triton_account, _triton_modules
-
-MODULES: dict[str, Callable[[int, int], gradnets_fast.nn.GradNet]] = {
-    "mRidgeGradNet, tanh": gradnets_fast.mRidgeGradNet,
-    "mGradNetC, 4 layers, tanh": lambda d, h: gradnets_fast.mGradNetC(4, d, h, "tanh"),
-    "mGradNetM, 4 modules, softmax": lambda d, h: gradnets_fast.mGradNetM(4, d, h, "softmax"),
-}
 
 
 @pytest.fixture(name="archive", scope="module")
@@ -33,14 +27,8 @@ def _archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive(tmp_path_factory)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as file:
-        manifest: dict[str, Any] = json.loads(file.read(prebuilt.MANIFEST))
-    return manifest
-
-
 def test_the_manifest_says_what_each_kernel_takes(archive: Path) -> None:
-    manifest = _manifest(archive)
+    manifest = manifest_of(archive)
     entries = manifest["kernels"]
     assert {entry["target"] for entry in entries} == {"sm_80", "sm_90a", "sm_100a", "ptx"}
     assert {entry["kernel"] for entry in entries} == {kernel for kernel, *_ in FEW}
@@ -55,11 +43,11 @@ def test_the_manifest_says_what_each_kernel_takes(archive: Path) -> None:
         assert entry["parameters"] == ["u64" if kind[0] == "*" else "u32" for kind in present] + ["u64", "u64"]
 
 
-def test_machine_code_has_the_parameters_of_the_manifest(archive: Path, tmp_path: Path) -> None:
+def test_machine_code_has_the_parameters_of_themanifest_of(archive: Path, tmp_path: Path) -> None:
     """By what the code itself says of them."""
     tool = next((Path(compiler.triton.__file__).parent / "backends" / "nvidia" / "bin").glob("cuobjdump"))
     with zipfile.ZipFile(archive) as file:
-        for entry in _manifest(archive)["kernels"]:
+        for entry in manifest_of(archive)["kernels"]:
             content = file.read(entry["image"])
             if entry["target"] == "ptx":
                 assert b".target sm_80" in content
@@ -97,19 +85,9 @@ def test_later_gpus_take_ptx_and_the_same_generation_machine_code(archive: Path)
     assert doctest.testmod(prebuilt).failed == 0
 
 
-def _changed(archive: Path, path: Path, **entries: object) -> Path:
-    """A copy of the file with another manifest."""
-    manifest = _manifest(archive)
-    top = {name: value for name, value in entries.items() if name in manifest}
-    kernels = [entry | {n: v for n, v in entries.items() if n not in manifest} for entry in manifest["kernels"]]
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(prebuilt.MANIFEST, json.dumps(manifest | top | {"kernels": kernels}))
-    return path
-
-
 def test_code_of_other_kernels_is_refused(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(prebuilt.PrebuiltError, match=r"compiled from other kernels \(\w+\) than those installed"):
-        prebuilt.read(_changed(archive, tmp_path / "stale.zip", sources="0" * 16))
+        prebuilt.read(changed(archive, tmp_path / "stale.zip", sources="0" * 16))
 
 
 def test_a_file_that_cannot_be_used_says_why(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +95,7 @@ def test_a_file_that_cannot_be_used_says_why(archive: Path, tmp_path: Path, monk
     with pytest.raises(prebuilt.PrebuiltError, match="BadZipFile"):
         prebuilt.read(tmp_path / "broken.zip")
     with pytest.raises(prebuilt.PrebuiltError, match="expected format 1, got 7"):
-        prebuilt.read(_changed(archive, tmp_path / "later.zip", format=7))
+        prebuilt.read(changed(archive, tmp_path / "later.zip", format=7))
     monkeypatch.setattr(prebuilt, "PATH", tmp_path / "none.zip")
     prebuilt.installed.cache_clear()
     assert prebuilt.status() == (False, "this installation has none")
@@ -156,7 +134,7 @@ class _Metadata:
 
 
 def test_the_build_fails_on_unexpected_arguments(archive: Path) -> None:
-    (entry, *_) = [e for e in _manifest(archive)["kernels"] if e["target"] == "ptx"]
+    (entry, *_) = [e for e in manifest_of(archive)["kernels"] if e["target"] == "ptx"]
     with zipfile.ZipFile(archive) as file:
         ptx = file.read(entry["image"]).decode()
     launch = compiler.Launch(entry["kernel"], {}, entry["types"], frozenset())
@@ -171,7 +149,7 @@ def test_the_build_fails_on_unexpected_arguments(archive: Path) -> None:
 
 
 def test_hot_names_every_kernel_once_or_more_and_none_that_has_no_tiles() -> None:
-    assert set(hot.NETWORKS) == set(MODULES)
+    assert set(hot.NETWORKS) == set(NETWORKS)
     for architecture in configuration.ARCHITECTURES:
         for _, launch in prebuild.tasks([architecture]):
             arguments = launch.function.arg_names
@@ -225,7 +203,7 @@ def test_modules_launch_what_is_compiled(
             monkeypatch.setattr(module, "products_of", lambda _, kind=kind: kind)
         _forget()
         recorded.clear()
-        _steps(MODULES[name](d, 256 if even else 257), d, kind)
+        _steps(NETWORKS[name](d, 256 if even else 257), d, kind)
         for kernel, _, arguments, constants in recorded:
             label = _prebuilt.name_of(kernel)
             signature = tuple(_prebuilt._type(argument) for argument in arguments)
@@ -235,7 +213,7 @@ def test_modules_launch_what_is_compiled(
                 missing.add((label, kind, d, even))
         labels = {_prebuilt.name_of(kernel) for kernel, *_ in recorded}
         if labels and not any(hot.left_out(architecture, name, label, kind, d, even) for label in labels):
-            _explained(MODULES[name](d, 256 if even else 257), torch.zeros(5, d), kind, known)
+            _explained(NETWORKS[name](d, 256 if even else 257), torch.zeros(5, d), kind, known)
     of_this = {key: widths for key, widths in hot.LEFT_OUT.items() if key[:2] == (architecture, name)}
     listed = {(*key[2:], d, even) for key, both in of_this.items() for even, ds in zip((True, False), both) for d in ds}
     assert missing == listed

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 import gradnets_fast
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE
+from gradnets_fast.kernels import launching
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 from test_operators import Call, check_vectors_in_float32, compare, drawn, ridge_call
 
@@ -59,6 +61,27 @@ def test_sizes_take_the_routes_that_they_are_listed_for(route: str) -> None:
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors, g = drawn(call, size, dtype)
     result = compare(call, tensors, g)
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@pytest.mark.parametrize("size", ONE_EACH[:2], ids=str)
+def test_a_launch_that_is_interrupted_spoils_no_later_one(size: tuple[int, int, int]) -> None:
+    """Programs count their arrivals, and leave the count as they found it only if all of them come."""
+    tensors, g = drawn(CALLS[0], size, torch.float32)
+
+    def interrupted(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: Any) -> bool:
+        for counters in (a for a in arguments if isinstance(a, Tensor) and a.dtype == torch.int32):
+            counters += 1
+            raise KeyboardInterrupt
+        return False
+
+    launching.try_first(interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compare(CALLS[0], tensors, g)
+    finally:
+        launching.try_first(None)
+    result = compare(CALLS[0], tensors, g)
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..ops import _triton
-from ..ops._kernels import kernel_module
+from ..ops._kernels import capability_of, kernel_module
 from .check import FAILURE, NOTE, OK, WARNING, Check, joined, numbers
 from .examination import Request, has_kernels
 
@@ -128,7 +128,7 @@ def _each(request: Request) -> Iterator[Check]:
 
 def _one(index: int) -> Check:
     properties = torch.cuda.get_device_properties(index)
-    capability = _triton.capability_of(index)
+    capability = capability_of(index)
     memory = f"{properties.total_memory / _GIB:.0f} GiB"
     finding = f"{properties.name}, compute capability {capability / 10}, {memory}"
     name, device = f"GPU {index}", torch.device("cuda", index)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import _cpp
-from ._kernels import kernel_module
+from ._kernels import capability_of, kernel_module
 
 ENVIRONMENT_VARIABLE = "GRADNETS_FAST_PREBUILT"
 
@@ -98,7 +98,7 @@ def _loads(candidate: _Kernel) -> bool:
 
 def _serving(kernel: Any, device: int, arguments: tuple[Any, ...], constants: Mapping[str, Any]) -> list[_Kernel]:
     signature = tuple(_type(argument) for argument in arguments)
-    archive, where = kernel_module("prebuilt").installed(), _capability(device)
+    archive, where = kernel_module("prebuilt").installed(), capability_of(device)
     return [_Kernel(found, device) for found in archive.serving(name_of(kernel), constants, signature, where)]
 
 
@@ -111,12 +111,6 @@ def _type(argument: Any) -> str | None:
     if isinstance(argument, Tensor):
         return _TYPES.get(argument.dtype, "")
     return None if argument is None else "i32"
-
-
-@lru_cache(maxsize=None)
-def _capability(device: int) -> int:
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def why_not(device: int) -> str | None:
@@ -132,12 +126,20 @@ def _why_not_installed() -> str | None:
     return _cpp.why_unavailable() if usable else str(text)
 
 
+def forget() -> None:
+    """Has the file and the environment variable read anew."""
+    _known.clear()
+    _failures.clear()
+    _why_not_installed.cache_clear()
+    kernel_module("prebuilt").installed.cache_clear()
+
+
 def describe(device: int, kernels: Mapping[str, tuple[str, dict[str, Any]]]) -> str:
     """Which passes run without compilation, for people; kernels: what each launches, and constants that it has."""
     reason = why_not(device)
     if reason is not None:
         return f"compiled at the first call (no kernels compiled ahead of time: {reason})"
     archive = kernel_module("prebuilt").installed()
-    able = {name: archive.covers(kernel, part, _capability(device)) for name, (kernel, part) in kernels.items()}
+    able = {name: archive.covers(kernel, part, capability_of(device)) for name, (kernel, part) in kernels.items()}
     ready = [name for name, found in able.items() if found]
     return f"compiled ahead of time: {', '.join(ready)}" if ready else "compiled at the first call"

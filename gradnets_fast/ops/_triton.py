@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..reference.ridge import PANELLED_RULE, SINGLE_PANEL_RULE, SMOOTH
 from . import _prebuilt, by_reference
-from ._kernels import kernel_module
+from ._kernels import capability_of, kernel_module
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -96,13 +96,6 @@ def _why_not_gpu(device: torch.device, tiles: bool) -> str | None:
     if tiles and str(configuration.tabulated(capability)) not in configuration.table():
         return f"its table has no tiles for compute capability {capability / 10}; gradnets-fast tune measures them"
     return None
-
-
-@lru_cache(maxsize=None)
-def capability_of(device: int) -> int:
-    """10 · major + minor."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def products_of(x: Tensor) -> str:
