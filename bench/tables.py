@@ -73,6 +73,21 @@ def largest_batch(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def wheel_sizes(result: dict[str, Any]) -> str:
+    """How large wheels are."""
+    lines = ["| wheel | size | extension | kernels compiled ahead of time |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        counts = ", ".join(f"{count} for {target}" for target, count in row.get("kernels", {}).items())
+        kernels = f"{_megabytes(row['kernels_bytes'])}: {counts}; Triton {row['triton']}" if counts else "none"
+        sizes = f"{_megabytes(row['bytes'])} | {_megabytes(row['extension_bytes'])}"
+        lines.append(f"| {row['wheel']} | {sizes} | {kernels} |")
+    return "\n".join([*lines, "", f"Of commit {result['environment']['commit']}, by `python -m bench.wheel_sizes`."])
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
 def _three_digits(count: int) -> int:
     """Rounded down."""
     unit = 10 ** max(0, len(str(count)) - 3)
@@ -242,6 +257,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[dict[str, Any]], str]]] = {
         "published_2d": published_2d,
     },
     ROOT / "docs" / "scaling.md": {"largest_batch_cpu": largest_batch},
+    ROOT / "docs" / "release.md": {"wheel_sizes": wheel_sizes},
 }
 """Where tables stand, by the names of their result files; a GPU's are in the README besides."""
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from ..errors import message
 from .contenders import is_ours
 from .measurement import MINIMUM_ROUNDS
-from .readable import duration, percent, times
+from .readable import duration, percent, times, two_digits
 from .results import Row
 from .work import JOBS
 
@@ -215,7 +215,7 @@ def shown(comparison: Comparison) -> RenderableType:
     lines.append(f"{len(slower)} slower, {len(faster)} faster, {unchanged} unchanged within noise")
     if comparison.changes:
         typical = statistics.median(change.noise for change in comparison.changes)
-        lines.append(f"typical noise of a ratio: ±{percent(math.expm1(typical))}")
+        lines.append(f"typical noise of a ratio: {_noise(typical)}")
     for title, labels in (("the old", comparison.only_before), ("the new", comparison.only_after)):
         if labels:
             lines.append(f"only in {title} file: {'; '.join(labels)}")
@@ -241,3 +241,14 @@ def _table(title: str, changes: list[Change]) -> Table:
         noise = f"±{percent(math.expm1(c.noise))}"
         table.add_row(c.label, c.job, c.contender, times(c.before), times(c.after), change, noise, *medians)
     return table
+
+
+def _noise(logarithm: float) -> str:
+    """What a ratio may move by without meaning anything.
+
+    >>> _noise(0.1), _noise(2.0)
+    ('±11%', 'a factor of 7.4: too busy a machine to tell')
+    """
+    if logarithm < math.log(2):
+        return f"±{percent(math.expm1(logarithm))}"
+    return f"a factor of {two_digits(math.exp(logarithm))}: too busy a machine to tell"

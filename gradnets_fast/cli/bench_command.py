@@ -15,7 +15,6 @@ _PRESET = "quick (small networks), full (all, and torch.compile), registry (ever
 _OPERATOR = (
     "Operator of gradnets_fast.functional, such as ridge or softmax_modules_jvp; several: repeat, or join by commas."
 )
-_NETWORKS = ("RidgeGradNet", "mRidgeGradNet", "GradNetC", "mGradNetC", "GradNetM", "mGradNetM")
 _DTYPES = ("float32", "tf32 (on a GPU)", "bfloat16", "float16", "float64")
 _YOUR_OWN, _RUN, _COMPARE = "Cases of your own", "The run", "Comparison"
 
