@@ -64,10 +64,11 @@ class PythonFiles(build_py):
     """With the kernels compiled ahead of time, where they are asked for."""
 
     def run(self) -> None:
-        cuda.forget(Path(self.build_lib))
         super().run()
         if not self.editable_mode:
-            cuda.add(Path(self.build_lib))
+            cuda.add(Path(self.build_lib) / cuda.PLACE)
+        elif cuda.wanted():
+            cuda.add(cuda.CHECKOUT)
 
 
 class Metadata(egg_info):

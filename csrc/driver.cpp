@@ -85,16 +85,34 @@ void check(Result result, const char *what) {
     throw std::runtime_error(std::string(what) + ": " + (name == nullptr ? std::to_string(result) : name));
 }
 
-// A thread that has not used the GPU yet has no context.
-void enter_context(int device) {
+// A device's context, which is PyTorch's too.  Never released, like the code that is loaded there.
+Handle context_of(int device) {
     Handle context = nullptr;
-    check(driver().current_context(&context), "cuCtxGetCurrent");
-    if (context != nullptr)
-        return;
     check(driver().init(0), "cuInit");
     check(driver().primary_context(&context, device), "cuDevicePrimaryCtxRetain");
-    check(driver().set_context(context), "cuCtxSetCurrent");
+    return context;
 }
+
+// Makes a context the thread's own, for a while where it has another; a thread that has none yet keeps it.
+class Within {
+  public:
+    explicit Within(Handle context) {
+        check(driver().current_context(&before_), "cuCtxGetCurrent");
+        changed_ = before_ != context;
+        if (changed_)
+            check(driver().set_context(context), "cuCtxSetCurrent");
+    }
+    ~Within() {
+        if (changed_ && before_ != nullptr)
+            driver().set_context(before_);
+    }
+    Within(const Within &) = delete;
+    Within &operator=(const Within &) = delete;
+
+  private:
+    Handle before_ = nullptr;
+    bool changed_ = false;
+};
 
 constexpr int kRelaxed = 2; // CU_STREAM_CAPTURE_MODE_RELAXED
 constexpr int kMostArguments = 48;
@@ -108,10 +126,11 @@ class DriverKernel {
   public:
     DriverKernel(const py::bytes &image, const char *symbol, std::string arguments, unsigned threads, unsigned shared,
                  int device)
-        : arguments_(std::move(arguments)), threads_(threads), shared_(shared), device_(device) {
+        : arguments_(std::move(arguments)), threads_(threads), shared_(shared) {
         if (arguments_.size() > kMostArguments)
             throw std::invalid_argument("arguments: expected at most " + std::to_string(kMostArguments));
-        enter_context(device);
+        context_ = context_of(device);
+        const Within within(context_);
         Handle module = nullptr;
         const char *const code = PyBytes_AsString(image.ptr());
         // Loading is no work of a graph that this thread may be capturing.
@@ -148,7 +167,7 @@ class DriverKernel {
         }
         for (size_t i = 0; i < count + 2; ++i)
             parameters[i] = &values[i];
-        enter_context(device_);
+        const Within within(context_);
         Result result;
         {
             py::gil_scoped_release release; // a full queue makes the driver wait
@@ -174,8 +193,7 @@ class DriverKernel {
 
     std::string arguments_;
     unsigned threads_, shared_;
-    int device_;
-    Handle function_ = nullptr;
+    Handle context_ = nullptr, function_ = nullptr;
 };
 
 } // namespace

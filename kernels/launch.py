@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,8 +192,33 @@ def counters(device: torch.device, count: int) -> Tensor:
     known = _zeroed.get((device, stream))
     if known is None or known.numel() < count:
         known = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-        _zeroed[device, stream] = known
+        if not _is_of_a_pool(known):
+            _zeroed[device, stream] = known
     return known
+
+
+def _is_of_a_pool(tensor: Tensor) -> bool:
+    """Whether its memory is a graph's, which may hand it out anew while the tensor is there: torch.compile's graphs do
+    so after the calls that prepare them."""
+    if tensor.device.type != "cuda" or torch.cuda.get_allocator_backend() != "native":
+        return False
+    return pool_of(tensor.data_ptr(), torch.cuda.memory_snapshot()) != _SHARED_POOL
+
+
+_SHARED_POOL = (0, 0)
+
+
+def pool_of(address: int, segments: Iterable[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """The pool that owns an address, by the segments of `torch.cuda.memory_snapshot`.
+
+    >>> pool_of(24, [{"address": 16, "total_size": 16, "segment_pool_id": (0, 1)}])
+    (0, 1)
+    """
+    for segment in segments:
+        if 0 <= address - segment["address"] < segment["total_size"]:
+            first, second = segment["segment_pool_id"]
+            return first, second
+    return None
 
 
 def forget_counters() -> None:

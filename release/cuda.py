@@ -7,7 +7,6 @@ earlier build, for another Python or processor, has left: the code is the GPU's 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -25,7 +24,11 @@ TRITON = "triton==3.9.0"
 
 LARGEST = 30_000_000
 FILE = "prebuilt.zip"
-_PLACE = Path("gradnets_fast", "kernels", FILE)
+PLACE = Path("gradnets_fast", "kernels", FILE)
+"""In a folder that has the package's files."""
+
+CHECKOUT = ROOT / "kernels" / FILE
+"""Where an editable installation finds it."""
 
 
 def wanted() -> str:
@@ -44,7 +47,7 @@ def tag() -> str:
     if not wanted() or "sdist" in sys.argv:  # a source archive has no kernels, whatever is built from it
         return ""
     if wanted() != "1":
-        return _of(_read(Path(wanted())).toolkit)
+        return _of(_read(_given()).toolkit)
     if find_spec("triton") is None:
         return ""  # while a build is asked for its requirements, they are not there yet
     from kernels.compiler import toolkit
@@ -58,16 +61,21 @@ def _of(toolkit: str) -> str:
 
 def tools(folder: Path) -> dict[str, str]:
     """What compiled the kernels in a folder that has the package's files, and its versions."""
-    path = folder / _PLACE
+    path = folder / PLACE
     if not path.is_file():
         return {}
     archive = _read(path)
     return {"Triton": archive.triton, "CUDA tools of Triton": archive.toolkit}
 
 
-def _read(path: Path) -> Archive:
+def _given() -> Path:
+    path = Path(wanted())
     if not path.is_absolute():  # builds run in folders of their own
         raise SystemExit(f"setup: {VARIABLE}: expected 1, 0, or an absolute path, got {path}")
+    return path
+
+
+def _read(path: Path) -> Archive:
     try:
         return prebuilt.read(path)
     except prebuilt.PrebuiltError as error:
@@ -75,29 +83,29 @@ def _read(path: Path) -> Archive:
         raise SystemExit(f"setup: {VARIABLE}: expected {expected}, got {path}: {error}") from error
 
 
-def forget(build: Path) -> None:
-    """Removes the file that an earlier build has left there."""
-    (build / _PLACE).unlink(missing_ok=True)
-
-
-def add(build: Path) -> None:
-    """Puts the file into the folder of a build that has the package's Python files.
+def add(path: Path) -> None:
+    """Writes the file, if one is wanted, or removes what an earlier build has left there.
 
     Raises:
         SystemExit: Triton is missing; the file is larger than LARGEST, or of other kernels than these.
     """
-    if not wanted():
-        return
-    path = build.resolve() / _PLACE
     if wanted() == "1":
-        if find_spec("triton") is None:
-            raise SystemExit(f"setup: {VARIABLE}: expected {TRITON} to be installed, and it is not; install it")
-        command = [sys.executable, "-m", "kernels.prebuild", "--out", str(path)]
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
-        if code:
-            raise SystemExit(code)
+        _compile(path.resolve())
+    elif wanted():
+        content = _given().read_bytes()
+        path.write_bytes(content)
     else:
-        shutil.copyfile(wanted(), path)
+        path.unlink(missing_ok=True)
+        return
     _read(path)
     if path.stat().st_size > LARGEST:
         raise SystemExit(f"setup: {path}: expected at most {LARGEST} bytes, got {path.stat().st_size}; shorten hot.py")
+
+
+def _compile(path: Path) -> None:
+    if find_spec("triton") is None:
+        raise SystemExit(f"setup: {VARIABLE}: expected {TRITON} to be installed, and it is not; install it")
+    command = [sys.executable, "-m", "kernels.prebuild", "--out", str(path)]
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code:
+        raise SystemExit(code)

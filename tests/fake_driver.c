@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int loaded[64], context;
+static int loaded[64], contexts[8];
 static char names[64][64];
 static int known;
 
@@ -31,7 +31,7 @@ int cuGetErrorName(int result, const char **name) {
     return 0;
 }
 
-static void *current;
+static _Thread_local void *current;
 
 int cuCtxGetCurrent(void **result) {
     *result = current;
@@ -45,7 +45,7 @@ int cuCtxSetCurrent(void *wanted) {
 
 int cuDevicePrimaryCtxRetain(void **result, int device) {
     note("context of device %lld\n", device, 0);
-    *result = &context;
+    *result = &contexts[device];
     return 0;
 }
 
@@ -83,6 +83,8 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     if (current == NULL || extra != NULL)
         return 1;
     FILE *const log = fopen(getenv("FAKE_DRIVER_LOG"), "a");
+    if (getenv("FAKE_DRIVER_TELLS_CONTEXTS") != NULL)
+        fprintf(log, "within %d ", (int)((int *)current - contexts));
     fprintf(log, "launch %s %u %u %u %u %u %u %u %lld", (const char *)function, gx, gy, gz, bx, by, bz, shared,
             (long long)(intptr_t)stream);
     // FAKE_DRIVER_TYPES: p or i for each parameter, as the compiled code declares them.

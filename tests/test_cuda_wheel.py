@@ -28,9 +28,10 @@ def _build(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("value", ["", "0"])
-def test_nothing_is_added_unasked(value: str, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_added_or_kept_unasked(value: str, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cuda.VARIABLE, value)
-    cuda.add(build)
+    (build / cuda.PLACE).touch()
+    cuda.add(build / cuda.PLACE)
     assert (cuda.requirements(), cuda.tag(), cuda.tools(build)) == ([], "", {})
     assert not list(build.rglob(cuda.FILE))
 
@@ -49,13 +50,13 @@ def test_requirements_can_be_asked_for_before_they_are_there(build: Path, monkey
     monkeypatch.setattr(cuda, "find_spec", lambda _: None)
     assert cuda.tag() == ""
     with pytest.raises(SystemExit, match=r"expected triton==.* to be installed"):
-        cuda.add(build)
+        cuda.add(build / cuda.PLACE)
 
 
 def test_a_file_of_an_earlier_build_is_packed(kernels: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cuda.VARIABLE, str(kernels))
-    cuda.add(build)
-    assert (build / "gradnets_fast" / "kernels" / cuda.FILE).read_bytes() == kernels.read_bytes()
+    cuda.add(build / cuda.PLACE)
+    assert (build / cuda.PLACE).read_bytes() == kernels.read_bytes()
     manifest = manifest_of(kernels)
     assert cuda.tag() == f"+cu{manifest['toolkit'].partition('.')[0]}"
     assert cuda.tools(build)["Triton"] == manifest["triton"]
@@ -80,4 +81,4 @@ def test_what_is_no_such_file_and_what_is_too_large_is_refused(
     monkeypatch.setenv(cuda.VARIABLE, str(kernels))
     monkeypatch.setattr(cuda, "LARGEST", 1000)
     with pytest.raises(SystemExit, match="expected at most 1000 bytes"):
-        cuda.add(build)
+        cuda.add(build / cuda.PLACE)

@@ -24,7 +24,8 @@ from gradnets_fast.ops import _prebuilt
 
 class Pretended(torch.Tensor):
     is_cuda = True
-    get_device = lambda self: 0
+    device_number = 0
+    get_device = lambda self: Pretended.device_number
 
 def tensor(kind, offset=0):
     dtype = {"*fp32": torch.float32, "*bf16": torch.bfloat16, "*i32": torch.int32}[kind]
@@ -98,6 +99,27 @@ def test_a_launch_hands_over_what_it_was_given(kernel: str, archive: Path, drive
     # Two of the kernels' parameters are pointers to scratch memory.
     launch = ["launch", entry["symbol"], "3", "1", "1", str(entry["threads"]), "1", "1", str(entry["shared"]), "77"]
     assert others == [*attribute, *[[*launch, *text.split(), "0", "0"]] * 2]
+
+
+ELSEWHERE = """
+import threading
+forward = launch_of("entry.forward")
+def launch_on(device):
+    Pretended.device_number = device
+    assert launched(forward, arguments_of(forward, 32))
+launch_on(0)
+launch_on(1)
+launch_on(0)
+thread = threading.Thread(target=launch_on, args=(1,))
+thread.start()
+thread.join()
+"""
+
+
+def test_each_launch_is_within_the_context_of_its_device(archive: Path, driver: dict[str, str]) -> None:
+    python(SCRIPT + ELSEWHERE, str(archive), **driver | {"FAKE_DRIVER_TELLS_CONTEXTS": "1"})
+    assert [line[1] for line in _log(driver) if line[0] == "within"] == ["0", "1", "0", "1"]
+    assert sum(line[0] == "load" for line in _log(driver)) == 2, "once for each device"
 
 
 def test_one_of_them_has_more_shared_memory_than_a_plain_launch(archive: Path) -> None:

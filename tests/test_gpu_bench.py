@@ -205,7 +205,7 @@ def test_checks_cover_every_operator_that_has_kernels() -> None:
         listed = suite.listed(CPU, small)
         assert {check.operator for check in listed} == set(able)
         assert len({check.label for check in listed}) == len(listed)
-        assert {kind for check in listed for kind in check.kinds} <= {*checks.ON_CPU, "large"}
+        assert {kind for check in listed for kind in check.kinds} <= {*checks.ON_CPU, "large", "compiled"}
     listed = suite.listed(CPU, small=False)
     assert {check.precision for check in listed} == set(PRECISIONS)
     assert all(batch * h > 2**31 for batch, _, h in suite.LARGE)
@@ -215,7 +215,7 @@ def _call(operator: str = "ridge", **changes: Any) -> checks.Call:
     return dataclasses.replace(prepared(operator, "tanh-1", "fp32-default", (9, 3, 5), CPU), **changes)
 
 
-@pytest.mark.parametrize("kind", checks.ON_CPU)
+@pytest.mark.parametrize("kind", [*checks.ON_CPU, "compiled"])
 @pytest.mark.parametrize("operator", ["ridge", "ridge_potential", "ridge_jvp"])
 def test_checks_pass_in_the_interpreter(kind: str, operator: str) -> None:
     assert checks.KINDS[kind](_call(operator)).fault is None

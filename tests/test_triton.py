@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from torch import Tensor
 import gradnets_fast
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE
-from gradnets_fast.kernels import launching
+from gradnets_fast.kernels import launch, launching
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 from test_operators import Call, check_vectors_in_float32, compare, drawn, ridge_call
 
@@ -83,6 +84,20 @@ def test_a_launch_that_is_interrupted_spoils_no_later_one(size: tuple[int, int, 
         launching.try_first(None)
     result = compare(CALLS[0], tensors, g)
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+def test_the_examples_of_launches() -> None:
+    assert doctest.testmod(launch) == (0, 1)
+
+
+def test_the_pool_of_an_address_is_that_of_its_segment() -> None:
+    """What torch.compile's graphs allocate is theirs, and no counter of a later launch."""
+    segments = [
+        {"address": 4096, "total_size": 1024, "segment_pool_id": (0, 0)},
+        {"address": 5120, "total_size": 512, "segment_pool_id": (3, 0)},
+    ]
+    pools = {address: launch.pool_of(address, segments) for address in (4095, 4096, 5119, 5120, 5631, 5632)}
+    assert pools == {4095: None, 4096: (0, 0), 5119: (0, 0), 5120: (3, 0), 5631: (3, 0), 5632: None}
 
 
 @pytest.mark.parametrize("name", TABLE)

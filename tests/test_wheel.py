@@ -29,9 +29,10 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from packaging.requirements import Requirement
 
+import few_kernels
 import gradnets_fast
 from cmake_build import ROOT, poisoned_build, shared_folder
-from release import check_wheel, sbom
+from release import check_wheel, cuda, sbom
 
 EPOCH = 1_700_000_000
 BUILT = f"gradnets_fast-{gradnets_fast.__version__}"
@@ -54,9 +55,9 @@ def _copy(source: Path, folder: Path) -> Path:
     return shutil.copytree(source, folder, ignore=ignored)
 
 
-def _built(source: Path, folder: Path, kernels: Path) -> Path:
+def _built(source: Path, folder: Path, kernels: Path, **variables: str) -> Path:
     """A folder with the archive and the wheel; the kernels are those of another build: compiling them takes minutes."""
-    options = {"GRADNETS_FAST_CMAKE_ARGS": f"-DGRADNETS_KERNELS={kernels}", "SOURCE_DATE_EPOCH": str(EPOCH)}
+    options = {"GRADNETS_FAST_CMAKE_ARGS": f"-DGRADNETS_KERNELS={kernels}", "SOURCE_DATE_EPOCH": str(EPOCH)} | variables
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**options, "PATH": tools}.items():
@@ -207,6 +208,23 @@ def test_builds_of_one_date_are_the_same_bytes(
     again = _built(source, tmp_path / "another", poisoned_build(tmp_path_factory))
     for path in dist.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+def test_a_wheel_with_kernels_of_a_gpu_has_their_file_and_says_so(
+    source: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kernels = few_kernels.archive(tmp_path_factory)
+    dist = _built(source, tmp_path, poisoned_build(tmp_path_factory), **{cuda.VARIABLE: str(kernels)})
+    (archive,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    assert archive.name == f"{BUILT}.tar.gz"
+    version = f"{gradnets_fast.__version__}+cu13"
+    assert wheel.name.startswith(f"gradnets_fast-{version}-")
+    files = _files(wheel)
+    assert files[cuda.PLACE.as_posix()] == kernels.read_bytes()
+    bill = json.loads(files[f"gradnets_fast-{version}.dist-info/{sbom.FOLDER}/gradnets_fast.cdx.json"])
+    assert bill["metadata"]["component"]["version"] == version
+    tools = {tool["name"]: tool["version"] for tool in bill["formulation"][0]["components"]}
+    assert tools["Triton"] == few_kernels.manifest_of(kernels)["triton"]
 
 
 def _borrow(name: str, python: Path, done: set[str]) -> None:

@@ -194,6 +194,21 @@ def graph(call: Call) -> Finding:
     return judged(call, first, evaluated(call.eager, others, call.g), exact)
 
 
+def compiled(call: Call) -> Finding:
+    """Within graphs of torch.compile, which have memory of their own, between calls that are not."""
+    leaves = [t.detach().clone().requires_grad_() for t in call.tensors]
+    function = torch.compile(lambda *tensors: call.ours(*tensors), mode="reduce-overhead")
+    eager, exact = evaluated(call.eager, call.tensors, call.g), call.truth()
+    findings = []
+    for _ in range(_REPETITIONS):  # it is run, recorded, and replayed
+        torch.compiler.cudagraph_mark_step_begin()
+        for mine in (function, call.ours):
+            findings.append(judged(call, [t.clone() for t in step(mine, leaves, call.g)], eager, exact))
+            if findings[-1].fault:
+                return findings[-1]
+    return max(findings, key=lambda finding: finding.numbers["worst"])
+
+
 def stream(call: Call) -> Finding:
     """On another stream than the default one, on numbers that appear there late."""
     evaluated(call.ours, call.tensors, call.g)  # compilation would outlast the sleep
@@ -247,6 +262,7 @@ KINDS: dict[str, Callable[[Call], Finding]] = {
     "repeats": repeats,
     "launches": launches,
     "graph": graph,
+    "compiled": compiled,
     "stream": stream,
     "device": device,
     "large": large,

@@ -45,6 +45,7 @@ def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
     values = [name for name in names if not suffix(name)]
     derived = [name for name in names if suffix(name)]
     yield from _product(values, slice(0, 2), ROUTES, kinds)
+    yield from _product(values, slice(0, 1), ROUTES, ("compiled",), ("bf16", "fp32-default"))
     yield from _product(values, slice(0, 2), LONG, ("large", "repeats"), ("bf16", "fp32-default"))
     yield from _product(values, slice(0, 1), LARGE, ("large",), ("bf16", "fp32-default"))
     yield from _product(derived, slice(0, 1), ROUTES, kinds)
