@@ -75,9 +75,11 @@ def largest_batch(result: dict[str, Any]) -> str:
 
 def wheel_sizes(result: dict[str, Any]) -> str:
     """How large wheels are."""
-    lines = ["| wheel | size | extension | kernels compiled ahead of time |", "|---|---|---|---|"]
+    lines = ["| wheel | size | extension, unpacked | kernels compiled ahead of time |", "|---|---|---|---|"]
     for row in result["rows"]:
-        counts = ", ".join(f"{count} for {target}" for target, count in row.get("kernels", {}).items())
+        targets = row.get("kernels", {})
+        counts = ", ".join(f"{targets[name]} for {name}" for name in sorted(targets, key=lambda name: name == "ptx"))
+        counts = counts.replace("for ptx", "as PTX")
         kernels = f"{_megabytes(row['kernels_bytes'])}: {counts}; Triton {row['triton']}" if counts else "none"
         sizes = f"{_megabytes(row['bytes'])} | {_megabytes(row['extension_bytes'])}"
         lines.append(f"| {row['wheel']} | {sizes} | {kernels} |")
