@@ -22,6 +22,9 @@ VARIABLE = "GRADNETS_FAST_CUDA"
 TRITON = "triton==3.9.0"
 """The version for which the tiles of kernels/table.json are known not to spill."""
 
+OLDEST_PYTHON = (3, 11)
+"""That it is published for."""
+
 LARGEST = 30_000_000
 FILE = "prebuilt.zip"
 PLACE = Path("gradnets_fast", "kernels", FILE)
@@ -38,8 +41,18 @@ def wanted() -> str:
 
 
 def requirements() -> list[str]:
-    """What the build needs besides."""
-    return [TRITON] if wanted() == "1" else []
+    """What the build needs besides.
+
+    Raises:
+        SystemExit: this Python has no such Triton.
+    """
+    if wanted() != "1":
+        return []
+    if sys.version_info < OLDEST_PYTHON:
+        expected = f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later, for {TRITON}"
+        fix = "compile with another Python: python -m kernels.prebuild, whose file serves all"
+        raise SystemExit(f"setup: {VARIABLE}: expected {expected}, got {sys.version.split()[0]}; {fix}")
+    return [TRITON]
 
 
 def tag() -> str:

@@ -1,7 +1,8 @@
 """Does an installed package work?  python smoke.py; it needs PyTorch alone.
 
-Every operator in every dtype beside float64, which is the doctor's self-test; the command by both its names; and
-networks, whose results have the same bits for any number of threads.
+Every operator in every dtype beside float64, which is the doctor's self-test; the command by both its names; networks,
+whose results have the same bits for any number of threads; and the kernels compiled ahead of time, if the version says
+that there are any.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 import gradnets_fast
 from gradnets_fast.doctor.selftest import DTYPES
+from gradnets_fast.kernels import prebuilt
 from gradnets_fast.ops import _cpp
 
 BACKENDS = ("reference", "cpp")
@@ -79,6 +82,14 @@ def faults_of_threads() -> list[str]:
     return faults
 
 
+def faults_of_kernels(version: str, usable: bool, text: str) -> list[str]:
+    """A version such as 0.1.0+cu13 has kernels, and they are of its sources; the others as `prebuilt.status` says."""
+    if "+cu" not in version:
+        return []
+    print(f"kernels compiled ahead of time: {text}")
+    return [] if usable else [f"kernels compiled ahead of time: {text}"]
+
+
 def main() -> int:
     """The exit code: 0 if all is well."""
     folder = Path(gradnets_fast.__file__).parent
@@ -87,6 +98,7 @@ def main() -> int:
     module = [sys.executable, "-m", "gradnets_fast"]
     missing = _cpp.why_unavailable()
     faults = [missing] if missing else faults_of_threads()
+    faults += faults_of_kernels(metadata.version("gradnets_fast"), *prebuilt.status())
     faults += faults_by_doctor([script]) if script else ["gradnets-fast: there is no such command"]
     faults += faults_of_version(module)
     for fault in faults:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,11 @@ def test_nothing_is_added_or_kept_unasked(value: str, build: Path, monkeypatch: 
 
 def test_the_compiler_is_the_one_that_the_table_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cuda.VARIABLE, "1")
+    monkeypatch.setattr(sys, "version_info", cuda.OLDEST_PYTHON)
     assert cuda.requirements() == [cuda.TRITON]
+    monkeypatch.setattr(sys, "version_info", (3, 10, 14))
+    with pytest.raises(SystemExit, match=r"expected Python 3\.11 or later, .*; compile with another Python"):
+        cuda.requirements()
     table = json.loads((ROOT / "kernels" / "table.json").read_text(encoding="utf-8"))
     kinds = (kinds for kernels in table.values() for kinds in kernels.values())
     made = {f"triton=={e['triton']}" for entries in kinds for listed in entries.values() for e in listed}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +15,9 @@ import pytest
 import torch
 
 from gradnets_fast.errors import is_message
+from gradnets_fast.tasks import shards
 from gradnets_fast.tasks.data import load_samples
+from gradnets_fast.tasks.shards import Shard, open_shard
 from gradnets_fast.tasks.stream import SampleStream, shards_of
 from shard_files import assert_same, columns, fails, tagged, take, write
 
@@ -150,3 +154,32 @@ def test_shards_that_change_during_a_run(tmp_path: Path, suffix: str) -> None:
     next(stream)
     write(tmp_path / f"other{suffix}", *tagged(0, 99)).replace(path)
     fails([path.name, "100 rows, d = 2, as at the start", "99 rows"], lambda: take(stream, 10))
+
+
+def replaced_within_a_read(patch: pytest.MonkeyPatch, path: Path, x: np.ndarray, g: np.ndarray) -> Shard:
+    """A file that another takes the place of after a reader has looked into it, and before it reads on."""
+    shard, other = open_shard(path), write(path.with_stem("other"), x, g, group=30)
+    owner, name = (zipfile.ZipFile, "getinfo") if path.suffix == ".npz" else (shards, "_footer")
+    real = getattr(owner, name)
+
+    def looks(*arguments: Any) -> Any:
+        found = real(*arguments)
+        if other.exists() and arguments[1] != "x.npy":
+            other.replace(path)
+        return found
+
+    patch.setattr(owner, name, looks)
+    return shard
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_shards_that_change_during_a_read(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = replaced_within_a_read(monkeypatch, write(tmp_path / f"b{suffix}", X, G), *tagged(0, 99))
+    fails([shard.path.name, "100 rows, d = 2, as at the start", "99 rows"], lambda: shard.read(0, 50))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_a_read_is_of_one_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, g = tagged(1000, 100)
+    shard = replaced_within_a_read(monkeypatch, write(tmp_path / f"b{suffix}", X, G), x, g)
+    assert np.array_equal(shard.read(20, 95), np.hstack([x, g])[20:95])

@@ -32,7 +32,7 @@ from packaging.requirements import Requirement
 import few_kernels
 import gradnets_fast
 from cmake_build import ROOT, poisoned_build, shared_folder
-from release import check_wheel, cuda, sbom
+from release import check_wheel, cuda, sbom, smoke
 
 EPOCH = 1_700_000_000
 BUILT = f"gradnets_fast-{gradnets_fast.__version__}"
@@ -225,6 +225,15 @@ def test_a_wheel_with_kernels_of_a_gpu_has_their_file_and_says_so(
     assert bill["metadata"]["component"]["version"] == version
     tools = {tool["name"]: tool["version"] for tool in bill["formulation"][0]["components"]}
     assert tools["Triton"] == few_kernels.manifest_of(kernels)["triton"]
+
+
+def test_smoke_asks_for_the_kernels_that_a_version_promises() -> None:
+    plain, promising = gradnets_fast.__version__, f"{gradnets_fast.__version__}+cu13"
+    assert smoke.faults_of_kernels(plain, False, "there are none") == []
+    assert smoke.faults_of_kernels(promising, True, "5 for sm_80") == []
+    assert smoke.faults_of_kernels(promising, False, "there are none") == [
+        "kernels compiled ahead of time: there are none"
+    ]
 
 
 def _borrow(name: str, python: Path, done: set[str]) -> None:

@@ -61,11 +61,28 @@ class Shard(ABC):
                 column and row where a number is not finite.
         """
         values = np.empty((stop - start, 2 * self.dim), np.float32)
-        # A number too large for float32 becomes inf, which the check reports.
-        with np.errstate(over="ignore"):
-            self._read(start, stop, values)
+        # Readers open a file several times; if it is replaced in between, what they read or say is of neither file.
+        while not self._read_from_one_file(start, stop, values):
+            pass
         check_finite(str(self.path), values, self._names, start)
         return values
+
+    def _read_from_one_file(self, start: int, stop: int, out: np.ndarray) -> bool:
+        before = self._identity()
+        try:
+            # A number too large for float32 becomes inf, which the check of the values reports.
+            with np.errstate(over="ignore"):
+                self._read(start, stop, out)
+        except (OSError, ValueError):
+            if self._identity() == before:
+                raise
+            return False
+        return self._identity() == before
+
+    def _identity(self) -> tuple[int, ...]:
+        with _readable(self.path):
+            status = self.path.stat()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     @abstractmethod
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
@@ -117,17 +134,17 @@ class _ParquetShard(Shard):
             if not (types.is_floating(kind) or types.is_integer(kind)):
                 fix = "save it as float32"
                 raise ValueError(message("stream", f"{path}: column {name}", "floats or integers", kind, fix))
-        groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-        return cls(path, len(names[0]), groups, names)
+        return cls(path, len(names[0]), _groups(footer), names)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         with _readable(self.path):
             status = self.path.stat()
             footer = _footer(self.path, status.st_mtime_ns, status.st_size)
         self._check_unchanged(footer.num_rows, self.dim)
-        ends = np.cumsum(self.groups)
+        groups = _groups(footer)
+        ends = np.cumsum(groups)
         first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
-        position = int(ends[first]) - self.groups[first]
+        position = int(ends[first]) - groups[first]
         with _readable(self.path):
             for batch in self._batches(footer, range(first, last + 1)):
                 low, high = max(start, position), min(stop, position + batch.num_rows)
@@ -147,6 +164,10 @@ class _ParquetShard(Shard):
         options = {"buffer_size": _BUFFER_BYTES, "page_checksum_verification": True}
         with parquet.ParquetFile(self.path, metadata=footer, **options) as file:
             yield from file.iter_batches(rows, row_groups=list(groups), columns=self._names, use_threads=False)
+
+
+def _groups(footer: Any) -> list[int]:
+    return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
 
 
 @lru_cache(maxsize=_FOOTERS)
