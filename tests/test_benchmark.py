@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
-import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,14 +197,17 @@ def test_rounds_interleave_the_jobs_and_end_in_time() -> None:
         calls.append(name)
         return 0.5
 
+    def clock(seconds: float) -> Callable[[], float]:
+        """Whose reading grows by so many seconds from round to round."""
+        return lambda counter=itertools.count(): next(counter) * seconds  # type: ignore[misc]
+
     samplers = {name: partial(sampler, name) for name in "ab"}
-    samples = interleaved(samplers, 5, 60.0)
+    samples = interleaved(samplers, 5, 60.0, clock(1e-6))
     assert samples == {"a": 50 * [0.5], "b": 50 * [0.5]}
     assert all(sorted(calls[k : k + 2]) == ["a", "b"] for k in range(0, 100, 2))
     assert {tuple(calls[k : k + 2]) for k in range(0, 100, 2)} == {("a", "b"), ("b", "a")}
-    slow = {"c": lambda: time.sleep(0.3) or 0.3}
-    assert len(interleaved(slow, 4, 60.0)["c"]) == 4
-    assert all(len(values) == 3 for values in interleaved(samplers, 50, 0.0).values())
+    assert len(interleaved(samplers, 4, 60.0, clock(0.3))["a"]) == 4
+    assert all(len(values) == 3 for values in interleaved(samplers, 50, 0.5, clock(0.3)).values())
     assert calls_per_sample(lambda: None) > 100
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, pytest.approx(1.2), pytest.approx(2.8))
 

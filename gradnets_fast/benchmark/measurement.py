@@ -80,7 +80,9 @@ class WallClock:
         return take
 
 
-def interleaved(samplers: Mapping[str, Sampler], rounds: int, seconds: float) -> dict[str, list[float]]:
+def interleaved(
+    samplers: Mapping[str, Sampler], rounds: int, seconds: float, now: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Samples of every job, taken in turns, in another order each round.
 
     The rounds end at `rounds`, or after `seconds` if there are MINIMUM_ROUNDS by then; before SETTLED_SECONDS have
@@ -88,11 +90,11 @@ def interleaved(samplers: Mapping[str, Sampler], rounds: int, seconds: float) ->
     """
     names = list(samplers)
     order = random.Random(0)
-    start = time.perf_counter()
+    start = now()
     samples: dict[str, list[float]] = {name: [] for name in names}
     with without_collection():
         for number in range(MORE_ROUNDS * rounds):
-            passed = time.perf_counter() - start
+            passed = now() - start
             if number >= MINIMUM_ROUNDS and (passed > seconds or (number >= rounds and passed > SETTLED_SECONDS)):
                 break
             for name in order.sample(names, len(names)):
