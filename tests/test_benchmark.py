@@ -199,7 +199,8 @@ def test_rounds_interleave_the_jobs_and_end_in_time() -> None:
 
     def clock(seconds: float) -> Callable[[], float]:
         """Whose reading grows by so many seconds from round to round."""
-        return lambda counter=itertools.count(): next(counter) * seconds  # type: ignore[misc]
+        readings = itertools.count()
+        return lambda: next(readings) * seconds
 
     samplers = {name: partial(sampler, name) for name in "ab"}
     samples = interleaved(samplers, 5, 60.0, clock(1e-6))
