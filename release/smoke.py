@@ -87,7 +87,7 @@ def faults_of_kernels(version: str, usable: bool, text: str) -> list[str]:
     if "+cu" not in version:
         return []
     print(f"kernels compiled ahead of time: {text}")
-    return [] if usable else [f"kernels compiled ahead of time: {text}"]
+    return [] if usable else [f"version {version}: expected kernels compiled ahead of time, got: {text}; build it anew"]
 
 
 def main() -> int:
