@@ -23,10 +23,10 @@ import torch
 
 from bench.environment import RESULTS, environment
 from gradnets_fast import mGradNetC, mGradNetM, mRidgeGradNet
-from gradnets_fast.benchmark.plain import plain
+from gradnets_fast.apps.bench.plain import plain
+from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.train.losses import mean_squared_error
 from gradnets_fast.nn import GradNet
-from gradnets_fast.tasks.checkpoint import write_json
-from gradnets_fast.tasks.losses import mean_squared_error
 
 LIMIT = 2_000_000_000
 """Bytes, on the CPU."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS, ROOT
-from gradnets_fast.benchmark.readable import duration, times
-from gradnets_fast.benchmark.results import over_compile, size
-from gradnets_fast.benchmark.work import JOBS
+from gradnets_fast.apps.bench.readable import duration, times
+from gradnets_fast.apps.bench.results import over_compile, size
+from gradnets_fast.apps.bench.work import JOBS
 
 
 def published_2d(result: dict[str, Any]) -> str:

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradnets_fast.benchmark import chosen
-from gradnets_fast.benchmark.cases import Case, Problem
-from gradnets_fast.benchmark.contenders import CONTENDERS, Contender
-from gradnets_fast.benchmark.presets import CASES, PRESETS
-from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results, yardstick
-from gradnets_fast.benchmark.work import JOBS
+from gradnets_fast.apps.bench import chosen
+from gradnets_fast.apps.bench.cases import Case, Problem
+from gradnets_fast.apps.bench.contenders import CONTENDERS, Contender
+from gradnets_fast.apps.bench.presets import CASES, PRESETS
+from gradnets_fast.apps.bench.verification import chosen_rows, exact, fault, results, yardstick
+from gradnets_fast.apps.bench.work import JOBS
 
 OPERATORS = chosen.cases(chosen.Choice(operators=chosen.OPERATORS), torch.device("cpu"))
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import triton
 
+from gradnets_fast.apps.train.checkpoint import write_atomically
 from gradnets_fast.kernels import compiler, configuration, offline
 from gradnets_fast.kernels.candidates import CANDIDATES, Case, cases
 from gradnets_fast.kernels.mode import Mode
-from gradnets_fast.tasks.checkpoint import write_atomically
 
 _REGISTERS = 65536
 """Of a multiprocessor."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS, environment
-from gradnets_fast.tasks.checkpoint import write_json
-from gradnets_fast.tasks.losses import decibel
+from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.train.losses import decibel
 
 ROUNDS = 3
 BACKENDS = {"reference": ["--backend", "reference"], "fastest": []}

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS
-from gradnets_fast.benchmark.environment import versions
+from gradnets_fast.apps.bench.environment import versions
+from gradnets_fast.apps.train.checkpoint import write_json
 from gradnets_fast.errors import message
-from gradnets_fast.tasks.checkpoint import write_json
 
 _KERNELS = "gradnets_fast/kernels/prebuilt.zip"
 

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "BackendUnavailableError": "backend",
     "use_backend": "backend",
-    "warmup": "ahead",
+    "warmup": "_warmup",
     "batch_chunk": "chunks",
     "fully_shard": "parallel",
     "parallelize": "parallel",
@@ -53,9 +53,8 @@ _HOME = {
 }
 _SUBMODULES = (
     "activations",
-    "ahead",
+    "apps",
     "backend",
-    "benchmark",
     "chunks",
     "errors",
     "functional",
@@ -65,13 +64,12 @@ _SUBMODULES = (
     "parallel",
     "reference",
     "swap",
-    "tasks",
 )
 
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from .ahead import warmup as warmup
+    from ._warmup import warmup as warmup
     from .backend import BackendUnavailableError as BackendUnavailableError
     from .backend import use_backend as use_backend
     from .chunks import batch_chunk as batch_chunk

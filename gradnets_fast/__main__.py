@@ -9,7 +9,7 @@ def main() -> None:
     """Runs the command line, or says what it lacks; the doctor runs without it."""
     arguments = sys.argv[1:]
     try:
-        from .cli import run
+        from .apps.cli import run
     except Exception as error:  # a broken torch raises whatever it comes to
         if arguments[:1] != ["doctor"]:
             lacking = _lacking(error)
@@ -19,7 +19,7 @@ def main() -> None:
             sys.exit(2)
     else:
         sys.exit(run())
-    from .doctor import command
+    from .apps.doctor import command
 
     sys.exit(command.main(arguments[1:]))
 

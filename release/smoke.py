@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import gradnets_fast
-from gradnets_fast.doctor.selftest import DTYPES
+from gradnets_fast.apps.doctor.selftest import DTYPES
 from gradnets_fast.kernels import prebuilt
 from gradnets_fast.ops import _cpp
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradnets_fast.apps.train.stream import SampleStream
 from gradnets_fast.errors import is_message
-from gradnets_fast.tasks.stream import SampleStream
 
 if sys.version_info < (3, 11):
     pytest.skip("grain, which reads ahead for streams, needs Python 3.11", allow_module_level=True)

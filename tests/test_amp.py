@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from gradnets_fast import mGradNetC
-from gradnets_fast.benchmark.plain import plain
+from gradnets_fast.apps.bench.plain import plain
+from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
+from gradnets_fast.apps.train.losses import Objective, decibel
+from gradnets_fast.apps.train.settings import Settings
+from gradnets_fast.apps.train.training import Trainer, training_step
 from gradnets_fast.nn import GradNet, GradNetM, RidgeGradNet
-from gradnets_fast.tasks.checkpoint import load_checkpoint, save_checkpoint
-from gradnets_fast.tasks.losses import Objective, decibel
-from gradnets_fast.tasks.settings import Settings
-from gradnets_fast.tasks.training import Trainer, training_step
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 NETWORKS = {

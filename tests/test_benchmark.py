@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 
 import gradnets_fast
 from gradnets_fast import reference
-from gradnets_fast.benchmark import memory, readable, runner
-from gradnets_fast.benchmark.cases import Case, NetworkCase, Problem, Target
-from gradnets_fast.benchmark.contenders import CONTENDERS, Builder, Contender, eager, ours
-from gradnets_fast.benchmark.machine import Machine
-from gradnets_fast.benchmark.measurement import Spread, WallClock, calls_per_sample, interleaved
-from gradnets_fast.benchmark.presets import CASES, PRESETS, registry_cases
-from gradnets_fast.benchmark.runner import Plan
-from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results, yardstick
-from gradnets_fast.cli import app
+from gradnets_fast.apps.bench import memory, readable, runner
+from gradnets_fast.apps.bench.cases import Case, NetworkCase, Problem, Target
+from gradnets_fast.apps.bench.contenders import CONTENDERS, Builder, Contender, eager, ours
+from gradnets_fast.apps.bench.machine import Machine
+from gradnets_fast.apps.bench.measurement import Spread, WallClock, calls_per_sample, interleaved
+from gradnets_fast.apps.bench.presets import CASES, PRESETS, registry_cases
+from gradnets_fast.apps.bench.runner import Plan
+from gradnets_fast.apps.bench.verification import chosen_rows, exact, fault, results, yardstick
+from gradnets_fast.apps.cli import app
 from gradnets_fast.nn import registry
 
 TINY = NetworkCase(
@@ -122,7 +122,7 @@ def test_a_wrong_result_is_not_timed(builder: Builder, tmp_path: Path, monkeypat
     assert "milliseconds" not in outcome
     assert row["contenders"]["eager"]["status"] == "timed"
     monkeypatch.setitem(PRESETS, "quick", dataclasses.replace(PRESETS["quick"], cases=lambda: iter([TINY])))
-    monkeypatch.setattr("gradnets_fast.benchmark.command.CONTENDERS", {**CONTENDERS, "ours": builder})
+    monkeypatch.setattr("gradnets_fast.apps.bench.command.CONTENDERS", {**CONTENDERS, "ours": builder})
     code, text, _ = invoke("--rounds", 1, "--out", tmp_path)
     assert code == 1
     assert "wrong result, not timed: mGradNetC, 2 layers 700x3x5: ours: " in " ".join(text.split())
@@ -143,7 +143,7 @@ def test_a_contender_that_cannot_run_says_why() -> None:
 
 
 def test_a_case_that_the_kernels_refuse_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradnets_fast.benchmark.contenders.why_not", lambda *_: "its dtypes are others")
+    monkeypatch.setattr("gradnets_fast.apps.bench.contenders.why_not", lambda *_: "its dtypes are others")
     row = runner.run_case(TINY, WITHOUT_COMPILE, SHORT)
     assert "its dtypes are others" in row["skipped"]
     assert not any("milliseconds" in outcome for outcome in row["contenders"].values())
@@ -259,7 +259,7 @@ def test_an_interrupted_run_leaves_what_it_has_measured(tmp_path: Path, monkeypa
     machine = Machine(torch.device("cpu"), ["float32"], WallClock())
     machine.probe()
     report_row = runner.run_case(TINY, {"eager": eager, "ours": ours}, Plan(1, 1.0))
-    monkeypatch.setattr("gradnets_fast.benchmark.command.run", lambda *_, **__: interrupted())
+    monkeypatch.setattr("gradnets_fast.apps.bench.command.run", lambda *_, **__: interrupted())
     code, text, _ = invoke("--out", tmp_path)
     assert code == 130
     assert "stopped after 1 of" in text

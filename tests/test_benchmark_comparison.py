@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from test_benchmark_options import invoke
 
-from gradnets_fast.benchmark import comparison
-from gradnets_fast.benchmark.work import JOBS
+from gradnets_fast.apps.bench import comparison
+from gradnets_fast.apps.bench.work import JOBS
 
 Result = dict[str, Any]
 OPTIONS = ("--operator", "ridge", "--shape", "300x3x5", "--shape", "200x4x6", "--no-compile", "--rounds", 3)

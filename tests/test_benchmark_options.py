@@ -18,16 +18,16 @@ from typer.testing import CliRunner
 
 from gradnets_fast import functional
 from gradnets_fast.activations import TABLE, TRANSFORMS
+from gradnets_fast.apps.bench import chosen, draws, memory, runner
+from gradnets_fast.apps.bench.cases import Case
+from gradnets_fast.apps.bench.chosen import Choice
+from gradnets_fast.apps.bench.contenders import CONTENDERS
+from gradnets_fast.apps.bench.operators import OperatorCase
+from gradnets_fast.apps.bench.plain_operators import plain_operator
+from gradnets_fast.apps.bench.runner import Plan
+from gradnets_fast.apps.bench.verification import chosen_rows, exact, fault, results, yardstick
+from gradnets_fast.apps.cli import app
 from gradnets_fast.backend import BACKENDS
-from gradnets_fast.benchmark import chosen, draws, memory, runner
-from gradnets_fast.benchmark.cases import Case
-from gradnets_fast.benchmark.chosen import Choice
-from gradnets_fast.benchmark.contenders import CONTENDERS
-from gradnets_fast.benchmark.operators import OperatorCase
-from gradnets_fast.benchmark.plain_operators import plain_operator
-from gradnets_fast.benchmark.runner import Plan
-from gradnets_fast.benchmark.verification import chosen_rows, exact, fault, results, yardstick
-from gradnets_fast.cli import app
 
 CPU = torch.device("cpu")
 DTYPES = ("float32", "float64", "bfloat16", "float16")

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from distributed_checks import CHECKS, NETWORKS
-from gradnets_fast.tasks.checkpoint import load_checkpoint
+from gradnets_fast.apps.train.checkpoint import load_checkpoint
 
 TESTS = Path(__file__).parent
 

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from gradnets_fast import functional
-from gradnets_fast.backend import BACKENDS, why_not
-from gradnets_fast.doctor import (
+from gradnets_fast.apps.doctor import (
     FAILURE,
     GROUPS,
     NOTE,
@@ -34,7 +33,8 @@ from gradnets_fast.doctor import (
     selftest,
     variables,
 )
-from gradnets_fast.tasks import ranks
+from gradnets_fast.apps.train import ranks
+from gradnets_fast.backend import BACKENDS, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ from gradnets_fast.__main__ import main
 main()
 """
 WITHOUT_SELF_TEST = """
-from gradnets_fast.doctor import examination, report
+from gradnets_fast.apps.doctor import examination, report
 examination.GROUPS = tuple(group for group in examination.GROUPS if group.title != "Self-test")
 """
 

@@ -14,7 +14,7 @@ import torch
 
 from few_kernels import FEW, archive
 from gradnets_fast import __version__
-from gradnets_fast.doctor import (
+from gradnets_fast.apps.doctor import (
     FAILURE,
     GROUPS,
     NOTE,

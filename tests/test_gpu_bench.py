@@ -24,7 +24,7 @@ from bench.gpu.checks import Check, Finding
 from bench.gpu.networks import NETWORKS, Parameters
 from bench.gpu.operators import PRECISIONS, operators, prepared
 from bench.gpu.workers import Answer, Worker, WorkerError, share
-from gradnets_fast.benchmark.verification import FLOOR_ULPS
+from gradnets_fast.apps.bench.verification import FLOOR_ULPS
 from gradnets_fast.kernels import hot
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -92,7 +92,7 @@ def test_variants_are_the_sources_and_what_kernels_reads_beside_them(kernel: Pat
 
 def test_nothing_of_the_command_line_is_there(kernel: Path) -> None:
     rooms = {name.partition("/")[0] for name in files(kernel / "torch-ext" / "gradnets_fast")}
-    assert not rooms & {"__main__.py", "cli", "tasks", "swap", "interop", "benchmark", "tuning.py"}
+    assert not rooms & {"__main__.py", "apps", "swap", "interop"}
 
 
 def test_the_kernel_has_every_operator_and_network(kernel: Path) -> None:

@@ -26,7 +26,7 @@ RULES: dict[str, set[str]] = {
     "parallel.py": {"torch", "nn", "functional", "errors"},
     "interop": {"torch", "interop", "nn", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
-    "doctor": {"torch", "doctor", "functional", "ops", "backend", "errors", "benchmark", "__version__"},
+    "apps/doctor": {"torch", "apps", "functional", "ops", "backend", "errors", "__version__"},
 }
 """Each room and what it may import besides the standard library; the package's own rooms by their names."""
 
@@ -79,7 +79,7 @@ def run(script: str) -> str:
 
 
 def test_the_doctor_can_be_asked_before_torch_is_imported() -> None:
-    loaded = run("import sys, gradnets_fast.doctor.command; print(*sys.modules)").split()
+    loaded = run("import sys, gradnets_fast.apps.doctor.command; print(*sys.modules)").split()
     for name in ("torch", "numpy", "typer", "rich", "triton", "gradnets_fast.backend", "gradnets_fast.errors"):
         assert name not in loaded
 

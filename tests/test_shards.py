@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gradnets_fast.apps.train import shards
+from gradnets_fast.apps.train.data import load_samples
+from gradnets_fast.apps.train.shards import Shard, open_shard
+from gradnets_fast.apps.train.stream import SampleStream, shards_of
 from gradnets_fast.errors import is_message
-from gradnets_fast.tasks import shards
-from gradnets_fast.tasks.data import load_samples
-from gradnets_fast.tasks.shards import Shard, open_shard
-from gradnets_fast.tasks.stream import SampleStream, shards_of
 from shard_files import assert_same, columns, fails, tagged, take, write
 
 

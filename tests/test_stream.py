@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from gradnets_fast.apps.train.shards import Shard
+from gradnets_fast.apps.train.stream import SampleStream
 from gradnets_fast.errors import is_message
-from gradnets_fast.tasks.shards import Shard
-from gradnets_fast.tasks.stream import SampleStream
 from shard_files import Batch, assert_same, fails, tagged, take, write, write_shards
 
 
@@ -209,7 +209,7 @@ def test_batches_share_no_memory(shards: list[Path]) -> None:
 MEMORY = """
 import resource, sys
 import pyarrow.parquet
-from gradnets_fast.tasks.stream import SampleStream, shards_of
+from gradnets_fast.apps.train.stream import SampleStream, shards_of
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -342,7 +342,7 @@ def test_importing_needs_nothing_optional_and_using_says_what_is_missing(tmp_pat
     script = """
 import sys
 from pathlib import Path
-from gradnets_fast.tasks.stream import SampleStream
+from gradnets_fast.apps.train.stream import SampleStream
 assert not {"grain", "pyarrow", "absl"} & set(sys.modules)
 for name in ("pyarrow", "grain"):
     sys.modules[name] = None

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from bench import polymax
-from gradnets_fast.cli import app, train_command
-from gradnets_fast.tasks.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from gradnets_fast.tasks.data import load_samples
-from gradnets_fast.tasks.fields import make_field
-from gradnets_fast.tasks.settings import ARCHITECTURES, Settings
-from gradnets_fast.tasks.training import Trainer
+from gradnets_fast.apps.cli import app, train_command
+from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from gradnets_fast.apps.train.data import load_samples
+from gradnets_fast.apps.train.fields import make_field
+from gradnets_fast.apps.train.settings import ARCHITECTURES, Settings
+from gradnets_fast.apps.train.training import Trainer
 
 QUICK = ["--steps", "40", "--samples", "2000", "--batch-size", "200"]
 
@@ -392,7 +392,7 @@ def test_unforeseen_failures_keep_their_traceback(tmp_path: Path, monkeypatch: p
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("gradnets_fast.cli.train_command.evaluate", broken)
+    monkeypatch.setattr("gradnets_fast.apps.cli.train_command.evaluate", broken)
     with pytest.raises(ValueError, match="a bug"):
         invoke(*QUICK, "--out", tmp_path)
 

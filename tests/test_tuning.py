@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import gradnets_fast
-from gradnets_fast import tuning as command
+from gradnets_fast.apps import tuning as command
 from gradnets_fast.kernels import candidates, compiler, configuration, offline, tuning
 
 ROOT = Path(__file__).resolve().parents[1]

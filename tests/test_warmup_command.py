@@ -10,9 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gradnets_fast.ahead import METHODS
-from gradnets_fast.cli import app, warmup_command
-from gradnets_fast.tasks.settings import ARCHITECTURES, PRECISIONS, Settings
+from gradnets_fast._warmup import METHODS
+from gradnets_fast.apps.cli import app, warmup_command
+from gradnets_fast.apps.train.settings import ARCHITECTURES, PRECISIONS, Settings
 
 SMALL = ("--device", "cpu", "--embed-dim", 3, "--layers", 2)
 

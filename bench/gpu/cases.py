@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.gpu.networks import NETWORKS, Network
 from bench.gpu.operators import PRECISIONS
-from gradnets_fast.benchmark.gpu import tanh_rate as tanh_rate
+from gradnets_fast.apps.bench.gpu import tanh_rate as tanh_rate
 
 DTYPES = ("bf16", "tf32", "fp32", "fp32-default")
 JOBS = ("forward", "backward", "step")

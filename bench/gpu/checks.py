@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import gradnets_fast
 from bench.gpu.operators import BACKEND, Call, Function, evaluated, prepared, step, suffix
-from gradnets_fast.benchmark.verification import allowed
+from gradnets_fast.apps.bench.verification import allowed
 
 _SLEEP_CYCLES = 50_000_000
 """Some 30 ms: long after a kernel that ignores its stream would have run."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from gradnets_fast.apps.bench.environment import versions
+from gradnets_fast.apps.bench.gpu import description
 from gradnets_fast.backend import why_not
-from gradnets_fast.benchmark.environment import versions
-from gradnets_fast.benchmark.gpu import description
 from gradnets_fast.errors import message
 
 CPU = torch.device("cpu")

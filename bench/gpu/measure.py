@@ -17,12 +17,12 @@ import gradnets_fast
 from bench.gpu.cases import COMPILERS, JOBS, Case, Rates, bound, bounds, flops
 from bench.gpu.networks import Function
 from bench.gpu.operators import BACKEND, PRECISIONS
-from gradnets_fast.benchmark import verification
-from gradnets_fast.benchmark.cases import Problem
-from gradnets_fast.benchmark.contenders import Contender, of_function
-from gradnets_fast.benchmark.gpu import EventClock as Clock
-from gradnets_fast.benchmark.gpu import freed, peak_bytes, special_function_rate
-from gradnets_fast.benchmark.measurement import Spread, without_collection
+from gradnets_fast.apps.bench import verification
+from gradnets_fast.apps.bench.cases import Problem
+from gradnets_fast.apps.bench.contenders import Contender, of_function
+from gradnets_fast.apps.bench.gpu import EventClock as Clock
+from gradnets_fast.apps.bench.gpu import freed, peak_bytes, special_function_rate
+from gradnets_fast.apps.bench.measurement import Spread, without_collection
 
 OUT_OF_MEMORY = "out of memory"
 _MATRIX, _COPIED = 8192, 2**28

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import gradnets_fast
 from gradnets_fast import functional, reference
+from gradnets_fast.apps.bench import draws
+from gradnets_fast.apps.bench.draws import suffix
+from gradnets_fast.apps.bench.precision import Precision
 from gradnets_fast.backend import why_not
-from gradnets_fast.benchmark import draws
-from gradnets_fast.benchmark.draws import suffix
-from gradnets_fast.benchmark.precision import Precision
 from gradnets_fast.reference.ridge import PANELLED_RULE
 
 BACKEND = "triton"

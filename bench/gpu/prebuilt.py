@@ -21,7 +21,7 @@ from torch import Tensor
 
 import gradnets_fast
 from bench.environment import ROOT
-from gradnets_fast.benchmark.measurement import Spread
+from gradnets_fast.apps.bench.measurement import Spread
 from gradnets_fast.kernels import configuration, hot, launching, prebuilt
 from gradnets_fast.ops import _prebuilt
 from gradnets_fast.ops._kernels import capability_of

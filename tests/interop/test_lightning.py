@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import gradnets_fast as gf
+from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.interop import GradNetLightning
 from gradnets_fast.nn import GradNet
-from gradnets_fast.tasks.fields import make_field
 
 pytestmark = [
     # Lightning would have worker processes load these samples, which are in memory.

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 
+from gradnets_fast.apps.train.checkpoint import CHECKPOINT_FILE, save_checkpoint
+from gradnets_fast.apps.train.settings import ARCHITECTURES, Settings
+from gradnets_fast.apps.train.training import Trainer
 from gradnets_fast.nn import registry
-from gradnets_fast.tasks.checkpoint import CHECKPOINT_FILE, save_checkpoint
-from gradnets_fast.tasks.settings import ARCHITECTURES, Settings
-from gradnets_fast.tasks.training import Trainer
 
 CASES = {(type(case.make()), tuple(sorted(case.make().state_dict()))): case for case in registry.cases()}
 """One case for each class and set of parameters."""

@@ -1,0 +1,151 @@
+"""What is timed: a case at one size, its tensors, and the functions that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...nn import GradNet, GradNetC, GradNetM
+from ...reference.architectures import Parameters
+from .plain import plain
+from .precision import PRECISIONS, Precision
+from .work import Work, products, transcendental, work
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Gains over eager PyTorch to reach: time of a forward, of a step, and, where it is set, extra memory of a step."""
+
+    forward: float
+    step: float
+    memory: float | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case's tensors, and the functions of them.
+
+    Attributes:
+        points: x, or x and v: leaves, (batch, d).
+        parameters: leaves, by name.
+        g: the gradient of the result.
+        exact: (parameters, *points) -> the result, for float64.
+        eager: (*points) -> the result, in plain PyTorch as a user would write it.
+        ours: the same by the package.
+        authors: the same in the authors' structure, where there is one.
+        work: of each job.
+        eps: of the dtype, or of the numbers that products round their factors to.
+        in_float32: makes the same problem in float32, where that is another contender.
+    """
+
+    points: tuple[Tensor, ...]
+    parameters: Mapping[str, Tensor]
+    g: Tensor
+    exact: Callable[..., Tensor]
+    eager: Function
+    ours: Function
+    authors: Function | None
+    work: Mapping[str, Work]
+    eps: float
+    in_float32: Callable[[], Problem] | None = None
+
+    def part(self, rows: Tensor) -> Problem:
+        """Some of the points, with the same parameters."""
+        points = tuple(p.detach()[rows].requires_grad_() for p in self.points)
+        return replace(self, points=points, g=self.g[rows])
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to time at one size.
+
+    Attributes:
+        family: the heading it is reported under.
+        variant: what tells it from others of its family and size; may be empty.
+        batch, d, h: points, their dimension, hidden units (of each module).
+        dtype: a name of `precision.PRECISIONS`.
+        target: the gains to reach, if there are any.
+    """
+
+    family: str
+    variant: str
+    batch: int
+    d: int
+    h: int
+    dtype: str = "float32"
+    target: Target | None = None
+
+    @property
+    def label(self) -> str:
+        """Unique among all presets; `--case` searches it."""
+        return " ".join(part for part in (self.family, self.variant, f"{self.batch}x{self.d}x{self.h}") if part)
+
+    @property
+    def precision(self) -> Precision:
+        """What `dtype` names."""
+        return PRECISIONS[self.dtype]
+
+    def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
+        """The case's tensors from a fixed seed; batch: in place of the number of points."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its tensors are")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCase(Case):
+    """A network.
+
+    Attributes:
+        make: (**factory) -> the network; factory: device, dtype.
+        reference: (parameters, x) -> f(x) in the authors' structure, which recomputes W x in each layer.
+    """
+
+    make: Callable[..., GradNet]
+    reference: Callable[[Parameters, Tensor], Tensor]
+
+    def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
+        """The network's parameters and points from a fixed seed."""
+        dtype = self.precision.dtype
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            # Drawn on the CPU, so that every device has the same numbers.
+            net = self.make(dtype=dtype).to(device)
+            x, g = torch.randn(2, batch or self.batch, self.d).to(device, dtype).unbind()
+        made = self._of(net, x.requires_grad_(), g)
+        if dtype in (torch.bfloat16, torch.float16):
+            return replace(made, in_float32=lambda: self._in_float32(net, x, g))
+        return made
+
+    def _of(self, net: GradNet, x: Tensor, g: Tensor) -> Problem:
+        parameters = dict(net.named_parameters())
+        modules = net.num_modules if isinstance(net, GradNetM) else 1
+        counts, tensors = products("value", self.d), (x, g, *parameters.values())
+        return Problem(
+            points=(x,),
+            parameters=parameters,
+            g=g,
+            exact=self.reference,
+            eager=plain(net),
+            ours=net,
+            authors=lambda x: self.reference(parameters, x),
+            work=work(counts, float(len(x) * self.h * modules), self.d, _evaluations(net), tensors),
+            eps=PRECISIONS[self.dtype].eps,
+        )
+
+    def _in_float32(self, net: GradNet, x: Tensor, g: Tensor) -> Problem:
+        wide = self.make(dtype=torch.float32).to(x.device)
+        wide.load_state_dict(net.state_dict())
+        return self._of(wide, x.detach().float().requires_grad_(), g.float())
+
+
+def _evaluations(net: Any) -> int:
+    """Of special functions for each hidden value in one pass."""
+    if isinstance(net, GradNetM):
+        return 2 if net.spec.kind == "weighted_softmax" else transcendental(net.spec.basis)
+    layers: Iterable[Any] = net.nonlinearity if isinstance(net, GradNetC) else [net.act]
+    return sum(transcendental(layer.spec.basis) for layer in layers)

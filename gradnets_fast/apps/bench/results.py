@@ -1,0 +1,151 @@
+"""What a run leaves in files: the JSON that holds everything, a CSV line for each time, a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from ..train.checkpoint import write_atomically, write_json
+from .contenders import is_ours
+from .machine import rates
+from .runner import UNAVAILABLE, WRONG
+from .work import JOBS, bounds
+
+Row = dict[str, Any]
+
+
+def content(rows: list[Row], machine: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """The result file: `run` says where and how, `machine` what it could have done, `rows` what was measured."""
+    return {**run, "machine": machine, "rows": [derived(row, machine) for row in rows]}
+
+
+def derived(row: Row, machine: dict[str, Any]) -> Row:
+    """The row with gains, and with how near each contender comes to the machine's rates.
+
+    bound: for each job the milliseconds that the scarcest resource needs at the best tenth of the rates, and which that
+    is.  gain: for each contender but eager and each job, eager's median over its own.  Of each contender and job,
+    gflops, gb_per_s, and of_bound, the bound as a fraction of its median.  Of ours alone, of_mm: its gflops as a
+    fraction of torch.mm's; of_bandwidth: the time in which copy_ would move the minimum bytes, as a fraction of its
+    own.  memory_gain: eager's extra bytes over each other contender's.
+    """
+    timed = {name: c for name, c in row["contenders"].items() if "milliseconds" in c}
+    medians = {name: {job: c["milliseconds"][job]["median"] for job in JOBS} for name, c in timed.items()}
+    others = [name for name in medians if name != "eager" and "eager" in medians]
+    row = {**row, "gain": {n: {job: medians["eager"][job] / medians[n][job] for job in JOBS} for n in others}}
+    # A bound is what the machine can do, which on a busy one is more than it mostly does.
+    needs, at_best = (_needs(row, rates(machine, row["dtype"], quantile)) for quantile in ("median", "high"))
+    row["bound"] = {job: _largest(at_best[job]) for job in JOBS}
+    row["contenders"] = {
+        name: outcome | _rates(row, medians[name]) if name in medians else outcome
+        for name, outcome in row["contenders"].items()
+    }
+    if "ours" in medians:
+        own = medians["ours"]
+        row["gflops"] = row["contenders"]["ours"]["gflops"]
+        row["of_mm"] = {job: needs[job]["products"] / own[job] for job in JOBS}
+        row["of_bandwidth"] = {job: needs[job]["memory"] / own[job] for job in JOBS}
+    memory = {name: c["memory_bytes"] for name, c in row["contenders"].items() if c.get("memory_bytes")}
+    if "eager" in memory:
+        row["memory_gain"] = {name: memory["eager"] / size for name, size in memory.items() if name != "eager"}
+    return row
+
+
+def _needs(row: Row, of_dtype: dict[str, float]) -> dict[str, dict[str, float]]:
+    work = ("flops", "minimum_bytes", "evaluations")
+    return {job: bounds({key: row[key][job] for key in work}, of_dtype) for job in JOBS}
+
+
+def _largest(needs: dict[str, float]) -> dict[str, Any]:
+    by = max(needs, key=needs.__getitem__)
+    return {"milliseconds": needs[by], "by": by}
+
+
+def _rates(row: Row, median: dict[str, float]) -> dict[str, dict[str, float]]:
+    return {
+        "gflops": {job: 1e-6 * row["flops"][job] / median[job] for job in JOBS},
+        "gb_per_s": {job: 1e-6 * row["minimum_bytes"][job] / median[job] for job in JOBS},
+        "of_bound": {job: row["bound"][job]["milliseconds"] / median[job] for job in JOBS},
+    }
+
+
+def over_compile(row: Row, job: str, name: str = "ours") -> float | None:
+    """A contender's gain over torch.compile."""
+    if not {"compile", name} <= row["gain"].keys():
+        return None
+    ratio: float = row["gain"][name][job] / row["gain"]["compile"][job]
+    return ratio
+
+
+def wrong(result: dict[str, Any]) -> list[str]:
+    """What was wrong of ours, case by case."""
+    found = [(row, name, outcome) for row in result["rows"] for name, outcome in row["contenders"].items()]
+    return [
+        f"{row['label']}: {name}: {outcome['reason']}"
+        for row, name, outcome in found
+        if is_ours(name) and outcome["status"] == WRONG
+    ]
+
+
+def reasons(result: dict[str, Any]) -> list[str]:
+    """Why a contender shows no time, once for each contender and cause."""
+    found: dict[str, str] = {}
+    for row in result["rows"]:
+        for name, outcome in row["contenders"].items():
+            if "skipped" not in row and outcome.get("status") in (WRONG, UNAVAILABLE):
+                found.setdefault(f"{name} {outcome['status']}: {outcome['reason']}", row["label"])
+    return [f"{label}: {reason}" for reason, label in found.items()]
+
+
+def size(row: Row) -> str:
+    """B, d, h."""
+    return f"{row['batch']}, {row['d']}, {row['h']}"
+
+
+def write(result: dict[str, Any], folder: Path, name: str) -> list[Path]:
+    """Writes NAME.json, NAME.csv and NAME.png, each atomically; returns their paths."""
+    from .figure import save_figure
+
+    paths = [folder / f"{name}.{kind}" for kind in ("json", "csv", "png")]
+    write_json(paths[0], result)
+    text = _csv(result)
+    write_atomically(paths[1], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    save_figure(result, paths[2])
+    return paths
+
+
+_COLUMNS = ("family", "variant", "batch", "d", "h", "dtype", "job", "contender", "backend", "status", "relative_error")
+_MEASURED = ("median_ms", "q10_ms", "q90_ms", "gain", "over_compile", "target", "gflops", "gb_per_s", "of_bound")
+_BOUNDS = ("bound_ms", "bound_by", "of_mm", "of_bandwidth", "memory_bytes", "reason")
+
+
+def _csv(result: dict[str, Any]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [*_COLUMNS, *_MEASURED, *_BOUNDS], restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in result["rows"]:
+        for name, outcome in row["contenders"].items():
+            for job in JOBS:
+                writer.writerow(_csv_line(row, name, outcome, job))
+    return buffer.getvalue()
+
+
+def _csv_line(row: Row, name: str, outcome: dict[str, Any], job: str) -> Row:
+    line = {key: row[key] for key in _COLUMNS if key in row}
+    line |= {"job": job, "contender": name, "reason": outcome.get("reason") or ""}
+    line |= {key: outcome[key] for key in ("backend", "status", "relative_error") if key in outcome}
+    line |= {"bound_ms": row["bound"][job]["milliseconds"], "bound_by": row["bound"][job]["by"]}
+    if "milliseconds" in outcome:
+        spread = outcome["milliseconds"][job]
+        line |= {"median_ms": spread["median"], "q10_ms": spread["low"], "q90_ms": spread["high"]}
+        line |= {key: outcome[key][job] for key in ("gflops", "gb_per_s", "of_bound")}
+    if name in row["gain"]:
+        line["gain"] = row["gain"][name][job]
+        line["over_compile"] = "" if name == "compile" else over_compile(row, job, name)
+    if name == "ours" and "of_mm" in row:
+        line |= {key: row[key][job] for key in ("of_mm", "of_bandwidth")}
+        line["target"] = "" if row["target"] is None else row["target"][job]
+    if job == "step" and outcome.get("memory_bytes"):
+        line["memory_bytes"] = outcome["memory_bytes"]
+    return line

@@ -1,0 +1,201 @@
+"""Runs cases: builds the contenders, verifies them, times the right ones, and gathers what a report needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from ...errors import is_message
+from . import memory, verification
+from .cases import Case, Problem
+from .contenders import Builder, Contender, is_ours
+from .machine import Machine
+from .measurement import Clock, Job, Spread, WallClock, interleaved
+from .work import JOBS
+
+CPU = torch.device("cpu")
+TIMED, WRONG, UNAVAILABLE = "timed", "wrong", "unavailable"
+_UNAVAILABLE_IF = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How cases are measured.
+
+    Attributes:
+        rounds: samples of each contender and job, at least; short cases get more.
+        seconds: a case stops earlier than that once it has three rounds and used this time.
+        memory_from: batch × hidden from which on the extra memory of a step is measured; None for never.
+        device: where.
+    """
+
+    rounds: int
+    seconds: float
+    memory_from: int | None = None
+    device: torch.device = CPU
+
+    def clock(self) -> Clock:
+        """That of the device."""
+        if self.device.type == "cuda":
+            from .gpu import EventClock
+
+            return EventClock(self.device)
+        return WallClock()
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within it, torch and the kernels use `count` threads; None changes nothing."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(
+    cases: Sequence[tuple[Case, Mapping[str, Builder]]], plan: Plan
+) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """After each case: the rows so far, and the machine's rates, which are sampled between the cases.
+
+    cases: with the contenders of each.
+    """
+    with torch.cuda.device(plan.device) if plan.device.type == "cuda" else nullcontext():
+        clock, rows = plan.clock(), []
+        machine = Machine(plan.device, [case.dtype for case, _ in cases], clock)
+        machine.probe()
+        for case, builders in cases:
+            rows.append(run_case(case, builders, plan, clock))
+            machine.probe()
+            yield rows, machine.to_json()
+
+
+def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clock | None = None) -> dict[str, Any]:
+    """One row of a report, JSON-ready: see `results.derived`."""
+    with case.precision.active():
+        problem = case.problem(plan.device)
+        outcomes: dict[str, Any] = {}
+        row = {**_description(case, problem), "contenders": outcomes}
+        built = _built(problem, builders, outcomes)
+        # Without the kernels there is nothing to compare: the others' times would only cost time.
+        if not any(map(is_ours, built)):
+            return {**row, "skipped": next(outcomes[name]["reason"] for name in outcomes if is_ours(name))}
+        rows = verification.chosen_rows(case.batch).to(plan.device)
+        truth, eager = verification.exact(problem, rows), verification.yardstick(problem, rows)
+        fault = verification.fault(eager, eager, truth, problem.eps, _names(problem))
+        if fault is not None:
+            return {**row, "contenders": {}, "skipped": f"eager PyTorch, the yardstick, is wrong: {fault}"}
+        ready = {}
+        for name, contender in built.items():
+            outcomes[name] = _judged(name, contender, problem, (rows, truth, eager))
+            if outcomes[name]["status"] == TIMED:
+                ready[name] = contender
+            _free(plan.device)
+        row["rounds"] = _time(problem, ready, outcomes, plan, clock or plan.clock())
+        if plan.memory_from is not None and case.batch * case.h >= plan.memory_from:
+            for name, contender in ready.items():
+                outcomes[name]["memory_bytes"] = _memory(case, name, contender, problem, plan.device)
+    return row
+
+
+def _description(case: Case, problem: Problem) -> dict[str, Any]:
+    work = {key: {job: getattr(problem.work[job], key) for job in JOBS} for key in ("flops", "minimum_bytes")}
+    return {
+        "label": case.label,
+        "family": case.family,
+        "variant": case.variant,
+        "batch": case.batch,
+        "d": case.d,
+        "h": case.h,
+        "dtype": case.dtype,
+        "target": None if case.target is None else vars(case.target),
+        **work,
+        "evaluations": {job: problem.work[job].evaluations for job in JOBS},
+    }
+
+
+def _built(problem: Problem, builders: Mapping[str, Builder], outcomes: dict[str, Any]) -> dict[str, Contender]:
+    built = {}
+    for name, builder in builders.items():
+        try:
+            contender = builder(problem)
+        except _UNAVAILABLE_IF as error:
+            outcomes[name] = _unavailable(error)
+            continue
+        if contender is not None:
+            outcomes[name] = {}  # keeps the order of the table
+            built[name] = contender
+    return built
+
+
+def _names(problem: Problem) -> list[str]:
+    points = ("x", "v")[: len(problem.points)]
+    return [*points, *problem.parameters]
+
+
+def _judged(name: str, contender: Contender, problem: Problem, known: tuple[Any, Any, Any]) -> dict[str, Any]:
+    """Whether a contender is right, and how far from the truth."""
+    rows, truth, eager = known
+    try:
+        got = verification.results(contender, problem, rows)
+    except _UNAVAILABLE_IF as error:
+        if is_ours(name) and not _is_lack_of_memory(error):
+            raise
+        return _unavailable(error)
+    # Eager PyTorch is held to half the digits, as the yardstick is: its sums over a whole batch may be worse.
+    fault = verification.fault(got, got if name == "eager" else eager, truth, problem.eps, _names(problem))
+    outcome = {"status": WRONG if fault else TIMED, "reason": fault}
+    if contender.backend is not None:
+        outcome["backend"] = contender.backend
+    return {**outcome, "relative_error": verification.relative_error(got, truth)}
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _unavailable(error: Exception) -> dict[str, Any]:
+    first = (str(error).strip().splitlines() or [""])[0]
+    if _is_lack_of_memory(error):
+        return {"status": UNAVAILABLE, "reason": "out of memory"}
+    return {"status": UNAVAILABLE, "reason": first if is_message(first) else f"{type(error).__name__}: {first}"}
+
+
+def _free(device: torch.device) -> None:
+    if device.type == "cuda":
+        from .gpu import freed
+
+        freed()
+
+
+def _time(problem: Problem, ready: Mapping[str, Contender], outcomes: dict[str, Any], plan: Plan, clock: Clock) -> int:
+    """Adds milliseconds to the outcomes; returns how many rounds there were."""
+    samplers = {}
+    for name, contender in ready.items():
+        g = problem.g.to(contender.points[0].dtype)
+        jobs: dict[str, Job] = {"forward": contender.forward, "step": partial(contender.step, g)}
+        for job in JOBS:
+            samplers[f"{name}/{job}"] = clock.sampler(jobs[job], contender.active)
+    if not samplers:
+        return 0
+    samples = interleaved(samplers, plan.rounds, plan.seconds)
+    for name in ready:
+        milliseconds = {job: [1e3 * s for s in samples[f"{name}/{job}"]] for job in JOBS}
+        outcomes[name]["milliseconds"] = {job: vars(Spread.of(values)) for job, values in milliseconds.items()}
+    return len(next(iter(samples.values())))
+
+
+def _memory(case: Case, name: str, contender: Contender, problem: Problem, device: torch.device) -> int | None:
+    if device.type != "cuda":
+        return memory.extra_bytes(case, name)
+    from .gpu import peak_bytes
+
+    with contender.active():
+        return peak_bytes(partial(contender.step, problem.g.to(contender.points[0].dtype)), device)

@@ -1,0 +1,42 @@
+"""Foreseen failures: one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from ...errors import is_message
+
+_EXPECTED_FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError)
+_LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL .*remote")
+"""What an exchange among processes raises where one of them has stopped."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns an exception of ours into its message on standard error; another one goes on."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except _EXPECTED_FAILURES as error:
+        text, rank = " ".join(str(error).split()), os.environ.get("RANK", "0")
+        if rank != "0" and getattr(error, "of_first", False):
+            raise typer.Exit(2) from error  # process 0 says it
+        if _LOST_CONNECTION.search(text):
+            text = "another process has stopped; see its message"
+        elif not isinstance(error, OSError) and not is_message(text):
+            raise  # nobody foresaw it: the traceback is what helps
+        who = "" if rank == "0" else f"process {rank}: "
+        print(f"gradnets-fast: {who}{text}\n", end="", file=sys.stderr, flush=True)
+        raise typer.Exit(2) from error
+
+
+def help_of(text: str, choices: Iterable[str]) -> str:
+    """The help text of an option with these choices."""
+    return f"{text}: {', '.join(choices)}."

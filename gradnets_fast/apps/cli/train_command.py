@@ -1,0 +1,285 @@
+"""`gradnets-fast train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ... import __version__
+from ...activations import TRANSFORMS
+from ...errors import check_positive, message
+from ...nn.modular import COMBINATIONS
+from ..train.checkpoint import (
+    CHECKPOINT_FILE,
+    SETTINGS_FILE,
+    Checkpoint,
+    load_checkpoint,
+    load_settings,
+    prepare_folder,
+    save_checkpoint,
+    write_json,
+)
+from ..train.evaluation import Evaluation, evaluate
+from ..train.fields import FIELDS
+from ..train.losses import decibel
+from ..train.ranks import Ranks, processes
+from ..train.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings, resolved_streams
+from ..train.training import Trainer
+from .errors import help_of, one_line_errors
+
+_PLAIN_LINES = 10
+
+
+def train(
+    field: Annotated[str | None, typer.Option(help=help_of("Synthetic field", FIELDS) + " (default: convex2d)")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="File of samples (.csv, .parquet, .npz, .npy) in place of a field; or a folder or quoted pattern of "
+            ".parquet and .npz shards, which are streamed."
+        ),
+    ] = None,
+    arch: Annotated[str, typer.Option(help=help_of("Architecture", ARCHITECTURES))] = Settings.arch,
+    dim: Annotated[int | None, typer.Option(help="Dimension, for polymax.")] = None,
+    embed_dim: Annotated[int, typer.Option(help="Hidden units h (per module).")] = Settings.embed_dim,
+    layers: Annotated[int, typer.Option(help="Layers, or modules.")] = Settings.layers,
+    activation: Annotated[
+        str | None, typer.Option(help="A name of the activation table, or several joined by +.")
+    ] = None,
+    transform: Annotated[
+        str | None, typer.Option(help=help_of("Of modules: transform ρ of a ridge sum", TRANSFORMS))
+    ] = None,
+    combine: Annotated[str, typer.Option(help=help_of("Of modules", COMBINATIONS))] = Settings.combine,
+    linear: Annotated[str | None, typer.Option(help="Linear part: psd or symmetric.")] = None,
+    loss: Annotated[
+        str, typer.Option(help="squared; or nearest, under which logsumexp's modules find their own points.")
+    ] = Settings.loss,
+    batch_size: Annotated[int, typer.Option(help="Points per step.")] = Settings.batch_size,
+    samples: Annotated[int, typer.Option(help="Training points drawn from the field.")] = Settings.samples,
+    steps: Annotated[int | None, typer.Option(help="Steps of Adam. (default: 200 epochs)")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training points, in place of --steps.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of Adam. (default: 1e-2, for gradnet-m and mgradnet-m 5e-3)")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help=help_of("Schedule", SCHEDULES) + " (default: cosine, for gradnet-m and mgradnet-m constant)"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of data, initialisation and shuffling.")] = 0,
+    backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
+    device: Annotated[str, typer.Option(help="A torch device; cuda under torchrun: one for each process.")] = "cpu",
+    amp: Annotated[str, typer.Option(help=help_of("Precision of points and weights", PRECISIONS))] = Settings.amp,
+    streams: Annotated[
+        int | None,
+        typer.Option(help="Of shards: what processes divide among themselves. (default: 8, or what they divide)"),
+    ] = None,
+    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 30.0,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, report and figure.")] = Path("runs/train"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --out, with its settings.")
+    ] = False,
+) -> None:
+    """Train a gradient network on a gradient field, and report error, Jacobian and speed.
+
+    Under torchrun (torchrun --nproc-per-node 2 -m gradnets_fast train …) the processes share each batch; after a
+    restart they go on from the checkpoint in --out.
+    """
+    options = {
+        "arch": arch,
+        "field": field if field is not None or data is not None else Settings.field,
+        "data": data,
+        "dim": dim,
+        "embed_dim": embed_dim,
+        "layers": layers,
+        "activation": activation,
+        "transform": transform,
+        "combine": combine,
+        "linear": linear,
+        "loss": loss,
+        "batch_size": batch_size,
+        "samples": samples,
+        "lr": lr,
+        "schedule": schedule,
+        "seed": seed,
+        "backend": backend,
+        "device": device,
+        "amp": amp,
+        "streams": streams,
+    }
+    with one_line_errors(), processes(device) as ranks:
+        console = Console(quiet=ranks.rank > 0)
+        trainer = _resumed(out, ranks) if resume else _started(options, steps, epochs, out, ranks)
+        began, first = time.perf_counter(), trainer.step
+        _train(console, trainer, save_every, out)
+        spent = {"seconds": time.perf_counter() - began, "steps": trainer.step - first}
+        if ranks.rank == 0:
+            console.print("measuring error, Jacobian and time per step …")
+            _finish(console, trainer, evaluate(trainer), spent, out)
+
+
+def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out: Path, ranks: Ranks) -> Trainer:
+    """A run from the beginning; or, if torchrun has restarted this very run, from its checkpoint."""
+    if steps is not None and epochs is not None:
+        raise ValueError(message("train", "steps, epochs", "one of them", "both", "leave one out"))
+    settings = ranks.from_first(lambda: Settings(**options, steps=1 if steps is None else steps))
+    settings = dataclasses.replace(settings, streams=resolved_streams(settings.streams, ranks.size))
+    trainer = Trainer(settings, ranks)
+    if steps is None:
+        count = 200 if epochs is None else epochs
+        check_positive("train", "epochs", count)
+        total = count * trainer.problem.source.steps_per_epoch
+        trainer.settings = dataclasses.replace(trainer.settings, steps=total)
+    # Process 0 alone looks and decides: the others might find what it has written meanwhile.
+    checkpoint = ranks.from_first(lambda: _begun(trainer, out))
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    return trainer
+
+
+def _begun(trainer: Trainer, out: Path) -> Checkpoint | None:
+    """What a restarted run goes on from; otherwise makes the folder that of a new run."""
+    if trainer.ranks.restarts and _left_by(trainer.settings, out):
+        return load_checkpoint(out)
+    prepare_folder(out)
+    # In this order, so that --resume never meets an earlier run's checkpoint beside these settings.
+    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    write_json(out / SETTINGS_FILE, trainer.settings.to_json())
+    save_checkpoint(out, trainer.checkpoint())
+    return None
+
+
+def _left_by(settings: Settings, out: Path) -> bool:
+    """Whether a run with these settings has left its checkpoint."""
+    try:
+        return load_settings(out) == settings.to_json() and (out / CHECKPOINT_FILE).is_file()
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _resumed(out: Path, ranks: Ranks) -> Trainer:
+    settings, checkpoint = ranks.from_first(lambda: (Settings.from_json(load_settings(out)), load_checkpoint(out)))
+    trainer = Trainer(settings, ranks)
+    trainer.resume(checkpoint)
+    return trainer
+
+
+def _train(console: Console, trainer: Trainer, save_every: float, out: Path) -> None:
+    settings, ranks = trainer.settings, trainer.ranks
+    console.print(
+        f"training {type(trainer.module).__name__} "
+        f"({sum(p.numel() for p in trainer.module.parameters())} parameters) on {trainer.problem.label}: "
+        f"{settings.steps} steps of {settings.batch_size}"
+        + (f", in {ranks.size} processes" if ranks.size > 1 else "")
+        + (f", resumed at step {trainer.step}" if trainer.step else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        with _progress(console, trainer) as report:
+            interrupted = _interrupts() if ranks.size == 1 else nullcontext(list[int]())
+            with interrupted as signals:
+                for step in trainer.run(report, save_every, out):
+                    if signals and step < settings.steps:
+                        save_checkpoint(out, trainer.checkpoint())
+                        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        # One of several processes cannot finish its step alone: then the last checkpoint is what remains.
+        stopped = f"stopped at step {trainer.step}" if ranks.size == 1 else "stopped"
+        console.print(f"{stopped}; go on with: gradnets-fast train --resume --out {out}", soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
+    signals: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield signals  # Python hands signals to the main thread alone
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(console: Console, trainer: Trainer) -> Iterator[Callable[[int, float], None]]:
+    total = trainer.settings.steps
+    if console.quiet:
+        yield lambda *_: None
+        return
+    if not console.is_terminal:
+        every = max(1, total // _PLAIN_LINES)
+        last = [trainer.step]
+
+        def plain(step: int, loss: float) -> None:
+            if step - last[0] >= every or step == total:
+                last[0] = step
+                print(f"step {step}/{total}  batch error {decibel(loss):.2f} dB", flush=True)
+
+        yield plain
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("batch error", total=total, completed=trainer.step)
+
+        def bar(step: int, loss: float) -> None:
+            progress.update(task, completed=step, description=f"batch error {decibel(loss):7.2f} dB")
+
+        yield bar
+
+
+def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, spent: dict[str, float], out: Path) -> None:
+    from ..train.figure import save_figure
+
+    report = {
+        "gradnets_fast": __version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "module": type(trainer.module).__name__,
+        "problem": trainer.problem.label,
+        "settings": trainer.settings.to_json(),
+        "evaluation": evaluation.to_json(),
+        "training": spent,
+        "history": trainer.history,
+    }
+    write_json(out / "report.json", report)
+    save_figure(trainer, evaluation, out / "figure.png")
+    console.print(_table(trainer, evaluation, spent))
+    for name in ("figure.png", "report.json", "checkpoint.safetensors"):
+        console.print(f"  {out / name}", highlight=False, soft_wrap=True)
+
+
+def _table(trainer: Trainer, evaluation: Evaluation, spent: dict[str, float]) -> Table:
+    table = Table(title=f"{type(trainer.module).__name__} on {trainer.problem.label}", show_header=False, min_width=64)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("test error", f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)")
+    table.add_row("Jacobian: largest |J − Jᵀ| / |J|", f"{evaluation.asymmetry:.1e}")
+    table.add_row("Jacobian: smallest eigenvalue", f"{evaluation.smallest_eigenvalue:.4g}")
+    table.add_row("training", f"{spent['steps']} steps in {spent['seconds']:.1f} s")
+    ours, reference = evaluation.milliseconds_per_step, evaluation.reference_milliseconds_per_step
+    if ours is None or reference is None:
+        return table
+    table.add_row("time per step, backend " + evaluation.backend, f"{ours:.3f} ms")
+    if evaluation.backend != "reference":
+        table.add_row("time per step, backend reference", f"{reference:.3f} ms ({reference / ours:.2f}×)")
+    return table

@@ -1,0 +1,108 @@
+"""What a trained network is worth: its error, its Jacobian, and the time of a step beside the reference backend's."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backend import use_backend
+from .losses import Objective, decibel, mean_squared_error
+from .training import Trainer, training_step
+
+JACOBIAN_POINTS = 200
+TIMED_ROUNDS = 30
+_WARMUP_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one run.
+
+    Attributes:
+        error_db: 10·log10 of the mean squared error norm on the test points.
+        relative_error: root mean squared error over root mean squared target.
+        asymmetry: largest |J − Jᵀ| over largest |J|, on some test points.
+        smallest_eigenvalue: of the symmetrised Jacobians there.
+        largest_eigenvalue: likewise.
+        parameters: how many numbers were trained.
+        backend: what trained them.
+        milliseconds_per_step: median of a whole step (forward, backward, Adam) on that backend; None if several
+            processes share a step.
+        reference_milliseconds_per_step: the same on the reference backend, interleaved.
+    """
+
+    error_db: float
+    relative_error: float
+    asymmetry: float
+    smallest_eigenvalue: float
+    largest_eigenvalue: float
+    parameters: int
+    backend: str
+    milliseconds_per_step: float | None
+    reference_milliseconds_per_step: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready copy."""
+        return asdict(self)
+
+
+def evaluate(trainer: Trainer) -> Evaluation:
+    """Measures a trained network."""
+    problem, module = trainer.problem, trainer.module
+    backend = trainer.backend
+    with torch.no_grad(), use_backend(backend):
+        error = mean_squared_error(module(problem.test_x), problem.test_g).item()
+    size = problem.test_g.square().sum(-1).mean().item()
+    jacobian = sample_jacobians(module, problem.test_x, backend)
+    asymmetry = (jacobian - jacobian.mT).abs().max().item() / max(jacobian.abs().max().item(), 1e-30)
+    eigenvalues = torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2)
+    ours, reference = time_steps(trainer, backend) if trainer.ranks.size == 1 else (None, None)
+    return Evaluation(
+        error_db=decibel(error),
+        relative_error=(error / size) ** 0.5 if size else float("inf"),
+        asymmetry=asymmetry,
+        smallest_eigenvalue=eigenvalues.min().item(),
+        largest_eigenvalue=eigenvalues.max().item(),
+        parameters=sum(p.numel() for p in module.parameters()),
+        backend=backend,
+        milliseconds_per_step=ours,
+        reference_milliseconds_per_step=reference,
+    )
+
+
+def sample_jacobians(module: torch.nn.Module, points: Tensor, backend: str) -> Tensor:
+    """Jacobians in float64 at JACOBIAN_POINTS of the points (fewer in high dimensions), (n, d, d)."""
+    dim = points.shape[1]
+    count = max(1, min(JACOBIAN_POINTS, points.shape[0], 2**22 // (dim * dim)))
+    chosen = points[torch.linspace(0, points.shape[0] - 1, count).long().to(points.device)].double()
+    exact = copy.deepcopy(module).double()
+    for parameter in exact.parameters():
+        parameter.requires_grad_(False)
+    with use_backend(backend):
+        jacobian: Tensor = torch.func.vmap(torch.func.jacrev(exact))(chosen)
+    return jacobian
+
+
+def time_steps(trainer: Trainer, backend: str) -> tuple[float, float]:
+    """Median milliseconds of a training step on `backend` and on the reference, interleaved, on copies."""
+    x, g = trainer.problem.source.batch(trainer.step)
+    contenders: list[tuple[str, torch.nn.Module, torch.optim.Adam, list[float]]] = []
+    for name in (backend, "reference"):
+        module = copy.deepcopy(trainer.module)
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-12, fused=True)
+        contenders.append((name, module, optimizer, []))
+    for round_number in range(_WARMUP_ROUNDS + TIMED_ROUNDS):
+        for name, network, optimizer, times in contenders:
+            with use_backend(name):
+                start = time.perf_counter()
+                training_step(Objective(network, trainer.loss), optimizer, x, g, amp=trainer.settings.amp).item()
+                if round_number >= _WARMUP_ROUNDS:
+                    times.append(1e3 * (time.perf_counter() - start))
+    ours, reference = (statistics.median(times) for _, _, _, times in contenders)
+    return ours, reference

@@ -1,0 +1,96 @@
+"""The figure of a run: the field, the learned field and the error in two dimensions; the loss curve otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import torch
+
+from ...backend import use_backend
+from .checkpoint import write_atomically
+from .evaluation import Evaluation
+from .losses import decibel
+from .training import Trainer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ARROWS = 15
+_FIELD_MAP, _ERROR_MAP, _INK = "viridis", "magma", "#1b3a4b"
+
+
+def save_figure(trainer: Trainer, evaluation: Evaluation, path: Path) -> None:
+    """Draws the run and writes it as PNG, atomically."""
+    matplotlib.use("Agg")
+    figure = _draw(trainer, evaluation)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
+
+
+def _draw(trainer: Trainer, evaluation: Evaluation) -> Figure:
+    from matplotlib.figure import Figure
+
+    settings, problem = trainer.settings, trainer.problem
+    two_dimensional = problem.field is not None and problem.source.dim == 2
+    figure = Figure(figsize=(14, 4.2) if two_dimensional else (7, 4.2), layout="constrained")
+    title = f"{type(trainer.module).__name__} on {problem.label}: {evaluation.error_db:.2f} dB"
+    figure.suptitle(
+        f"{title}, {evaluation.parameters} parameters, {settings.steps} steps of {settings.batch_size}",
+        fontsize="medium",
+    )
+    if two_dimensional:
+        axes = figure.subplots(1, 4, gridspec_kw={"width_ratios": [1, 1, 1, 1.15]})
+        _draw_fields(figure, axes, trainer, evaluation.backend)
+        _draw_curve(axes[3], trainer, evaluation)
+    else:
+        _draw_curve(figure.subplots(), trainer, evaluation)
+    return figure
+
+
+def _draw_fields(figure: Figure, axes: Any, trainer: Trainer, backend: str) -> None:
+    problem = trainer.problem
+    with torch.no_grad(), use_backend(backend):
+        learned = trainer.module(problem.test_x).cpu().numpy()
+    target, points = problem.test_g.cpu().numpy(), problem.test_x.cpu().numpy()
+    side = round(len(points) ** 0.5)
+    top = max(np.linalg.norm(target, axis=1).max(), np.linalg.norm(learned, axis=1).max())
+    panels = [("target field ∇F", target), ("learned field f", learned)]
+    image: Any = None
+    for axis, (title, field) in zip(axes, panels):
+        image = _map(axis, np.linalg.norm(field, axis=1), side, title, _FIELD_MAP, (0.0, top))
+        rows = _arrow_rows(side)
+        (px, py), (fx, fy) = points[rows].T, field[rows].T
+        axis.quiver(px, py, fx, fy, color="white", width=0.006, scale=top * _ARROWS, scale_units="width")
+    figure.colorbar(image, ax=list(axes[:2]), label="norm", shrink=0.9)
+    error = np.linalg.norm(learned - target, axis=1)
+    image = _map(axes[2], error, side, "error |f − ∇F|", _ERROR_MAP, (0.0, error.max()))
+    figure.colorbar(image, ax=axes[2], shrink=0.9)
+
+
+def _arrow_rows(side: int) -> np.ndarray:
+    line = np.linspace(side / (2 * _ARROWS), side - 1 - side / (2 * _ARROWS), _ARROWS).round().astype(int)
+    rows: np.ndarray = (line[:, None] * side + line[None, :]).reshape(-1)
+    return rows
+
+
+def _map(axis: Axes, values: np.ndarray, side: int, title: str, colours: str, limits: tuple[float, float]) -> Any:
+    axis.set_title(title)
+    axis.set_xlabel("x₁")
+    axis.set_ylabel("x₂")
+    low, high = limits
+    grid = values.reshape(side, side).T
+    return axis.imshow(grid, origin="lower", extent=(0, 1, 0, 1), cmap=colours, vmin=low, vmax=high)
+
+
+def _draw_curve(axis: Axes, trainer: Trainer, evaluation: Evaluation) -> None:
+    steps = [step for step, _ in trainer.history]
+    axis.plot(steps, [decibel(loss) for _, loss in trainer.history], color=_INK, linewidth=1.0, label="training batch")
+    axis.axhline(evaluation.error_db, color="#c1440e", linestyle="--", linewidth=1.2, label="test points, at the end")
+    axis.set_title("mean squared error")
+    axis.set_xlabel("step")
+    axis.set_ylabel("dB")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)

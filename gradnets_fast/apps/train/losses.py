@@ -1,0 +1,64 @@
+"""What training minimises, and the error that it reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import nn
+from .ranks import Ranks
+
+Loss = Callable[[Any, Tensor, Tensor, Ranks], "tuple[Tensor, Tensor]"]
+"""(network, x, g, ranks) -> what to minimise, and the mean of |f − g|²; both means over this process's rows."""
+
+
+def mean_squared_error(f: Tensor, g: Tensor) -> Tensor:
+    """Mean over the points of |f − g|²."""
+    return (f - g).square().sum(-1).mean()
+
+
+def decibel(error: float) -> float:
+    """10·log10, and −∞ for 0."""
+    return 10 * math.log10(error) if error > 0 else -math.inf
+
+
+def squared_loss(network: torch.nn.Module, x: Tensor, g: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Mean |f − g|², to be minimised, and the same as the error."""
+    error = mean_squared_error(network(x), g)
+    return error, error.detach()
+
+
+def nearest_module_loss(network: nn.GradNetM, x: Tensor, g: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """A loss under which each module of a soft maximum fits the points whose gradients it is nearest to; and |f − g|².
+
+    Under |f − g|² alone one module takes all points.  Here module i fits each point as far as its gradient is nearer
+    than the others', relative to the mean distance of the nearest: as that falls, the choice grows sharp by itself.
+    The numbers that weigh modules against each other, sharpness and offset, follow |f − g|², the modules held.
+    """
+    common = network.bias if network.linear is None else network.bias + network.linear(x)
+    gradients = network.module_gradients(x)
+    distances = (gradients + common.unsqueeze(-2) - g.unsqueeze(-2)).square().sum(-1)
+    with torch.no_grad():
+        nearest = ranks.mean(distances.min(-1).values.mean(), len(x)).clamp(min=torch.finfo(distances.dtype).tiny)
+        nearness = (-distances / nearest).softmax(-1)
+        potentials = network.module_potentials(x)
+    shares = (network.sharpness.exp() * potentials + network.offset).softmax(-1)
+    f = (shares.unsqueeze(-1) * gradients.detach()).sum(-2) + common.detach()
+    error = mean_squared_error(f, g)
+    return (nearness * distances).sum(-1).mean() + error, error.detach()
+
+
+class Objective(torch.nn.Module):
+    """A loss of a network as a module, (x, g) -> (minimised, error): what DistributedDataParallel wraps."""
+
+    def __init__(self, network: torch.nn.Module, loss: Loss = squared_loss, ranks: Ranks | None = None) -> None:
+        super().__init__()
+        self.network, self.loss, self.ranks = network, loss, ranks or Ranks()
+
+    def forward(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss at this process's rows."""
+        return self.loss(self.network, x, g, self.ranks)

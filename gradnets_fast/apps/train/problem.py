@@ -1,0 +1,217 @@
+"""The data of a run: where its batches come from, and what it is tested on."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...errors import message
+from .data import Samples, load_samples
+from .fields import Field, make_field
+from .ranks import Ranks, device_of
+from .settings import Settings, resolved_streams
+from .shards import open_shard
+from .stream import SampleStream, shards_of
+
+_TEST_FRACTION = 0.1
+"""Of a file of samples."""
+_TEST_ROWS = 10_000
+"""Of the last shard."""
+
+
+class Source(Protocol):
+    """Training points with their target gradients, batch by batch."""
+
+    @property
+    def dim(self) -> int:
+        """d."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch, over all processes."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass over the points."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's rows of a step's batch, which seed and step alone determine; steps come one after another."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What `restore` needs at a step, the same for all processes, ready for JSON."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where a state was taken."""
+
+
+class InMemory:
+    """A source whose points are all in memory, of every process."""
+
+    def __init__(self, x: Tensor, g: Tensor, settings: Settings, ranks: Ranks) -> None:
+        self.x, self.g = x, g
+        self.batch_size = min(settings.batch_size, len(x))
+        self._seed, self._ranks = settings.seed, ranks
+        self._order: tuple[int, Tensor] | None = None
+        self._from_file = settings.data is not None
+        self._checksum: int | None = None
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.x.shape[1]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass over the points, the last few points left out."""
+        return len(self.x) // self.batch_size
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's rows of a step's batch, in any order of steps."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            seed = (self._seed * 1_000_003 + epoch + 1) % 2**63
+            order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
+            self._order = (epoch, order.to(self.x.device))
+        rows = self._ranks.share(self._order[1][index * self.batch_size : (index + 1) * self.batch_size])
+        return self.x[rows], self.g[rows]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Which data these are, where the settings do not say all; the step says the rest."""
+        if not self._from_file:
+            return {}
+        if self._checksum is None:
+            self._checksum = zlib.crc32(torch.cat([self.x, self.g]).cpu().numpy().tobytes())
+        return {"checksum": self._checksum}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where a state is of other data."""
+        expected, got = state.get("checksum"), self.state(0).get("checksum")
+        if expected is not None and expected != got:
+            fix = "put back the file that the run began with, or start without --resume"
+            raise ValueError(message("train", "data", "the samples of that run", "others", fix))
+
+
+class Streamed:
+    """A source that reads shards as it goes; each process reads its own part of them."""
+
+    def __init__(self, shards: list[Path], settings: Settings, ranks: Ranks) -> None:
+        streams = resolved_streams(settings.streams, ranks.size)
+        if streams % ranks.size:
+            fix = "start as many processes as divide it, or another run with --streams"
+            raise ValueError(message("train", "streams", f"a multiple of the {ranks.size} processes", streams, fix))
+        if settings.batch_size < streams:
+            expected, fix = f"a row for each of {streams} streams", "raise --batch-size, or lower --streams"
+            raise ValueError(message("train", "batch_size", expected, settings.batch_size, fix))
+        self._stream = SampleStream(
+            shards,
+            settings.batch_size,
+            seed=settings.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            streams=streams,
+        )
+        self._device = device_of(settings.device)
+        self.dim, self.batch_size = self._stream.dim, self._stream.batch_size
+        self.steps_per_epoch = self._stream.steps_per_epoch
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's rows of the next batch, or after an error of the same once more."""
+        assert step == self._stream.step, "batches come in order"
+        x, g = next(self._stream)
+        return x.to(self._device), g.to(self._device)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Which data these are, and how far they are read."""
+        return self._stream.state_dict()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where a state was taken, in as many processes as there are now."""
+        self._stream.load_state_dict(state)
+
+
+@dataclass
+class Problem:
+    """Training data, test points with their target gradients, the mean of the points, and the field if it is known."""
+
+    source: Source
+    test_x: Tensor
+    test_g: Tensor
+    mean: Tensor
+    field: Field | None
+    label: str
+
+
+def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
+    """The training and test data that the settings name."""
+    ranks = ranks or Ranks()
+    if settings.batch_size < ranks.size:
+        fix = "enlarge --batch-size, or start fewer processes"
+        raise ValueError(message("train", "batch_size", f"at least {ranks.size}", settings.batch_size, fix))
+    if settings.data is not None:
+        path = Path(settings.data)
+        if path.is_dir() or (any(sign in settings.data for sign in "*?[") and not path.exists()):
+            return _of_shards(settings, ranks)
+        return _split(load_samples(Path(settings.data)), settings, ranks)
+    assert settings.field is not None
+    field = make_field(settings.field, settings.dim)
+    x = field.sample(settings.samples, torch.Generator().manual_seed(settings.seed))
+    label = field.name if field.dim == 2 else f"{field.name}, d = {field.dim}"
+    return _problem(x, field.gradient(x), field.test_points(), settings, ranks, label, field)
+
+
+def _of_shards(settings: Settings, ranks: Ranks) -> Problem:
+    """Trains on all shards but the last, on whose first rows it tests."""
+    assert settings.data is not None
+    *shards, last = shards_of(settings.data)
+    if not shards:
+        fix = "split it: the last shard is for the test; or pass the file itself to --data"
+        raise ValueError(message("train", settings.data, "at least 2 shards", 1, fix))
+    source = Streamed(shards, settings, ranks)
+    _check_dim(settings, source.dim, settings.data)
+    held_out = open_shard(last)
+    if held_out.dim != source.dim:
+        raise ValueError(message("train", str(last), f"d = {source.dim}, as the others", held_out.dim, "remove it"))
+    values = torch.from_numpy(held_out.read(0, min(held_out.rows, _TEST_ROWS))).to(device_of(settings.device))
+    x, g = (part.contiguous() for part in values.split(source.dim, 1))
+    return Problem(source, x, g, x.mean(0), None, Path(settings.data).name or settings.data)
+
+
+def _split(samples: Samples, settings: Settings, ranks: Ranks) -> Problem:
+    count, dim = samples.x.shape
+    _check_dim(settings, dim, samples.source)
+    if count < 2:
+        raise ValueError(
+            message("train", samples.source, "at least 2 rows, to test on some", count, "give more samples")
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
+    test = max(1, int(count * _TEST_FRACTION))
+    x, g = samples.x[order], samples.g[order]
+    name = Path(samples.source).name
+    return _problem(x[test:], g[test:], x[:test], settings, ranks, name, test_g=g[:test])
+
+
+def _check_dim(settings: Settings, dim: int, source: str) -> None:
+    if settings.dim not in (None, dim):
+        raise ValueError(message("train", "dim", f"{dim}, as in {source}", settings.dim, "leave --dim out"))
+
+
+def _problem(
+    x: Tensor,
+    g: Tensor,
+    test_x: Tensor,
+    settings: Settings,
+    ranks: Ranks,
+    label: str,
+    field: Field | None = None,
+    test_g: Tensor | None = None,
+) -> Problem:
+    if test_g is None:
+        assert field is not None
+        test_g = field.gradient(test_x)
+    x, g, test_x, test_g = (t.to(device_of(settings.device)) for t in (x, g, test_x, test_g))
+    return Problem(InMemory(x, g, settings, ranks), test_x, test_g, x.mean(0), field, label)

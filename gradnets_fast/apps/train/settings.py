@@ -1,0 +1,116 @@
+"""What determines a training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from ...errors import check_choice, check_positive, message
+from ...nn.modular import COMBINATIONS
+from .ranks import device_of
+
+ARCHITECTURES = ("gradnet-c", "mgradnet-c", "gradnet-m", "mgradnet-m", "ridge")
+SCHEDULES = ("constant", "cosine")
+LOSSES = ("squared", "nearest")
+_CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
+"""Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
+_STREAMS = 8
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""By name, what autocast makes of points and weights; parameters and sums are float32 in any case."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that determines a run.
+
+    Attributes are those of the command line; `data` is a file of samples, or a folder or pattern of shards, in place of
+    `field`; a learning rate or a schedule of None becomes the architecture's default.
+    """
+
+    arch: str = "mgradnet-c"
+    field: str | None = "convex2d"
+    data: str | None = None
+    dim: int | None = None
+    embed_dim: int = 7
+    layers: int = 4
+    activation: str | None = None
+    transform: str | None = None
+    combine: str = "sum"
+    linear: str | None = None
+    loss: str = "squared"
+    batch_size: int = 1000
+    samples: int = 100_000
+    steps: int = 20_000
+    lr: float | None = None
+    schedule: str | None = None
+    seed: int = 0
+    backend: str | None = None
+    device: str = "cpu"
+    amp: str = "float32"
+    streams: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("train", "arch", self.arch, ARCHITECTURES)
+        lr, schedule = _MODULE_DEFAULTS if self.arch.endswith("-m") else _CASCADE_DEFAULTS
+        object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
+        object.__setattr__(self, "schedule", schedule if self.schedule is None else self.schedule)
+        check_choice("train", "schedule", str(self.schedule), SCHEDULES)
+        check_choice("train", "combine", self.combine, COMBINATIONS)
+        check_choice("train", "loss", self.loss, LOSSES)
+        check_choice("train", "amp", self.amp, list(PRECISIONS))
+        self._check_modules()
+        if (self.field is None) == (self.data is None):
+            got = "neither" if self.field is None else "both"
+            raise ValueError(message("train", "field, data", "one of them", got, "give --field or --data"))
+        for name in ("embed_dim", "layers", "batch_size", "samples", "steps", "streams"):
+            if name != "streams" or self.streams is not None:
+                check_positive("train", name, getattr(self, name))
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(message("train", "seed", "0 <= seed < 2^63", self.seed, "for example --seed 0"))
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(message("train", "lr", "a positive number", self.lr, "for example --lr 5e-3"))
+        try:
+            torch.empty(0, device=device_of(self.device))
+        except (RuntimeError, AssertionError) as error:
+            cause = str(error).splitlines()[0]
+            fix = "choose a device that torch finds here, for example --device cpu"
+            raise ValueError(message("train", "device", "a usable device", f"{self.device} ({cause})", fix)) from error
+
+    def _check_modules(self) -> None:
+        """Raises if an option for modules is given to another architecture."""
+        if not self.arch.endswith("-m"):
+            for name, usual in (("transform", None), ("combine", "sum")):
+                if getattr(self, name) != usual:
+                    fix = "choose --arch mgradnet-m or gradnet-m"
+                    raise ValueError(message("train", name, f"nothing for {self.arch}", getattr(self, name), fix))
+        if self.loss == "nearest" and self.combine != "logsumexp":
+            fix = "add --combine logsumexp, with --arch mgradnet-m or gradnet-m"
+            raise ValueError(message("train", "loss", "squared where modules are summed", self.loss, fix))
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, resolved."""
+        assert self.lr is not None
+        return self.lr
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Settings:
+        """The settings that `asdict` wrote."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(content) - known)
+        if unknown:
+            fix = "resume with the version that wrote it"
+            raise ValueError(message("train", "settings", "the names of this version", ", ".join(unknown), fix))
+        return cls(**content)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready copy."""
+        return asdict(self)
+
+
+def resolved_streams(streams: int | None, processes: int) -> int:
+    """The number of streams of a run that so many processes begin: as asked for, or 8 or the next that they divide."""
+    return _STREAMS + -_STREAMS % processes if streams is None else streams

@@ -1,0 +1,154 @@
+"""The main job: fit an architecture to a gradient field."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ... import nn
+from ...backend import choose, use_backend
+from ...errors import message
+from .checkpoint import Checkpoint, adam_state, restore_adam, save_checkpoint
+from .losses import Loss, Objective, nearest_module_loss, squared_loss
+from .problem import make_problem
+from .ranks import Ranks, device_of
+from .settings import PRECISIONS, Settings
+
+HISTORY_POINTS = 400
+
+
+def make_module(settings: Settings, dim: int) -> nn.GradNet:
+    """The architecture, initialised from the seed."""
+    torch.manual_seed(settings.seed)
+    options: dict[str, Any] = {"linear": settings.linear}
+    if settings.activation is not None:
+        names = settings.activation.split("+")
+        options["activation"] = names if len(names) > 1 else names[0]
+    sizes = (settings.layers, dim, settings.embed_dim)
+    module: nn.GradNet
+    if settings.arch == "ridge":
+        module = nn.RidgeGradNet(dim, settings.embed_dim, **options)
+    elif settings.arch.endswith("-c"):
+        module = (nn.mGradNetC if settings.arch[0] == "m" else nn.GradNetC)(*sizes, **options)
+    else:
+        options |= {"transform": settings.transform, "combine": settings.combine}
+        module = (nn.mGradNetM if settings.arch[0] == "m" else nn.GradNetM)(*sizes, **options)
+    return module.to(device_of(settings.device))
+
+
+class Trainer:
+    """Runs training steps; its state at any step is a `Checkpoint`.
+
+    Under several processes each computes its rows' part of a step; the networks stay equal.
+    """
+
+    def __init__(self, settings: Settings, ranks: Ranks | None = None) -> None:
+        self.settings, self.ranks = settings, ranks or Ranks()
+        self.problem = make_problem(settings, self.ranks)
+        self.module = make_module(settings, self.problem.source.dim)
+        self.backend = choose(self.module.operator_name, self.problem.test_x, settings.backend).backend
+        self.step = 0
+        self.history: list[tuple[int, float]] = []
+        self._names = [name for name, _ in self.module.named_parameters()]
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate, fused=True)
+        # About 0, where no direction of the points dwarfs the others, the modules find their parts of the points.
+        self._origin = self.problem.mean if settings.loss == "nearest" else None
+        self.loss: Loss = squared_loss if self._origin is None else nearest_module_loss
+        objective = Objective(self.module, self.loss, self.ranks)
+        self.objective = objective if self.ranks.size == 1 else DistributedDataParallel(objective)
+        device = self.problem.test_x.device.type
+        self._scaler = torch.amp.GradScaler(device, enabled=settings.amp == "float16")
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint of the same settings."""
+        try:
+            self.module.load_state_dict(checkpoint.model)
+        except RuntimeError as error:
+            fix = "resume with the settings of that run"
+            got = " ".join(str(error).split())
+            raise ValueError(message("train", "checkpoint", "the parameters of these settings", got, fix)) from error
+        restore_adam(self.optimizer, self._names, checkpoint.optimizer)
+        self.step, self.history = checkpoint.step, list(checkpoint.history)
+        self.problem.source.restore(checkpoint.extra.get("data", {}))
+        if "scaler" in checkpoint.extra:
+            self._scaler.load_state_dict(checkpoint.extra["scaler"])
+
+    def checkpoint(self) -> Checkpoint:
+        """The present state, which is the same in all processes."""
+        extra = {"data": self.problem.source.state(self.step), "scaler": self._scaler.state_dict()}
+        moments = adam_state(self.optimizer, self._names)
+        return Checkpoint(self.step, self.module.state_dict(), moments, list(self.history), extra)
+
+    def advance(self) -> float | None:
+        """One step; returns the loss where the history keeps it."""
+        settings = self.settings
+        if settings.schedule == "cosine":
+            lr = settings.learning_rate * (1 + math.cos(math.pi * self.step / settings.steps)) / 2
+            self.optimizer.param_groups[0]["lr"] = lr
+        x, g = self.problem.source.batch(self.step)
+        if self._origin is not None:
+            x = x - self._origin
+        # DistributedDataParallel takes the plain mean of the processes' gradients.
+        weight = len(x) * self.ranks.size / self.problem.source.batch_size
+        error = training_step(self.objective, self.optimizer, x, g, weight, settings.amp, self._scaler)
+        self.step += 1
+        if self._origin is not None and self.step == settings.steps:
+            assert isinstance(self.module, nn.GradNetM)
+            self.module.move_origin_(self._origin)
+        if self.step % max(1, settings.steps // HISTORY_POINTS) and self.step != settings.steps:
+            return None
+        value = self.ranks.mean(error, len(x)).item()
+        if not math.isfinite(value):
+            fix = "lower --lr"
+            raise ArithmeticError(message("train", f"loss at step {self.step}", "a finite number", value, fix))
+        self.history.append((self.step, value))
+        return value
+
+    def run(self, report: Callable[[int, float], None], save_every: float, folder: Path) -> Iterator[int]:
+        """Steps to the end, process 0 saving a checkpoint every `save_every` seconds and at the end; yields after each
+        step."""
+        saved = time.monotonic()
+        saves = self.ranks.rank == 0
+        with use_backend(self.backend):
+            while self.step < self.settings.steps:
+                loss = self.advance()
+                if loss is not None:
+                    report(self.step, loss)
+                if saves and time.monotonic() - saved > save_every:
+                    save_checkpoint(folder, self.checkpoint())
+                    saved = time.monotonic()
+                yield self.step
+        if saves:
+            save_checkpoint(folder, self.checkpoint())
+
+
+def training_step(
+    objective: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    g: Tensor,
+    weight: float = 1.0,
+    amp: str = "float32",
+    scaler: torch.amp.GradScaler | None = None,
+) -> Tensor:
+    """Forward, backward, update; returns the mean of |f − g|² before it.
+
+    objective: (x, g) -> (what to minimise, that mean).  weight: of what to minimise.  amp: a name in PRECISIONS.
+    """
+    dtype = PRECISIONS[amp]
+    with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+        minimised, error = objective(x, g)
+    optimizer.zero_grad()
+    scaler = scaler or torch.amp.GradScaler(x.device.type, enabled=False)
+    scaler.scale(minimised * weight if weight != 1 else minimised).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    result: Tensor = error
+    return result

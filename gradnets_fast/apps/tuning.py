@@ -1,0 +1,74 @@
+"""`gradnets-fast tune`: the table of tiles, measured anew on the GPU that is there."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import check_choice, message
+from ..ops import _triton
+from .train.checkpoint import write_json
+
+
+def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[str], None]) -> Path:
+    """Times the candidates of every entry of the table for this device, and writes the fastest to `out`.
+
+    Entries are written as they come, so that a run that is stopped loses none; those of an earlier run stay.
+    kernel: only those of this one, "" for all.  report: takes a line for each entry.
+
+    Raises:
+        ValueError: an unknown kernel.  RuntimeError: no device that the kernels can run on.
+    """
+    # A table without tiles for this GPU is what tuning is for.
+    refusal = _triton.why_not(device, torch.float32, tiles=False)
+    if refusal is not None:
+        fix = "run it where there is one; gradnets-fast doctor says what is here"
+        got = f"{device} ({refusal})"
+        raise RuntimeError(message("tune", "device", "an NVIDIA GPU that the kernels run on", got, fix))
+    configuration, tuning = (importlib.import_module(f"..kernels.{name}", __package__) for name in _MODULES)
+    if kernel:
+        check_choice("tune", "kernel", kernel, tuple(configuration.TILES))
+    path = configuration.tuned_table() if out is None else out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}
+    written["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "Triton's interpreter"
+    for case in tuning.listed(device, kernel):
+        measured = tuning.measure(case, device)
+        if measured is None:
+            report(f"{_label(case)}: no candidate fits")
+            continue
+        _keep(written["tables"], case, measured.entry())
+        write_json(path, written)
+        gain = "" if not measured.before else f", {measured.before / measured.milliseconds:.2f} times as fast as before"
+        report(f"{_label(case)}: {measured.milliseconds:.3f} ms{gain}, {measured.options}")
+    return path
+
+
+def parsed(device: str) -> torch.device:
+    """The torch device of a name, with its number."""
+    try:
+        named = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(message("tune", "device", "a torch device", device, 'for example "cuda:0"')) from error
+    if named.type == "cuda" and named.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return named
+
+
+_MODULES = ("configuration", "tuning")
+
+
+def _label(case: tuple[Any, ...]) -> str:
+    _, kernel, kind, d, depth = case
+    return f"{kernel} {kind} d={d} depth={depth}"
+
+
+def _keep(tables: dict[str, Any], case: tuple[Any, ...], entry: dict[str, Any]) -> None:
+    architecture, kernel, kind, d, depth = case
+    entries = tables.setdefault(str(architecture), {}).setdefault(kernel, {}).setdefault(kind, [])
+    entries[:] = [*(e for e in entries if (e["d"], e["depth"]) != (d, depth)), entry]
