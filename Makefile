@@ -1,5 +1,6 @@
 # make demo   trains mGradNet-C on a 2-D convex field and shows the result
-# make test   runs the whole suite
+# make test   runs the suite but for tests marked slow: other instruction sets, several processes, wheels, compilers
+# make test-all   runs all of it
 # make bench  times the kernels, and writes bench/results/cpu.json, .csv and .png
 # make sanitize   runs every kernel under the address and undefined-behaviour sanitizers (ten minutes, most of them
 #                 compilation)
@@ -16,12 +17,15 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt lock.txt $(wildcard release/*.py)
 
-.PHONY: demo test lint bench sanitize aarch64 table-2d polymax largest-batch training-gain wheel-check lock clean
+.PHONY: demo test test-all lint bench sanitize aarch64 table-2d polymax largest-batch training-gain wheel-check lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
 
 test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+
+test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""What all tests share: a fixed seed, uninitialised memory full of NaN, and Triton's interpreter."""
+"""What all tests share: sleeping threads, a fixed seed, uninitialised memory full of NaN, Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import torch
 
+# Read when torch loads its OpenMP runtime, here and in what tests start: threads that spin while they wait would take
+# the processor from the other worker.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Read when triton is imported, by whichever test does so first.
 os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
 
 
 @pytest.fixture(autouse=True)

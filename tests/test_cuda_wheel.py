@@ -13,6 +13,8 @@ from cmake_build import ROOT
 from few_kernels import archive, changed, manifest_of
 from release import cuda
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="kernels", scope="module")
 def _kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from distributed_checks import CHECKS, NETWORKS
 from gradnets_fast.apps.train.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 
 

@@ -54,6 +54,7 @@ def _poisoned_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return poisoned_build(tmp_path_factory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_instruction_set(name: str, poisoned_build: Path) -> None:
     (extension,) = poisoned_build.glob("_C*.so")
@@ -94,18 +95,22 @@ def test_there_is_one_openmp_runtime_and_it_is_that_of_pytorch(runtime: Path) ->
     assert str(runtime) in run(sys.executable, "-c", script)
 
 
+@pytest.mark.slow
 def test_threads_without_openmp(poisoned_build: Path) -> None:
     assert run(str(poisoned_build / "threads"), "for want of OpenMP") == "clean\n"
 
 
+@pytest.mark.slow
 def test_threads_of_a_runtime_that_is_loaded_for_everyone(poisoned_build: Path, runtime: Path) -> None:
     assert run(str(poisoned_build / "threads"), runtime.name, LD_PRELOAD=str(runtime)) == "clean\n"
 
 
+@pytest.mark.slow
 def test_threads_of_a_runtime_that_another_extension_has_loaded(poisoned_build: Path, runtime: Path) -> None:
     assert run(str(poisoned_build / "threads"), runtime.name, str(runtime)) == "clean\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, of binutils")
 def test_units_of_one_instruction_set_share_no_symbols(poisoned_build: Path) -> None:
     """A weak symbol outside the unit's namespace could be linked into code for machines without its instructions."""

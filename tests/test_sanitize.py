@@ -12,6 +12,8 @@ import pytest
 from cmake_build import build, poisoned_build, run
 from gradnets_fast.ops import _cpp
 
+pytestmark = pytest.mark.slow
+
 ARM_COMPILER = "aarch64-linux-gnu-g++"
 ARM = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}"]
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")

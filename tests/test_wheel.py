@@ -34,6 +34,8 @@ import gradnets_fast
 from cmake_build import ROOT, poisoned_build, shared_folder
 from release import check_wheel, cuda, sbom, smoke
 
+pytestmark = pytest.mark.slow
+
 EPOCH = 1_700_000_000
 BUILT = f"gradnets_fast-{gradnets_fast.__version__}"
 METADATA = f"{BUILT}.dist-info"
