@@ -21,16 +21,20 @@ namespace gradnets {
     extern const EvaluateBasis<float> evaluate_f32;                                                                    \
     extern const EvaluateBasis<double> evaluate_f64;                                                                   \
     }
-#if defined(__x86_64__)
+#ifdef GRADNETS_HAS_AVX512
 GRADNETS_DECLARE(avx512)
-GRADNETS_DECLARE(avx2)
+#endif
 #ifdef GRADNETS_HAS_AVX512_BF16
 namespace avx512_bf16 {
 extern const Kernels<Bf16> kernels_bf16;
 }
 #endif
+#ifdef GRADNETS_HAS_AVX2
+GRADNETS_DECLARE(avx2)
 #endif
+#ifdef GRADNETS_HAS_BASELINE
 GRADNETS_DECLARE(baseline)
+#endif
 #undef GRADNETS_DECLARE
 
 namespace {
@@ -41,7 +45,7 @@ namespace {
             isa::kernels_bf16, isa::kernels_f16, isa::evaluate_f32, isa::evaluate_f64                                  \
     }
 
-#if defined(__x86_64__)
+#ifdef GRADNETS_HAS_AVX512
 bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
@@ -50,7 +54,7 @@ bool has_avx512() {
 
 std::vector<InstructionSet> known_instruction_sets() {
     std::vector<InstructionSet> sets;
-#if defined(__x86_64__)
+#ifdef GRADNETS_HAS_AVX512
     const InstructionSet avx512 = GRADNETS_SET(avx512, has_avx512);
 #ifdef GRADNETS_HAS_AVX512_BF16
     InstructionSet with_bf16 = avx512;
@@ -60,9 +64,13 @@ std::vector<InstructionSet> known_instruction_sets() {
     sets.push_back(with_bf16);
 #endif
     sets.push_back(avx512);
+#endif
+#ifdef GRADNETS_HAS_AVX2
     sets.push_back(GRADNETS_SET(avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }));
 #endif
+#ifdef GRADNETS_HAS_BASELINE
     sets.push_back(GRADNETS_SET(baseline, [] { return true; }));
+#endif
     return sets;
 }
 #undef GRADNETS_SET
