@@ -54,10 +54,10 @@ struct RowTensors {
 
     Dtype dtype() const { return x.dtype(); }
     Dtype sum_dtype() const { return dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
-    bool regular(Scalar scalar) const {
+    bool regular(Quantity quantity) const {
         if (!x.present() || x.dimensions() < 1)
             return false;
-        const int matrix = scalar == Scalar::jacobian;
+        const int matrix = quantity == Quantity::jacobian;
         return row(x, 0) && row(g, matrix) && row(v, 0) && row(dx, 0) && row(dg, matrix) && row(dv, 0) &&
                one_a_row(weight) && one_a_row(result);
     }
@@ -71,17 +71,17 @@ struct RowTensors {
     bool one_a_row(const TensorArgument &t) const {
         return t.regular() && (!t.present() || (t.dtype() == sum_dtype() && t.count() * x.size(0) == x.count()));
     }
-    template <class S> RowArguments<S> rows() const {
-        RowArguments<S> rows;
-        rows.x = x.data<S>();
-        rows.g = g.data<S>();
-        rows.v = v.data<S>();
-        rows.dx = dx.data<S>();
-        rows.dg = dg.data<S>();
-        rows.dv = dv.data<S>();
-        rows.weight = weight.data<Sum<S>>();
-        rows.result = result.data<Sum<S>>();
-        return rows;
+    template <class S> Points<S> points() const {
+        Points<S> points;
+        points.x = x.data<S>();
+        points.g = g.data<S>();
+        points.v = v.data<S>();
+        points.dx = dx.data<S>();
+        points.dg = dg.data<S>();
+        points.dv = dv.data<S>();
+        points.weight = weight.data<Sum<S>>();
+        points.scalar = result.data<Sum<S>>();
+        return points;
     }
 };
 
@@ -107,12 +107,12 @@ RidgeTensors ridge_tensors(const py::tuple &t) {
             TensorArgument(py::none())};
 }
 
-Scalar scalar_of(const std::string &name) {
-    const char *const names[] = {"value", "derivative", "potential", "divergence", "jacobian"};
+Quantity quantity_of(const std::string &name) {
+    const char *const names[] = {"value", "jvp", "potential", "divergence", "jacobian"};
     for (int i = 0; i < 5; ++i)
         if (name == names[i])
-            return Scalar(i);
-    throw std::invalid_argument("scalar: expected value, derivative, potential, divergence or jacobian, got " + name);
+            return Quantity(i);
+    throw std::invalid_argument("quantity: expected value, jvp, potential, divergence or jacobian, got " + name);
 }
 
 RowTensors row_tensors(const py::tuple &rows, const py::tuple &results) {
@@ -122,14 +122,14 @@ RowTensors row_tensors(const py::tuple &rows, const py::tuple &results) {
 }
 
 // Whether the scalar's own arguments are there: exactly those that it is of, or its result instead.
-bool complete(Scalar scalar, const RowTensors &r) {
-    switch (scalar) {
-    case Scalar::derivative:
+bool complete(Quantity quantity, const RowTensors &r) {
+    switch (quantity) {
+    case Quantity::jvp:
         return r.g.present() && r.v.present();
-    case Scalar::potential:
-    case Scalar::divergence:
+    case Quantity::potential:
+    case Quantity::divergence:
         return r.weight.present() != r.result.present();
-    case Scalar::jacobian:
+    case Quantity::jacobian:
         return r.g.present() != r.dg.present();
     default:
         return r.g.present() ? r.weight.present() : r.dg.present() && r.result.present();
@@ -162,16 +162,16 @@ void set_potential_rules(const std::vector<double> &nodes, const std::vector<dou
 }
 
 template <class S>
-void run_ridge(Scalar scalar, const RowTensors &r, const RidgeTensors &p, const RidgeTensors &gradients,
+void run_ridge(Quantity quantity, const RowTensors &r, const RidgeTensors &p, const RidgeTensors &gradients,
                const std::vector<int> &basis, int layers, int threads) {
     using T = Sum<S>;
     Ridge<S> problem{};
-    problem.scalar = scalar;
+    problem.quantity = quantity;
     problem.d = p.W.size(0);
     problem.h = p.W.size(1);
     problem.batch = r.x.count() / problem.d;
     problem.phi = {layers, int(basis.size()), basis.data(), p.scale.data<T>(), p.shift.data<T>(), p.coef.data<T>()};
-    problem.rows = r.rows<S>();
+    problem.points = r.points<S>();
     problem.W = p.W.data<S>();
     problem.bias = p.bias.data<T>();
     problem.dW = gradients.W.data<S>();
@@ -184,9 +184,9 @@ void run_ridge(Scalar scalar, const RowTensors &r, const RidgeTensors &p, const 
     call(kernels<S>().ridge, problem, problem.batch * problem.d * problem.h);
 }
 
-bool ridge_on(Scalar scalar, const std::vector<int> &basis, const RowTensors &r, const RidgeTensors &p,
+bool ridge_on(Quantity quantity, const std::vector<int> &basis, const RowTensors &r, const RidgeTensors &p,
               const RidgeTensors &gradients, int threads) {
-    if (!r.regular(scalar) || !p.W.regular() || p.W.dimensions() != 2 || p.shift.dimensions() < 1 || r.x.count() == 0)
+    if (!r.regular(quantity) || !p.W.regular() || p.W.dimensions() != 2 || p.shift.dimensions() < 1 || r.x.count() == 0)
         return false;
     const int64_t h = p.W.size(1), d = p.W.size(0), layers = p.shift.dimensions() == 2 ? p.shift.size(1) : 1;
     const int64_t terms = int64_t(basis.size());
@@ -197,16 +197,16 @@ bool ridge_on(Scalar scalar, const std::vector<int> &basis, const RowTensors &r,
         return false;
     switch (r.dtype()) {
     case Dtype::f32:
-        run_ridge<float>(scalar, r, p, gradients, basis, int(layers), threads);
+        run_ridge<float>(quantity, r, p, gradients, basis, int(layers), threads);
         return true;
     case Dtype::f64:
-        run_ridge<double>(scalar, r, p, gradients, basis, int(layers), threads);
+        run_ridge<double>(quantity, r, p, gradients, basis, int(layers), threads);
         return true;
     case Dtype::bf16:
-        run_ridge<Bf16>(scalar, r, p, gradients, basis, int(layers), threads);
+        run_ridge<Bf16>(quantity, r, p, gradients, basis, int(layers), threads);
         return true;
     case Dtype::f16:
-        run_ridge<Half>(scalar, r, p, gradients, basis, int(layers), threads);
+        run_ridge<Half>(quantity, r, p, gradients, basis, int(layers), threads);
         return true;
     default:
         return false;
@@ -218,7 +218,7 @@ bool ridge(const std::vector<int> &basis, py::handle x, py::handle g, py::handle
            py::handle dshift, py::handle dcoef, py::handle dbias, int threads) {
     const TensorArgument none{py::none()};
     return ridge_on(
-        Scalar::value, basis,
+        Quantity::value, basis,
         {TensorArgument(x), TensorArgument(g), none, TensorArgument(dx), TensorArgument(dg), none, none, none},
         {TensorArgument(W), TensorArgument(scale), TensorArgument(shift), TensorArgument(coef), TensorArgument(bias)},
         {TensorArgument(dW), TensorArgument(dscale), TensorArgument(dshift), TensorArgument(dcoef),
@@ -230,10 +230,10 @@ bool ridge(const std::vector<int> &basis, py::handle x, py::handle g, py::handle
 // the results go: (dx, dg, dv, result), and the parameters' gradients.
 bool ridge_scalar(const std::string &name, const std::vector<int> &basis, const py::tuple &rows,
                   const py::tuple &parameters, const py::tuple &row_results, const py::tuple &gradients, int threads) {
-    const Scalar scalar = scalar_of(name);
+    const Quantity quantity = quantity_of(name);
     const RowTensors r = row_tensors(rows, row_results);
-    return scalar != Scalar::value && complete(scalar, r) &&
-           ridge_on(scalar, basis, r, ridge_tensors(parameters), ridge_tensors(gradients), threads);
+    return quantity != Quantity::value && complete(quantity, r) &&
+           ridge_on(quantity, basis, r, ridge_tensors(parameters), ridge_tensors(gradients), threads);
 }
 
 // The modules' tensors or their gradients: W (M, h, d), b (M, h), three scalars per module (M,), bias (d,).
@@ -256,18 +256,18 @@ ModuleTensors module_tensors(const py::tuple &t) {
 }
 
 template <class S>
-void run_modules(Scalar scalar, const RowTensors &r, const ModuleTensors &p, const ModuleTensors &gradients, int basis,
-                 int transform, int threads) {
+void run_modules(Quantity quantity, const RowTensors &r, const ModuleTensors &p, const ModuleTensors &gradients,
+                 int basis, int transform, int threads) {
     using T = Sum<S>;
     Modules<S> problem{};
-    problem.scalar = scalar;
+    problem.quantity = quantity;
     problem.d = p.W.size(0);
     problem.h = p.W.size(1);
     problem.count = p.W.size(2);
     problem.batch = r.x.count() / problem.d;
     problem.basis = basis;
     problem.transform = transform;
-    problem.rows = r.rows<S>();
+    problem.points = r.points<S>();
     problem.W = p.W.data<S>();
     problem.b = p.b.data<T>();
     problem.temperature = p.temperature.data<T>();
@@ -284,26 +284,26 @@ void run_modules(Scalar scalar, const RowTensors &r, const ModuleTensors &p, con
     call(kernels<S>().modules, problem, problem.batch * problem.d * problem.h * problem.count);
 }
 
-bool modules_on(Scalar scalar, int basis, int transform, const RowTensors &r, const ModuleTensors &p,
+bool modules_on(Quantity quantity, int basis, int transform, const RowTensors &r, const ModuleTensors &p,
                 const ModuleTensors &gradients, int threads) {
-    if (!r.regular(scalar) || !p.W.regular() || p.W.dimensions() != 3 || r.x.count() == 0 || p.W.count() == 0)
+    if (!r.regular(quantity) || !p.W.regular() || p.W.dimensions() != 3 || r.x.count() == 0 || p.W.count() == 0)
         return false;
     const int64_t count = p.W.size(2), h = p.W.size(1), d = p.W.size(0);
-    if (r.x.size(0) != d || !p.b.present() || !p.positive.present() || p.temperature.present() != (basis < 0) ||
+    if (r.x.size(0) != d || !p.b.present() || !p.positive.present() || p.temperature.present() != (basis == kSoftmax) ||
         !p.fit(r, count, h, d) || !gradients.fit(r, count, h, d))
         return false;
     switch (r.dtype()) {
     case Dtype::f32:
-        run_modules<float>(scalar, r, p, gradients, basis, transform, threads);
+        run_modules<float>(quantity, r, p, gradients, basis, transform, threads);
         return true;
     case Dtype::f64:
-        run_modules<double>(scalar, r, p, gradients, basis, transform, threads);
+        run_modules<double>(quantity, r, p, gradients, basis, transform, threads);
         return true;
     case Dtype::bf16:
-        run_modules<Bf16>(scalar, r, p, gradients, basis, transform, threads);
+        run_modules<Bf16>(quantity, r, p, gradients, basis, transform, threads);
         return true;
     case Dtype::f16:
-        run_modules<Half>(scalar, r, p, gradients, basis, transform, threads);
+        run_modules<Half>(quantity, r, p, gradients, basis, transform, threads);
         return true;
     default:
         return false;
@@ -316,7 +316,7 @@ bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W,
              int threads) {
     const TensorArgument none{py::none()};
     return modules_on(
-        Scalar::value, basis, transform,
+        Quantity::value, basis, transform,
         {TensorArgument(x), TensorArgument(g), none, TensorArgument(dx), TensorArgument(dg), none, none, none},
         {TensorArgument(W), TensorArgument(b), TensorArgument(temperature), TensorArgument(positive),
          TensorArgument(negative), TensorArgument(bias)},
@@ -330,10 +330,10 @@ bool modules(int basis, int transform, py::handle x, py::handle g, py::handle W,
 bool modules_scalar(const std::string &name, int basis, int transform, const py::tuple &rows,
                     const py::tuple &parameters, const py::tuple &row_results, const py::tuple &gradients,
                     int threads) {
-    const Scalar scalar = scalar_of(name);
+    const Quantity quantity = quantity_of(name);
     const RowTensors r = row_tensors(rows, row_results);
-    return complete(scalar, r) &&
-           modules_on(scalar, basis, transform, r, module_tensors(parameters), module_tensors(gradients), threads);
+    return complete(quantity, r) &&
+           modules_on(quantity, basis, transform, r, module_tensors(parameters), module_tensors(gradients), threads);
 }
 
 template <class T>

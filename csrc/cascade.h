@@ -1,9 +1,9 @@
 // The elementwise middle of the ridge family: φ, φ' and their derivatives, on blocks of N vectors in registers.  A
-// block's vectors share their parameters: N rows of the same neurons, or N vectors of rows of one neuron.
+// block's vectors share their parameters: N rows of the same hidden units, or N vectors of rows of one hidden unit.
 
 // Where the parameters lie: row r at `data + r·stride`, in the order scale [layers], shift [layers], coef [layers,
 // terms].
-struct CascadeRows {
+struct ParameterIndex {
     int layers, terms;
     int scale(int l) const { return l; }
     int shift(int l) const { return layers + l; }
@@ -11,23 +11,23 @@ struct CascadeRows {
     int count() const { return layers * (2 + terms); }
 };
 
-// A vector of neighbouring neurons.
-template <class T> struct NeuronVector {
+// A vector of neighbouring hidden units.
+template <class T> struct UnitsParameters {
     const T *data;
     int64_t stride;
-    typename Simd<T>::Vector operator()(int row) const { return load(data + row * stride); }
+    typename Simd<T>::Vector operator()(int number) const { return load(data + number * stride); }
 };
-// One neuron, for vectors along the batch.
-template <class T> struct NeuronScalar {
+// One hidden unit, for vectors along the batch.
+template <class T> struct UnitParameters {
     const T *data;
     int64_t stride;
-    typename Simd<T>::Vector operator()(int row) const {
-        return broadcast<typename Simd<T>::Vector>(data[row * stride]);
+    typename Simd<T>::Vector operator()(int number) const {
+        return broadcast<typename Simd<T>::Vector>(data[number * stride]);
     }
 };
 
-// Which rows of parameter gradients are wanted, and where their sums lie.
-template <class T> struct GradientRows {
+// Which rows of parameters need a gradient, and where their sums lie.
+template <class T> struct ParameterGradients {
     T *data;
     int64_t stride;
     bool scale, shift, coef;
@@ -35,12 +35,12 @@ template <class T> struct GradientRows {
 };
 
 template <int N, class V, class T>
-GRADNETS_INLINE void add_block(const V (&terms)[N], const GradientRows<T> &to, int row) {
+GRADNETS_INLINE void add_block(const V (&terms)[N], const ParameterGradients<T> &to, int number) {
     V total = terms[0];
 #pragma GCC unroll 8
     for (int i = 1; i < N; ++i)
         total += terms[i];
-    T *at = to.data + row * to.stride;
+    T *at = to.data + number * to.stride;
     store(at, load(at) + total);
 }
 
@@ -67,9 +67,9 @@ struct tanh_identity_bases {
 
 // z_l = scale_l·u + shift_l + mixed, mixed being what layer l − 1 passed on.
 template <int N, class V, class Parameters>
-GRADNETS_INLINE void enter_layer(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
+GRADNETS_INLINE void enter_layer(const ParameterIndex &index, int l, const Parameters &parameter, const V (&u)[N],
                                  const V (&mixed)[N], V (&z)[N]) {
-    const V scale = parameter(rows.scale(l)), shift = parameter(rows.shift(l));
+    const V scale = parameter(index.scale(l)), shift = parameter(index.shift(l));
     GRADNETS_EACH z[i] = l > 0 ? scale * u[i] + shift + mixed[i] : scale * u[i] + shift;
 }
 
@@ -81,11 +81,11 @@ template <int N, class V> GRADNETS_INLINE void start_sums(V (&sums)[N]) {
 
 // mixed = Σ_k coef_{l,k}·b_k(z)
 template <int N, class V, class Bases, class Parameters>
-GRADNETS_INLINE void leave_layer(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
+GRADNETS_INLINE void leave_layer(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
                                  const V (&z)[N], V (&mixed)[N]) {
     start_sums(mixed);
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
-        const V coef = parameter(rows.coef(l, k));
+        const V coef = parameter(index.coef(l, k));
         GRADNETS_EACH {
             V value;
             b.value(z[i], value);
@@ -96,16 +96,17 @@ GRADNETS_INLINE void leave_layer(const CascadeRows &rows, int l, const Bases &ba
 
 // u becomes φ(u).
 template <int N, class V, class Bases, class Parameters>
-GRADNETS_INLINE void block_value(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
+GRADNETS_INLINE void block_value(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
+                                 V (&u)[N]) {
     V z[N], mixed[N] = {};
-    if (rows.layers == 1) { // straight-line code, which stays in registers
-        enter_layer(rows, 0, parameter, u, mixed, z);
-        leave_layer(rows, 0, bases, parameter, z, u);
+    if (index.layers == 1) { // straight-line code, which stays in registers
+        enter_layer(index, 0, parameter, u, mixed, z);
+        leave_layer(index, 0, bases, parameter, z, u);
         return;
     }
-    for (int l = 0; l < rows.layers; ++l) {
-        enter_layer(rows, l, parameter, u, mixed, z);
-        leave_layer(rows, l, bases, parameter, z, mixed);
+    for (int l = 0; l < index.layers; ++l) {
+        enter_layer(index, l, parameter, u, mixed, z);
+        leave_layer(index, l, bases, parameter, z, mixed);
     }
     GRADNETS_EACH u[i] = mixed[i];
 }
@@ -113,13 +114,13 @@ GRADNETS_INLINE void block_value(const CascadeRows &rows, const Bases &bases, co
 // Backward through layer l, for delta = ∂S/∂(what layer l passes on): delta becomes ∂S/∂z_l, and passed what layer l
 // passes on; to += the gradients of its coefficients.
 template <int N, class V, class Bases, class Parameters, class T>
-GRADNETS_INLINE void leave_backward(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
-                                    const V (&z)[N], V (&delta)[N], V (&passed)[N], const GradientRows<T> &to) {
+GRADNETS_INLINE void leave_backward(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
+                                    const V (&z)[N], V (&delta)[N], V (&passed)[N], const ParameterGradients<T> &to) {
     V slope[N];
     start_sums(slope);
     start_sums(passed);
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
-        const V coef = parameter(rows.coef(l, k));
+        const V coef = parameter(index.coef(l, k));
         V value[N];
         GRADNETS_EACH {
             V first;
@@ -129,7 +130,7 @@ GRADNETS_INLINE void leave_backward(const CascadeRows &rows, int l, const Bases 
         }
         if (to.coef) {
             GRADNETS_EACH value[i] *= delta[i];
-            add_block<N>(value, to, rows.coef(l, k));
+            add_block<N>(value, to, index.coef(l, k));
         }
     });
     GRADNETS_EACH delta[i] *= slope[i];
@@ -137,48 +138,48 @@ GRADNETS_INLINE void leave_backward(const CascadeRows &rows, int l, const Bases 
 
 // Through z_l = scale_l·u + shift_l + …: du += scale_l·delta, and the gradients of scale and shift.
 template <int N, class V, class Parameters, class T>
-GRADNETS_INLINE void enter_backward(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
-                                    const V (&delta)[N], V (&du)[N], const GradientRows<T> &to) {
+GRADNETS_INLINE void enter_backward(const ParameterIndex &index, int l, const Parameters &parameter, const V (&u)[N],
+                                    const V (&delta)[N], V (&du)[N], const ParameterGradients<T> &to) {
     if (to.shift)
-        add_block<N>(delta, to, rows.shift(l));
+        add_block<N>(delta, to, index.shift(l));
     if (to.scale) {
         V product[N];
         GRADNETS_EACH product[i] = delta[i] * u[i];
-        add_block<N>(product, to, rows.scale(l));
+        add_block<N>(product, to, index.scale(l));
     }
-    const V scale = parameter(rows.scale(l));
+    const V scale = parameter(index.scale(l));
     GRADNETS_EACH du[i] = du[i] + delta[i] * scale;
 }
 
 // u becomes φ(u) and a becomes a·φ'(u); to += a·∂φ/∂θ.  history: layers·N vectors.
 template <int N, class V, class Bases, class Parameters, class T>
-GRADNETS_INLINE void block_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
-                                    V (&a)[N], const GradientRows<T> &to, V *history) {
+GRADNETS_INLINE void block_gradient(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
+                                    V (&u)[N], V (&a)[N], const ParameterGradients<T> &to, V *history) {
     V z[N], mixed[N] = {}, phi[N], du[N];
     start_sums(du);
-    if (rows.layers == 1) { // straight-line code, which stays in registers
-        enter_layer(rows, 0, parameter, u, mixed, z);
-        leave_backward(rows, 0, bases, parameter, z, a, phi, to);
-        enter_backward(rows, 0, parameter, u, a, du, to);
+    if (index.layers == 1) { // straight-line code, which stays in registers
+        enter_layer(index, 0, parameter, u, mixed, z);
+        leave_backward(index, 0, bases, parameter, z, a, phi, to);
+        enter_backward(index, 0, parameter, u, a, du, to);
         GRADNETS_EACH {
             u[i] = phi[i];
             a[i] = du[i];
         }
         return;
     }
-    const int last = rows.layers - 1;
+    const int last = index.layers - 1;
     for (int l = 0; l < last; ++l) {
-        enter_layer(rows, l, parameter, u, mixed, z);
+        enter_layer(index, l, parameter, u, mixed, z);
         GRADNETS_EACH history[l * N + i] = z[i];
-        leave_layer(rows, l, bases, parameter, z, mixed);
+        leave_layer(index, l, bases, parameter, z, mixed);
     }
-    enter_layer(rows, last, parameter, u, mixed, z);
-    leave_backward(rows, last, bases, parameter, z, a, phi, to);
-    enter_backward(rows, last, parameter, u, a, du, to);
+    enter_layer(index, last, parameter, u, mixed, z);
+    leave_backward(index, last, bases, parameter, z, a, phi, to);
+    enter_backward(index, last, parameter, u, a, du, to);
     for (int l = last - 1; l >= 0; --l) {
         GRADNETS_EACH z[i] = history[l * N + i];
-        leave_backward(rows, l, bases, parameter, z, a, mixed, to);
-        enter_backward(rows, l, parameter, u, a, du, to);
+        leave_backward(index, l, bases, parameter, z, a, mixed, to);
+        enter_backward(index, l, parameter, u, a, du, to);
     }
     GRADNETS_EACH {
         u[i] = phi[i];
@@ -198,15 +199,15 @@ template <class F> inline void with_bases(int terms, const int *basis, const F &
 
 // The cascade's parameters in zero-padded rows, so that whole vectors may be read; ones where the caller gave none.
 template <class T> struct PaddedCascade {
-    CascadeRows rows;
+    ParameterIndex index;
     int terms;
     const int *basis;
     int64_t stride;
     Workspace memory;
 
     PaddedCascade(const Cascade<T> &c, int64_t h)
-        : rows{c.layers, c.terms}, terms(c.terms), basis(c.basis), stride(round_up(h, Tile<T>::panel)),
-          memory(rows.count() * stride * int64_t(sizeof(T))) {
+        : index{c.layers, c.terms}, terms(c.terms), basis(c.basis), stride(round_up(h, Tile<T>::panel)),
+          memory(index.count() * stride * int64_t(sizeof(T))) {
         if (!memory.ok())
             return;
         const T *sources[] = {c.scale, c.shift, c.coef};
@@ -227,22 +228,22 @@ template <class T> struct PaddedCascade {
 
 // How often basis functions are evaluated: a forward one costs about 20 operations, a backward one 40.
 template <class S> inline double cascade_flops(const Ridge<S> &p) {
-    const bool forward = p.rows.g == nullptr;
+    const bool forward = p.points.g == nullptr;
     return (forward ? 20.0 : 40.0) * double(p.batch) * double(p.h) * p.phi.layers * p.phi.terms;
 }
 
 // Sums of chunks, from rows [row][stride] to the caller's arrays [rows of that kind, h].
 template <class S>
-inline void finish_cascade(const Ridge<S> &p, const CascadeRows &rows, const Sum<S> *partials, int64_t stride,
+inline void finish_cascade(const Ridge<S> &p, const ParameterIndex &index, const Sum<S> *partials, int64_t stride,
                            int64_t chunks, int64_t chunk_stride) {
     Sum<S> *const outputs[] = {p.dscale, p.dshift, p.dcoef};
-    const int firsts[] = {rows.scale(0), rows.shift(0), rows.coef(0, 0), rows.count()};
+    const int firsts[] = {index.scale(0), index.shift(0), index.coef(0, 0), index.count()};
     for (int o = 0; o < 3; ++o)
         for (int r = firsts[o]; outputs[o] && r < firsts[o + 1]; ++r)
             reduce_partials(partials + r * stride, chunks, chunk_stride, p.h, outputs[o] + (r - firsts[o]) * p.h);
 }
 
-// Neurons of a block: whole panels, about 128.
+// Hidden units of a block: whole panels, about 128.
 template <class T> constexpr int64_t ridge_block() {
     return (128 / Tile<T>::panel > 0 ? 128 / Tile<T>::panel : 1) * Tile<T>::panel;
 }
@@ -252,26 +253,26 @@ template <class T> constexpr int64_t ridge_block() {
 template <class T> struct CascadeStrips {
     using V = typename Simd<T>::Vector;
     const PaddedCascade<T> *phi;
-    bool scale, shift, coef; // the gradients that are wanted
+    bool scale, shift, coef; // the gradients that are needed
 
     static constexpr int64_t block = ridge_block<T>(); // stride of the sums
 
-    bool wants_parameters() const { return scale || shift || coef; }
-    const CascadeRows &rows() const { return phi->rows; }
-    int64_t sums() const { return rows().count() * phi->stride; }
-    NeuronVector<T> parameters(int64_t neuron) const { return {phi->data() + neuron, phi->stride}; }
-    GradientRows<T> gradients(T *local) const { return {local, block, scale, shift, coef}; }
-    V *history(T *local) const { return reinterpret_cast<V *>(local + rows().count() * block); }
+    bool needs_parameters() const { return scale || shift || coef; }
+    const ParameterIndex &index() const { return phi->index; }
+    int64_t sums() const { return index().count() * phi->stride; }
+    UnitsParameters<T> parameters(int64_t unit) const { return {phi->data() + unit, phi->stride}; }
+    ParameterGradients<T> gradients(T *local) const { return {local, block, scale, shift, coef}; }
+    V *history(T *local) const { return reinterpret_cast<V *>(local + index().count() * block); }
     int64_t scratch_bytes(int64_t history_vectors) const {
-        return (rows().count() * block + history_vectors * Simd<T>::lanes) * int64_t(sizeof(T));
+        return (index().count() * block + history_vectors * Simd<T>::lanes) * int64_t(sizeof(T));
     }
-    void start_sums(T *local) const { fill_zero(local, rows().count() * block); }
+    void start_sums(T *local) const { fill_zero(local, index().count() * block); }
     // Adds a tile's sums to its chunk's.
     void add_sums(const HiddenTile<T> &tile, const T *local) const {
-        for (int r = 0; r < rows().count(); ++r) {
+        for (int r = 0; r < index().count(); ++r) {
             const T *const here = local + r * block;
-            T *const total = tile.sums + r * phi->stride + tile.first_neuron;
-            for (int64_t j = 0; j < tile.neurons; ++j)
+            T *const total = tile.sums + r * phi->stride + tile.first_unit;
+            for (int64_t j = 0; j < tile.units; ++j)
                 total[j] = tile.first_tile ? here[j] : total[j] + here[j];
         }
     }

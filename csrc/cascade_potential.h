@@ -80,36 +80,36 @@ template <int N, class V, class B> struct ClosedForm {
 };
 
 template <int N, class V, class Parameters, class F>
-inline void closed_forms(const CascadeRows &rows, const Parameters &parameter, const PotentialRules &rules,
+inline void closed_forms(const ParameterIndex &index, const Parameters &parameter, const PotentialRules &rules,
                          double smooth_limit, const int *basis, const V (&u)[N], const F &body) {
-    for (int k = 0; k < rows.terms; ++k)
+    for (int k = 0; k < index.terms; ++k)
         with_basis(basis[k], [&](auto b) {
-            const V scale = parameter(rows.scale(0)), shift = parameter(rows.shift(0)),
-                    coef = parameter(rows.coef(0, k));
+            const V scale = parameter(index.scale(0)), shift = parameter(index.shift(0)),
+                    coef = parameter(index.coef(0, k));
             body(k, ClosedForm<N, V, decltype(b)>(scale, shift, coef, b, rules, smooth_limit, u));
         });
 }
 
 // u becomes ∫_0^u φ for one layer, in closed form.
 template <int N, class V, class Parameters>
-inline void closed_potential(const CascadeRows &rows, const Parameters &parameter, const PotentialRules &rules,
+inline void closed_potential(const ParameterIndex &index, const Parameters &parameter, const PotentialRules &rules,
                              const int *basis, V (&u)[N]) {
     V total[N] = {};
-    closed_forms<N>(rows, parameter, rules, 1.0 / 64, basis, u,
+    closed_forms<N>(index, parameter, rules, 1.0 / 64, basis, u,
                     [&](int, const auto &form) { GRADNETS_EACH total[i] += form.coef * form.value(i); });
     GRADNETS_EACH u[i] = total[i];
 }
 
 // The same for more layers, by quadrature.
 template <int N, class V, class Bases, class Parameters>
-inline void quadrature_potential(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
+inline void quadrature_potential(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
                                  const Quadrature &rule, V (&u)[N]) {
     using T = ScalarOf<V>;
     V total[N] = {};
     for (int n = 0; n < rule.count; ++n) {
         V phi[N];
         GRADNETS_EACH phi[i] = T(rule.nodes[n]) * u[i];
-        block_value<N>(rows, bases, parameter, phi);
+        block_value<N>(index, bases, parameter, phi);
         GRADNETS_EACH total[i] += T(rule.weights[n]) * phi[i];
     }
     GRADNETS_EACH u[i] *= total[i];
@@ -118,10 +118,10 @@ inline void quadrature_potential(const CascadeRows &rows, const Bases &bases, co
 // to += weight·∂/∂θ ∫_0^u φ for one layer.  The derivative in scale cancels twice, so the rule serves as far as it is
 // exact to rounding.
 template <int N, class V, class Parameters, class T>
-inline void closed_potential_gradient(const CascadeRows &rows, const Parameters &parameter, const PotentialRules &rules,
-                                      const int *basis, const V (&u)[N], const V (&weight)[N],
-                                      const GradientRows<T> &to) {
-    closed_forms<N>(rows, parameter, rules, 1.0, basis, u, [&](int k, const auto &form) {
+inline void closed_potential_gradient(const ParameterIndex &index, const Parameters &parameter,
+                                      const PotentialRules &rules, const int *basis, const V (&u)[N],
+                                      const V (&weight)[N], const ParameterGradients<T> &to) {
+    closed_forms<N>(index, parameter, rules, 1.0, basis, u, [&](int k, const auto &form) {
         V in_scale[N], in_shift[N], in_coef[N];
         GRADNETS_EACH {
             in_scale[i] = weight[i] * form.in_scale(i, u[i]);
@@ -129,32 +129,32 @@ inline void closed_potential_gradient(const CascadeRows &rows, const Parameters 
             in_coef[i] = weight[i] * form.value(i);
         }
         if (to.scale)
-            add_block<N>(in_scale, to, rows.scale(0));
+            add_block<N>(in_scale, to, index.scale(0));
         if (to.shift)
-            add_block<N>(in_shift, to, rows.shift(0));
+            add_block<N>(in_shift, to, index.shift(0));
         if (to.coef)
-            add_block<N>(in_coef, to, rows.coef(0, k));
+            add_block<N>(in_coef, to, index.coef(0, k));
     });
 }
 
 // The same for more layers.  node_sums: a vector for each row of parameters, in which the rule's nodes are summed
 // before they meet the sum over the batch.
 template <int N, class V, class Bases, class Parameters, class T>
-inline void quadrature_potential_gradient(const CascadeRows &rows, const Bases &bases, const Parameters &parameter,
+inline void quadrature_potential_gradient(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
                                           const Quadrature &rule, const V (&u)[N], const V (&weight)[N],
-                                          const GradientRows<T> &to, V *history, T *node_sums) {
+                                          const ParameterGradients<T> &to, V *history, T *node_sums) {
     constexpr int lanes = Simd<T>::lanes;
-    fill_zero(node_sums, rows.count() * lanes);
-    const GradientRows<T> here{node_sums, lanes, to.scale, to.shift, to.coef};
+    fill_zero(node_sums, index.count() * lanes);
+    const ParameterGradients<T> here{node_sums, lanes, to.scale, to.shift, to.coef};
     for (int n = 0; n < rule.count; ++n) {
         V at[N], a[N];
         GRADNETS_EACH {
             at[i] = T(rule.nodes[n]) * u[i];
             a[i] = T(rule.weights[n]) * (weight[i] * u[i]);
         }
-        block_gradient<N>(rows, bases, parameter, at, a, here, history);
+        block_gradient<N>(index, bases, parameter, at, a, here, history);
     }
-    for (int r = 0; r < rows.count(); ++r) {
+    for (int r = 0; r < index.count(); ++r) {
         T *const total = to.data + r * to.stride;
         store(total, load(total) + load(node_sums + r * lanes));
     }

@@ -15,18 +15,18 @@ template <int N, class V> struct Dual {
 };
 
 template <int N, class V, class Parameters>
-inline void enter_dual(const CascadeRows &rows, int l, const Parameters &parameter, const V (&u)[N],
+inline void enter_dual(const ParameterIndex &index, int l, const Parameters &parameter, const V (&u)[N],
                        const Dual<N, V> &mixed, Dual<N, V> &entry) {
-    enter_layer(rows, l, parameter, u, mixed.z, entry.z);
-    const V scale = parameter(rows.scale(l));
+    enter_layer(index, l, parameter, u, mixed.z, entry.z);
+    const V scale = parameter(index.scale(l));
     GRADNETS_EACH entry.dz[i] = l > 0 ? scale + mixed.dz[i] : scale;
 }
 
 template <int N, class V, class Bases, class Parameters>
-inline void leave_dual(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
+inline void leave_dual(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
                        const Dual<N, V> &entry, Dual<N, V> &mixed) {
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
-        const V coef = parameter(rows.coef(l, k));
+        const V coef = parameter(index.coef(l, k));
         GRADNETS_EACH {
             V value, first;
             b.value_first(entry.z[i], value, first);
@@ -39,11 +39,11 @@ inline void leave_dual(const CascadeRows &rows, int l, const Bases &bases, const
 
 // u becomes φ'(u), but stays NaN where it is, as no piecewise linear basis sees to.
 template <int N, class V, class Bases, class Parameters>
-inline void block_slope(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
+inline void block_slope(const ParameterIndex &index, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
     Dual<N, V> entry, mixed = {};
-    for (int l = 0; l < rows.layers; ++l) {
-        enter_dual(rows, l, parameter, u, mixed, entry);
-        leave_dual(rows, l, bases, parameter, entry, mixed);
+    for (int l = 0; l < index.layers; ++l) {
+        enter_dual(index, l, parameter, u, mixed, entry);
+        leave_dual(index, l, bases, parameter, entry, mixed);
     }
     GRADNETS_EACH u[i] = select(u[i] == u[i], mixed.dz[i], u[i]);
 }
@@ -51,12 +51,12 @@ inline void block_slope(const CascadeRows &rows, const Bases &bases, const Param
 // One layer of the reverse pass of Σ q·φ'.  adjoint: of what the layer passes on and of its derivative, on return of
 // its entry and of that one's derivative.  slope: on the last layer, becomes φ'(u).  to += the gradients in coef.
 template <int N, class V, class Bases, class Parameters, class T>
-inline void reverse_dual(const CascadeRows &rows, int l, const Bases &bases, const Parameters &parameter,
-                         const Dual<N, V> &entry, Dual<N, V> &adjoint, V (&slope)[N], const GradientRows<T> &to) {
-    const bool last = l == rows.layers - 1;
+inline void reverse_dual(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
+                         const Dual<N, V> &entry, Dual<N, V> &adjoint, V (&slope)[N], const ParameterGradients<T> &to) {
+    const bool last = l == index.layers - 1;
     V firsts[N] = {}, seconds[N] = {};
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
-        const V coef = parameter(rows.coef(l, k));
+        const V coef = parameter(index.coef(l, k));
         V dcoef[N];
         GRADNETS_EACH {
             V value, first, second;
@@ -68,7 +68,7 @@ inline void reverse_dual(const CascadeRows &rows, int l, const Bases &bases, con
             dcoef[i] = last ? moved : moved + adjoint.z[i] * value;
         }
         if (to.coef)
-            add_block<N>(dcoef, to, rows.coef(l, k));
+            add_block<N>(dcoef, to, index.coef(l, k));
     });
     GRADNETS_EACH {
         if (last)
@@ -81,33 +81,33 @@ inline void reverse_dual(const CascadeRows &rows, int l, const Bases &bases, con
 
 // u becomes q·φ''(u), slope becomes φ'(u); to += q·∂φ'/∂θ.  history: room for layers·2N vectors.
 template <int N, class V, class Bases, class Parameters, class T>
-inline void block_second(const CascadeRows &rows, const Bases &bases, const Parameters &parameter, V (&u)[N],
-                         const V (&q)[N], V (&slope)[N], const GradientRows<T> &to, V *history) {
+inline void block_second(const ParameterIndex &index, const Bases &bases, const Parameters &parameter, V (&u)[N],
+                         const V (&q)[N], V (&slope)[N], const ParameterGradients<T> &to, V *history) {
     Dual<N, V> entry, mixed = {}, adjoint = {};
-    for (int l = 0; l < rows.layers; ++l) {
-        enter_dual(rows, l, parameter, u, mixed, entry);
-        if (l + 1 < rows.layers) {
+    for (int l = 0; l < index.layers; ++l) {
+        enter_dual(index, l, parameter, u, mixed, entry);
+        if (l + 1 < index.layers) {
             GRADNETS_EACH history[2 * l * N + i] = entry.z[i];
             GRADNETS_EACH history[(2 * l + 1) * N + i] = entry.dz[i];
-            leave_dual(rows, l, bases, parameter, entry, mixed);
+            leave_dual(index, l, bases, parameter, entry, mixed);
         }
     }
     V du[N] = {};
     GRADNETS_EACH adjoint.dz[i] = q[i];
-    for (int l = rows.layers - 1; l >= 0; --l) {
-        if (l + 1 < rows.layers) {
+    for (int l = index.layers - 1; l >= 0; --l) {
+        if (l + 1 < index.layers) {
             GRADNETS_EACH entry.z[i] = history[2 * l * N + i];
             GRADNETS_EACH entry.dz[i] = history[(2 * l + 1) * N + i];
         }
-        reverse_dual(rows, l, bases, parameter, entry, adjoint, slope, to);
-        const V scale = parameter(rows.scale(l));
+        reverse_dual(index, l, bases, parameter, entry, adjoint, slope, to);
+        const V scale = parameter(index.scale(l));
         GRADNETS_EACH du[i] += scale * adjoint.z[i];
         if (to.shift)
-            add_block<N>(adjoint.z, to, rows.shift(l));
+            add_block<N>(adjoint.z, to, index.shift(l));
         if (to.scale) {
             V product[N];
             GRADNETS_EACH product[i] = adjoint.z[i] * u[i] + adjoint.dz[i];
-            add_block<N>(product, to, rows.scale(l));
+            add_block<N>(product, to, index.scale(l));
         }
     }
     GRADNETS_EACH u[i] = du[i];

@@ -24,7 +24,7 @@ template <> struct SumOf<double> {
 };
 template <class S> using Sum = typename SumOf<S>::Type;
 
-// φ for h neurons: z_0 = scale_0·u + shift_0, z_l = scale_l·u + shift_l + Σ_k coef_{l-1,k}·b_k(z_{l-1}),
+// φ for h hidden units: z_0 = scale_0·u + shift_0, z_l = scale_l·u + shift_l + Σ_k coef_{l-1,k}·b_k(z_{l-1}),
 // φ = Σ_k coef_{L-1,k}·b_k(z_{L-1}).  scale, shift: [layers, h]; coef: [layers, terms, h]; basis: [terms].
 // A null scale or coef stands for ones.
 template <class T> struct Cascade {
@@ -36,22 +36,23 @@ template <class T> struct Cascade {
     const T *coef = nullptr;
 };
 
-// A scalar S of points x, and of vectors g and v of the same shape; a kernel computes what S is differentiated to.
-//   value:       S = <g, f(x)>, whose gradient in g is f(x) itself; of modules with result or weight S = <g, f(x)> +
-//                Σ_rows weight·F(x)
-//   derivative:  S = <g, J(x) v>, whose gradient in g is J(x) v
-//   potential:   S = Σ_rows weight·F(x)
-//   divergence:  S = Σ_rows weight·tr J(x)
-//   jacobian:    S = Σ_rows <g, J(x)>, g a matrix for each row, whose gradient in g is J(x) itself
-enum class Scalar : int { value, derivative, potential, divergence, jacobian };
+// Every kernel computes gradients of one scalar S of the points x, g and v: dg is the result of a forward pass, the
+// other gradients are those of a backward pass.
+//   value:                S = <g, f(x)>, so that dg = f(x)
+//   jvp:                  S = <g, J(x) v>, so that dg = J(x) v
+//   potential:            S = Σ_rows weight·F(x)
+//   divergence:           S = Σ_rows weight·tr J(x)
+//   jacobian:             S = Σ_rows <g, J(x)>, g a matrix for each row, so that dg = J(x)
+//   value_and_potential:  S = <g, f(x)> + Σ_rows weight·F(x), of modules
+enum class Quantity : int { value, jvp, potential, divergence, jacobian, value_and_potential };
 
-// Three row inputs and their gradients, [batch, d] contiguous, of `jacobian` [batch, d, d].  A null gradient is not
-// computed.  g may be lacking when only dg is wanted; the scalars per row are [batch].
-template <class S> struct RowArguments {
+// The points x, g and v with their gradients, [batch, d] contiguous; for `jacobian` g and dg are [batch, d, d].  A null
+// gradient is not computed.  g may be null when dg is the only gradient; weight and scalar are [batch].
+template <class S> struct Points {
     const S *x = nullptr, *g = nullptr, *v = nullptr;
     S *dx = nullptr, *dg = nullptr, *dv = nullptr;
-    const Sum<S> *weight = nullptr; // potential (alone or beside a value) and divergence, backward
-    Sum<S> *result = nullptr;       // the same forward: F(x) or tr J(x)
+    const Sum<S> *weight = nullptr; // of a backward pass
+    Sum<S> *scalar = nullptr;       // F(x) or tr J(x) of each row, of a forward pass
 };
 
 // ∫_0^u y(t) dt ≈ u Σ_n weights_n·y(nodes_n·u).
@@ -69,10 +70,10 @@ struct PotentialRules {
 // f = φ(x Wᵀ) W + bias.  W: [h, d] contiguous; bias: [d] or null, added to dg of `value`.
 template <class S> struct Ridge {
     using T = Sum<S>;
-    Scalar scalar;
+    Quantity quantity;
     int64_t batch, d, h;
     Cascade<T> phi;
-    RowArguments<S> rows;
+    Points<S> points;
     const S *W;
     const T *bias;
     S *dW;
@@ -82,15 +83,16 @@ template <class S> struct Ridge {
 };
 
 // f = bias + Σ_m W_mᵀ s_m(z_m).  W: [count, h, d]; b: [count, h]; the per-module scalars: [count].
-// softmax (basis < 0):  z = temperature·(W x + b),  s = positive·softmax(z) − negative·softmax(−z), negative may be
-// null; transformed sums:     z = W x + b,  s = positive·ρ'(Σ_j Ψ(z_j))·σ(z), σ = basis, Ψ its antiderivative, ρ =
-// transform.
+// softmax:          z = temperature·(W x + b),  s = positive·softmax(z) − negative·softmax(−z), negative may be
+// null; transformed: z = W x + b,  s = positive·ρ'(Σ_j Ψ(z_j))·σ(z), σ = basis, Ψ its antiderivative, ρ = transform.
+constexpr int kSoftmax = -1; // in place of a basis function's number
+
 template <class S> struct Modules {
     using T = Sum<S>;
-    Scalar scalar;
+    Quantity quantity;
     int64_t batch, d, h, count;
     int basis, transform;
-    RowArguments<S> rows;
+    Points<S> points;
     const S *W;
     const T *b, *temperature, *positive, *negative, *bias;
     S *dW;

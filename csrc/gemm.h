@@ -157,34 +157,34 @@ inline void multiply(int64_t m, int64_t n, int64_t k, const Factors<typename P::
     }
 }
 
-// The products of `rows` rows of x with `neurons` rows of W, both read along d where they lie.
-template <class T, int rows, int neurons>
+// The products of `rows` rows of x with `columns` rows of W, both read along d where they lie.
+template <class T, int rows, int columns>
 inline void dot_tile(int64_t d, const T *x, int64_t x_row, const T *W, int64_t W_row, T *u, int64_t u_row) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Tile<T>::lanes;
-    V sum[rows][neurons];
+    V sum[rows][columns];
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-        for (int j = 0; j < neurons; ++j)
+        for (int j = 0; j < columns; ++j)
             sum[i][j] = V{};
     for (int64_t p = 0; p < d; p += lanes) {
-        V right[neurons];
+        V right[columns];
 #pragma GCC unroll 8
-        for (int j = 0; j < neurons; ++j)
+        for (int j = 0; j < columns; ++j)
             right[j] = p + lanes <= d ? load(W + j * W_row + p) : load_part(W + j * W_row + p, d - p);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; ++i) {
             const V left = p + lanes <= d ? load(x + i * x_row + p) : load_part(x + i * x_row + p, d - p);
 #pragma GCC unroll 8
-            for (int j = 0; j < neurons; ++j)
+            for (int j = 0; j < columns; ++j)
                 sum[i][j] += left * right[j];
         }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-        for (int j = 0; j < neurons; ++j)
+        for (int j = 0; j < columns; ++j)
             u[i * u_row + j] = horizontal_sum<T>(sum[i][j]);
 }
 

@@ -29,11 +29,11 @@ namespace GRADNETS_ISA {
 
 #include "cascade_potential.h"
 
-#include "ridge_scalars.h"
+#include "ridge_quantities.h"
 
-#include "curvature.h"
+#include "jacobian.h"
 
-#include "ridge_curvature.h"
+#include "ridge_jacobian.h"
 
 #include "narrow.h"
 
@@ -45,7 +45,7 @@ namespace GRADNETS_ISA {
 
 #include "modules_potential.h"
 
-#include "modules_curvature.h"
+#include "modules_jacobian.h"
 
 template <class T> void evaluate_basis(int basis, int which, int64_t count, const T *x, T *out) {
     using V = typename Simd<T>::Vector;

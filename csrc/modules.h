@@ -1,5 +1,5 @@
-// The module family on the pipeline: a row's neurons are coupled (softmax, or a function of a sum), so a block holds
-// all h neurons of one module, and few enough rows that they stay in cache.  Nothing of size batch × h.
+// The module family on the pipeline: a row's hidden units are coupled (softmax, or a function of a sum), so a block
+// holds all h hidden units of one module, and few enough rows that they stay in cache.  Nothing of size batch × h.
 
 // In the order of TRANSFORMS in activations/transforms.py; Python compares the names when it loads the extension.
 static constexpr const char *kTransformNames[] = {"identity", "half_square", "softplus", "logcosh", "exp", "log"};
@@ -49,7 +49,7 @@ template <class T> inline T transform_value(int transform, double t) {
 }
 
 // What one row of one module needs: where its parameters lie and how wide its strips are.
-template <class T> struct ModuleRow {
+template <class T> struct Module {
     int64_t h, width;
     int basis, transform;
     const T *b; // [h]
@@ -100,62 +100,62 @@ template <class T> __attribute__((noinline)) T softmax_strip(const T *v, T facto
     return top + T(__builtin_log(double(total)));
 }
 
-// u (= W x) becomes v = u + b; neurons past h become 0.
-template <class T> inline void add_shift(const ModuleRow<T> &r, T *u) {
-    for (int64_t j = 0; j < r.h; ++j)
-        u[j] += r.b[j];
-    fill_zero(u + r.h, r.width - r.h);
+// u (= W x) becomes v = u + b; hidden units past h become 0.
+template <class T> inline void add_shift(const Module<T> &m, T *u) {
+    for (int64_t j = 0; j < m.h; ++j)
+        u[j] += m.b[j];
+    fill_zero(u + m.h, m.width - m.h);
 }
 
 // LSE(temperature·v) and LSE(−temperature·v), the latter 0 where it is not needed.
 template <class T> struct LogSums {
     T plus, minus;
 
-    T potential(const ModuleRow<T> &r) const { return (r.positive * plus + r.negative * minus) / r.temperature; }
+    T potential(const Module<T> &m) const { return (m.positive * plus + m.negative * minus) / m.temperature; }
 
     // The gradients of weight·F: of the weights, and of the temperature with along = v·∂F/∂v.
-    void add_gradients(const ModuleRow<T> &r, T weight, T along, ModuleSums<T> &sums) const {
-        sums.positive += double(weight * plus / r.temperature);
-        sums.negative += double(weight * minus / r.temperature);
-        sums.temperature += double(weight * (along - potential(r)) / r.temperature);
+    void add_gradients(const Module<T> &m, T weight, T along, ModuleSums<T> &sums) const {
+        sums.positive += double(weight * plus / m.temperature);
+        sums.negative += double(weight * minus / m.temperature);
+        sums.temperature += double(weight * (along - potential(m)) / m.temperature);
     }
 };
 
 // softmax(temperature·v) and softmax(−temperature·v), 0 where it is not needed.
-template <class T> inline LogSums<T> both_softmax(const ModuleRow<T> &r, const T *v, T *pi, T *omega) {
-    const T plus = softmax_strip(v, r.temperature, r.h, r.width, pi);
-    if (r.two_signs)
-        return {plus, softmax_strip(v, -r.temperature, r.h, r.width, omega)};
-    fill_zero(omega, r.width);
+template <class T> inline LogSums<T> both_softmax(const Module<T> &m, const T *v, T *pi, T *omega) {
+    const T plus = softmax_strip(v, m.temperature, m.h, m.width, pi);
+    if (m.two_signs)
+        return {plus, softmax_strip(v, -m.temperature, m.h, m.width, omega)};
+    fill_zero(omega, m.width);
     return {plus, T(0)};
 }
 
 // v becomes s(temperature·v); returns F.  scratch: two strips.
-template <class T> __attribute__((noinline)) T softmax_value(const ModuleRow<T> &r, T *v, T *scratch) {
-    T *pi = scratch, *omega = scratch + r.width;
-    const auto sums = both_softmax(r, v, pi, omega);
-    const T positive = r.positive, negative = r.negative;
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
+template <class T> __attribute__((noinline)) T softmax_value(const Module<T> &m, T *v, T *scratch) {
+    T *pi = scratch, *omega = scratch + m.width;
+    const auto sums = both_softmax(m, v, pi, omega);
+    const T positive = m.positive, negative = m.negative;
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         store(v + j, load(pi + j) * positive - load(omega + j) * negative);
-    return sums.potential(r);
+    return sums.potential(m);
 }
 
 // v becomes (∂s/∂v)ᵀ a + weight·∂F/∂v, a becomes s(temperature·v) = ∂F/∂v; the parameters' gradients are added to sums.
 // scratch: two strips.
 // The temperature's comes from v itself, not from temperature·v over a temperature that may have underflowed.
 template <class T>
-__attribute__((noinline)) void softmax_gradient(const ModuleRow<T> &r, T weight, T *v, T *a, ModuleSums<T> &sums,
+__attribute__((noinline)) void softmax_gradient(const Module<T> &m, T weight, T *v, T *a, ModuleSums<T> &sums,
                                                 T *scratch) {
     using V = typename Simd<T>::Vector;
-    fill_zero(a + r.h, r.width - r.h); // a non-finite g times the padding of W is NaN
-    T *pi = scratch, *omega = scratch + r.width;
-    const auto log_sums = both_softmax(r, v, pi, omega);
-    const T a_pi = dot(a, pi, r.width), a_omega = r.two_signs ? dot(a, omega, r.width) : T(0);
-    const T positive = r.positive, negative = r.negative, temperature = r.temperature;
+    fill_zero(a + m.h, m.width - m.h); // a non-finite g times the padding of W is NaN
+    T *pi = scratch, *omega = scratch + m.width;
+    const auto log_sums = both_softmax(m, v, pi, omega);
+    const T a_pi = dot(a, pi, m.width), a_omega = m.two_signs ? dot(a, omega, m.width) : T(0);
+    const T positive = m.positive, negative = m.negative, temperature = m.temperature;
     sums.positive += double(a_pi);
     sums.negative -= double(a_omega);
     V dtemperature = {}, along = {};
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V p = positive * load(pi + j), q = negative * load(omega + j), here = load(a + j);
         const V dz = p * (here - a_pi) + q * (here - a_omega);
         const V slope = p - q, dv = temperature * dz + weight * slope;
@@ -167,25 +167,25 @@ __attribute__((noinline)) void softmax_gradient(const ModuleRow<T> &r, T weight,
     }
     sums.temperature += double(horizontal_sum<T>(dtemperature));
     if (weight != 0) // else 0 times an infinite sum
-        log_sums.add_gradients(r, weight, horizontal_sum<T>(along), sums);
+        log_sums.add_gradients(m, weight, horizontal_sum<T>(along), sums);
 }
 
-// Σ_j Ψ(z_j) over the real neurons, to more than T's precision, for ρ = exp makes its error a relative one; z becomes
-// σ(z) and, if wanted, slope σ'(z).
-template <class T> __attribute__((noinline)) double basis_sum(const ModuleRow<T> &r, T *z, T *slope) {
+// Σ_j Ψ(z_j) over the real hidden units, to more than T's precision, for ρ = exp makes its error a relative one; z
+// becomes σ(z) and, if needed, slope σ'(z).
+template <class T> __attribute__((noinline)) double basis_sum(const Module<T> &m, T *z, T *slope) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
     const V infinity = broadcast<V>(T(__builtin_inf()));
     V sums = {}, lost = {};
-    with_basis(r.basis, [&](auto b) {
-        for (int64_t j = 0; j < r.width; j += lanes) {
+    with_basis(m.basis, [&](auto b) {
+        for (int64_t j = 0; j < m.width; j += lanes) {
             V antiderivative, value, first;
             b.antiderivative(load(z + j), antiderivative);
             b.value_first(load(z + j), value, first);
             store(z + j, value);
             if (slope)
                 store(slope + j, first);
-            for (int64_t i = r.h - j; i < lanes; ++i)
+            for (int64_t i = m.h - j; i < lanes; ++i)
                 antiderivative[i] = 0;
             // What rounding loses of the smaller summand; of an infinite sum there is nothing to mend.
             const V total = sums + antiderivative, swallowed = total - sums;
@@ -194,7 +194,7 @@ template <class T> __attribute__((noinline)) double basis_sum(const ModuleRow<T>
             sums = total;
         }
     });
-    fill_zero(z + r.h, r.width - r.h);
+    fill_zero(z + m.h, m.width - m.h);
     double total = 0;
     for (int i = 0; i < lanes; ++i)
         total += double(sums[i]) + double(lost[i]);
@@ -202,27 +202,27 @@ template <class T> __attribute__((noinline)) double basis_sum(const ModuleRow<T>
 }
 
 // z becomes s(z); returns F.
-template <class T> __attribute__((noinline)) T transformed_value(const ModuleRow<T> &r, T *z) {
-    const double total = basis_sum(r, z, (T *)nullptr);
-    const T factor = r.positive * transform_at<T>(r.transform, total).first;
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
+template <class T> __attribute__((noinline)) T transformed_value(const Module<T> &m, T *z) {
+    const double total = basis_sum(m, z, (T *)nullptr);
+    const T factor = m.positive * transform_at<T>(m.transform, total).first;
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         store(z + j, load(z + j) * factor);
-    return r.positive * transform_value<T>(r.transform, total);
+    return m.positive * transform_value<T>(m.transform, total);
 }
 
 // z becomes (∂s/∂z)ᵀ a + potential_weight·∂F/∂z, a becomes s(z) = ∂F/∂z.
 template <class T>
-__attribute__((noinline)) void transformed_gradient(const ModuleRow<T> &r, T potential_weight, T *z, T *a,
+__attribute__((noinline)) void transformed_gradient(const Module<T> &m, T potential_weight, T *z, T *a,
                                                     ModuleSums<T> &sums, T *slope) {
     using V = typename Simd<T>::Vector;
-    fill_zero(a + r.h, r.width - r.h);
-    const double total = basis_sum(r, z, slope);
-    const auto rho = transform_at<T>(r.transform, total);
+    fill_zero(a + m.h, m.width - m.h);
+    const double total = basis_sum(m, z, slope);
+    const auto rho = transform_at<T>(m.transform, total);
     if (potential_weight != 0) // else 0 times an infinite sum
-        sums.positive += double(potential_weight * transform_value<T>(r.transform, total));
-    const T weight = r.positive, a_sigma = dot(a, z, r.width);
+        sums.positive += double(potential_weight * transform_value<T>(m.transform, total));
+    const T weight = m.positive, a_sigma = dot(a, z, m.width);
     sums.positive += double(rho.first * a_sigma);
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V value = load(z + j);
         const V here = value * (weight * rho.first);
         const V dz = weight * (rho.first * load(a + j) * load(slope + j) + rho.second * a_sigma * value) +
@@ -249,31 +249,31 @@ template <class S> struct ModulesMiddle {
 
     void operator()(const HiddenTile<T> &tile) const {
         const Modules<S> &p = *problem;
-        const ModuleRow<T> row = row_of(tile);
+        const Module<T> module = module_of(tile);
         T *const strips = piece<T>(tile.scratch, 0);
-        const bool softmax = p.basis < 0;
+        const bool softmax = p.basis == kSoftmax;
         if (tile.a == tile.u) {
             for (int64_t i = 0; i < tile.rows; ++i) {
                 T *const z = tile.u + i * tile.stride;
-                add_shift(row, z);
-                const T F = softmax ? softmax_value(row, z, strips) : transformed_value(row, z);
-                if (p.rows.result)
-                    tile.row_sums[i] += F;
+                add_shift(module, z);
+                const T F = softmax ? softmax_value(module, z, strips) : transformed_value(module, z);
+                if (p.points.scalar)
+                    tile.scalars[i] += F;
             }
             return;
         }
         ModuleSums<T> sums = zero_sums(tile);
         for (int64_t i = 0; i < tile.rows; ++i) {
             T *const z = tile.u + i * tile.stride, *const a = tile.a + i * tile.stride;
-            add_shift(row, z);
-            const T weight = p.rows.weight ? p.rows.weight[tile.first_row + i] : T(0);
-            softmax ? softmax_gradient(row, weight, z, a, sums, strips)
-                    : transformed_gradient(row, weight, z, a, sums, strips);
+            add_shift(module, z);
+            const T weight = p.points.weight ? p.points.weight[tile.first_row + i] : T(0);
+            softmax ? softmax_gradient(module, weight, z, a, sums, strips)
+                    : transformed_gradient(module, weight, z, a, sums, strips);
         }
         add_sums(tile, sums);
     }
 
-    ModuleRow<T> row_of(const HiddenTile<T> &tile) const {
+    Module<T> module_of(const HiddenTile<T> &tile) const {
         const Modules<S> &p = *problem;
         const int64_t m = tile.block;
         return {p.h,
@@ -296,8 +296,8 @@ template <class S> struct ModulesMiddle {
 
     void add_sums(const HiddenTile<T> &tile, const ModuleSums<T> &sums) const {
         const Modules<S> &p = *problem;
-        T *const db = tile.sums + tile.first_neuron, *const scalars = tile.sums + p.count * p.h + tile.block;
-        for (int64_t j = 0; j < tile.neurons; ++j)
+        T *const db = tile.sums + tile.first_unit, *const scalars = tile.sums + p.count * p.h + tile.block;
+        for (int64_t j = 0; j < tile.units; ++j)
             db[j] = sums.db[j] + (tile.first_tile ? 0 : db[j]);
         const double totals[] = {sums.temperature, sums.positive, sums.negative};
         for (int s = 0; s < 3; ++s)
@@ -317,19 +317,19 @@ template <class S> struct ModulesMiddle {
 
 template <class P, class S> inline bool modules_on_pipeline(const Modules<S> &p) {
     using T = Sum<S>;
-    const bool forward = p.rows.g == nullptr;
+    const bool forward = p.points.g == nullptr;
     const double flops = (forward ? 4.0 * p.d + 20.0 : 10.0 * p.d + 40.0) * double(p.batch) * double(p.h * p.count);
     const Pipeline<S> pipeline{p.batch,
                                p.d,
                                p.h * p.count,
                                p.h,
                                module_rows<T>(p.h, forward ? 1 : 2),
-                               p.rows,
+                               p.points,
                                p.W,
                                p.bias,
                                p.dW,
                                p.dbias,
-                               p.rows.v == nullptr,
+                               p.points.v == nullptr,
                                true,
                                flops,
                                ModulesMiddle<S>::sums(p.count, p.h),

@@ -9,33 +9,32 @@ template <class T> struct SoftmaxPair {
 };
 
 template <class T>
-inline SoftmaxPair<T> softmax_pair(const T *v, T factor, const ModuleRow<T> &r, const T *a, const T *p, T *pi) {
+inline SoftmaxPair<T> softmax_pair(const T *v, T factor, const Module<T> &m, const T *a, const T *p, T *pi) {
     using V = typename Simd<T>::Vector;
-    softmax_strip(v, factor, r.h, r.width, pi);
-    SoftmaxPair<T> pair{pi, dot(a, pi, r.width), dot(p, pi, r.width), 0};
+    softmax_strip(v, factor, m.h, m.width, pi);
+    SoftmaxPair<T> pair{pi, dot(a, pi, m.width), dot(p, pi, m.width), 0};
     V sum = {};
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         sum += load(pi + j) * ((load(a + j) - pair.a_mean) * (load(p + j) - pair.p_mean));
     pair.covariance = horizontal_sum<T>(sum);
     return pair;
 }
 
 // v becomes ∂S/∂v, a becomes ∂S/∂a and p ∂S/∂p; the parameters' gradients are added to sums.  scratch: two strips.
-template <class T>
-inline void softmax_second(const ModuleRow<T> &r, T *v, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
+template <class T> inline void softmax_second(const Module<T> &m, T *v, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
     using V = typename Simd<T>::Vector;
-    const T temperature = r.temperature;
-    const SoftmaxPair<T> plus = softmax_pair(v, temperature, r, a, p, scratch);
-    SoftmaxPair<T> minus{scratch + r.width, 0, 0, 0};
-    if (r.two_signs)
-        minus = softmax_pair(v, -temperature, r, a, p, scratch + r.width);
+    const T temperature = m.temperature;
+    const SoftmaxPair<T> plus = softmax_pair(v, temperature, m, a, p, scratch);
+    SoftmaxPair<T> minus{scratch + m.width, 0, 0, 0};
+    if (m.two_signs)
+        minus = softmax_pair(v, -temperature, m, a, p, scratch + m.width);
     else
-        fill_zero(scratch + r.width, r.width);
-    const T positive = r.positive, negative = r.negative;
+        fill_zero(scratch + m.width, m.width);
+    const T positive = m.positive, negative = m.negative;
     sums.positive += double(temperature * plus.covariance);
     sums.negative += double(temperature * minus.covariance);
     V dtemperature = {};
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V here_a = load(a + j), here_p = load(p + j);
         const V pi = positive * load(plus.pi + j), omega = negative * load(minus.pi + j);
         const V a_plus = here_a - plus.a_mean, p_plus = here_p - plus.p_mean;
@@ -70,40 +69,40 @@ template <class T> inline T transform_third(int transform, double t) {
     }
 }
 
-// z becomes σ(z); first becomes σ'(z) and second σ''(z); all 0 past the last neuron.  Returns Σ_j Ψ(z_j).
-template <class T> inline double basis_second(const ModuleRow<T> &r, T *z, T *first, T *second) {
+// z becomes σ(z); first becomes σ'(z) and second σ''(z); all 0 past the last hidden unit.  Returns Σ_j Ψ(z_j).
+template <class T> inline double basis_second(const Module<T> &m, T *z, T *first, T *second) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
-    with_basis(r.basis, [&](auto b) {
-        for (int64_t j = 0; j < r.width; j += lanes) {
-            V value, slope, curvature;
-            b.value_first_second(load(z + j), value, slope, curvature);
+    with_basis(m.basis, [&](auto b) {
+        for (int64_t j = 0; j < m.width; j += lanes) {
+            V value, slope, bend;
+            b.value_first_second(load(z + j), value, slope, bend);
             store(first + j, slope);
-            store(second + j, curvature);
+            store(second + j, bend);
         }
     });
-    const double total = basis_sum(r, z, (T *)nullptr);
-    fill_zero(first + r.h, r.width - r.h);
-    fill_zero(second + r.h, r.width - r.h);
+    const double total = basis_sum(m, z, (T *)nullptr);
+    fill_zero(first + m.h, m.width - m.h);
+    fill_zero(second + m.h, m.width - m.h);
     return total;
 }
 
 // As softmax_second.
 template <class T>
-inline void transformed_second(const ModuleRow<T> &r, T *z, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
+inline void transformed_second(const Module<T> &m, T *z, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
     using V = typename Simd<T>::Vector;
-    T *const first = scratch, *const second = scratch + r.width;
-    const double total = basis_second(r, z, first, second);
-    const auto rho = transform_at<T>(r.transform, total);
-    const T third = transform_third<T>(r.transform, total), weight = r.positive;
-    const T a_sigma = dot(a, z, r.width), p_sigma = dot(p, z, r.width);
-    V curved = {};
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes)
-        curved += load(first + j) * (load(a + j) * load(p + j));
-    const T curvature = horizontal_sum<T>(curved);
-    sums.positive += double(rho.second * (a_sigma * p_sigma) + rho.first * curvature);
-    const T through_sum = third * (a_sigma * p_sigma) + rho.second * curvature;
-    for (int64_t j = 0; j < r.width; j += Simd<T>::lanes) {
+    T *const first = scratch, *const second = scratch + m.width;
+    const double total = basis_second(m, z, first, second);
+    const auto rho = transform_at<T>(m.transform, total);
+    const T third = transform_third<T>(m.transform, total), weight = m.positive;
+    const T a_sigma = dot(a, z, m.width), p_sigma = dot(p, z, m.width);
+    V along = {};
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
+        along += load(first + j) * (load(a + j) * load(p + j));
+    const T along_slope = horizontal_sum<T>(along);
+    sums.positive += double(rho.second * (a_sigma * p_sigma) + rho.first * along_slope);
+    const T through_sum = third * (a_sigma * p_sigma) + rho.second * along_slope;
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V value = load(z + j), slope = load(first + j), here_a = load(a + j), here_p = load(p + j);
         const V dz = weight * (through_sum * value + rho.second * slope * (here_a * p_sigma + here_p * a_sigma) +
                                rho.first * load(second + j) * (here_a * here_p));
@@ -119,17 +118,17 @@ template <class S> struct ModulesSecond : ModulesMiddle<S> {
 
     void operator()(const HiddenTile<T> &tile) const {
         const Modules<S> &p = *this->problem;
-        const ModuleRow<T> row = this->row_of(tile);
+        const Module<T> module = this->module_of(tile);
         T *const strips = piece<T>(tile.scratch, 0);
         ModuleSums<T> sums = this->zero_sums(tile);
         for (int64_t i = 0; i < tile.rows; ++i) {
             T *const z = tile.u + i * tile.stride, *const a = tile.a + i * tile.stride,
                      *const along = tile.p + i * tile.stride;
-            add_shift(row, z);
-            fill_zero(a + row.h, row.width - row.h); // a non-finite g or v times the padding of W is NaN
-            fill_zero(along + row.h, row.width - row.h);
-            p.basis < 0 ? softmax_second(row, z, a, along, sums, strips)
-                        : transformed_second(row, z, a, along, sums, strips);
+            add_shift(module, z);
+            fill_zero(a + module.h, module.width - module.h); // a non-finite g or v times the padding of W is NaN
+            fill_zero(along + module.h, module.width - module.h);
+            p.basis == kSoftmax ? softmax_second(module, z, a, along, sums, strips)
+                                : transformed_second(module, z, a, along, sums, strips);
         }
         this->add_sums(tile, sums);
     }
@@ -143,7 +142,7 @@ template <class P, class S> inline bool modules_second_on_pipeline(const Modules
                                p.h * p.count,
                                p.h,
                                module_rows<T>(p.h, 3),
-                               p.rows,
+                               p.points,
                                p.W,
                                nullptr,
                                p.dW,

@@ -1,9 +1,9 @@
-// The ridge family for few coordinates: vectors along the batch, one neuron at a time, everything in registers; a
+// The ridge family for few coordinates: vectors along the batch, one hidden unit at a time, everything in registers; a
 // matrix product would compute mostly padding.
 
 static constexpr int64_t kNarrow = 8;
 
-// Vectors along the batch against vectors along the neurons, whose padding counts too.
+// Vectors along the batch against vectors along the hidden units, whose padding counts too.
 template <class T> inline bool narrow_pays(int64_t batch, int64_t d, int64_t h) {
     constexpr int64_t lanes = Simd<T>::lanes;
     return d <= kNarrow && round_up(batch, lanes) * h <= 2 * batch * round_up(h, lanes);
@@ -16,20 +16,21 @@ template <class S> class NarrowRun {
 
   public:
     NarrowRun(const Ridge<S> &problem, const PaddedCascade<T> &cascade) : p(problem), phi(cascade) {
-        const double flops = 2.0 * double(p.batch) * double(p.d) * double(p.h) * (p.rows.g ? 5 : 2) + cascade_flops(p);
+        const double flops =
+            2.0 * double(p.batch) * double(p.d) * double(p.h) * (p.points.g ? 5 : 2) + cascade_flops(p);
         const int64_t most = p.d <= 4 ? 512 : 256;
         tile_ = smaller(most, round_up(p.batch, lanes));
         tiles_ = (p.batch + tile_ - 1) / tile_;
         chunks_ = flops <= kSerialFlops ? 1 : smaller(tiles_, most_chunks(p.h * p.d));
         threads_ = threads_for(flops, p.threads, chunks_);
-        parameters_ = phi.rows.count();
+        parameters_ = phi.index.count();
         sums_ = (parameters_ + p.d) * p.h + p.d;
         rows_ = p.d * tile_;
         Layout mine;
         for (int r = 0; r < 4; ++r)
             at_[r] = mine.add<T>(rows_);
         local_ = mine.add<T>((parameters_ + p.d) * lanes);
-        history_ = mine.add<T>(phi.rows.layers * kInterleaved * lanes);
+        history_ = mine.add<T>(phi.index.layers * kInterleaved * lanes);
         worker_bytes_ = mine.bytes();
     }
 
@@ -72,19 +73,19 @@ template <class S> class NarrowRun {
 
     void tile(int64_t number, char *mine, T *sums, bool first) const {
         const int64_t begin = number * tile_, count = smaller(tile_, p.batch - begin), offset = begin * p.d;
-        transpose_in(p.rows.x + offset, count, rows(mine, kX));
-        if (p.rows.g)
-            transpose_in(p.rows.g + offset, count, rows(mine, kG));
+        transpose_in(p.points.x + offset, count, rows(mine, kX));
+        if (p.points.g)
+            transpose_in(p.points.g + offset, count, rows(mine, kG));
         fill_zero(rows(mine, kOut), rows_);
         fill_zero(rows(mine, kDx), rows_);
         with_bases(phi.terms, phi.basis, [&](const auto &bases) {
             for (int64_t j = 0; j < p.h; ++j)
-                neuron(j, bases, round_up(count, lanes), mine, sums, first);
+                unit(j, bases, round_up(count, lanes), mine, sums, first);
         });
-        if (p.rows.dg)
-            transpose_out(rows(mine, kOut), p.bias, count, p.rows.dg + offset);
-        if (p.rows.dx)
-            transpose_out(rows(mine, kDx), nullptr, count, p.rows.dx + offset);
+        if (p.points.dg)
+            transpose_out(rows(mine, kOut), p.bias, count, p.points.dg + offset);
+        if (p.points.dx)
+            transpose_out(rows(mine, kDx), nullptr, count, p.points.dx + offset);
         if (p.dbias)
             add_bias_sums(rows(mine, kG), sums + (parameters_ + p.d) * p.h, first);
     }
@@ -99,19 +100,19 @@ template <class S> class NarrowRun {
     }
 
     template <class Bases>
-    void neuron(int64_t j, const Bases &bases, int64_t count, char *mine, T *sums, bool first) const {
+    void unit(int64_t j, const Bases &bases, int64_t count, char *mine, T *sums, bool first) const {
         T *const local = piece<T>(mine, local_);
         T w[kNarrow];
         for (int64_t c = 0; c < p.d; ++c)
             w[c] = widen(p.W[j * p.d + c]);
-        if (p.rows.g)
+        if (p.points.g)
             fill_zero(local, (parameters_ + p.d) * lanes);
         int64_t i = 0;
         for (; i + kInterleaved * lanes <= count; i += kInterleaved * lanes)
             block<kInterleaved>(j, i, w, bases, mine);
         for (; i < count; i += lanes)
             block<1>(j, i, w, bases, mine);
-        if (!p.rows.g)
+        if (!p.points.g)
             return;
         for (int64_t r = 0; r < parameters_ + p.d; ++r) {
             T &total = sums[r * p.h + j];
@@ -120,20 +121,20 @@ template <class S> class NarrowRun {
     }
 
     template <int N, class Bases> void block(int64_t j, int64_t at, const T *w, const Bases &bases, char *mine) const {
-        const NeuronScalar<T> parameter{phi.data() + j, phi.stride};
+        const UnitParameters<T> parameter{phi.data() + j, phi.stride};
         V u[N];
         project<N>(w, rows(mine, kX) + at, u);
-        if (!p.rows.g) {
-            block_value<N>(phi.rows, bases, parameter, u);
+        if (!p.points.g) {
+            block_value<N>(phi.index, bases, parameter, u);
             spread<N>(w, u, rows(mine, kOut) + at);
             return;
         }
         V a[N];
         project<N>(w, rows(mine, kG) + at, a);
         T *const local = piece<T>(mine, local_);
-        const GradientRows<T> to{local, lanes, p.dscale != nullptr, p.dshift != nullptr, p.dcoef != nullptr};
-        block_gradient<N>(phi.rows, bases, parameter, u, a, to, piece<V>(mine, history_));
-        if (p.rows.dx)
+        const ParameterGradients<T> to{local, lanes, p.dscale != nullptr, p.dshift != nullptr, p.dcoef != nullptr};
+        block_gradient<N>(phi.index, bases, parameter, u, a, to, piece<V>(mine, history_));
+        if (p.points.dx)
             spread<N>(w, a, rows(mine, kDx) + at);
         if (p.dW)
             add_weights<N>(u, a, rows(mine, kG) + at, rows(mine, kX) + at, local + parameters_ * lanes);
@@ -166,7 +167,7 @@ template <class S> class NarrowRun {
     }
 
     void finish(T *partials) const {
-        finish_cascade(p, phi.rows, partials, p.h, chunks_, sums_);
+        finish_cascade(p, phi.index, partials, p.h, chunks_, sums_);
         T *const weights = partials + parameters_ * p.h; // [d, h], of the first chunk
         if (p.dW) {
             reduce_partials(weights, chunks_, sums_, p.d * p.h, weights);

@@ -181,7 +181,8 @@ inline Left<typename P::Element> left_rows(const S *src, int64_t rows, [[maybe_u
     }
 }
 
-// A tile of hidden values [rows, stride] as a left factor, with k along the neurons; memory: rows · stride / depth.
+// A tile of hidden values [rows, stride] as a left factor, with k along the hidden units; memory: rows · stride /
+// depth.
 template <class P>
 inline Left<typename P::Element> left_tile(const typename P::Total *tile, [[maybe_unused]] int64_t rows,
                                            [[maybe_unused]] int64_t width, int64_t stride,

@@ -4,16 +4,16 @@
 //     dx = U W,   dg = A W,   dv = P W,   dW = Uᵀx + Aᵀg + Pᵀv.
 // One pass over the batch, tile by tile; nothing of size batch × h in memory.
 
-// What the middle step gets for one tile: hidden values [rows, stride] of `width` columns (neurons, padded with zeros
-// to whole vectors), which it replaces by the derivatives of s.  Where g is absent and only dg is wanted, a is the
-// memory of u (or p, where there is a v).
+// What the middle step gets for one tile: hidden values [rows, stride] of `width` columns (hidden units, padded with
+// zeros to whole vectors), which it replaces by the derivatives of s.  Where g is absent and only dg is needed, a is
+// the memory of u (or p, where there is a v).
 template <class T> struct HiddenTile {
     T *u, *a, *p;
     int64_t rows, stride, width;
-    int64_t first_row, first_neuron, neurons, block;
+    int64_t first_row, first_unit, units, block;
     bool first_tile; // of its chunk: sums over the batch start here
     T *sums;         // the chunk's sums over the batch, Middle::sums values, shared by its blocks
-    T *row_sums;     // [rows], to be added to, for scalars per row; or null
+    T *scalars;      // [rows], to be added to, for scalars per row; or null
     char *scratch;   // Middle::scratch bytes
 };
 
@@ -21,13 +21,13 @@ template <class S> struct Pipeline {
     using T = Sum<S>;
     int64_t batch, d, hidden, block;
     int64_t most_rows;
-    RowArguments<S> rows;
+    Points<S> points;
     const S *W;
     const T *bias;
     S *dW;
     T *dbias;
     bool only_dg_from_u; // g absent: a is u's memory
-    bool fixed_block;    // the middle step needs all neurons of a block together
+    bool fixed_block;    // the middle step needs all hidden units of a block together
     double flops;
     int64_t sums, scratch;
     int threads;
@@ -53,11 +53,11 @@ template <class P, class S> struct PipelineLayout {
     static constexpr bool same = is_same<S, T>;
 
     Plan plan;
-    bool in_place, straight_in_place, direct_rows, direct_weights, has[3], wants[3];
+    bool in_place, straight_in_place, direct_points, direct_weights, has[3], needs[3];
     int64_t d_vectors, d_panels, stride, block_panels;
     int64_t shared_bytes, worker_bytes;
     int64_t transposed, straight, weight_sums, middle_sums, bias_sums, group_sums[3], group_results;
-    int64_t tile[3], left[3], right[3], rows_total[3], rows_group[3], copies[3], wide_W, W_tail, row_sum, results,
+    int64_t tile[3], left[3], right[3], points_total[3], points_group[3], copies[3], wide_W, W_tail, row_sum, results,
         scratch;
 
     explicit PipelineLayout(const Pipeline<S> &p) {
@@ -67,57 +67,57 @@ template <class P, class S> struct PipelineLayout {
         d_panels = round_up(p.d, panel);
         const int64_t fit = larger(lanes, round_up(6144 / p.d, lanes)); // 24 kB of W
         const int64_t block = in_place && !p.fixed_block && fit < p.block ? fit : p.block;
-        const int64_t unit = p.fixed_block ? block : lanes;
-        plan = make_plan(p.batch, p.hidden * p.d, p.hidden, block, unit, p.most_rows, Tile<T>::rows, p.flops);
+        const int64_t grain = p.fixed_block ? block : lanes;
+        plan = make_plan(p.batch, p.hidden * p.d, p.hidden, block, grain, p.most_rows, Tile<T>::rows, p.flops);
         block_panels = round_up(plan.block, panel);
         stride = block_panels;
-        direct_rows = same && p.d % lanes == 0 && !plan.split;
+        direct_points = same && p.d % lanes == 0 && !plan.split;
         direct_weights = same && p.d % lanes == 0 && plan.row_chunks == 1;
-        const bool present[] = {true, p.rows.g != nullptr, p.rows.v != nullptr};
-        const bool wanted[] = {p.rows.dx != nullptr, p.rows.dg != nullptr, p.rows.dv != nullptr};
+        const bool present[] = {true, p.points.g != nullptr, p.points.v != nullptr};
+        const bool needed[] = {p.points.dx != nullptr, p.points.dg != nullptr, p.points.dv != nullptr};
         for (int r = 0; r < 3; ++r) {
             has[r] = present[r];
-            wants[r] = wanted[r];
+            needs[r] = needed[r];
         }
         lay_out_shared(p);
         lay_out_worker(p);
     }
 
-    bool wants_rows() const { return wants[0] || wants[1] || wants[2]; }
+    bool needs_points() const { return needs[0] || needs[1] || needs[2]; }
 
     void lay_out_shared(const Pipeline<S> &p) {
         Layout all;
         transposed = straight = 0;
         if (!in_place) {
             transposed = all.add<E>(plan.blocks * block_panels * elements<P>(p.d));
-            if (wants_rows() && !straight_in_place)
+            if (needs_points() && !straight_in_place)
                 straight = all.add<E>(plan.blocks * elements<P>(plan.block) * d_panels);
         }
         weight_sums = p.dW && !direct_weights ? all.add<T>(plan.row_chunks * p.hidden * d_vectors) : 0;
         middle_sums = all.add<T>(plan.row_chunks * p.sums);
         bias_sums = all.add<T>(plan.row_chunks * p.d);
         for (int r = 0; r < 3; ++r)
-            group_sums[r] = plan.split && wants[r] ? all.add<T>(plan.groups * p.batch * d_vectors) : 0;
-        group_results = plan.split && p.rows.result ? all.add<T>(plan.groups * p.batch) : 0;
+            group_sums[r] = plan.split && needs[r] ? all.add<T>(plan.groups * p.batch * d_vectors) : 0;
+        group_results = plan.split && p.points.scalar ? all.add<T>(plan.groups * p.batch) : 0;
         shared_bytes = all.bytes();
     }
 
     void lay_out_worker(const Pipeline<S> &p) {
         Layout mine;
-        const int64_t even_rows = round_up(plan.rows, 2);
+        const int64_t even_rows = round_up(plan.tile_rows, 2);
         for (int r = 0; r < 3; ++r) {
             const bool used = has[r];
-            tile[r] = used ? mine.add<T>(plan.rows * stride) : 0;
-            left[r] = used && !is_same<E, S> ? mine.add<E>(plan.rows * elements<P>(p.d)) : 0;
+            tile[r] = used ? mine.add<T>(plan.tile_rows * stride) : 0;
+            left[r] = used && !is_same<E, S> ? mine.add<E>(plan.tile_rows * elements<P>(p.d)) : 0;
             right[r] = used && p.dW ? mine.add<E>(even_rows * d_panels) : 0;
-            rows_total[r] = wants[r] && !direct_rows ? mine.add<T>(plan.rows * d_vectors) : 0;
-            rows_group[r] = wants[r] && plan.groups > 1 && !plan.split ? mine.add<T>(plan.rows * d_vectors) : 0;
+            points_total[r] = needs[r] && !direct_points ? mine.add<T>(plan.tile_rows * d_vectors) : 0;
+            points_group[r] = needs[r] && plan.groups > 1 && !plan.split ? mine.add<T>(plan.tile_rows * d_vectors) : 0;
             copies[r] = P::depth > 1 ? mine.add<E>(even_rows * stride) : 0;
         }
         wide_W = in_place && !same ? mine.add<T>(plan.block * p.d) : 0;
         W_tail = straight_in_place ? mine.add<T>(plan.block * panel) : 0;
-        row_sum = mine.add<T>(larger(p.d, plan.rows));
-        results = p.rows.result ? mine.add<T>(2 * plan.rows) : 0;
+        row_sum = mine.add<T>(larger(p.d, plan.tile_rows));
+        results = p.points.scalar ? mine.add<T>(2 * plan.tile_rows) : 0;
         scratch = mine.add<char>(p.scratch);
         worker_bytes = mine.bytes();
     }
@@ -138,8 +138,8 @@ template <class P, class S, class Middle> class PipelineRun {
 
   public:
     PipelineRun(const Pipeline<S> &problem, const Middle &middle) : p(problem), middle_(middle), l(problem) {
-        const S *in[] = {p.rows.x, p.rows.g, p.rows.v};
-        S *out[] = {p.rows.dx, p.rows.dg, p.rows.dv};
+        const S *in[] = {p.points.x, p.points.g, p.points.v};
+        S *out[] = {p.points.dx, p.points.dg, p.points.dv};
         for (int r = 0; r < 3; ++r) {
             in_[r] = in[r];
             out_[r] = out[r];
@@ -166,7 +166,7 @@ template <class P, class S, class Middle> class PipelineRun {
 
   private:
     struct Block {
-        int64_t number, first, neurons, width;
+        int64_t number, first, units, width;
     };
     struct TileJob {
         int64_t first, rows, chunk;
@@ -181,10 +181,10 @@ template <class P, class S, class Middle> class PipelineRun {
         E *const transposed = piece<E>(shared_, l.transposed), *const straight = piece<E>(shared_, l.straight);
         const int64_t depth = elements<P>(p.d), tall = elements<P>(l.plan.block);
         auto body = [&](int64_t b, int) {
-            const int64_t first = l.plan.first_neuron(b), neurons = l.plan.first_neuron(b + 1) - first;
-            pack_transposed<P>(p.W + first * p.d, neurons, p.d, transposed + b * l.block_panels * depth);
-            if (l.wants_rows() && !l.straight_in_place)
-                pack_rows<P>(p.W + first * p.d, neurons, p.d, straight + b * tall * l.d_panels);
+            const int64_t first = l.plan.first_unit(b), units = l.plan.first_unit(b + 1) - first;
+            pack_transposed<P>(p.W + first * p.d, units, p.d, transposed + b * l.block_panels * depth);
+            if (l.needs_points() && !l.straight_in_place)
+                pack_rows<P>(p.W + first * p.d, units, p.d, straight + b * tall * l.d_panels);
         };
         parallel(threads_for(16.0 * p.hidden * p.d, threads, l.plan.blocks), l.plan.blocks, body);
     }
@@ -192,12 +192,12 @@ template <class P, class S, class Middle> class PipelineRun {
     void chunk(int64_t number, int64_t group, char *mine) {
         for (int64_t t = l.plan.first_tile(number); t < l.plan.first_tile(number + 1); ++t) {
             TileJob job{};
-            job.first = t * l.plan.rows;
-            job.rows = smaller(l.plan.rows, p.batch - job.first);
+            job.first = t * l.plan.tile_rows;
+            job.rows = smaller(l.plan.tile_rows, p.batch - job.first);
             job.chunk = number;
             job.first_of_chunk = t == l.plan.first_tile(number);
             job.mine = mine;
-            prepare_rows(job);
+            prepare_points(job);
             if (p.dbias && group == 0)
                 add_bias_sums(job);
             if (l.plan.split) {
@@ -210,7 +210,7 @@ template <class P, class S, class Middle> class PipelineRun {
         }
     }
 
-    void prepare_rows(TileJob &job) {
+    void prepare_points(TileJob &job) {
         for (int r = 0; r < 3; ++r) {
             if (!l.has[r])
                 continue;
@@ -251,7 +251,7 @@ template <class P, class S, class Middle> class PipelineRun {
     void add_bias_sums(const TileJob &job) {
         T *const here = piece<T>(job.mine, l.row_sum), *const total = piece<T>(shared_, l.bias_sums) + job.chunk * p.d;
         fill_zero(here, p.d);
-        const S *const g = p.rows.g + job.first * p.d;
+        const S *const g = p.points.g + job.first * p.d;
         for (int64_t i = 0; i < job.rows; ++i)
             for (int64_t j = 0; j < p.d; ++j)
                 here[j] += widen(g[i * p.d + j]);
@@ -265,29 +265,29 @@ template <class P, class S, class Middle> class PipelineRun {
         if (split)
             return piece<T>(shared_, l.group_sums[r]) + (group * p.batch + job.first) * l.d_vectors;
         if (group > 0)
-            return piece<T>(job.mine, l.rows_group[r]);
+            return piece<T>(job.mine, l.points_group[r]);
         return tile_target(job, r, row);
     }
 
     T *tile_target(const TileJob &job, int r, int64_t &row) const {
         if constexpr (L::same)
-            if (l.direct_rows) {
+            if (l.direct_points) {
                 row = p.d;
                 return out_[r] + job.first * p.d;
             }
         row = l.d_vectors;
-        return piece<T>(job.mine, l.rows_total[r]);
+        return piece<T>(job.mine, l.points_total[r]);
     }
 
     void run_group(const TileJob &job, int64_t group, bool split) {
         T *targets[3] = {}, *results = nullptr;
         int64_t target_row[3] = {};
         for (int r = 0; r < 3; ++r)
-            if (l.wants[r])
+            if (l.needs[r])
                 targets[r] = group_target(job, r, group, split, target_row[r]);
-        if (p.rows.result) {
+        if (p.points.scalar) {
             results = split ? piece<T>(shared_, l.group_results) + group * p.batch + job.first
-                            : piece<T>(job.mine, l.results) + (group > 0 ? l.plan.rows : 0);
+                            : piece<T>(job.mine, l.results) + (group > 0 ? l.plan.tile_rows : 0);
             fill_zero(results, job.rows);
         }
         const int64_t begin = l.plan.first_block(group), end = l.plan.first_block(group + 1);
@@ -296,21 +296,21 @@ template <class P, class S, class Middle> class PipelineRun {
         if (split || group == 0)
             return;
         for (int r = 0; r < 3; ++r) {
-            if (!l.wants[r])
+            if (!l.needs[r])
                 continue;
             int64_t row;
             T *const total = tile_target(job, r, row);
             add_rows(targets[r], job.rows, target_row[r], p.d, total, row);
         }
-        if (p.rows.result)
+        if (p.points.scalar)
             add_rows(results, 1, 0, job.rows, piece<T>(job.mine, l.results), 0);
     }
 
     void run_block(const TileJob &job, int64_t b, bool first_of_group, T *const *targets, const int64_t *target_row,
                    T *results) {
-        Block block{b, l.plan.first_neuron(b), 0, 0};
-        block.neurons = l.plan.first_neuron(b + 1) - block.first;
-        block.width = round_up(block.neurons, L::lanes);
+        Block block{b, l.plan.first_unit(b), 0, 0};
+        block.units = l.plan.first_unit(b + 1) - block.first;
+        block.width = round_up(block.units, L::lanes);
         T *tiles[3] = {};
         for (int r = 0; r < 3; ++r)
             tiles[r] = l.has[r] ? piece<T>(job.mine, l.tile[r]) : nullptr;
@@ -331,15 +331,15 @@ template <class P, class S, class Middle> class PipelineRun {
                            block.width,
                            job.first,
                            block.first,
-                           block.neurons,
+                           block.units,
                            b,
                            job.first_of_chunk,
                            piece<T>(shared_, l.middle_sums) + job.chunk * p.sums,
                            results,
                            job.mine + l.scratch};
         middle_(tile);
-        if (l.wants_rows())
-            row_gradients(job, block, W, tiles, !first_of_group, targets, target_row);
+        if (l.needs_points())
+            point_gradients(job, block, W, tiles, !first_of_group, targets, target_row);
         if (p.dW)
             weight_gradient(job, block, tiles);
     }
@@ -350,7 +350,7 @@ template <class P, class S, class Middle> class PipelineRun {
             return W;
         } else {
             T *const wide = piece<T>(job.mine, l.wide_W);
-            widen_row(W, block.neurons * p.d, wide);
+            widen_row(W, block.units * p.d, wide);
             return wide;
         }
     }
@@ -358,9 +358,9 @@ template <class P, class S, class Middle> class PipelineRun {
     void hidden_values(const TileJob &job, const Block &block, int r, const T *W, T *tile) const {
         if constexpr (P::depth == 1)
             if (W != nullptr) {
-                multiply_dots(job.rows, block.neurons, p.d, job.in[r], p.d, W, p.d, tile, l.stride);
+                multiply_dots(job.rows, block.units, p.d, job.in[r], p.d, W, p.d, tile, l.stride);
                 for (int64_t i = 0; i < job.rows; ++i)
-                    fill_zero(tile + i * l.stride + block.neurons, block.width - block.neurons);
+                    fill_zero(tile + i * l.stride + block.units, block.width - block.units);
                 return;
             }
         const int64_t depth = elements<P>(p.d);
@@ -369,26 +369,26 @@ template <class P, class S, class Middle> class PipelineRun {
         multiply<P>(job.rows, block.width, depth, &factors, 1, tile, l.stride, false);
     }
 
-    void row_gradients(const TileJob &job, const Block &block, const T *W, T *const *tiles, bool accumulate,
-                       T *const *targets, const int64_t *target_row) const {
-        const int64_t tall = elements<P>(block.neurons);
+    void point_gradients(const TileJob &job, const Block &block, const T *W, T *const *tiles, bool accumulate,
+                         T *const *targets, const int64_t *target_row) const {
+        const int64_t tall = elements<P>(block.units);
         Right<E> right{};
         if constexpr (P::depth == 1) {
             if constexpr (L::same)
                 W = p.W + block.first * p.d;
             if (l.straight_in_place)
-                right = in_place(W, block.neurons, piece<T>(job.mine, l.W_tail));
+                right = in_place(W, block.units, piece<T>(job.mine, l.W_tail));
         }
         if (right.data == nullptr)
             right = {piece<E>(shared_, l.straight) + block.number * elements<P>(l.plan.block) * l.d_panels, L::panel,
                      tall * L::panel};
         for (int r = 0; r < 3; ++r) {
-            if (!l.wants[r])
+            if (!l.needs[r])
                 continue;
-            // The partner of an odd last neuron is padding, NaN where the row is infinite.
-            if (block.neurons % P::depth != 0)
+            // The partner of an odd last hidden unit is padding, NaN where the row is infinite.
+            if (block.units % P::depth != 0)
                 for (int64_t i = 0; i < job.rows; ++i)
-                    tiles[r][i * l.stride + block.neurons] = 0;
+                    tiles[r][i * l.stride + block.units] = 0;
             const Left<E> left =
                 left_tile<P>(tiles[r], job.rows, block.width, l.stride, piece<E>(job.mine, l.copies[r]));
             const Factors<E> factors{left, right};
@@ -411,24 +411,24 @@ template <class P, class S, class Middle> class PipelineRun {
                 sums = p.dW + block.first * p.d;
                 row = p.d;
             }
-        multiply<P>(block.neurons, p.d, elements<P>(job.rows), factors, count, sums, row, !job.first_of_chunk);
+        multiply<P>(block.units, p.d, elements<P>(job.rows), factors, count, sums, row, !job.first_of_chunk);
     }
 
     // Adds the bias to dg and brings every row gradient to where the caller wants it.
     void finish_tile(const TileJob &job) const {
         for (int r = 0; r < 3; ++r) {
-            if (!l.wants[r])
+            if (!l.needs[r])
                 continue;
             int64_t row;
             T *const total = tile_target(job, r, row);
             if (r == 1 && p.bias)
                 add_rows(p.bias, job.rows, 0, p.d, total, row);
-            if (!l.direct_rows)
+            if (!l.direct_points)
                 for (int64_t i = 0; i < job.rows; ++i)
                     narrow_row(total + i * row, p.d, out_[r] + (job.first + i) * p.d);
         }
-        if (p.rows.result)
-            __builtin_memcpy(p.rows.result + job.first, piece<T>(job.mine, l.results), size_t(job.rows) * sizeof(T));
+        if (p.points.scalar)
+            __builtin_memcpy(p.points.scalar + job.first, piece<T>(job.mine, l.results), size_t(job.rows) * sizeof(T));
     }
 
     void finish(int threads) {
@@ -449,7 +449,7 @@ template <class P, class S, class Middle> class PipelineRun {
 
     void finish_groups(int threads) {
         for (int r = 0; r < 3; ++r) {
-            if (!l.wants[r])
+            if (!l.needs[r])
                 continue;
             auto body = [&](int64_t i, int) {
                 T *const sum = piece<T>(shared_, l.group_sums[r]) + i * l.d_vectors;
@@ -460,8 +460,8 @@ template <class P, class S, class Middle> class PipelineRun {
             };
             parallel(threads_for(8.0 * l.plan.groups * p.batch * p.d, threads, p.batch), p.batch, body);
         }
-        if (p.rows.result)
-            reduce_partials(piece<T>(shared_, l.group_results), l.plan.groups, p.batch, p.batch, p.rows.result);
+        if (p.points.scalar)
+            reduce_partials(piece<T>(shared_, l.group_results), l.plan.groups, p.batch, p.batch, p.points.scalar);
     }
 
     const Pipeline<S> p;

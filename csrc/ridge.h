@@ -1,4 +1,4 @@
-// The ridge family on the pipeline: the middle step is the cascade, neuron by neuron.
+// The ridge family on the pipeline: the middle step is the cascade, hidden unit by hidden unit.
 
 // The elementwise part: for a type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeStrips {
@@ -17,17 +17,17 @@ template <class T> struct RidgeStrips {
         V *const history = cascade.history(local);
         const bool gradient = tile.a != tile.u;
         for (int64_t j = 0; j < tile.width; j += Simd<T>::lanes) {
-            const NeuronVector<T> parameter = cascade.parameters(tile.first_neuron + j);
+            const UnitsParameters<T> parameter = cascade.parameters(tile.first_unit + j);
             T *const u_at = tile.u + row * tile.stride + j, *const a_at = tile.a + row * tile.stride + j;
             V u[N], a[N];
             GRADNETS_EACH u[i] = load(u_at + i * tile.stride);
             if (!gradient) {
-                block_value<N>(cascade.rows(), bases, parameter, u);
+                block_value<N>(cascade.index(), bases, parameter, u);
                 GRADNETS_EACH store(u_at + i * tile.stride, u[i]);
                 continue;
             }
             GRADNETS_EACH a[i] = load(a_at + i * tile.stride);
-            block_gradient<N>(cascade.rows(), bases, parameter, u, a, cascade.gradients(local + j), history);
+            block_gradient<N>(cascade.index(), bases, parameter, u, a, cascade.gradients(local + j), history);
             GRADNETS_EACH {
                 store(u_at + i * tile.stride, a[i]);
                 store(a_at + i * tile.stride, u[i]);
@@ -44,24 +44,24 @@ template <class S> struct RidgeMiddle {
     void operator()(const HiddenTile<T> &tile) const {
         T *const local = piece<T>(tile.scratch, 0);
         const CascadeStrips<T> &cascade = strips.cascade;
-        if (cascade.wants_parameters())
+        if (cascade.needs_parameters())
             cascade.start_sums(local);
         strips(tile, local);
-        if (cascade.wants_parameters())
+        if (cascade.needs_parameters())
             cascade.add_sums(tile, local);
     }
 
     void finish(const T *partials, int64_t chunks, int64_t size) const {
-        if (strips.cascade.wants_parameters())
-            finish_cascade(*problem, strips.cascade.rows(), partials, strips.cascade.phi->stride, chunks, size);
+        if (strips.cascade.needs_parameters())
+            finish_cascade(*problem, strips.cascade.index(), partials, strips.cascade.phi->stride, chunks, size);
     }
 };
 
 template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
     const CascadeStrips<T> cascade = cascade_strips(p, phi);
-    const int products = 1 + (p.rows.g != nullptr) + (p.rows.v != nullptr);
-    const int outputs = (p.rows.dx != nullptr) + (p.rows.dg != nullptr) + (p.rows.dv != nullptr);
+    const int products = 1 + (p.points.g != nullptr) + (p.points.v != nullptr);
+    const int outputs = (p.points.dx != nullptr) + (p.points.dg != nullptr) + (p.points.dv != nullptr);
     // Few rows wait for W to come from memory, which takes as long as 16 operations on each of its values.
     const double flops =
         double(p.d) * double(p.h) * (2.0 * double(p.batch) * (products * (p.dW ? 2 : 1) + outputs) + 16.0) +
@@ -71,16 +71,16 @@ template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, con
                                p.h,
                                cascade.block,
                                p.d > 512 ? 66 : 96,
-                               p.rows,
+                               p.points,
                                p.W,
                                p.bias,
                                p.dW,
                                p.dbias,
-                               p.rows.v == nullptr,
+                               p.points.v == nullptr,
                                false,
                                flops,
                                cascade.sums(),
-                               cascade.scratch_bytes(phi.rows.layers * kInterleaved),
+                               cascade.scratch_bytes(phi.index.layers * kInterleaved),
                                p.threads};
     return run_pipeline<P, S>(pipeline, RidgeMiddle<S>{&p, {cascade}});
 }
@@ -90,10 +90,10 @@ template <class S> bool ridge(const Ridge<S> &p) {
     const PaddedCascade<T> phi(p.phi, p.h);
     if (!phi.memory.ok())
         return false;
-    if (p.scalar == Scalar::divergence || p.scalar == Scalar::jacobian)
-        return ridge_curvature(p, phi);
-    if (p.scalar != Scalar::value)
-        return ridge_scalars(p, phi);
+    if (p.quantity == Quantity::divergence || p.quantity == Quantity::jacobian)
+        return ridge_jacobian(p, phi);
+    if (p.quantity != Quantity::value)
+        return ridge_quantities(p, phi);
     if (narrow_pays<T>(p.batch, p.d, p.h))
         return ridge_narrow(p, phi);
 #ifdef GRADNETS_BF16_DOT

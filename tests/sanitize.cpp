@@ -48,14 +48,14 @@ using Outputs = std::vector<Numbers>;
 // Which outputs a call asks for: bit i is tensor i's gradient, in the order x, W, vectors; forward is the value alone.
 constexpr unsigned kForward = 0, kAll = ~0u;
 
-// A tensor's number of values where it is there and its gradient is wanted, else 0.
-size_t wanted_size(const Numbers &tensor, unsigned wanted, unsigned index) {
-    return (wanted >> index & 1u) != 0 ? tensor.size() : 0;
+// A tensor's number of values where it is there and needs a gradient, else 0.
+size_t needed_size(const Numbers &tensor, unsigned needs, unsigned index) {
+    return (needs >> index & 1u) != 0 ? tensor.size() : 0;
 }
 
-const char *name_of(Scalar scalar) {
-    const char *const names[] = {"value", "derivative", "potential", "divergence", "jacobian"};
-    return names[int(scalar)];
+const char *name_of(Quantity quantity) {
+    const char *const names[] = {"value", "jvp", "potential", "divergence", "jacobian"};
+    return names[int(quantity)];
 }
 
 // A coarse rule, for potentials; every basis counts as smooth.
@@ -64,27 +64,29 @@ constexpr char kSmooth[64] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 constexpr PotentialRules rules{{2, kNodes, kNodeWeights}, {2, kNodes, kNodeWeights}, kSmooth};
 
 // The row tensors of a scalar S: what it is of, and room for what it is differentiated to; forward, the result itself.
-template <class S> struct Rows {
+template <class S> struct PointBlocks {
     using T = Sum<S>;
     const Block<S> x, g, v;
     const Block<T> weight;
     const Block<S> dx, dg, dv;
-    const Block<T> result;
+    const Block<T> scalar;
 
-    Rows(Scalar scalar, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned wanted,
-         bool and_potential = false)
-        : x(points), g(wanted == kForward || one_a_row(scalar) ? Numbers() : of(scalar, shape, cotangents)),
-          v(scalar == Scalar::derivative ? Numbers(cotangents.rbegin(), cotangents.rend()) : Numbers()),
-          weight(wanted != kForward && (and_potential || one_a_row(scalar)) ? first_of_rows(shape, cotangents)
-                                                                            : Numbers()),
-          dx(wanted_size(points, wanted, 0)),
-          dg(wanted == kForward && !one_a_row(scalar) ? of(scalar, shape, cotangents).size() : 0),
-          dv(scalar == Scalar::derivative ? wanted_size(points, wanted, 0) : 0),
-          result(wanted == kForward && (and_potential || one_a_row(scalar)) ? size_t(shape.batch) : 0) {}
+    PointBlocks(Quantity quantity, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned needs,
+                bool and_potential = false)
+        : x(points), g(needs == kForward || one_a_row(quantity) ? Numbers() : of(quantity, shape, cotangents)),
+          v(quantity == Quantity::jvp ? Numbers(cotangents.rbegin(), cotangents.rend()) : Numbers()),
+          weight(needs != kForward && (and_potential || one_a_row(quantity)) ? first_of_rows(shape, cotangents)
+                                                                             : Numbers()),
+          dx(needed_size(points, needs, 0)),
+          dg(needs == kForward && !one_a_row(quantity) ? of(quantity, shape, cotangents).size() : 0),
+          dv(quantity == Quantity::jvp ? needed_size(points, needs, 0) : 0),
+          scalar(needs == kForward && (and_potential || one_a_row(quantity)) ? size_t(shape.batch) : 0) {}
 
-    static bool one_a_row(Scalar scalar) { return scalar == Scalar::potential || scalar == Scalar::divergence; }
-    static Numbers of(Scalar scalar, const Shape &shape, const Numbers &rows) {
-        if (scalar != Scalar::jacobian)
+    static bool one_a_row(Quantity quantity) {
+        return quantity == Quantity::potential || quantity == Quantity::divergence;
+    }
+    static Numbers of(Quantity quantity, const Shape &shape, const Numbers &rows) {
+        if (quantity != Quantity::jacobian)
             return rows;
         Numbers matrices;
         for (int64_t r = 0; r < shape.batch; ++r)
@@ -98,16 +100,16 @@ template <class S> struct Rows {
             first.push_back(rows[size_t(r * shape.d)]);
         return first;
     }
-    RowArguments<S> arguments() const {
-        return {x.data(), g.data(), v.data(), dx.data(), dg.data(), dv.data(), weight.data(), result.data()};
+    Points<S> arguments() const {
+        return {x.data(), g.data(), v.data(), dx.data(), dg.data(), dv.data(), weight.data(), scalar.data()};
     }
-    Outputs outputs() const { return {dg.numbers(), result.numbers(), dx.numbers(), dv.numbers()}; }
+    Outputs outputs() const { return {dg.numbers(), scalar.numbers(), dx.numbers(), dv.numbers()}; }
 };
 
 struct RidgeCase {
     std::string name;
     Shape shape;
-    Scalar scalar;
+    Quantity quantity;
     int layers;
     std::vector<int> basis;
     Numbers x, g, W, scale, shift, coef, bias;
@@ -115,8 +117,8 @@ struct RidgeCase {
     static constexpr unsigned outputs = 6;
 
     RidgeCase(const Shape &s, int l, std::vector<int> b, bool scaled, bool mixed, bool biased,
-              Scalar of = Scalar::value)
-        : name(std::string(name_of(of)) + " of a ridge of " + std::to_string(l) + " layers"), shape(s), scalar(of),
+              Quantity of = Quantity::value)
+        : name(std::string(name_of(of)) + " of a ridge of " + std::to_string(l) + " layers"), shape(s), quantity(of),
           layers(l), basis(std::move(b)) {
         Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
         const int64_t terms = int64_t(basis.size());
@@ -129,35 +131,35 @@ struct RidgeCase {
         bias = random.draw(biased ? s.d : 0, 1.0);
     }
 
-    template <class S> Outputs run(const InstructionSet &set, unsigned wanted, int threads) const {
+    template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
         using T = Sum<S>;
-        const Rows<S> rows(scalar, shape, x, g, wanted);
-        const Block<S> bW(W), dW(wanted_size(W, wanted, 1));
+        const PointBlocks<S> points(quantity, shape, x, g, needs);
+        const Block<S> bW(W), dW(needed_size(W, needs, 1));
         const Block<T> bscale(scale), bshift(shift), bcoef(coef), bbias(bias);
-        const Block<T> dscale(wanted_size(scale, wanted, 2)), dshift(wanted_size(shift, wanted, 3)),
-            dcoef(wanted_size(coef, wanted, 4)), dbias(wanted_size(bias, wanted, 5));
+        const Block<T> dscale(needed_size(scale, needs, 2)), dshift(needed_size(shift, needs, 3)),
+            dcoef(needed_size(coef, needs, 4)), dbias(needed_size(bias, needs, 5));
         Ridge<S> problem{};
-        problem.scalar = scalar;
+        problem.quantity = quantity;
         problem.batch = shape.batch;
         problem.d = shape.d;
         problem.h = shape.h;
         problem.phi = {layers, int(basis.size()), basis.data(), bscale.data(), bshift.data(), bcoef.data()};
-        problem.rows = rows.arguments();
+        problem.points = points.arguments();
         problem.W = bW.data();
-        problem.bias = scalar == Scalar::value ? bbias.data() : nullptr;
+        problem.bias = quantity == Quantity::value ? bbias.data() : nullptr;
         problem.dW = dW.data();
         problem.dscale = dscale.data();
         problem.dshift = dshift.data();
         problem.dcoef = dcoef.data();
-        problem.dbias = scalar == Scalar::value ? dbias.data() : nullptr;
+        problem.dbias = quantity == Quantity::value ? dbias.data() : nullptr;
         problem.rules = &rules;
         problem.threads = threads;
         if (!kernels_of<S>(set).ridge(problem))
             fail("no workspace");
-        Outputs outputs = rows.outputs();
+        Outputs outputs = points.outputs();
         for (const Numbers &more : {dW.numbers(), dscale.numbers(), dshift.numbers(), dcoef.numbers()})
             outputs.push_back(more);
-        if (scalar == Scalar::value)
+        if (quantity == Quantity::value)
             outputs.push_back(dbias.numbers());
         return outputs;
     }
@@ -169,7 +171,7 @@ struct RidgeCase {
 struct ModulesCase {
     std::string name;
     Shape shape;
-    Scalar scalar;
+    Quantity quantity;
     int64_t count;
     int basis, transform;
     Numbers x, g, W, b, temperature, positive, negative, bias;
@@ -177,58 +179,58 @@ struct ModulesCase {
     static constexpr unsigned outputs = 7;
 
     ModulesCase(const Shape &s, int64_t m, int basis_number, int transform_number, bool two_signs, bool biased,
-                Scalar of = Scalar::value)
+                Quantity of = Quantity::value)
         : name(std::string(name_of(of)) + " of modules of basis " + std::to_string(basis_number) + " and transform " +
                std::to_string(transform_number)),
-          shape(s), scalar(of), count(m), basis(basis_number), transform(transform_number) {
+          shape(s), quantity(of), count(m), basis(basis_number), transform(transform_number) {
         Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
         x = random.draw(s.batch * s.d, 1.0);
         g = random.draw(s.batch * s.d, 0.5);
         W = random.draw(m * s.h * s.d, s.d > 16 ? 0.25 : 0.5);
         b = random.draw(m * s.h, 1.0);
-        temperature = random.draw(basis < 0 ? m : 0, 1.0);
+        temperature = random.draw(basis == kSoftmax ? m : 0, 1.0);
         positive = random.draw(m, 1.0);
         negative = random.draw(two_signs ? m : 0, 1.0);
         bias = random.draw(biased ? s.d : 0, 1.0);
     }
 
-    template <class S> Outputs run(const InstructionSet &set, unsigned wanted, int threads) const {
+    template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
         using T = Sum<S>;
-        const Rows<S> rows(scalar, shape, x, g, wanted, scalar == Scalar::value && !bias.empty());
-        const Block<S> bW(W), dW(wanted_size(W, wanted, 1));
+        const PointBlocks<S> points(quantity, shape, x, g, needs, quantity == Quantity::value && !bias.empty());
+        const Block<S> bW(W), dW(needed_size(W, needs, 1));
         const Block<T> bb(b), btemperature(temperature), bpositive(positive), bnegative(negative), bbias(bias);
-        const Block<T> db(wanted_size(b, wanted, 2)), dtemperature(wanted_size(temperature, wanted, 3)),
-            dpositive(wanted_size(positive, wanted, 4)), dnegative(wanted_size(negative, wanted, 5)),
-            dbias(wanted_size(bias, wanted, 6));
+        const Block<T> db(needed_size(b, needs, 2)), dtemperature(needed_size(temperature, needs, 3)),
+            dpositive(needed_size(positive, needs, 4)), dnegative(needed_size(negative, needs, 5)),
+            dbias(needed_size(bias, needs, 6));
         Modules<S> problem{};
-        problem.scalar = scalar;
+        problem.quantity = quantity;
         problem.batch = shape.batch;
         problem.d = shape.d;
         problem.h = shape.h;
         problem.count = count;
         problem.basis = basis;
         problem.transform = transform;
-        problem.rows = rows.arguments();
+        problem.points = points.arguments();
         problem.W = bW.data();
         problem.b = bb.data();
         problem.temperature = btemperature.data();
         problem.positive = bpositive.data();
         problem.negative = bnegative.data();
-        problem.bias = scalar == Scalar::value ? bbias.data() : nullptr;
+        problem.bias = quantity == Quantity::value ? bbias.data() : nullptr;
         problem.dW = dW.data();
         problem.db = db.data();
         problem.dtemperature = dtemperature.data();
         problem.dpositive = dpositive.data();
         problem.dnegative = dnegative.data();
-        problem.dbias = scalar == Scalar::value ? dbias.data() : nullptr;
+        problem.dbias = quantity == Quantity::value ? dbias.data() : nullptr;
         problem.threads = threads;
         if (!kernels_of<S>(set).modules(problem))
             fail("no workspace");
-        Outputs outputs = rows.outputs();
+        Outputs outputs = points.outputs();
         for (const Numbers &more :
              {dW.numbers(), db.numbers(), dtemperature.numbers(), dpositive.numbers(), dnegative.numbers()})
             outputs.push_back(more);
-        if (scalar == Scalar::value)
+        if (quantity == Quantity::value)
             outputs.push_back(dbias.numbers());
         return outputs;
     }
@@ -249,14 +251,14 @@ double largest(const Outputs &outputs) {
 }
 
 template <class S, class Case>
-void check_set(const Case &c, const InstructionSet &set, unsigned wanted, const Outputs &truth) {
-    const Outputs ours = c.template run<S>(set, wanted, 1);
+void check_set(const Case &c, const InstructionSet &set, unsigned needs, const Outputs &truth) {
+    const Outputs ours = c.template run<S>(set, needs, 1);
     ++calls;
     const std::string where = std::string(set.name) + ", " + std::to_string(sizeof(S)) + " bytes, " + c.name + ", " +
                               std::to_string(c.shape.batch) + " × " + std::to_string(c.shape.d) + " × " +
-                              std::to_string(c.shape.h) + ", outputs " + std::to_string(wanted);
-    if (wanted == kForward || wanted == kAll) {
-        const Outputs threaded = c.template run<S>(set, wanted, 2);
+                              std::to_string(c.shape.h) + ", outputs " + std::to_string(needs);
+    if (needs == kForward || needs == kAll) {
+        const Outputs threaded = c.template run<S>(set, needs, 2);
         ++calls;
         for (size_t o = 0; o < ours.size(); ++o)
             if (!ours[o].empty() &&
@@ -273,25 +275,25 @@ void check_set(const Case &c, const InstructionSet &set, unsigned wanted, const 
                      std::to_string(ours[o][i]) + ", and the baseline's " + std::to_string(truth[o][i]));
 }
 
-template <class S, class Case> void check_storage(const Case &c, unsigned wanted, const Outputs &truth) {
+template <class S, class Case> void check_storage(const Case &c, unsigned needs, const Outputs &truth) {
     for (size_t s = 0; s < sets.size(); ++s)
         if (s == 0 || !Case::template same_kernel<S>(*sets[s - 1], *sets[s]))
-            check_set<S>(c, *sets[s], wanted, truth);
+            check_set<S>(c, *sets[s], needs, truth);
 }
 
-template <class Case> void check(const Case &c, unsigned wanted) {
-    const Outputs truth = c.template run<double>(*sets.back(), wanted, 1);
+template <class Case> void check(const Case &c, unsigned needs) {
+    const Outputs truth = c.template run<double>(*sets.back(), needs, 1);
     ++calls;
-    check_storage<float>(c, wanted, truth);
-    check_storage<double>(c, wanted, truth);
-    check_storage<Bf16>(c, wanted, truth);
-    check_storage<Half>(c, wanted, truth);
+    check_storage<float>(c, needs, truth);
+    check_storage<double>(c, needs, truth);
+    check_storage<Bf16>(c, needs, truth);
+    check_storage<Half>(c, needs, truth);
 }
 
 // The value, all gradients, and one gradient alone or all but one in turn; all of those if `every`.
 template <class Case> void check_outputs(const Case &c, bool every) {
     static unsigned turn = 0;
-    if (c.scalar != Scalar::derivative) // whose value is another scalar's gradient
+    if (c.quantity != Quantity::jvp) // whose value is another quantity's gradient
         check(c, kForward);
     check(c, kAll);
     for (unsigned i = 0; i < 2 * Case::outputs; ++i)
@@ -315,21 +317,21 @@ void check_shape(const Shape &shape, bool every) {
     check_outputs(RidgeCase(shape, 4, {tanh}, true, true, true), every);
     check_outputs(RidgeCase(shape, 3, {softplus, sin, identity}, true, true, true), every);
     check_outputs(RidgeCase(shape, 2, {tanh, identity}, true, true, false), every);
-    check_outputs(ModulesCase(shape, 3, -1, 0, false, false), every);
-    check_outputs(ModulesCase(shape, 2, -1, 0, true, true), every);
+    check_outputs(ModulesCase(shape, 3, kSoftmax, 0, false, false), every);
+    check_outputs(ModulesCase(shape, 2, kSoftmax, 0, true, true), every);
     check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "half_square"), false, true), every);
     check_outputs(ModulesCase(shape, 5, softplus, number_of(transforms, "logcosh"), false, false), every);
 }
 
-void check_scalars(const Shape &shape) {
+void check_quantities(const Shape &shape) {
     const Names &basis = sets.back()->basis, &transforms = sets.back()->transforms;
     const int tanh = number_of(basis, "tanh"), softplus = number_of(basis, "softplus"), sin = number_of(basis, "sin");
-    for (const Scalar scalar : {Scalar::derivative, Scalar::potential, Scalar::divergence, Scalar::jacobian}) {
-        check_outputs(RidgeCase(shape, 1, {tanh}, true, true, false, scalar), false);
-        check_outputs(RidgeCase(shape, 3, {softplus, sin}, true, true, false, scalar), false);
-        check_outputs(ModulesCase(shape, 2, -1, 0, false, false, scalar), false);
-        check_outputs(ModulesCase(shape, 3, -1, 0, true, false, scalar), false);
-        check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "logcosh"), false, false, scalar), false);
+    for (const Quantity quantity : {Quantity::jvp, Quantity::potential, Quantity::divergence, Quantity::jacobian}) {
+        check_outputs(RidgeCase(shape, 1, {tanh}, true, true, false, quantity), false);
+        check_outputs(RidgeCase(shape, 3, {softplus, sin}, true, true, false, quantity), false);
+        check_outputs(ModulesCase(shape, 2, kSoftmax, 0, false, false, quantity), false);
+        check_outputs(ModulesCase(shape, 3, kSoftmax, 0, true, false, quantity), false);
+        check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "logcosh"), false, false, quantity), false);
     }
 }
 
@@ -362,7 +364,8 @@ template <class T> void check_basis(EvaluateBasis<T> evaluate, int count) {
         }
 }
 
-// Few coordinates; few rows; neurons shared out; many rows: around the vectors, tiles and blocks of all units.
+// Few coordinates; few rows; hidden units shared out; many rows: around the vectors, tiles and blocks of every
+// instruction set.
 constexpr Shape kShapes[] = {
     {1, 1, 1},     {5, 2, 7},     {1, 8, 2},     {5, 1, 33},    {97, 3, 65},   {97, 5, 17},   {513, 4, 9},
     {513, 7, 33},  {1025, 1, 17}, {257, 8, 71},  {1, 16, 5},    {1, 129, 131}, {2, 17, 33},   {17, 19, 67},
@@ -373,7 +376,7 @@ constexpr Shape kShapes[] = {
 constexpr Shape kThorough[] = {{37, 3, 19}, {3, 18, 37}, {35, 9, 23}, {33, 34, 131}};
 
 // One narrow, one of several blocks, one whose product needs several panels, one of many rows.
-constexpr Shape kScalarShapes[] = {{5, 2, 7}, {21, 3, 19}, {35, 9, 301}, {7, 70, 33}, {201, 17, 40}};
+constexpr Shape kQuantityShapes[] = {{5, 2, 7}, {21, 3, 19}, {35, 9, 301}, {7, 70, 33}, {201, 17, 40}};
 
 } // namespace
 
@@ -389,8 +392,8 @@ int main(int argc, char **argv) {
     for (const Shape &shape : kShapes)
         if (!few)
             check_shape(shape, false);
-    for (const Shape &shape : kScalarShapes)
-        check_scalars(shape);
+    for (const Shape &shape : kQuantityShapes)
+        check_quantities(shape);
     check_every_function();
     for (const InstructionSet *set : sets) {
         check_basis(set->evaluate_f32, set->basis.count);

@@ -245,7 +245,7 @@ class ScalarKernels:
 
     def __init__(self, family: str, kind: str) -> None:
         self._family, self._kind = family, kind
-        self._call = partial(_SCALAR_CALLS[family], kind)
+        self._call = partial(_SCALAR_CALLS[family], "jvp" if kind == "derivative" else kind)
         self._rows = 2 if kind == "derivative" else 1
 
     def forward(self, x: Tensor, *arguments: Any) -> Tensor:

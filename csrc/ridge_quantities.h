@@ -1,19 +1,19 @@
-// Scalars of the ridge family on the pipeline:
-//   derivative:  S = <g, J(x) v> = Σ_j φ'_j a_j p_j,         U = a·p·φ''(u),  A = φ'·p,  P = φ'·a
+// Quantities of the ridge family on the pipeline:
+//   jvp:         S = <g, J(x) v> = Σ_j φ'_j a_j p_j,         U = a·p·φ''(u),  A = φ'·p,  P = φ'·a
 //   potential:   S = Σ_rows weight·Σ_j ∫_0^{u_j} φ_j,        U = weight·φ(u)
 
 // The elementwise part: for a type of sums, not of storage, so that there are few copies.
-template <class T> struct RidgeScalarStrips {
+template <class T> struct RidgeQuantityStrips {
     using V = typename Simd<T>::Vector;
     static constexpr int lanes = Simd<T>::lanes;
-    Scalar scalar;
+    Quantity quantity;
     CascadeStrips<T> cascade;
     const PotentialRules *rules;
     const T *weight;    // of each row
-    bool wants_results; // F(x) rather than gradients
+    bool gives_scalars; // F(x) rather than gradients
 
     __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
-        if (scalar == Scalar::potential && cascade.rows().layers == 1) {
+        if (quantity == Quantity::potential && cascade.index().layers == 1) {
             // One vector at a time: the many formulas of each basis make large code.
             for (int64_t i = 0; i < tile.rows; ++i)
                 potential<1>(tile, MixedBasis{cascade.phi->terms, cascade.phi->basis}, i, local);
@@ -25,8 +25,8 @@ template <class T> struct RidgeScalarStrips {
     }
 
   private:
-    // Past the last neuron there may be a NaN, where x is infinite.
-    static V neurons_only(V v, int64_t valid) {
+    // Past the last hidden unit there may be a NaN, where x is infinite.
+    static V units_only(V v, int64_t valid) {
         T values[lanes];
         store(values, v);
         return valid < lanes ? load_part(values, valid) : v;
@@ -34,7 +34,7 @@ template <class T> struct RidgeScalarStrips {
 
     template <int N, class Bases>
     void strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
-        scalar == Scalar::potential ? potential<N>(tile, bases, row, local) : derivative<N>(tile, bases, row, local);
+        quantity == Quantity::potential ? potential<N>(tile, bases, row, local) : jvp<N>(tile, bases, row, local);
     }
 
     template <int N, class Bases>
@@ -44,45 +44,44 @@ template <class T> struct RidgeScalarStrips {
             T *const u_at = tile.u + row * tile.stride + j;
             V u[N];
             GRADNETS_EACH u[i] = load(u_at + i * tile.stride);
-            if (wants_results) {
-                integrate<N>(bases, cascade.parameters(tile.first_neuron + j), u);
-                GRADNETS_EACH total[i] += neurons_only(u[i], tile.neurons - j);
+            if (gives_scalars) {
+                integrate<N>(bases, cascade.parameters(tile.first_unit + j), u);
+                GRADNETS_EACH total[i] += units_only(u[i], tile.units - j);
                 continue;
             }
             V weights[N];
             GRADNETS_EACH weights[i] = broadcast<V>(weight[tile.first_row + row + i]);
-            if (cascade.wants_parameters())
-                potential_gradient<N>(bases, cascade.parameters(tile.first_neuron + j), u, weights, local, j);
-            block_value<N>(cascade.rows(), bases, cascade.parameters(tile.first_neuron + j), u);
+            if (cascade.needs_parameters())
+                potential_gradient<N>(bases, cascade.parameters(tile.first_unit + j), u, weights, local, j);
+            block_value<N>(cascade.index(), bases, cascade.parameters(tile.first_unit + j), u);
             GRADNETS_EACH store(u_at + i * tile.stride, weights[i] * u[i]);
         }
-        if (wants_results)
-            GRADNETS_EACH tile.row_sums[row + i] += horizontal_sum<T>(total[i]);
+        if (gives_scalars)
+            GRADNETS_EACH tile.scalars[row + i] += horizontal_sum<T>(total[i]);
     }
 
     template <int N, class Bases>
-    void integrate(const Bases &bases, const NeuronVector<T> &parameter, V (&u)[N]) const {
+    void integrate(const Bases &bases, const UnitsParameters<T> &parameter, V (&u)[N]) const {
         if constexpr (N == 1)
-            if (cascade.rows().layers == 1)
-                return closed_potential<N>(cascade.rows(), parameter, *rules, cascade.phi->basis, u);
-        quadrature_potential<N>(cascade.rows(), bases, parameter, rules->panelled, u);
+            if (cascade.index().layers == 1)
+                return closed_potential<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u);
+        quadrature_potential<N>(cascade.index(), bases, parameter, rules->panelled, u);
     }
 
     template <int N, class Bases>
-    void potential_gradient(const Bases &bases, const NeuronVector<T> &parameter, const V (&u)[N],
+    void potential_gradient(const Bases &bases, const UnitsParameters<T> &parameter, const V (&u)[N],
                             const V (&weights)[N], T *local, int64_t j) const {
-        const GradientRows<T> to = cascade.gradients(local + j);
+        const ParameterGradients<T> to = cascade.gradients(local + j);
         if constexpr (N == 1)
-            if (cascade.rows().layers == 1)
-                return closed_potential_gradient<N>(cascade.rows(), parameter, *rules, cascade.phi->basis, u, weights,
+            if (cascade.index().layers == 1)
+                return closed_potential_gradient<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u, weights,
                                                     to);
         V *const history = cascade.history(local);
-        quadrature_potential_gradient<N>(cascade.rows(), bases, parameter, rules->panelled, u, weights, to, history,
-                                         reinterpret_cast<T *>(history + cascade.rows().layers * kInterleaved));
+        quadrature_potential_gradient<N>(cascade.index(), bases, parameter, rules->panelled, u, weights, to, history,
+                                         reinterpret_cast<T *>(history + cascade.index().layers * kInterleaved));
     }
 
-    template <int N, class Bases>
-    void derivative(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
+    template <int N, class Bases> void jvp(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
         for (int64_t j = 0; j < tile.width; j += lanes) {
             const int64_t at = row * tile.stride + j;
             T *const u_at = tile.u + at, *const a_at = tile.a + at, *const p_at = tile.p + at;
@@ -91,7 +90,7 @@ template <class T> struct RidgeScalarStrips {
                 u[i] = load(u_at + i * tile.stride);
                 q[i] = load(a_at + i * tile.stride) * load(p_at + i * tile.stride);
             }
-            block_second<N>(cascade.rows(), bases, cascade.parameters(tile.first_neuron + j), u, q, slope,
+            block_second<N>(cascade.index(), bases, cascade.parameters(tile.first_unit + j), u, q, slope,
                             cascade.gradients(local + j), cascade.history(local));
             GRADNETS_EACH {
                 const V a = load(a_at + i * tile.stride), p = load(p_at + i * tile.stride);
@@ -103,10 +102,10 @@ template <class T> struct RidgeScalarStrips {
     }
 };
 
-template <class S> struct RidgeScalars {
+template <class S> struct RidgeQuantities {
     using T = Sum<S>;
     const Ridge<S> *problem;
-    RidgeScalarStrips<T> strips;
+    RidgeQuantityStrips<T> strips;
 
     void operator()(const HiddenTile<T> &tile) const {
         T *const local = piece<T>(tile.scratch, 0);
@@ -116,47 +115,48 @@ template <class S> struct RidgeScalars {
     }
 
     void finish(const T *partials, int64_t chunks, int64_t size) const {
-        finish_cascade(*problem, strips.cascade.rows(), partials, strips.cascade.phi->stride, chunks, size);
+        finish_cascade(*problem, strips.cascade.index(), partials, strips.cascade.phi->stride, chunks, size);
     }
 };
 
 // How much work a basis function is here; a potential of several layers evaluates it at every node.
-template <class S> inline double scalar_flops(const Ridge<S> &p) {
-    return p.scalar == Scalar::potential && p.phi.layers > 1 ? 20.0 * p.rules->panelled.count : 80.0;
+template <class S> inline double quantity_flops(const Ridge<S> &p) {
+    return p.quantity == Quantity::potential && p.phi.layers > 1 ? 20.0 * p.rules->panelled.count : 80.0;
 }
 
-template <class P, class S> inline bool ridge_scalars_on_pipeline(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
+template <class P, class S>
+inline bool ridge_quantities_on_pipeline(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
     const CascadeStrips<T> cascade = cascade_strips(p, phi);
-    const int products = 1 + (p.rows.g != nullptr) + (p.rows.v != nullptr);
-    const int outputs = (p.rows.dx != nullptr) + (p.rows.dg != nullptr) + (p.rows.dv != nullptr);
+    const int products = 1 + (p.points.g != nullptr) + (p.points.v != nullptr);
+    const int outputs = (p.points.dx != nullptr) + (p.points.dg != nullptr) + (p.points.dv != nullptr);
     const double flops = 2.0 * double(p.batch) * double(p.d) * double(p.h) * (products * (p.dW ? 2 : 1) + outputs) +
-                         scalar_flops(p) * double(p.batch) * double(p.h) * phi.rows.layers * phi.rows.terms;
+                         quantity_flops(p) * double(p.batch) * double(p.h) * phi.index.layers * phi.index.terms;
     const Pipeline<S> pipeline{p.batch,
                                p.d,
                                p.h,
                                cascade.block,
                                p.d > 512 ? 66 : 96,
-                               p.rows,
+                               p.points,
                                p.W,
                                nullptr,
                                p.dW,
                                nullptr,
-                               p.rows.v == nullptr,
+                               p.points.v == nullptr,
                                false,
                                flops,
                                cascade.sums(),
-                               cascade.scratch_bytes(2 * phi.rows.layers * kInterleaved + phi.rows.count()),
+                               cascade.scratch_bytes(2 * phi.index.layers * kInterleaved + phi.index.count()),
                                p.threads};
-    const RidgeScalarStrips<T> strips{p.scalar, cascade, p.rules, p.rows.weight, p.rows.result != nullptr};
-    return run_pipeline<P, S>(pipeline, RidgeScalars<S>{&p, strips});
+    const RidgeQuantityStrips<T> strips{p.quantity, cascade, p.rules, p.points.weight, p.points.scalar != nullptr};
+    return run_pipeline<P, S>(pipeline, RidgeQuantities<S>{&p, strips});
 }
 
-template <class S> inline bool ridge_scalars(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
+template <class S> inline bool ridge_quantities(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
 #ifdef GRADNETS_BF16_DOT
     if constexpr (is_same<S, Bf16>)
         if (!reads_weights_in_place<Sum<S>>(p.batch, p.d))
-            return ridge_scalars_on_pipeline<Pairs, S>(p, phi);
+            return ridge_quantities_on_pipeline<Pairs, S>(p, phi);
 #endif
-    return ridge_scalars_on_pipeline<Plain<Sum<S>>, S>(p, phi);
+    return ridge_quantities_on_pipeline<Plain<Sum<S>>, S>(p, phi);
 }

@@ -1,6 +1,6 @@
-// The Jacobian, and what is made of it.  Of every network of these families it is, summed over blocks of neurons,
+// The Jacobian, and what is made of it.  Of every network of these families it is, summed over blocks of hidden units,
 //     J(x) = Wᵀ diag(s) W + Σ_k c_k y_k y_kᵀ,   y_k = p_k W,
-// with s and p_k strips of hidden values of the row and c_k numbers; uncoupled neurons have no p_k.  For
+// with s and p_k strips of hidden values of the row and c_k numbers; uncoupled hidden units have no p_k.  For
 // S = Σ_rows <G, J(x)> with G made symmetric (weight·I gives the divergence), and
 //     q_j = w_jᵀ G w_j,   e_k = y_kᵀ G y_k,   ȳ_k = 2 c_k G y_k,   a_k = ȳ_k Wᵀ,
 // the derivatives of S are q in s, e_k in c_k and a_k in p_k, from which the family makes U = ∂S/∂u.  Then
@@ -8,17 +8,17 @@
 
 static constexpr int kMostStrips = 2;
 
-template <class T> struct CurvatureTile : HiddenTile<T> {
+template <class T> struct JacobianTile : HiddenTile<T> {
     T *s, *strip[kMostStrips];       // [rows, stride]
     T *c[kMostStrips];               // [rows]
     const T *q, *along[kMostStrips]; // [rows, stride]: ∂S/∂s and ∂S/∂p_k
     const T *in_c[kMostStrips];      // [rows]: ∂S/∂c_k
 };
 
-template <class S> struct Curvature {
+template <class S> struct Jacobian {
     using T = Sum<S>;
     int64_t batch, d, hidden, block, most_rows;
-    const RowArguments<S> *rows; // g and dg: [batch, d, d]
+    const Points<S> *points; // g and dg: [batch, d, d]
     const S *W;
     S *dW;
     int strips;
@@ -27,11 +27,11 @@ template <class S> struct Curvature {
     int64_t sums, scratch;
     int threads;
 
-    bool traces() const { return rows->weight || rows->result; }
-    bool backward() const { return rows->weight || rows->g; }
+    bool traces() const { return points->weight || points->scalar; }
+    bool backward() const { return points->weight || points->g; }
 };
 
-// |w_j|² of neurons [first, first + count), zeros up to `width`.
+// |w_j|² of hidden units [first, first + count), zeros up to `width`.
 template <class S> inline void weight_norms(const S *W, int64_t count, int64_t d, int64_t width, Sum<S> *norms) {
     fill_zero(norms, width);
     for (int64_t j = 0; j < count; ++j)
@@ -39,15 +39,15 @@ template <class S> inline void weight_norms(const S *W, int64_t count, int64_t d
             norms[j] += widen(W[j * d + i]) * widen(W[j * d + i]);
 }
 
-template <class S, class Family> class CurvatureRun {
+template <class S, class Family> class JacobianRun {
     using T = Sum<S>;
     using P = Plain<T>;
     using V = typename Simd<T>::Vector;
     static constexpr int64_t lanes = Tile<T>::lanes, panel = Tile<T>::panel;
-    static constexpr int64_t kDeep = (128 / panel > 0 ? 128 / panel : 1) * panel; // neurons of a product in J
+    static constexpr int64_t kDeep = (128 / panel > 0 ? 128 / panel : 1) * panel; // hidden units of a product in J
 
   public:
-    CurvatureRun(const Curvature<S> &problem, const Family &family) : p(problem), family_(family) {
+    JacobianRun(const Jacobian<S> &problem, const Family &family) : p(problem), family_(family) {
         plan_ = make_plan(p.batch, p.hidden * p.d, p.hidden, p.block, p.block, p.most_rows, Tile<T>::rows, p.flops);
         plan_.split = false;
         plan_.row_chunks = p.flops <= kSerialFlops ? 1 : smaller(plan_.tiles, most_chunks(p.hidden * p.d));
@@ -78,7 +78,7 @@ template <class S, class Family> class CurvatureRun {
 
   private:
     struct Block {
-        int64_t number, first, neurons, width;
+        int64_t number, first, units, width;
     };
     struct Job {
         int64_t first, rows, chunk;
@@ -95,9 +95,9 @@ template <class S, class Family> class CurvatureRun {
         weight_sums_ = p.dW ? all.template add<T>(plan_.row_chunks * p.hidden * d_vectors_) : 0;
         family_sums_ = all.template add<T>(plan_.row_chunks * p.sums);
         shared_bytes_ = all.bytes();
-        const int64_t tile = plan_.rows * stride_, wide_rows = plan_.rows * d_vectors_;
-        x_ = mine.template add<T>(plan_.rows * p.d);
-        x_right_ = mine.template add<T>(plan_.rows * d_panels_);
+        const int64_t tile = plan_.tile_rows * stride_, wide_rows = plan_.tile_rows * d_vectors_;
+        x_ = mine.template add<T>(plan_.tile_rows * p.d);
+        x_right_ = mine.template add<T>(plan_.tile_rows * d_panels_);
         u_ = mine.template add<T>(tile);
         q_ = mine.template add<T>(tile);
         s_ = mine.template add<T>(kept_ * tile);
@@ -105,10 +105,10 @@ template <class S, class Family> class CurvatureRun {
             strip_[k] = mine.template add<T>(tile);
             along_[k] = mine.template add<T>(tile);
             y_[k] = mine.template add<T>(kept_ * wide_rows);
-            c_[k] = mine.template add<T>(kept_ * plan_.rows);
-            in_c_[k] = mine.template add<T>(plan_.rows);
+            c_[k] = mine.template add<T>(kept_ * plan_.tile_rows);
+            in_c_[k] = mine.template add<T>(plan_.tile_rows);
             lifted_[k] = mine.template add<T>(wide_rows);
-            lifted_right_[k] = mine.template add<T>(plan_.rows * d_panels_);
+            lifted_right_[k] = mine.template add<T>(plan_.tile_rows * d_panels_);
         }
         matrix_ = mine.template add<T>(p.traces() ? d_vectors_ : p.d * d_vectors_);
         // The product G Wᵀ of a row and its sum with the rows' s, or W scaled by s.
@@ -121,24 +121,24 @@ template <class S, class Family> class CurvatureRun {
     }
 
     void pack_weights(int64_t b) const {
-        const int64_t first = b * plan_.block, neurons = smaller(plan_.block, p.hidden - first);
+        const int64_t first = b * plan_.block, units = smaller(plan_.block, p.hidden - first);
         const S *const W = p.W + first * p.d;
-        pack_transposed<P>(W, neurons, p.d, transposed(b));
-        pack_rows<P>(W, neurons, p.d, piece<T>(shared_, straight_) + b * plan_.block * d_panels_);
-        weight_norms(W, neurons, p.d, stride_, piece<T>(shared_, norms_) + b * stride_);
+        pack_transposed<P>(W, units, p.d, transposed(b));
+        pack_rows<P>(W, units, p.d, piece<T>(shared_, straight_) + b * plan_.block * d_panels_);
+        weight_norms(W, units, p.d, stride_, piece<T>(shared_, norms_) + b * stride_);
     }
 
     T *transposed(int64_t b) const { return piece<T>(shared_, transposed_) + b * stride_ * p.d; }
-    // W_block as a right factor with k along its neurons, from neuron `from` on.
+    // W_block as a right factor with k along its hidden units, from hidden unit `from` on.
     Right<T> straight(const Block &block, int64_t from = 0) const {
         return {piece<T>(shared_, straight_) + block.number * plan_.block * d_panels_ + from * panel, panel,
-                block.neurons * panel};
+                block.units * panel};
     }
     Right<T> transposed_right(const Block &block) const { return {transposed(block.number), panel, p.d * panel}; }
 
     Block block_at(int64_t b) const {
-        const int64_t first = b * plan_.block, neurons = smaller(plan_.block, p.hidden - first);
-        return {b, first, neurons, round_up(neurons, lanes)};
+        const int64_t first = b * plan_.block, units = smaller(plan_.block, p.hidden - first);
+        return {b, first, units, round_up(units, lanes)};
     }
 
     static void product(int64_t m, int64_t n, int64_t k, const Left<T> &a, const Right<T> &b, T *c, int64_t row,
@@ -148,21 +148,21 @@ template <class S, class Family> class CurvatureRun {
     }
 
     void run_tile(int64_t t, int64_t chunk, bool first_of_chunk, char *mine) const {
-        Job job{t * plan_.rows, 0, chunk, first_of_chunk, mine, {}};
-        job.rows = smaller(plan_.rows, p.batch - job.first);
-        const S *const x = p.rows->x + job.first * p.d;
+        Job job{t * plan_.tile_rows, 0, chunk, first_of_chunk, mine, {}};
+        job.rows = smaller(plan_.tile_rows, p.batch - job.first);
+        const S *const x = p.points->x + job.first * p.d;
         job.x = left_rows<P>(x, job.rows, p.d, piece<T>(mine, x_));
         if (p.dW)
             pack_rows<P>(x, job.rows, p.d, piece<T>(mine, x_right_));
-        if (p.rows->result)
-            fill_zero(p.rows->result + job.first, job.rows);
+        if (p.points->scalar)
+            fill_zero(p.points->scalar + job.first, job.rows);
         for (int64_t b = 0; b < plan_.blocks; ++b) {
             const Block block = block_at(b);
-            CurvatureTile<T> tile = tile_of(job, block);
+            JacobianTile<T> tile = tile_of(job, block);
             product(job.rows, block.width, p.d, job.x, transposed_right(block), tile.u, stride_);
             if (!p.backward() || p.early || (p.dW && !p.traces()))
                 evaluate(job, block, tile);
-            if (p.rows->result)
+            if (p.points->scalar)
                 add_trace(job, block, tile);
             if (p.backward())
                 block_backward(job, block, tile);
@@ -170,30 +170,30 @@ template <class S, class Family> class CurvatureRun {
         if (!p.backward() && !p.traces())
             for (int64_t i = 0; i < job.rows; ++i)
                 row_jacobian(job, i);
-        if (p.rows->dx)
+        if (p.points->dx)
             for (int64_t i = 0; i < job.rows; ++i)
-                narrow_row(piece<T>(mine, dx_) + i * d_vectors_, p.d, p.rows->dx + (job.first + i) * p.d);
+                narrow_row(piece<T>(mine, dx_) + i * d_vectors_, p.d, p.points->dx + (job.first + i) * p.d);
     }
 
-    CurvatureTile<T> tile_of(const Job &job, const Block &block) const {
+    JacobianTile<T> tile_of(const Job &job, const Block &block) const {
         char *const mine = job.mine;
         const int64_t kept = kept_ > 1 ? block.number : 0;
-        CurvatureTile<T> tile{};
+        JacobianTile<T> tile{};
         tile.u = piece<T>(mine, u_);
-        tile.s = piece<T>(mine, s_) + kept * plan_.rows * stride_;
+        tile.s = piece<T>(mine, s_) + kept * plan_.tile_rows * stride_;
         tile.q = piece<T>(mine, q_);
         for (int k = 0; k < p.strips; ++k) {
             tile.strip[k] = piece<T>(mine, strip_[k]);
             tile.along[k] = piece<T>(mine, along_[k]);
-            tile.c[k] = piece<T>(mine, c_[k]) + kept * plan_.rows;
+            tile.c[k] = piece<T>(mine, c_[k]) + kept * plan_.tile_rows;
             tile.in_c[k] = piece<T>(mine, in_c_[k]);
         }
         tile.rows = job.rows;
         tile.stride = stride_;
         tile.width = block.width;
         tile.first_row = job.first;
-        tile.first_neuron = block.first;
-        tile.neurons = block.neurons;
+        tile.first_unit = block.first;
+        tile.units = block.units;
         tile.block = block.number;
         tile.first_tile = job.first_of_chunk;
         tile.sums = piece<T>(shared_, family_sums_) + job.chunk * p.sums;
@@ -202,20 +202,20 @@ template <class S, class Family> class CurvatureRun {
     }
 
     T *y(const Job &job, const Block &block, int k) const {
-        return piece<T>(job.mine, y_[k]) + (kept_ > 1 ? block.number : 0) * plan_.rows * d_vectors_;
+        return piece<T>(job.mine, y_[k]) + (kept_ > 1 ? block.number : 0) * plan_.tile_rows * d_vectors_;
     }
 
-    // s, p_k, c_k and y_k of a block.  Past the last neuron there may be a NaN, where x is infinite.
-    void evaluate(const Job &job, const Block &block, CurvatureTile<T> &tile) const {
+    // s, p_k, c_k and y_k of a block.  Past the last hidden unit there may be a NaN, where x is infinite.
+    void evaluate(const Job &job, const Block &block, JacobianTile<T> &tile) const {
         family_.value(tile);
         for (int64_t i = 0; i < job.rows; ++i)
-            fill_zero(tile.s + i * stride_ + block.neurons, block.width - block.neurons);
+            fill_zero(tile.s + i * stride_ + block.units, block.width - block.units);
         for (int k = 0; k < p.strips; ++k)
-            product(job.rows, p.d, block.neurons, {tile.strip[k], stride_, 1}, straight(block), y(job, block, k),
+            product(job.rows, p.d, block.units, {tile.strip[k], stride_, 1}, straight(block), y(job, block, k),
                     d_vectors_);
     }
 
-    void add_trace(const Job &job, const Block &block, const CurvatureTile<T> &tile) const {
+    void add_trace(const Job &job, const Block &block, const JacobianTile<T> &tile) const {
         const T *const norms = piece<T>(shared_, norms_) + block.number * stride_;
         for (int64_t i = 0; i < job.rows; ++i) {
             T total = dot(tile.s + i * stride_, norms, block.width);
@@ -223,7 +223,7 @@ template <class S, class Family> class CurvatureRun {
                 const T *const here = y(job, block, k) + i * d_vectors_;
                 total += tile.c[k][i] * dot(here, here, d_vectors_);
             }
-            p.rows->result[job.first + i] += total;
+            p.points->scalar[job.first + i] += total;
         }
     }
 
@@ -232,10 +232,10 @@ template <class S, class Family> class CurvatureRun {
         T *const J = piece<T>(job.mine, matrix_), *const scaled = piece<T>(job.mine, product_);
         for (int64_t b = 0; b < plan_.blocks; ++b) {
             const Block block = block_at(b);
-            const CurvatureTile<T> tile = tile_of(job, block);
+            const JacobianTile<T> tile = tile_of(job, block);
             const T *const s = tile.s + i * stride_;
-            for (int64_t from = 0; from < block.neurons; from += kDeep) {
-                const int64_t deep = smaller(kDeep, block.neurons - from);
+            for (int64_t from = 0; from < block.units; from += kDeep) {
+                const int64_t deep = smaller(kDeep, block.units - from);
                 scale_weights(block, from, deep, s, scaled);
                 for (int64_t column = 0; column < p.d; column += panel) {
                     const Right<T> right = straight(block, from);
@@ -247,13 +247,13 @@ template <class S, class Family> class CurvatureRun {
             for (int k = 0; k < p.strips; ++k)
                 add_outer(tile.c[k][i], y(job, block, k) + i * d_vectors_, J);
         }
-        S *const out = p.rows->dg + (job.first + i) * p.d * p.d;
+        S *const out = p.points->dg + (job.first + i) * p.d * p.d;
         for (int64_t r = 0; r < p.d; ++r)
             for (int64_t c = 0; c < p.d; ++c)
                 narrow(r > c ? J[c * d_vectors_ + r] : J[r * d_vectors_ + c], out[r * p.d + c]);
     }
 
-    // scaled[i, j] = W_ji·s_j for the neurons [from, from + deep) of a block.
+    // scaled[i, j] = W_ji·s_j for the hidden units [from, from + deep) of a block.
     void scale_weights(const Block &block, int64_t from, int64_t deep, const T *s, T *scaled) const {
         for (int64_t j0 = 0; j0 < deep; j0 += panel) {
             const T *packed = transposed(block.number) + (from + j0) * p.d;
@@ -272,7 +272,7 @@ template <class S, class Family> class CurvatureRun {
             }
     }
 
-    void block_backward(const Job &job, const Block &block, CurvatureTile<T> &tile) const {
+    void block_backward(const Job &job, const Block &block, JacobianTile<T> &tile) const {
         T *const diagonal = piece<T>(job.mine, diagonal_);
         fill_zero(diagonal, (p.traces() ? 1 : p.d) * stride_);
         for (int64_t i = 0; i < job.rows; ++i)
@@ -281,16 +281,16 @@ template <class S, class Family> class CurvatureRun {
             product(job.rows, block.width, p.d, {piece<T>(job.mine, lifted_[k]), d_vectors_, 1},
                     transposed_right(block), piece<T>(job.mine, along_[k]), stride_);
         family_.gradient(tile);
-        if (p.rows->dx)
-            product(job.rows, p.d, block.neurons, {tile.u, stride_, 1}, straight(block), piece<T>(job.mine, dx_),
+        if (p.points->dx)
+            product(job.rows, p.d, block.units, {tile.u, stride_, 1}, straight(block), piece<T>(job.mine, dx_),
                     d_vectors_, block.number > 0);
         if (p.dW)
             weight_gradient(job, block, tile);
     }
 
     // q, e_k and ȳ_k of a row for G = weight·I.
-    void trace_cotangents(const Job &job, const Block &block, const CurvatureTile<T> &tile, int64_t i) const {
-        const T weight = p.rows->weight[job.first + i];
+    void trace_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile, int64_t i) const {
+        const T weight = p.points->weight[job.first + i];
         const T *const norms = piece<T>(shared_, norms_) + block.number * stride_;
         T *const q = piece<T>(job.mine, q_) + i * stride_;
         for (int64_t j = 0; j < block.width; j += lanes)
@@ -305,9 +305,9 @@ template <class S, class Family> class CurvatureRun {
     }
 
     // The same for a matrix G, and what the row adds to Σ s_j G w_j.
-    void matrix_cotangents(const Job &job, const Block &block, const CurvatureTile<T> &tile, int64_t i) const {
+    void matrix_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile, int64_t i) const {
         T *const G = piece<T>(job.mine, matrix_), *const GW = piece<T>(job.mine, product_);
-        symmetrise(p.rows->g + (job.first + i) * p.d * p.d, G);
+        symmetrise(p.points->g + (job.first + i) * p.d * p.d, G);
         product(p.d, block.width, p.d, {G, d_vectors_, 1}, transposed_right(block), GW, stride_);
         quadratic_forms(block, GW, piece<T>(job.mine, q_) + i * stride_);
         if (p.dW) {
@@ -350,7 +350,7 @@ template <class S, class Family> class CurvatureRun {
         }
     }
 
-    void weight_gradient(const Job &job, const Block &block, const CurvatureTile<T> &tile) const {
+    void weight_gradient(const Job &job, const Block &block, const JacobianTile<T> &tile) const {
         T *const sums = piece<T>(shared_, weight_sums_) + (job.chunk * p.hidden + block.first) * d_vectors_;
         Factors<T> factors[1 + kMostStrips];
         factors[0] = {{tile.u, 1, stride_}, {piece<T>(job.mine, x_right_), panel, job.rows * panel}};
@@ -359,15 +359,15 @@ template <class S, class Family> class CurvatureRun {
             pack_rows<P>(piece<T>(job.mine, lifted_[k]), job.rows, d_vectors_, right);
             factors[1 + k] = {{tile.strip[k], 1, stride_}, {right, panel, job.rows * panel}};
         }
-        multiply<P>(block.neurons, p.d, job.rows, factors, 1 + p.strips, sums, d_vectors_, !job.first_of_chunk);
+        multiply<P>(block.units, p.d, job.rows, factors, 1 + p.strips, sums, d_vectors_, !job.first_of_chunk);
         T *const diagonal = piece<T>(job.mine, diagonal_);
         if (p.traces())
             for (int64_t i = 0; i < job.rows; ++i)
                 for (int64_t j = 0; j < block.width; j += lanes)
                     store(diagonal + j,
-                          load(diagonal + j) + p.rows->weight[job.first + i] * load(tile.s + i * stride_ + j));
+                          load(diagonal + j) + p.points->weight[job.first + i] * load(tile.s + i * stride_ + j));
         const S *const W = p.W + block.first * p.d;
-        for (int64_t j = 0; j < block.neurons; ++j)
+        for (int64_t j = 0; j < block.units; ++j)
             for (int64_t i = 0; i < p.d; ++i)
                 sums[j * d_vectors_ + i] +=
                     2 * (p.traces() ? diagonal[j] * widen(W[j * p.d + i]) : diagonal[i * stride_ + j]);
@@ -384,7 +384,7 @@ template <class S, class Family> class CurvatureRun {
             family_.finish(piece<T>(shared_, family_sums_), plan_.row_chunks, p.sums);
     }
 
-    const Curvature<S> p;
+    const Jacobian<S> p;
     const Family family_;
     Plan plan_;
     int64_t stride_, d_vectors_, d_panels_, kept_; // kept_: blocks whose strips are kept
@@ -396,8 +396,8 @@ template <class S, class Family> class CurvatureRun {
     char *shared_ = nullptr;
 };
 
-// How many operations per row and neuron, besides those of the basis functions.
-template <class S> inline double curvature_flops(const Curvature<S> &p) {
+// How many operations per row and hidden unit, besides those of the basis functions.
+template <class S> inline double jacobian_flops(const Jacobian<S> &p) {
     const double d = double(p.d);
     if (p.traces())
         return (p.backward() ? 6 + 6 * p.strips : 2 + 2 * p.strips) * d;
