@@ -45,6 +45,8 @@ template <class T> struct Cascade {
 //   jacobian:             S = Σ_rows <g, J(x)>, g a matrix for each row, so that dg = J(x)
 //   value_and_potential:  S = <g, f(x)> + Σ_rows weight·F(x), of modules
 enum class Quantity : int { value, jvp, potential, divergence, jacobian, value_and_potential };
+constexpr const char *kQuantityNames[] = {"value", "jvp", "potential", "divergence", "jacobian", "value_and_potential"};
+constexpr int kQuantities = 6;
 
 // The points x, g and v with their gradients, [batch, d] contiguous; for `jacobian` g and dg are [batch, d, d].  A null
 // gradient is not computed.  g may be null when dg is the only gradient; weight and scalar are [batch].

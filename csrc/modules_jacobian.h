@@ -148,6 +148,7 @@ template <class S> bool modules_jacobian(const Modules<S> &p) {
 template <class P, class S> inline bool modules_by(const Modules<S> &p) {
     switch (p.quantity) {
     case Quantity::value:
+    case Quantity::value_and_potential:
         return modules_on_pipeline<P, S>(p);
     case Quantity::potential:
         return modules_potential_on_pipeline<P, S>(p);

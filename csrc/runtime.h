@@ -15,4 +15,19 @@ std::vector<const InstructionSet *> available_instruction_sets();
 // Throws std::runtime_error when that one is not available.
 const InstructionSet &active_instruction_set();
 
+// One of them's kernels for storage S.
+template <class S> const Kernels<S> &kernels_of(const InstructionSet &set);
+template <> inline const Kernels<float> &kernels_of(const InstructionSet &set) {
+    return set.f32;
+}
+template <> inline const Kernels<double> &kernels_of(const InstructionSet &set) {
+    return set.f64;
+}
+template <> inline const Kernels<Bf16> &kernels_of(const InstructionSet &set) {
+    return set.bf16;
+}
+template <> inline const Kernels<Half> &kernels_of(const InstructionSet &set) {
+    return set.f16;
+}
+
 } // namespace gradnets

@@ -25,20 +25,6 @@ template <> constexpr double tolerance<float> = 1e-4;
 template <> constexpr double tolerance<Half> = 1e-2;
 template <> constexpr double tolerance<Bf16> = 5e-2;
 
-template <class S> const Kernels<S> &kernels_of(const InstructionSet &set);
-template <> const Kernels<float> &kernels_of(const InstructionSet &set) {
-    return set.f32;
-}
-template <> const Kernels<double> &kernels_of(const InstructionSet &set) {
-    return set.f64;
-}
-template <> const Kernels<Bf16> &kernels_of(const InstructionSet &set) {
-    return set.bf16;
-}
-template <> const Kernels<Half> &kernels_of(const InstructionSet &set) {
-    return set.f16;
-}
-
 struct Shape {
     int64_t batch, d, h;
 };
@@ -53,17 +39,12 @@ size_t needed_size(const Numbers &tensor, unsigned needs, unsigned index) {
     return (needs >> index & 1u) != 0 ? tensor.size() : 0;
 }
 
-const char *name_of(Quantity quantity) {
-    const char *const names[] = {"value", "jvp", "potential", "divergence", "jacobian"};
-    return names[int(quantity)];
-}
-
 // A coarse rule, for potentials; every basis counts as smooth.
 constexpr double kNodes[] = {0.25, 0.75}, kNodeWeights[] = {0.5, 0.5};
 constexpr char kSmooth[64] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 constexpr PotentialRules rules{{2, kNodes, kNodeWeights}, {2, kNodes, kNodeWeights}, kSmooth};
 
-// The row tensors of a scalar S: what it is of, and room for what it is differentiated to; forward, the result itself.
+// The points of a quantity and room for their gradients; of a forward pass, room for the quantity itself.
 template <class S> struct PointBlocks {
     using T = Sum<S>;
     const Block<S> x, g, v;
@@ -71,19 +52,21 @@ template <class S> struct PointBlocks {
     const Block<S> dx, dg, dv;
     const Block<T> scalar;
 
-    PointBlocks(Quantity quantity, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned needs,
-                bool and_potential = false)
-        : x(points), g(needs == kForward || one_a_row(quantity) ? Numbers() : of(quantity, shape, cotangents)),
+    PointBlocks(Quantity quantity, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned needs)
+        : x(points), g(needs != kForward && has_vectors(quantity) ? of(quantity, shape, cotangents) : Numbers()),
           v(quantity == Quantity::jvp ? Numbers(cotangents.rbegin(), cotangents.rend()) : Numbers()),
-          weight(needs != kForward && (and_potential || one_a_row(quantity)) ? first_of_rows(shape, cotangents)
-                                                                             : Numbers()),
+          weight(needs != kForward && has_scalars(quantity) ? first_of_rows(shape, cotangents) : Numbers()),
           dx(needed_size(points, needs, 0)),
-          dg(needs == kForward && !one_a_row(quantity) ? of(quantity, shape, cotangents).size() : 0),
+          dg(needs == kForward && has_vectors(quantity) ? of(quantity, shape, cotangents).size() : 0),
           dv(quantity == Quantity::jvp ? needed_size(points, needs, 0) : 0),
-          scalar(needs == kForward && (and_potential || one_a_row(quantity)) ? size_t(shape.batch) : 0) {}
+          scalar(needs == kForward && has_scalars(quantity) ? size_t(shape.batch) : 0) {}
 
-    static bool one_a_row(Quantity quantity) {
-        return quantity == Quantity::potential || quantity == Quantity::divergence;
+    // Whether the quantity has a number for each row; a vector or a matrix.
+    static bool has_scalars(Quantity quantity) {
+        return quantity == Quantity::value_and_potential || !has_vectors(quantity);
+    }
+    static bool has_vectors(Quantity quantity) {
+        return quantity != Quantity::potential && quantity != Quantity::divergence;
     }
     static Numbers of(Quantity quantity, const Shape &shape, const Numbers &rows) {
         if (quantity != Quantity::jacobian)
@@ -118,8 +101,8 @@ struct RidgeCase {
 
     RidgeCase(const Shape &s, int l, std::vector<int> b, bool scaled, bool mixed, bool biased,
               Quantity of = Quantity::value)
-        : name(std::string(name_of(of)) + " of a ridge of " + std::to_string(l) + " layers"), shape(s), quantity(of),
-          layers(l), basis(std::move(b)) {
+        : name(std::string(kQuantityNames[int(of)]) + " of a ridge of " + std::to_string(l) + " layers"), shape(s),
+          quantity(of), layers(l), basis(std::move(b)) {
         Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
         const int64_t terms = int64_t(basis.size());
         x = random.draw(s.batch * s.d, 1.0);
@@ -180,8 +163,8 @@ struct ModulesCase {
 
     ModulesCase(const Shape &s, int64_t m, int basis_number, int transform_number, bool two_signs, bool biased,
                 Quantity of = Quantity::value)
-        : name(std::string(name_of(of)) + " of modules of basis " + std::to_string(basis_number) + " and transform " +
-               std::to_string(transform_number)),
+        : name(std::string(kQuantityNames[int(of)]) + " of modules of basis " + std::to_string(basis_number) +
+               " and transform " + std::to_string(transform_number)),
           shape(s), quantity(of), count(m), basis(basis_number), transform(transform_number) {
         Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
         x = random.draw(s.batch * s.d, 1.0);
@@ -196,7 +179,7 @@ struct ModulesCase {
 
     template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
         using T = Sum<S>;
-        const PointBlocks<S> points(quantity, shape, x, g, needs, quantity == Quantity::value && !bias.empty());
+        const PointBlocks<S> points(quantity, shape, x, g, needs);
         const Block<S> bW(W), dW(needed_size(W, needs, 1));
         const Block<T> bb(b), btemperature(temperature), bpositive(positive), bnegative(negative), bbias(bias);
         const Block<T> db(needed_size(b, needs, 2)), dtemperature(needed_size(temperature, needs, 3)),
@@ -333,6 +316,9 @@ void check_quantities(const Shape &shape) {
         check_outputs(ModulesCase(shape, 3, kSoftmax, 0, true, false, quantity), false);
         check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "logcosh"), false, false, quantity), false);
     }
+    const Quantity both = Quantity::value_and_potential;
+    check_outputs(ModulesCase(shape, 2, kSoftmax, 0, true, false, both), false);
+    check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "softplus"), false, false, both), false);
 }
 
 void check_every_function() {

@@ -28,7 +28,6 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _SUM_DTYPE_IS_OWN = (torch.float32, torch.float64)
 _BASIS_NUMBER = {name: number for number, name in enumerate(TABLE)}
 _TRANSFORM_NUMBER = {name: number for number, name in enumerate(TRANSFORMS)}
-_NO_BASIS = -1
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -136,6 +135,9 @@ _ONLY_X = (True, False, False, False, False, False, False)
 
 _Tensors = Sequence["Tensor | None"]
 
+_NOTHING = [(None,) * count for count in range(7)]
+"""No gradients of so many tensors."""
+
 
 def _ran(done: bool) -> None:
     if not done:
@@ -152,9 +154,9 @@ def ridge_attempt(
     if _EXTENSION is None or type(x) not in _PLAIN:
         return None
     out = torch.empty_like(x)
+    points, parameters, results = (x, None, None, None), (W, scale, shift, coef, bias), (None, out, None, None)
     done = _EXTENSION.ridge(
-        *(basis_numbers(config), x, None, W, scale, shift, coef, bias),
-        *(None, out, None, None, None, None, None, torch.get_num_threads()),
+        "value", basis_numbers(config), points, parameters, results, _NOTHING[5], torch.get_num_threads()
     )
     return out if done else None
 
@@ -165,10 +167,8 @@ def ridge_forward(
     """f(x); the shapes of reference.ridge, config = basis names joined by commas."""
     out = torch.empty(x.shape, dtype=x.dtype)
     if x.numel():
-        mended = _mended((x, W, scale, shift, coef, bias), x.dtype)
-        nothing = (None,) * 5
-        numbers, threads = basis_numbers(config), torch.get_num_threads()
-        _ran(extension().ridge(numbers, mended[0], None, *mended[1:], None, out, *nothing, threads))
+        points, *parameters = _mended((x, W, scale, shift, coef, bias), x.dtype)
+        _ran(_ridge("value", config, (points, None, None, None), parameters, (None, out, None, None), _NOTHING[5]))
     return out
 
 
@@ -187,52 +187,47 @@ def ridge_backward(
     tensors = (x, W, scale, shift, coef, bias)
     if not x.numel():
         return _no_rows(needs, tensors)
-    gradients = _gradients(needs, tensors)
-    call = partial(extension().ridge, basis_numbers(config))
-    results = (gradients[0], None, *gradients[1:], torch.get_num_threads())
-    if not call(x, g, W, scale, shift, coef, bias, *results):
-        mended = _mended(tensors, x.dtype)
-        _ran(call(mended[0], _dense(g, x.dtype), *mended[1:], *results))
+    dx, *rest = gradients = _gradients(needs, tensors)
+    results = (dx, None, None, None)
+    if not _ridge("value", config, (x, g, None, None), tensors[1:], results, rest):
+        points, *parameters = _mended(tensors, x.dtype)
+        _ran(_ridge("value", config, (points, _dense(g, x.dtype), None, None), parameters, results, rest))
     return tuple(gradients) if x.dtype in _SUM_DTYPE_IS_OWN else _like(gradients, tensors)
 
 
-def _ridge_scalar(
-    kind: str, config: str, rows: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
+def _ridge(
+    quantity: str, config: str, points: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
 ) -> bool:
-    numbers, threads = basis_numbers(config), torch.get_num_threads()
-    done: bool = extension().ridge_scalar(kind, numbers, rows, parameters, results, gradients, threads)
-    return done
-
-
-def _softmax_scalar(
-    kind: str, config: str, rows: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
-) -> bool:
-    threads = torch.get_num_threads()
-    done: bool = extension().modules_scalar(kind, _NO_BASIS, 0, rows, parameters, results, gradients, threads)
-    return done
-
-
-def _transformed_scalar(
-    kind: str, config: str, rows: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
-) -> bool:
-    threads = torch.get_num_threads()
-    tensors = (_with_signs(part) for part in (parameters, gradients))
-    done: bool = extension().modules_scalar(
-        *(kind, *_transformed_numbers(config), rows, next(tensors), results, next(tensors), threads)
+    done: bool = extension().ridge(
+        *(quantity, basis_numbers(config), points, tuple(parameters), results, tuple(gradients)),
+        torch.get_num_threads(),
     )
     return done
 
 
-def _with_signs(tensors: _Tensors) -> _Tensors:
-    """(W, b, weight) as the kernels' (W, b, temperature, positive, negative)."""
-    W, b, weight = tensors
-    return W, b, None, weight, None
+def _softmax(
+    quantity: str, config: str, points: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
+) -> bool:
+    done: bool = extension().softmax_modules(
+        *(quantity, points, tuple(parameters), results, tuple(gradients)), torch.get_num_threads()
+    )
+    return done
+
+
+def _transformed(
+    quantity: str, config: str, points: _Tensors, parameters: _Tensors, results: _Tensors, gradients: _Tensors
+) -> bool:
+    done: bool = extension().transformed_modules(
+        *(quantity, *_transformed_numbers(config), points, tuple(parameters), results, tuple(gradients)),
+        torch.get_num_threads(),
+    )
+    return done
 
 
 _SCALAR_CALLS = {
-    "ridge": _ridge_scalar,
-    "softmax_modules": _softmax_scalar,
-    "transformed_modules": _transformed_scalar,
+    "ridge": _ridge,
+    "softmax_modules": _softmax,
+    "transformed_modules": _transformed,
 }
 
 
@@ -261,7 +256,8 @@ class ScalarKernels:
         if x.numel():
             points, *mended = _mended((x, *tensors), x.dtype)
             results = (None, None, None, result) if per_row else (None, result, None, None)
-            _ran(self._call(config, (points, None, None, None), tuple(mended), results, (None,) * len(mended)))
+            nothing = (None,) * (len(mended) + 1)
+            _ran(self._call(config, (points, None, None, None), (*mended, None), results, nothing))
         return result.to(x.dtype)
 
     def backward(self, g: Tensor, *arguments: Any) -> Gradients:
@@ -281,7 +277,7 @@ class ScalarKernels:
             rows: _Tensors = (points, None, None, _dense(g, _SUM_DTYPE[x.dtype]))
         else:
             rows = (points, _dense(g, x.dtype), v, None)
-        _ran(self._call(config, rows, tuple(mended), (dx, None, dv, None), tuple(rest)))
+        _ran(self._call(config, rows, (*mended, None), (dx, None, dv, None), (*rest, None)))
         return _like(gradients, tensors)
 
 
@@ -289,7 +285,7 @@ class PairKernels:
     """f(x) and F(x) from one product with W: (…, d + 1), the potential last; for the modules' families."""
 
     def __init__(self, family: str) -> None:
-        self._call = partial(_SCALAR_CALLS[family], "value")
+        self._call = partial(_SCALAR_CALLS[family], "value_and_potential")
 
     def forward(self, x: Tensor, *arguments: Any) -> Tensor:
         """(x, *parameters, config) -> the operator's result."""
@@ -298,7 +294,8 @@ class PairKernels:
         if x.numel():
             points, *mended = _mended((x, *tensors), x.dtype)
             results = (None, f, None, F)
-            _ran(self._call(config, (points, None, None, None), tuple(mended), results, (None,) * len(mended)))
+            nothing = (None,) * (len(mended) + 1)
+            _ran(self._call(config, (points, None, None, None), (*mended, None), results, nothing))
         return torch.cat([f, F.to(x.dtype).unsqueeze(-1)], -1)
 
     def backward(self, g: Tensor, *arguments: Any) -> Gradients:
@@ -310,7 +307,7 @@ class PairKernels:
         dx, *rest = gradients = _gradients(needs, tensors)
         points, *mended = _mended(tensors, x.dtype)
         rows = (points, _dense(g[..., :-1], x.dtype), None, _dense(g[..., -1], _SUM_DTYPE[x.dtype]))
-        _ran(self._call(config, rows, tuple(mended), (dx, None, None, None), tuple(rest)))
+        _ran(self._call(config, rows, (*mended, None), (dx, None, None, None), (*rest, None)))
         return _like(gradients, tensors)
 
 
@@ -324,60 +321,53 @@ def _directional(family: str, x: Tensor, v: Tensor, *parameters: Tensor | None, 
     return tangent
 
 
-def _modules_forward(tensors: _Tensors, basis: int, transform: int) -> Tensor:
+def _modules_forward(family: str, config: str, tensors: _Tensors) -> Tensor:
     x = tensors[0]
     assert x is not None
     out = torch.empty(x.shape, dtype=x.dtype)
     if x.numel():
-        mended = _mended(tensors, x.dtype)
-        nothing = (None,) * 6
-        threads = torch.get_num_threads()
-        _ran(extension().modules(basis, transform, mended[0], None, *mended[1:], None, out, *nothing, threads))
+        points, *parameters = _mended(tensors, x.dtype)
+        call = partial(_SCALAR_CALLS[family], "value", config)
+        _ran(call((points, None, None, None), parameters, (None, out, None, None), _NOTHING[len(parameters)]))
     return out
 
 
-def _modules_attempt(tensors: _Tensors, basis: int, transform: int) -> Tensor | None:
+def _modules_attempt(family: str, config: str, tensors: _Tensors) -> Tensor | None:
     x, *parameters = tensors
     if x is None or _EXTENSION is None or type(x) not in _PLAIN:
         return None
     out = torch.empty_like(x)
-    done = _EXTENSION.modules(
-        *(basis, transform, x, None, *parameters),
-        *(None, out, None, None, None, None, None, None, torch.get_num_threads()),
-    )
+    call = partial(_SCALAR_CALLS[family], "value", config)
+    done = call((x, None, None, None), parameters, (None, out, None, None), _NOTHING[len(parameters)])
     return out if done else None
 
 
-def _modules_backward(g: Tensor, tensors: _Tensors, basis: int, transform: int, needs: tuple[bool, ...]) -> Gradients:
+def _modules_backward(family: str, config: str, g: Tensor, tensors: _Tensors, needs: tuple[bool, ...]) -> Gradients:
     x = tensors[0]
     assert x is not None
     if not x.numel():
         return _no_rows(needs, tensors)
-    gradients = _gradients(needs, tensors)
-    mended = _mended(tensors, x.dtype)
-    _ran(
-        extension().modules(
-            *(basis, transform, mended[0], _dense(g, x.dtype), *mended[1:]),
-            *(gradients[0], None, *gradients[1:], torch.get_num_threads()),
-        )
-    )
+    dx, *rest = gradients = _gradients(needs, tensors)
+    points, *parameters = _mended(tensors, x.dtype)
+    call = partial(_SCALAR_CALLS[family], "value", config)
+    _ran(call((points, _dense(g, x.dtype), None, None), parameters, (dx, None, None, None), rest))
     return _like(gradients, tensors)
 
 
 def softmax_modules_attempt(*arguments: Any) -> Tensor | None:
     """f(x), or None if the tensors are not such as kernels read; arguments as of softmax_modules_forward."""
-    return _modules_attempt(arguments[:-1], _NO_BASIS, 0)
+    return _modules_attempt("softmax_modules", arguments[-1], arguments[:-1])
 
 
 def softmax_modules_forward(*arguments: Any) -> Tensor:
     """f(x) for (x, W, b, temperature, positive, negative, bias, config), config unused."""
-    return _modules_forward(arguments[:-1], _NO_BASIS, 0)
+    return _modules_forward("softmax_modules", arguments[-1], arguments[:-1])
 
 
 def softmax_modules_backward(g: Tensor, *arguments: Any) -> Gradients:
     """The gradients of <g, f> for (g, x, W, b, temperature, positive, negative, bias, config, needs)."""
-    *tensors, _, needs = arguments
-    return _modules_backward(g, tensors, _NO_BASIS, 0, needs)
+    *tensors, config, needs = arguments
+    return _modules_backward("softmax_modules", config, g, tensors, needs)
 
 
 def _transformed_numbers(config: str) -> tuple[int, int]:
@@ -387,23 +377,18 @@ def _transformed_numbers(config: str) -> tuple[int, int]:
 
 def transformed_modules_attempt(*arguments: Any) -> Tensor | None:
     """f(x), or None if the tensors are not such as kernels read; arguments as of transformed_modules_forward."""
-    x, W, b, weight, bias, config = arguments
-    return _modules_attempt((x, W, b, None, weight, None, bias), *_transformed_numbers(config))
+    return _modules_attempt("transformed_modules", arguments[-1], arguments[:-1])
 
 
 def transformed_modules_forward(*arguments: Any) -> Tensor:
     """f(x) for (x, W, b, weight, bias, config), config = "basis,transform"."""
-    x, W, b, weight, bias, config = arguments
-    return _modules_forward((x, W, b, None, weight, None, bias), *_transformed_numbers(config))
+    return _modules_forward("transformed_modules", arguments[-1], arguments[:-1])
 
 
 def transformed_modules_backward(g: Tensor, *arguments: Any) -> Gradients:
     """The gradients of <g, f> for (g, x, W, b, weight, bias, config, needs)."""
-    x, W, b, weight, bias, config, needs = arguments
-    seven = (x, W, b, None, weight, None, bias)
-    needs = (*needs[:3], False, needs[3], False, needs[4])
-    gradients = _modules_backward(g, seven, *_transformed_numbers(config), needs)
-    return (*gradients[:3], gradients[4], gradients[6])
+    *tensors, config, needs = arguments
+    return _modules_backward("transformed_modules", config, g, tensors, needs)
 
 
 _FIRST_ORDER: dict[str, Callable[..., Gradients]] = {
