@@ -1,5 +1,9 @@
 // Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit.
-// Included by simd_math.h inside the namespace of one instruction set, once in each of them.
+#pragma once
+
+#include "simd_math.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 struct identity_basis {
     static constexpr int number = 0;
@@ -445,3 +449,5 @@ inline void with_basis(int basis, F &&body) {
         break;
     }
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -1,5 +1,11 @@
 // The elementwise middle of the ridge family: φ, φ' and their derivatives, on blocks of N vectors in registers.  A
 // block's vectors share their parameters: N rows of the same hidden units, or N vectors of rows of one hidden unit.
+#pragma once
+
+#include "activations_gen.h"
+#include "pipeline.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // Where the parameters lie: row r at `data + r·stride`, in the order scale [layers], shift [layers], coef [layers,
 // terms].
@@ -297,3 +303,5 @@ template <class F> GRADNETS_INLINE void each_strip(int64_t rows, const F &body) 
     for (; i < rows; ++i)
         body(Constant<1>{}, i);
 }
+
+} // namespace gradnets::GRADNETS_ISA

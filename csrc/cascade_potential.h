@@ -1,6 +1,11 @@
 // ∫_0^u φ(t) dt and its derivatives in the parameters, on blocks of N vectors.  One layer has the closed form
 // Σ_k coef_k (Φ_k(scale·u + shift) − Φ_k(shift))/scale, which cancels for small scale·u: there, and for more layers, a
 // quadrature rule on [0, u] serves.  The same choices as in reference/ridge.py.
+#pragma once
+
+#include "cascade.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // u becomes ∫_0^u Σ_k coef_k b_k(scale·t + shift) dt, for one basis function of one layer.
 template <int N, class V, class B> struct ClosedForm {
@@ -159,3 +164,5 @@ inline void quadrature_potential_gradient(const ParameterIndex &index, const Bas
         store(total, load(total) + load(node_sums + r * lanes));
     }
 }
+
+} // namespace gradnets::GRADNETS_ISA

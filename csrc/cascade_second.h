@@ -1,6 +1,11 @@
 // The cascade and its derivative together, on blocks of N vectors in registers: z_l' = scale_l + Σ_k coef_{l−1,k}
 // b_k'(z_{l−1}) z_{l−1}', and the reverse pass through both.  Each unit gets few copies: the choice between the basis
 // functions is made inside, at each layer, but for the commonest one.
+#pragma once
+
+#include "cascade.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 template <class F> inline void with_second_bases(int terms, const int *basis, const F &body) {
     if (terms == 1 && basis[0] == tanh_basis::number)
@@ -112,3 +117,5 @@ inline void block_second(const ParameterIndex &index, const Bases &bases, const 
     }
     GRADNETS_EACH u[i] = du[i];
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -1,6 +1,11 @@
 // The one matrix product: C[m, n] (+)= Σ_s A_s[m, k]·B_s[k, n], A read through run-time strides (so that it may be a
 // transpose), B in panels of Tile::panel columns.  Every sum over k runs in ascending order, for every tile size and
 // thread count.
+#pragma once
+
+#include "simd.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 inline int64_t round_up(int64_t n, int64_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
@@ -204,3 +209,5 @@ inline void multiply_dots(int64_t m, int64_t n, int64_t d, const T *x, int64_t x
         for (int64_t i = 0; i < m; ++i)
             dot_tile<T, 1, 1>(d, x + i * x_row, x_row, W + j * W_row, W_row, u + i * u_row + j, u_row);
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -5,6 +5,11 @@
 //     q_j = w_jᵀ G w_j,   e_k = y_kᵀ G y_k,   ȳ_k = 2 c_k G y_k,   a_k = ȳ_k Wᵀ,
 // the derivatives of S are q in s, e_k in c_k and a_k in p_k, from which the family makes U = ∂S/∂u.  Then
 //     dx = U W,   dW_j = Σ_rows U_j x + Σ_k p_kj ȳ_k + 2 s_j G w_j.
+#pragma once
+
+#include "pipeline.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 static constexpr int kMostStrips = 2;
 
@@ -403,3 +408,5 @@ template <class S> inline double jacobian_flops(const Jacobian<S> &p) {
         return (p.backward() ? 6 + 6 * p.strips : 2 + 2 * p.strips) * d;
     return p.backward() ? 2 * d * d : d * d;
 }
+
+} // namespace gradnets::GRADNETS_ISA

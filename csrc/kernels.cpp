@@ -1,51 +1,8 @@
-// All kernels for one instruction set.  Compiled once per instruction set with its own flags and these macros:
-// GRADNETS_ISA (a namespace), GRADNETS_VECTOR_BYTES, GRADNETS_TILE_ROWS, GRADNETS_TILE_VECTORS.
-//
-// No standard-library templates here: the linker keeps one copy of an inline function, and it might keep this one,
-// whose instructions other machines lack.  For the same reason no static constructors.
-#include "common.h"
-
-#ifdef GRADNETS_BF16_DOT
-#include <immintrin.h>
-#endif
-
-namespace gradnets {
-namespace GRADNETS_ISA {
-
-#include "simd.h"
-#include "simd_math.h"
-
-#include "gemm.h"
-
-#include "operands.h"
-
-#include "workspace.h"
-
-#include "pipeline.h"
-
-#include "cascade.h"
-
-#include "cascade_second.h"
-
-#include "cascade_potential.h"
-
-#include "ridge_quantities.h"
-
-#include "jacobian.h"
-
-#include "ridge_jacobian.h"
-
-#include "narrow.h"
-
+// The table of one instruction set's kernels; isa.h says how it is compiled.
+#include "modules_jacobian.h"
 #include "ridge.h"
 
-#include "modules.h"
-
-#include "modules_second.h"
-
-#include "modules_potential.h"
-
-#include "modules_jacobian.h"
+namespace gradnets::GRADNETS_ISA {
 
 template <class T> void evaluate_basis(int basis, int which, int64_t count, const T *x, T *out) {
     using V = typename Simd<T>::Vector;
@@ -90,5 +47,4 @@ constexpr EvaluateBasis<float> evaluate_f32 = evaluate_basis<float>;
 constexpr EvaluateBasis<double> evaluate_f64 = evaluate_basis<double>;
 #endif
 
-} // namespace GRADNETS_ISA
-} // namespace gradnets
+} // namespace gradnets::GRADNETS_ISA

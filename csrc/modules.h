@@ -1,5 +1,11 @@
 // The module family on the pipeline: a row's hidden units are coupled (softmax, or a function of a sum), so a block
 // holds all h hidden units of one module, and few enough rows that they stay in cache.  Nothing of size batch × h.
+#pragma once
+
+#include "activations_gen.h"
+#include "pipeline.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // In the order of TRANSFORMS in activations/transforms.py; Python compares the names when it loads the extension.
 static constexpr const char *kTransformNames[] = {"identity", "half_square", "softplus", "logcosh", "exp", "log"};
@@ -337,3 +343,5 @@ template <class P, class S> inline bool modules_on_pipeline(const Modules<S> &p)
                                p.threads};
     return run_pipeline<P, S>(pipeline, ModulesMiddle<S>{&p});
 }
+
+} // namespace gradnets::GRADNETS_ISA

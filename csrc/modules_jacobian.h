@@ -1,6 +1,13 @@
 // Divergence and Jacobian of the module family.
 //   softmax:      s = τ (p π + q ω),  strips π and ω with c = −τp and −τq
 //   transformed:  s = w ρ' σ',        strip σ with c = w ρ''
+#pragma once
+
+#include "jacobian.h"
+#include "modules_potential.h"
+#include "modules_second.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // v = u + b (in place), s, strips and c of a row.
 template <class T> inline void softmax_jacobian(const Module<T> &m, T *v, T *s, T *pi, T *omega, T *c_pi, T *c_omega) {
@@ -167,3 +174,5 @@ template <class S> bool modules(const Modules<S> &p) {
 #endif
     return modules_by<Plain<Sum<S>>, S>(p);
 }
+
+} // namespace gradnets::GRADNETS_ISA

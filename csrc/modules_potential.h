@@ -1,6 +1,11 @@
 // The module family's potential on the pipeline, S = Σ_rows weight·F, without the bias's part:
 //   softmax:      F = (p LSE(τv) + q LSE(−τv))/τ,  ∂F/∂v = p π − q ω,  ∂F/∂τ = (v·∂F/∂v − F)/τ
 //   transformed:  F = w ρ(Σ_j Ψ(z_j)),             ∂F/∂z = w ρ' σ
+#pragma once
+
+#include "modules.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // F of a row from v; strip becomes weight·∂F/∂v, and the parameters' gradients are added to sums.  scratch: a strip.
 template <class T>
@@ -80,3 +85,5 @@ template <class P, class S> inline bool modules_potential_on_pipeline(const Modu
                                p.threads};
     return run_pipeline<P, S>(pipeline, ModulesPotential<S>{{&p}});
 }
+
+} // namespace gradnets::GRADNETS_ISA

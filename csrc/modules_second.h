@@ -1,6 +1,11 @@
 // The module family's second order on the pipeline: S = <g, J(x) v> of rows of one module, a = W g, p = W v.
 //   softmax:      S = τ Σ_± w_± c(π_±),  c = Σ_j π_j (a_j − π·a)(p_j − π·p),  ∂c/∂z_j = π_j [(a_j − π·a)(p_j − π·p) −
 //   c] transformed:  S = w [ρ'' (σ·a)(σ·p) + ρ' Σ_j σ'_j a_j p_j]
+#pragma once
+
+#include "modules.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // The covariance of a and p under one softmax.
 template <class T> struct SoftmaxPair {
@@ -155,3 +160,5 @@ template <class P, class S> inline bool modules_second_on_pipeline(const Modules
                                p.threads};
     return run_pipeline<P, S>(pipeline, ModulesSecond<S>{{&p}});
 }
+
+} // namespace gradnets::GRADNETS_ISA

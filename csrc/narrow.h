@@ -1,5 +1,10 @@
 // The ridge family for few coordinates: vectors along the batch, one hidden unit at a time, everything in registers; a
 // matrix product would compute mostly padding.
+#pragma once
+
+#include "cascade.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 static constexpr int64_t kNarrow = 8;
 
@@ -189,3 +194,5 @@ template <class S> inline bool ridge_narrow(const Ridge<S> &p, const PaddedCasca
     NarrowRun<S> run(p, phi);
     return run.run();
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -1,4 +1,9 @@
 // From tensors in memory to factors of a product: conversion of 16-bit storage, packing into panels.
+#pragma once
+
+#include "gemm.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 template <class A, class B> constexpr bool is_same = false;
 template <class A> constexpr bool is_same<A, A> = true;
@@ -223,3 +228,5 @@ inline Left<typename P::Element> left_tile_transposed(const typename P::Total *t
         return {memory, 1, stride};
     }
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -3,6 +3,11 @@
 // P = ∂s/∂p:
 //     dx = U W,   dg = A W,   dv = P W,   dW = Uᵀx + Aᵀg + Pᵀv.
 // One pass over the batch, tile by tile; nothing of size batch × h in memory.
+#pragma once
+
+#include "workspace.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // What the middle step gets for one tile: hidden values [rows, stride] of `width` columns (hidden units, padded with
 // zeros to whole vectors), which it replaces by the derivatives of s.  Where g is absent and only dg is needed, a is
@@ -476,3 +481,5 @@ template <class P, class S, class Middle> inline bool run_pipeline(const Pipelin
     PipelineRun<P, S, Middle> run(problem, middle);
     return run.run();
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -1,4 +1,11 @@
 // The ridge family on the pipeline: the middle step is the cascade, hidden unit by hidden unit.
+#pragma once
+
+#include "narrow.h"
+#include "ridge_jacobian.h"
+#include "ridge_quantities.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // The elementwise part: for a type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeStrips {
@@ -103,3 +110,5 @@ template <class S> bool ridge(const Ridge<S> &p) {
 #endif
     return ridge_on_pipeline<Plain<T>, S>(p, phi);
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -1,4 +1,10 @@
 // Divergence and Jacobian of the ridge family: s = φ'(u), and nothing that couples hidden units.
+#pragma once
+
+#include "cascade_second.h"
+#include "jacobian.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // The elementwise part: for a type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeJacobianStrips {
@@ -74,3 +80,5 @@ template <class S> bool ridge_jacobian(const Ridge<S> &p, const PaddedCascade<Su
     JacobianRun<S, RidgeJacobian<S>> run(jacobian, {&p, {cascade}});
     return run.run();
 }
+
+} // namespace gradnets::GRADNETS_ISA

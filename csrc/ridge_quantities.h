@@ -1,6 +1,12 @@
 // Quantities of the ridge family on the pipeline:
 //   jvp:         S = <g, J(x) v> = Σ_j φ'_j a_j p_j,         U = a·p·φ''(u),  A = φ'·p,  P = φ'·a
 //   potential:   S = Σ_rows weight·Σ_j ∫_0^{u_j} φ_j,        U = weight·φ(u)
+#pragma once
+
+#include "cascade_potential.h"
+#include "cascade_second.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // The elementwise part: for a type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeQuantityStrips {
@@ -160,3 +166,5 @@ template <class S> inline bool ridge_quantities(const Ridge<S> &p, const PaddedC
 #endif
     return ridge_quantities_on_pipeline<Plain<Sum<S>>, S>(p, phi);
 }
+
+} // namespace gradnets::GRADNETS_ISA

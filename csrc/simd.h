@@ -1,6 +1,9 @@
-// Vectors of one register, by the compiler's vector extensions.  Included once per instruction set, inside the
-// namespace GRADNETS_ISA with GRADNETS_VECTOR_BYTES set; nothing here may have external linkage shared between
-// instruction sets.
+// Vectors of one register, by the compiler's vector extensions.
+#pragma once
+
+#include "isa.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // A vector function that is not inlined passes its vectors through memory; GCC's own judgement gives up in large units.
 #define GRADNETS_INLINE inline __attribute__((always_inline))
@@ -117,3 +120,5 @@ template <class T> GRADNETS_INLINE T horizontal_sum(typename Simd<T>::Vector v) 
     __builtin_memcpy(values, &v, sizeof(v));
     return horizontal_sum_of<T>(values);
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -2,6 +2,11 @@
 //
 // Every coefficient below is of a minimax polynomial (Remez, in 50 digits): `single` serves float32, `full` float64.
 // The comments give the largest relative error that the exact polynomial makes in the function's value.
+#pragma once
+
+#include "simd.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 template <class T> struct MathConstants;
 
@@ -339,4 +344,4 @@ template <class V> GRADNETS_INLINE V v_erf(V x) {
     return select(a < broadcast<V>(one), near, v_copysign(far, x));
 }
 
-#include "activations_gen.h"
+} // namespace gradnets::GRADNETS_ISA

@@ -1,4 +1,9 @@
 // Scratch memory for one call, the loop over tasks, and how a problem is cut into them.
+#pragma once
+
+#include "operands.h"
+
+namespace gradnets::GRADNETS_ISA {
 
 // Offsets of 64-byte aligned pieces in a block of memory.
 class Layout {
@@ -98,3 +103,5 @@ inline void reduce_partials(const T *partial, int64_t chunks, int64_t stride, in
         out[i] = sum;
     }
 }
+
+} // namespace gradnets::GRADNETS_ISA

@@ -98,7 +98,11 @@ def print_cpp() -> str:
     """The C++ header: one struct of inline templates per basis, and a dispatcher from its number."""
     lines = [
         "// Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit.",
-        "// Included by simd_math.h inside the namespace of one instruction set, once in each of them.",
+        "#pragma once",
+        "",
+        '#include "simd_math.h"',
+        "",
+        "namespace gradnets::GRADNETS_ISA {",
         "",
     ]
     for number, basis in enumerate(TABLE.values()):
@@ -117,7 +121,7 @@ def print_cpp() -> str:
     ]
     for number, name in enumerate(TABLE):
         lines += [f"    case {number}:", f"        body({name}_basis{{}});", "        break;"]
-    lines += ["    }", "}", ""]
+    lines += ["    }", "}", "", "} // namespace gradnets::GRADNETS_ISA", ""]
     return "\n".join(lines)
 
 
