@@ -1,7 +1,7 @@
 """The elementwise middle of the ridge family: φ, its derivatives, and the gradients of sums of either.
 
-A tile holds neurons along one axis and rows of the batch along the other, AXIS.  Parameters are float32
-vectors over the tile's neurons, expanded along AXIS.
+A tile holds hidden units along one axis and rows of the batch along the other, AXIS.  Parameters are float32
+vectors over the tile's units, expanded along AXIS.
 """
 
 from typing import NamedTuple
@@ -32,17 +32,17 @@ class Vectors(NamedTuple):
 
 
 class InMemory(NamedTuple):
-    """The same where they are: pointers to (layers, h), (layers, h), (layers · K, h), of which the vectors at `neurons`
+    """The same where they are: pointers to (layers, h), (layers, h), (layers · K, h), of which the vectors at `units`
     are loaded where they are used, because along the rows of a tile each of them takes many registers."""
 
     scale: tl.tensor
     shift: tl.tensor
     coef: tl.tensor
-    neurons: tl.tensor
+    units: tl.tensor
     h: tl.tensor
 
 
-class Wanted(NamedTuple):
+class Needs(NamedTuple):
     """Which of `Vectors` get gradients, which are kept in this order, one after the other."""
 
     scale: tl.constexpr
@@ -57,15 +57,15 @@ def pointers(scale, shift, coef):
 
 
 @triton.jit
-def in_memory(at, neurons, h, AXIS: tl.constexpr):
-    """(scale, shift, coef) at `neurons`, from their pointers."""
-    return InMemory(at[0], at[1], at[2], tl.expand_dims(neurons, AXIS), h)
+def in_memory(at, units, h, AXIS: tl.constexpr):
+    """(scale, shift, coef) at `units`, from their pointers."""
+    return InMemory(at[0], at[1], at[2], tl.expand_dims(units, AXIS), h)
 
 
 @triton.jit
-def load(at, neurons, h, phi, AXIS: tl.constexpr):
+def load(at, units, h, phi, AXIS: tl.constexpr):
     """The same in registers, for a loop."""
-    here = in_memory(at, neurons, h, AXIS)
+    here = in_memory(at, units, h, AXIS)
     COEFS: tl.constexpr = phi.layers * len(phi.basis)
     scale = ()
     coef = ()
@@ -90,8 +90,8 @@ def vector(vectors, of, i: tl.constexpr):
     if len(vectors) == 3:
         return of[i]
     else:
-        at = of + i * vectors.h + vectors.neurons
-        return tl.load(at, mask=vectors.neurons < vectors.h, other=0.0).to(tl.float32)
+        at = of + i * vectors.h + vectors.units
+        return tl.load(at, mask=vectors.units < vectors.h, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -162,7 +162,7 @@ def _layer(l: tl.constexpr, z, vectors, phi):
 
 
 @triton.jit
-def _curved_layer(l: tl.constexpr, z, vectors, phi):
+def _layer_and_second(l: tl.constexpr, z, vectors, phi):
     """Σ_k C_{l,k} b_k(z), the same of b_k' and of b_k'', (b_0(z), …) and (b_0'(z), …)."""
     K: tl.constexpr = len(phi.basis)
     b, first, second = activations.value_first_second(z, tl.constexpr(phi.basis[0]), phi.arithmetic)
@@ -193,19 +193,19 @@ def slope(u, vectors, phi):
 
 
 @triton.jit
-def slope_and_curvature(u, vectors, phi):
+def slope_and_second(u, vectors, phi):
     """φ'(u) and φ''(u): z_l'' = Σ_k C_{l−1,k} (b_k'(z_{l−1}) z_{l−1}'' + b_k''(z_{l−1}) z_{l−1}'²), φ'' likewise."""
     mixed = u
     passed = u
-    curvature = u
+    second = u
     for l in tl.static_range(phi.layers):
         z = _enter(l, u, mixed, vectors, phi)
-        mixed, gain, bend, _, _ = _curved_layer(l, z, vectors, phi)
+        mixed, gain, bend, _, _ = _layer_and_second(l, z, vectors, phi)
         inner = _inner(l, passed, vectors, phi)
         bent = bend * (inner * inner)
-        curvature = bent + gain * curvature if l > 0 else bent
+        second = bent + gain * second if l > 0 else bent
         passed = gain * inner
-    return passed, curvature
+    return passed, second
 
 
 @triton.jit
@@ -216,8 +216,8 @@ def _add(total, term, AXIS: tl.constexpr, REDUCE: tl.constexpr):
 
 
 @triton.jit
-def value_and_gradients(u, a, vectors, sums, phi, wanted, AXIS: tl.constexpr, REDUCE: tl.constexpr):
-    """φ(u), a·φ'(u), and `sums` + the gradients of Σ a·φ for those of (β, s, C) that are wanted.
+def value_and_gradients(u, a, vectors, sums, phi, needs, AXIS: tl.constexpr, REDUCE: tl.constexpr):
+    """φ(u), a·φ'(u), and `sums` + the gradients of Σ a·φ for those of (β, s, C) that are needs.
 
     δ_l = (∂ of a·φ by z_l) = C_l·b'(z_l) δ_{l+1}, δ_L = a:  a·φ' = Σ_l β_l δ_l;  dβ_l = Σ δ_l u;  ds_l = Σ δ_l;
     dC_{l,k} = Σ δ_{l+1} b_k(z_l).  REDUCE: whether sums are over AXIS, or tiles that the caller will sum.
@@ -231,23 +231,23 @@ def value_and_gradients(u, a, vectors, sums, phi, wanted, AXIS: tl.constexpr, RE
         mixed, gain, passed = _layer(l, z, vectors, phi)
         gains = gains + (gain,)
         values = values + passed
-    SHIFTS: tl.constexpr = phi.layers if wanted.scale else 0
-    COEFS: tl.constexpr = SHIFTS + (phi.layers if wanted.shift else 0)
+    SHIFTS: tl.constexpr = phi.layers if needs.scale else 0
+    COEFS: tl.constexpr = SHIFTS + (phi.layers if needs.shift else 0)
     of_scale = ()
     of_shift = ()
     of_coef = ()
     delta = a
     total = a
     for l in tl.static_range(phi.layers - 1, -1, -1):
-        if wanted.coef:
+        if needs.coef:
             layer = ()
             for k in tl.static_range(K):
                 layer = layer + (_add(sums[COEFS + l * K + k], delta * values[l * K + k], AXIS, REDUCE),)
             of_coef = layer + of_coef
         delta = delta * gains[l]
-        if wanted.shift:
+        if needs.shift:
             of_shift = (_add(sums[SHIFTS + l], delta, AXIS, REDUCE),) + of_shift
-        if wanted.scale:
+        if needs.scale:
             of_scale = (_add(sums[l], delta * u, AXIS, REDUCE),) + of_scale
         part = scaled(l, delta, vectors, phi)
         total = part if l == phi.layers - 1 else total + part
@@ -255,8 +255,8 @@ def value_and_gradients(u, a, vectors, sums, phi, wanted, AXIS: tl.constexpr, RE
 
 
 @triton.jit
-def slope_and_gradients(u, q, vectors, sums, phi, wanted, AXIS: tl.constexpr):
-    """φ'(u), q·φ''(u), and `sums` + the gradients of Σ q·φ', summed over AXIS, for those of (β, s, C) that are wanted.
+def slope_and_gradients(u, q, vectors, sums, phi, needs, AXIS: tl.constexpr):
+    """φ'(u), q·φ''(u), and `sums` + the gradients of Σ q·φ', summed over AXIS, for those of (β, s, C) that are needs.
 
     With z_l' as in `slope`, ρ_l and δ_l the derivatives of q·φ' by z_l' and z_l; ρ_L = q, δ_L = 0:
     ρ_l = C_l·b'(z_l) ρ_{l+1};  δ_l = C_l·b'(z_l) δ_{l+1} + C_l·b''(z_l) z_l' ρ_{l+1};  q·φ'' = Σ_l β_l δ_l;
@@ -272,7 +272,7 @@ def slope_and_gradients(u, q, vectors, sums, phi, wanted, AXIS: tl.constexpr):
     slopes = ()
     for l in tl.static_range(phi.layers):
         z = _enter(l, u, mixed, vectors, phi)
-        mixed, gain, bend, of_layer, slopes_of_layer = _curved_layer(l, z, vectors, phi)
+        mixed, gain, bend, of_layer, slopes_of_layer = _layer_and_second(l, z, vectors, phi)
         inner = _inner(l, passed, vectors, phi)
         passed = gain * inner
         gains = gains + (gain,)
@@ -280,8 +280,8 @@ def slope_and_gradients(u, q, vectors, sums, phi, wanted, AXIS: tl.constexpr):
         values = values + of_layer
         for k in tl.static_range(K):
             slopes = slopes + (slopes_of_layer[k] * inner,)
-    SHIFTS: tl.constexpr = phi.layers if wanted.scale else 0
-    COEFS: tl.constexpr = SHIFTS + (phi.layers if wanted.shift else 0)
+    SHIFTS: tl.constexpr = phi.layers if needs.scale else 0
+    COEFS: tl.constexpr = SHIFTS + (phi.layers if needs.shift else 0)
     of_scale = ()
     of_shift = ()
     of_coef = ()
@@ -289,7 +289,7 @@ def slope_and_gradients(u, q, vectors, sums, phi, wanted, AXIS: tl.constexpr):
     delta = q
     total = q
     for l in tl.static_range(LAST, -1, -1):
-        if wanted.coef:
+        if needs.coef:
             layer = ()
             for k in tl.static_range(K):
                 term = rho * slopes[l * K + k]
@@ -300,9 +300,9 @@ def slope_and_gradients(u, q, vectors, sums, phi, wanted, AXIS: tl.constexpr):
         bent = rho * bends[l]
         delta = bent + delta * gains[l] if l < LAST else bent
         rho = rho * gains[l]
-        if wanted.shift:
+        if needs.shift:
             of_shift = (_add(sums[SHIFTS + l], delta, AXIS, True),) + of_shift
-        if wanted.scale:
+        if needs.scale:
             of_scale = (_add(sums[l], delta * u + rho, AXIS, True),) + of_scale
         part = scaled(l, delta, vectors, phi)
         total = part if l == LAST else total + part

@@ -31,14 +31,14 @@ def expm1(x):
 
 @triton.jit
 def tanh(x):
-    """The hyperbolic tangent, from e^{−2|x|} − 1 because e^{−2|x|} alone loses the neighbourhood of 0."""
+    """The hyperbolic jvp, from e^{−2|x|} − 1 because e^{−2|x|} alone loses the neighbourhood of 0."""
     e = expm1(-2.0 * tl.abs(x))
     return copysign(e / (2.0 + e), x)
 
 
 @triton.jit
 def approximate_tanh(x, ARITHMETIC: tl.constexpr):
-    """The hyperbolic tangent to 2⁻¹⁰ relative, in one instruction of the special-function unit."""
+    """The hyperbolic jvp to 2⁻¹⁰ relative, in one instruction of the special-function unit."""
     if ARITHMETIC == "fast":
         return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -91,7 +91,7 @@ def erfc(x):
 
 @triton.jit
 def atan(x):
-    """The inverse tangent: odd polynomial for |x| <= tan(π/8), two argument reductions beyond."""
+    """The inverse jvp: odd polynomial for |x| <= tan(π/8), two argument reductions beyond."""
     a = tl.abs(x)
     far = a > 2.414213562373095
     middle = a > 0.4142135623730950

@@ -79,7 +79,7 @@ def padded(d: int) -> int:
 
 
 def depth(layers: int, terms: int) -> int:
-    """What decides how many values a neuron keeps for the backward pass: b_k(z_l) and Σ_k C_k b_k'(z_l) per layer.
+    """What decides how many values a hidden unit keeps for the backward pass: b_k(z_l) and Σ_k C_k b_k'(z_l) per layer.
 
     >>> depth(1, 1), depth(4, 1), depth(4, 2)
     (1, 4, 6)

@@ -1,15 +1,15 @@
-"""The kernels that are launched: one for each pass, for every task and route but the wide one.
+"""The kernels that are launched: one for each pass, for every quantity and route but the wide one.
 
-TASK is what is computed: forward f ("value"), the potential without bias, the divergence or the Jacobian; backward the
-gradients of the scalar that it names in `ridge`, or of Σ_B <g, J(x)>.
+QUANTITY is what is computed: forward f ("value"), the potential without bias, the divergence or the Jacobian;
+backward the gradients of the scalar that it names in `ridge`, or of Σ_B <g, J(x)>.
 """
 
 import triton
 import triton.language as tl
 
-from . import cascade, jacobian, narrow, parts, ridge
-from .cascade import Cascade, Wanted
-from .parts import Into, Share
+from . import cascade, jacobian, narrow, reduction, ridge
+from .cascade import Cascade, Needs
+from .reduction import Into, Part
 from .ridge import Batch, Products, Rule
 
 
@@ -35,24 +35,24 @@ def forward(
     PRECISION: tl.constexpr,
     EVEN: tl.constexpr,
     NARROW: tl.constexpr,
-    TASK: tl.constexpr,
+    QUANTITY: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """f(x) = φ(x Wᵀ) W + bias, or what else TASK names: a program for every BM rows."""
-    number = tl.program_id(0)
+    """f(x) = φ(x Wᵀ) W + bias, or what else QUANTITY names: a program for every BM rows."""
+    block = tl.program_id(0)
     batch = Batch(x, None, None, None, B, x_stride, None, None)
     at = cascade.pointers(scale, shift, coef)
     phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
     if NARROW:
-        narrow.points_program(batch, W, at, bias, out, h, number, phi, products, "value", BM, BH)
-    elif TASK == "value":
-        ridge.points_program(batch, W, at, bias, out, None, h, number, phi, products, "value", BM, BH)
-    elif TASK == "jacobian":
-        jacobian.value_program(batch, W, at, out, h, number, phi, products, BH)
+        narrow.points_program(batch, W, at, bias, out, h, block, phi, products, "value", BM, BH)
+    elif QUANTITY == "value":
+        ridge.points_program(batch, W, at, bias, out, None, h, block, phi, products, "value", BM, BH)
+    elif QUANTITY == "jacobian":
+        jacobian.value_program(batch, W, at, out, h, block, phi, products, BH)
     else:
-        ridge.numbers_program(batch, W, at, out, h, number, Rule(rule, SMOOTH), phi, products, TASK, BM, BH)
+        ridge.scalar_program(batch, W, at, out, h, block, Rule(rule, SMOOTH), phi, products, QUANTITY, BM, BH)
 
 
 @triton.jit(
@@ -71,7 +71,7 @@ def backward(
     dx,
     dv,
     dW,
-    dneurons,
+    dvectors,
     dbias,
     partials,
     bias_partials,
@@ -93,12 +93,12 @@ def backward(
     ARITHMETIC: tl.constexpr,
     SMOOTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    OF_SCALE: tl.constexpr,
-    OF_SHIFT: tl.constexpr,
-    OF_COEF: tl.constexpr,
+    NEEDS_SCALE: tl.constexpr,
+    NEEDS_SHIFT: tl.constexpr,
+    NEEDS_COEF: tl.constexpr,
     EVEN: tl.constexpr,
     NARROW: tl.constexpr,
-    TASK: tl.constexpr,
+    QUANTITY: tl.constexpr,
     FORM: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
@@ -118,36 +118,36 @@ def backward(
     batch = Batch(x, g, v, weight, B, x_stride, g_stride, v_stride)
     at = cascade.pointers(scale, shift, coef)
     phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
-    wanted: tl.constexpr = Wanted(OF_SCALE, OF_SHIFT, OF_COEF)
+    needs: tl.constexpr = Needs(NEEDS_SCALE, NEEDS_SHIFT, NEEDS_COEF)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
     if program < weight_programs:
-        if dW is not None or dneurons is not None:
-            into = Into(dW, dneurons)
-            share = Share(partials, counters, program // splits, program % splits, splits, rows_per_split)
+        if dW is not None or dvectors is not None:
+            into = Into(dW, dvectors)
+            part = Part(partials, counters, program // splits, program % splits, splits, rows_per_split)
             if NARROW:
-                narrow.weights_program(batch, W, at, into, share, h, phi, wanted, products, BM_WEIGHTS, BH_WEIGHTS)
-            elif TASK == "jacobian":
-                jacobian.weights_program(batch, W, at, into, share, h, phi, wanted, products, BH_WEIGHTS)
+                narrow.weights_program(batch, W, at, into, part, h, phi, needs, products, BM_WEIGHTS, BH_WEIGHTS)
+            elif QUANTITY == "jacobian":
+                jacobian.weights_program(batch, W, at, into, part, h, phi, needs, products, BH_WEIGHTS)
             else:
                 ridge.weights_program(
-                    *(batch, W, at, into, share, h, Rule(rule, SMOOTH), phi, wanted, products),
-                    *(TASK, BM_WEIGHTS, BH_WEIGHTS),
+                    *(batch, W, at, into, part, h, Rule(rule, SMOOTH), phi, needs, products),
+                    *(QUANTITY, BM_WEIGHTS, BH_WEIGHTS),
                 )
     elif program < weight_programs + bias_splits:
         if dbias is not None:
-            parts.columns(
+            reduction.columns(
                 *(g, dbias, bias_partials, counters + weight_programs // splits, B, g_stride),
                 *(program - weight_programs, bias_splits, bias_rows, products, BM),
             )
     else:
-        number = program - weight_programs - bias_splits
+        block = program - weight_programs - bias_splits
         if NARROW:
             if dx is not None:
-                narrow.points_program(batch, W, at, None, dx, h, number, phi, products, FORM, BM, BH)
-        elif TASK == "jacobian":
+                narrow.points_program(batch, W, at, None, dx, h, block, phi, products, FORM, BM, BH)
+        elif QUANTITY == "jacobian":
             if dx is not None:
-                jacobian.points_program(batch, W, at, dx, h, number, phi, products, BH)
+                jacobian.points_program(batch, W, at, dx, h, block, phi, products, BH)
         elif dx is not None:
-            ridge.points_program(batch, W, at, None, dx, dv, h, number, phi, products, FORM, BM, BH)
+            ridge.points_program(batch, W, at, None, dx, dv, h, block, phi, products, FORM, BM, BH)
         elif dv is not None:
-            ridge.points_program(batch, W, at, None, dv, None, h, number, phi, products, FORM, BM, BH)
+            ridge.points_program(batch, W, at, None, dv, None, h, block, phi, products, FORM, BM, BH)

@@ -25,12 +25,14 @@ KINDS = {80: ("half", "tf32x3", "ieee"), 90: ("half", "tf32x3"), 100: ("half", "
 
 @dataclass(frozen=True)
 class Ridge:
-    """A network of the ridge family: `layers` layers with these basis functions; of: which of the gradients of scale,
-    shift and coefficients it trains with."""
+    """A network of the ridge family: `layers` layers with these basis functions.
+
+    needs: which of the gradients of scale, shift and coefficients it trains with.
+    """
 
     layers: int
     basis: tuple[str, ...]
-    of: tuple[bool, bool, bool]
+    needs: tuple[bool, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -94,19 +96,19 @@ def _multiples(d: int, even: bool) -> list[str]:
 
 def _of_ridge(network: Ridge, architecture: int, kind: str, d: int, even: bool) -> Iterator[Launch]:
     mode, multiples = Mode(architecture, kind, network.basis, network.layers), _multiples(d, even)
-    wanted = dict(zip(("OF_SCALE", "OF_SHIFT", "OF_COEF"), network.of))
+    needs = dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), network.needs))
     if mode.route("forward", d) == "wide":
         yield typed("wide.forward", mode.constants() | configuration.wide_options("forward"), kind, (), multiples)
     else:
         h = _units(even, mode.forward("value", d, 1)["BH"])
         yield typed("entry.forward", mode.forward("value", d, h), kind, ("rule",), multiples)
     if mode.route("backward", d) == "wide":
-        constants = mode.constants() | wanted | configuration.wide_options("backward")
+        constants = mode.constants() | needs | configuration.wide_options("backward")
         yield typed("wide.backward", constants, kind, (), multiples)
         return
     for absent in _WANTED.values():
-        h = _units(even, mode.backward("value", d, 1, wanted, "")["BH"])
-        constants = mode.backward("value", d, h, wanted, FORMS["value"])
+        h = _units(even, mode.backward("value", d, 1, needs, "")["BH"])
+        constants = mode.backward("value", d, h, needs, FORMS["value"])
         yield typed("entry.backward", constants, kind, ("v", "weight", "rule", "dv", *absent), multiples)
 
 

@@ -1,4 +1,4 @@
-"""∫_0^u φ(t) dt and its gradients, on float32 tiles: the potential of one neuron.
+"""∫_0^u φ(t) dt and its gradients, on float32 tiles: the potential of one hidden unit.
 
 One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, which cancels for small βu: there, and for more layers,
 a quadrature rule on [0, u] serves, with the same choices as in gradnets_fast/reference/ridge.py.
@@ -82,35 +82,35 @@ def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
 
 
 @triton.jit
-def gradients(u, weight, vectors, sums, rule, phi, wanted, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
-    """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that are wanted."""
+def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
+    """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that are needs."""
     if phi.layers == 1:
-        return _closed_gradients(u, weight, vectors, sums, rule, phi, wanted, SMOOTH, AXIS)
+        return _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH, AXIS)
     else:
         accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
         for i in range(FAR):
             t = tl.load(rule + 2 * NEAR + i)
-            share = tl.load(rule + 2 * NEAR + FAR + i) * u * weight
-            _, _, sums = cascade.value_and_gradients(t * u, share, vectors, sums, accurate, wanted, AXIS, True)
+            factor = tl.load(rule + 2 * NEAR + FAR + i) * u * weight
+            _, _, sums = cascade.value_and_gradients(t * u, factor, vectors, sums, accurate, needs, AXIS, True)
         return sums
 
 
 @triton.jit
-def _closed_gradients(u, weight, vectors, sums, rule, phi, wanted, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
+def _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
     """The derivative in β cancels twice, so the rule serves as far as it is exact to rounding."""
     in_scale = tl.zeros(u.shape, tl.float32)
     in_shift = tl.zeros(u.shape, tl.float32)
     of_coef = ()
-    COEFS: tl.constexpr = (1 if wanted.scale else 0) + (1 if wanted.shift else 0)
+    COEFS: tl.constexpr = (1 if needs.scale else 0) + (1 if needs.shift else 0)
     for k in tl.static_range(len(phi.basis)):
         value, first, moment = _integrals(u, vectors, rule, phi, k, SMOOTH, 1.0)
         in_shift += weight * cascade.weighted(k, first, vectors, phi)
         in_scale += weight * cascade.weighted(k, moment, vectors, phi)
-        if wanted.coef:
+        if needs.coef:
             of_coef = of_coef + (sums[COEFS + k] + tl.sum(weight * value, AXIS),)
     result = ()
-    if wanted.scale:
+    if needs.scale:
         result = result + (sums[0] + tl.sum(in_scale, AXIS),)
-    if wanted.shift:
+    if needs.shift:
         result = result + (sums[COEFS - 1] + tl.sum(in_shift, AXIS),)
     return result + of_coef

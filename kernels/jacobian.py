@@ -7,7 +7,7 @@ those of Σ q ⊙ φ'.  g + gᵀ is never formed: in 16 bits its rounding errors
 import triton
 import triton.language as tl
 
-from . import cascade, common, parts
+from . import cascade, common, reduction
 
 
 @triton.jit
@@ -32,12 +32,12 @@ def value_program(batch, W, vectors_at, out, h, row, phi, products, BH: tl.const
     point = _point(batch, row, products)
     total = tl.zeros((products.BD, products.BD), tl.float32)
     for start in range(0, h, BH):
-        neurons = start + tl.arange(0, BH)
+        units = start + tl.arange(0, BH)
         W_tile = _weights(W, start, h, products, BH)
         weights = W_tile.to(tl.float32)
         u = tl.sum(weights * point, 1)[:, None]
-        slope = cascade.slope(u, cascade.in_memory(vectors_at, neurons, h, 1), phi)
-        weighted = tl.where((neurons < h)[:, None], slope * weights, 0.0).to(W_tile.dtype)
+        slope = cascade.slope(u, cascade.in_memory(vectors_at, units, h, 1), phi)
+        weighted = tl.where((units < h)[:, None], slope * weights, 0.0).to(W_tile.dtype)
         total = common.dot(tl.trans(weighted), W_tile, total, products.precision, products.arithmetic)
     symmetric = 0.5 * (total + tl.trans(total))
     common.store_rows(out + row * D * D, symmetric, 0, D, D, products.BD, products.BD)
@@ -55,23 +55,23 @@ def _row(batch, row, W_tile, products):
 
 
 @triton.jit
-def weights_program(batch, W, vectors_at, into, share, h, phi, wanted, products, BH: tl.constexpr):
-    """The gradients in W and in the vectors: BH neurons, one part of the batch."""
-    COUNT: tl.constexpr = phi.layers * (wanted.scale + wanted.shift + len(phi.basis) * wanted.coef)
-    start = share.tile * BH
+def weights_program(batch, W, vectors_at, into, part, h, phi, needs, products, BH: tl.constexpr):
+    """The gradients in W and in the vectors: BH hidden units, one part of the batch."""
+    COUNT: tl.constexpr = phi.layers * (needs.scale + needs.shift + len(phi.basis) * needs.coef)
+    start = part.tile * BH
     W_tile = _weights(W, start, h, products, BH)
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 1)
     total = tl.zeros((BH, products.BD), tl.float32)
     sums = ()
     for _ in tl.static_range(COUNT):
         sums = sums + (tl.zeros((BH,), tl.float32),)
-    begin = share.split.to(tl.int64) * share.rows
-    for offset in range(0, tl.minimum(batch.count - begin, share.rows)):
+    begin = part.split.to(tl.int64) * part.rows
+    for offset in range(0, tl.minimum(batch.count - begin, part.rows)):
         point, g, product, u, q = _row(batch, begin + offset, W_tile, products)
-        slope, curved, sums = cascade.slope_and_gradients(u, q, vectors, sums, phi, wanted, 1)
+        slope, second, sums = cascade.slope_and_gradients(u, q, vectors, sums, phi, needs, 1)
         product = common.dot(W_tile, tl.trans(g), product, products.precision, products.arithmetic)
-        total += slope * product + curved * point
-    parts.matrix_and_vectors(total, sums, into, share, h, products.D, BH, products.BD)
+        total += slope * product + second * point
+    reduction.matrix_and_vectors(total, sums, into, part, h, products.D, BH, products.BD)
 
 
 @triton.jit
@@ -80,11 +80,11 @@ def points_program(batch, W, vectors_at, dx, h, row, phi, products, BH: tl.const
     row = row.to(tl.int64)
     of_x = tl.zeros((products.BD,), tl.float32)
     for start in range(0, h, BH):
-        neurons = start + tl.arange(0, BH)
+        units = start + tl.arange(0, BH)
         W_tile = _weights(W, start, h, products, BH)
         _, _, _, u, q = _row(batch, row, W_tile, products)
-        _, curvature = cascade.slope_and_curvature(u, cascade.in_memory(vectors_at, neurons, h, 1), phi)
-        hidden = tl.where((neurons < h)[:, None], curvature * q, 0.0)
+        _, second = cascade.slope_and_second(u, cascade.in_memory(vectors_at, units, h, 1), phi)
+        hidden = tl.where((units < h)[:, None], second * q, 0.0)
         of_x += tl.sum(hidden * W_tile.to(tl.float32), 0)
     lanes = tl.arange(0, products.BD)
     tl.store(dx + row * products.D + lanes, of_x, mask=lanes < products.D)

@@ -45,17 +45,17 @@ class Gradients:
 
     x: Tensor | None
     W: Tensor | None
-    neurons: Tensor | None
-    of: tuple[bool, bool, bool]
+    vectors: Tensor | None
+    needs: tuple[bool, bool, bool]
     bias: Tensor | None = None
     v: Tensor | None = None
 
     def flags(self) -> dict[str, bool]:
-        return dict(zip(("OF_SCALE", "OF_SHIFT", "OF_COEF"), self.of))
+        return dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), self.needs))
 
-    def vectors(self, h: int) -> int:
-        """How many vectors of length h `neurons` holds."""
-        return 0 if self.neurons is None else self.neurons.numel() // h
+    def count(self, h: int) -> int:
+        """How many vectors of length h `vectors` holds."""
+        return 0 if self.vectors is None else self.vectors.numel() // h
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -65,16 +65,16 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def forward(
-    mode: Mode, task: str, x: Tensor, parameters: Parameters, bias: Tensor | None = None, rule: Tensor | None = None
+    mode: Mode, quantity: str, x: Tensor, parameters: Parameters, bias: Tensor | None = None, rule: Tensor | None = None
 ) -> Tensor:
     """f(x) ("value"), the potential without bias, the divergence or the Jacobian, for at least one row."""
     (h, d), rows = parameters.W.shape, rows_of(x)
-    out = torch.empty(x.shape[:-1] + _LAST[task](d), dtype=x.dtype, device=x.device)
-    route = mode.route("forward", d) if task == "value" else "fused"
+    out = torch.empty(x.shape[:-1] + _LAST[quantity](d), dtype=x.dtype, device=x.device)
+    route = mode.route("forward", d) if quantity == "value" else "fused"
     if route == "wide":
         _wide_forward(mode, rows, parameters, bias, out.view(-1, d))
         return out
-    constants = mode.forward(task, d, h)
+    constants = mode.forward(quantity, d, h)
     launch(
         entry.forward,
         (triton.cdiv(rows.shape[0], constants["BM"]),),
@@ -90,14 +90,14 @@ _LAST: dict[str, Callable[[int], tuple[int, ...]]] = {
     "potential": lambda d: (),
     "divergence": lambda d: (),
 }
-"""A row's result, by task."""
+"""A row's result, by quantity."""
 
 
-def tangent(mode: Mode, x: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
+def jvp(mode: Mode, x: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
     """J(x) v for at least one row."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     into = Gradients(out, None, None, (False, False, False))
-    backward(mode, "value", Batch(x, g=v), parameters, into, form="tangent")
+    backward(mode, "value", Batch(x, g=v), parameters, into, form="jvp")
     return out
 
 
@@ -113,46 +113,49 @@ class Batch:
 
 def backward(
     mode: Mode,
-    task: str,
+    quantity: str,
     batch: Batch,
     parameters: Parameters,
     into: Gradients,
     rule: Tensor | None = None,
     form: str | None = None,
 ) -> None:
-    """The gradients of the scalar that `task` names in `ridge`, for at least one row."""
+    """The gradients of the scalar that `quantity` names in `ridge`, for at least one row."""
     (h, d), x = parameters.W.shape, rows_of(batch.x)
-    g, v = (t if t is None or task == "jacobian" else rows_of(t) for t in (batch.g, batch.v))
-    route = mode.route("backward", d) if task == "value" else "fused"
+    g, v = (t if t is None or quantity == "jacobian" else rows_of(t) for t in (batch.g, batch.v))
+    route = mode.route("backward", d) if quantity == "value" else "fused"
     if route == "wide":
         assert g is not None
         _wide_backward(mode, g, x, parameters, into)
         return
-    chosen = form or ("slope" if into.x is None else FORMS[task])
-    constants = mode.backward(task, d, h, into.flags(), chosen)
+    chosen = form or ("slope" if into.x is None else FORMS[quantity])
+    constants = mode.backward(quantity, d, h, into.flags(), chosen)
     columns = 0 if into.W is None else d if route == "narrow" else configuration.padded(d)
-    share = _share(x, h, constants, columns + into.vectors(h))
+    reduction = _reduction(x, h, constants, columns + into.count(h))
     bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
     bias_rows = triton.cdiv(triton.cdiv(len(x), max(bias_splits, 1)), constants["BM"]) * constants["BM"]
     bias_partials = torch.empty(bias_splits * configuration.padded(d), dtype=torch.float32, device=x.device)
     points = 0 if into.x is None and into.v is None else triton.cdiv(len(x), constants["BM"])
     arguments = (
-        *(x, g, v, batch.weight, *parameters, rule, into.x, into.v, into.W, into.neurons, into.bias),
-        *(share.partials, bias_partials, share.counters, len(x), h),
+        *(x, g, v, batch.weight, *parameters, rule, into.x, into.v, into.W, into.vectors, into.bias),
+        *(reduction.partials, bias_partials, reduction.counters, len(x), h),
         *(x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
-        *(share.programs, share.splits, share.rows, bias_splits, bias_rows),
+        *(reduction.programs, reduction.splits, reduction.rows, bias_splits, bias_rows),
     )
     try:
-        launch(entry.backward, (share.programs + bias_splits + points,), arguments, constants)
+        launch(entry.backward, (reduction.programs + bias_splits + points,), arguments, constants)
     except BaseException:
         forget_counters()
         raise
 
 
 @dataclass(frozen=True)
-class _Share:
-    """How programs share the gradients of the parameters: `programs` in all, `splits` of them for each tile of neurons,
-    each with `rows` rows of the batch."""
+class _Reduction:
+    """Split-K layout of the parameters' gradients, in `programs` programs.
+
+    Each tile of BH hidden units is summed by `splits` programs of `rows` rows of the batch; the last of them to arrive
+    adds up their partial sums.
+    """
 
     programs: int
     splits: int
@@ -161,13 +164,13 @@ class _Share:
     counters: Tensor
 
 
-def _share(x: Tensor, h: int, tiles: dict[str, Any], numbers: int) -> _Share:
-    """numbers: of gradients for each neuron."""
+def _reduction(x: Tensor, h: int, tiles: dict[str, Any], numbers: int) -> _Reduction:
+    """The layout for `numbers` gradients (columns of W and vectors) of each hidden unit."""
     blocks = triton.cdiv(h, tiles["BH_WEIGHTS"]) if numbers else 0
     size = tiles["BH_WEIGHTS"] * numbers
     splits, rows = split(len(x), tiles["BM_WEIGHTS"], blocks, size)
     partials = torch.empty(blocks * splits * size, dtype=torch.float32, device=x.device)
-    return _Share(blocks * splits, splits, rows, partials, counters(x.device, blocks + 1))
+    return _Reduction(blocks * splits, splits, rows, partials, counters(x.device, blocks + 1))
 
 
 def split(batch: int, rows: int, blocks: int, size: int) -> tuple[int, int]:
@@ -250,7 +253,7 @@ def _wide_backward(mode: Mode, g: Tensor, x: Tensor, parameters: Parameters, int
     longest = min(chunks.step, len(x))
     rows_per_split = triton.cdiv(triton.cdiv(longest, 16), tiles["BM"]) * tiles["BM"]
     splits = triton.cdiv(longest, rows_per_split)
-    sums = torch.zeros(splits, into.vectors(h), h, dtype=torch.float32, device=x.device)
+    sums = torch.zeros(splits, into.count(h), h, dtype=torch.float32, device=x.device)
     dW = None if into.W is None else torch.zeros(W.shape, dtype=torch.float32, device=x.device)
     with torch.autocast(x.device.type, enabled=False):
         for start in chunks:
@@ -266,7 +269,7 @@ def _wide_backward(mode: Mode, g: Tensor, x: Tensor, parameters: Parameters, int
                 dW += a.T @ x[part]
         if into.W is not None and dW is not None:
             into.W.copy_(dW)
-        if into.neurons is not None:
-            into.neurons.view(-1, h).copy_(sums.sum(0))
+        if into.vectors is not None:
+            into.vectors.view(-1, h).copy_(sums.sum(0))
         if into.bias is not None:
             into.bias.copy_(g.sum(0, dtype=torch.float32))

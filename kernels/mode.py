@@ -10,8 +10,8 @@ from typing import Any
 
 from . import configuration
 
-FORMS = {"value": "slope", "derivative": "curvature", "potential": "value", "divergence": "trace", "jacobian": ""}
-"""`ridge.points_program`'s form of dx for each task, of those that it serves."""
+FORMS = {"value": "slope", "jvp": "second", "potential": "value", "divergence": "trace", "jacobian": ""}
+"""`ridge.points_program`'s form of dx for each quantity, of those that it serves."""
 
 Constants = dict[str, Any]
 
@@ -52,30 +52,30 @@ class Mode:
         """Those of kernels with matrix products."""
         return self.constants() | _matrix_products(self.kind, d)
 
-    def forward(self, task: str, d: int, h: int) -> Constants:
+    def forward(self, quantity: str, d: int, h: int) -> Constants:
         """Those of `entry.forward`, tiles included."""
-        narrow = task == "value" and self.route("forward", d) == "narrow"
+        narrow = quantity == "value" and self.route("forward", d) == "narrow"
         of_value = "narrow.forward" if narrow else "forward"
-        tiles = {"BM": 1} | self.tiles({"value": of_value, "jacobian": "jacobian"}.get(task, "numbers"), d)
-        return self._of_entry(task, narrow, d, h, tiles) | tiles
+        tiles = {"BM": 1} | self.tiles({"value": of_value, "jacobian": "jacobian"}.get(quantity, "numbers"), d)
+        return self._of_entry(quantity, narrow, d, h, tiles) | tiles
 
-    def backward(self, task: str, d: int, h: int, wanted: Mapping[str, bool], form: str) -> Constants:
-        """Those of `entry.backward`, tiles included; wanted: which gradients of vectors are."""
-        narrow = task == "value" and self.route("backward", d) == "narrow"
-        tiles = self._backward_tiles(task, narrow, d)
-        return self._of_entry(task, narrow, d, h, tiles) | {**wanted, "FORM": form} | tiles
+    def backward(self, quantity: str, d: int, h: int, needs: Mapping[str, bool], form: str) -> Constants:
+        """Those of `entry.backward`, tiles included; needs: which gradients of vectors are."""
+        narrow = quantity == "value" and self.route("backward", d) == "narrow"
+        tiles = self._backward_tiles(quantity, narrow, d)
+        return self._of_entry(quantity, narrow, d, h, tiles) | {**needs, "FORM": form} | tiles
 
-    def _of_entry(self, task: str, narrow: bool, d: int, h: int, tiles: Constants) -> Constants:
-        smooth = self.smooth if task == "potential" else ()
+    def _of_entry(self, quantity: str, narrow: bool, d: int, h: int, tiles: Constants) -> Constants:
+        smooth = self.smooth if quantity == "potential" else ()
         even = {"SMOOTH": smooth, "EVEN": h % tiles["BH"] == 0}
         plain = {"PRECISION": "ieee"} if narrow else {}  # its products are no matrix products
-        return self.products(d) | plain | even | {"NARROW": narrow, "TASK": task}
+        return self.products(d) | plain | even | {"NARROW": narrow, "QUANTITY": quantity}
 
-    def _backward_tiles(self, task: str, narrow: bool, d: int) -> Constants:
-        if task == "jacobian":
+    def _backward_tiles(self, quantity: str, narrow: bool, d: int) -> Constants:
+        if quantity == "jacobian":
             tiles = self.tiles("jacobian_backward", d)
             return {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]} | tiles
-        return self.tiles("narrow.backward" if narrow else "backward" if task == "value" else "derivatives", d)
+        return self.tiles("narrow.backward" if narrow else "backward" if quantity == "value" else "derivatives", d)
 
     def tiles(self, kernel: str, d: int) -> Constants:
         """Tile sizes and launch options of a kernel."""
@@ -114,16 +114,16 @@ class ModulesMode:
         names = {"BASIS": self.basis, "TRANSFORM": self.transform}
         return _arithmetic(self.architecture, self.kind) | names | _matrix_products(self.kind, d)
 
-    def forward(self, task: str, d: int, h: int, two_signs: bool) -> Constants:
+    def forward(self, quantity: str, d: int, h: int, two_signs: bool) -> Constants:
         """Those of `modules_entry.forward`, tiles included."""
         tiles = self.tiles("forward", d, two_signs)
-        return self.constants(d) | {"EVEN": h % tiles["BH"] == 0, "TASK": task} | tiles
+        return self.constants(d) | {"EVEN": h % tiles["BH"] == 0, "QUANTITY": quantity} | tiles
 
-    def backward(self, task: str, d: int, h: int, two_signs: bool, columns: int) -> Constants:
+    def backward(self, quantity: str, d: int, h: int, two_signs: bool, columns: int) -> Constants:
         """Those of `modules_entry.backward`, tiles included; columns: numbers such as τ of all modules."""
         tiles = self.tiles("backward", d, two_signs)
         sums = {"COLUMNS": columns, "BC": padded_columns(columns)}
-        return self.constants(d) | sums | {"EVEN": h % tiles["BH"] == 0, "TASK": task} | tiles
+        return self.constants(d) | sums | {"EVEN": h % tiles["BH"] == 0, "QUANTITY": quantity} | tiles
 
     def options(self, kernel: str, d: int, two_signs: bool) -> Constants | None:
         """Tile sizes and launch options of "forward" or "backward"; None where the table has no tiles for d."""

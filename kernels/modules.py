@@ -5,8 +5,8 @@ Of module m and one row, v_j = w_j·x + b_j, with a_j = w_j·g for a cotangent g
     softmax       z = τ v, π = softmax(z), ω = softmax(−z):  F = (p LSE(z) + q LSE(−z))/τ,  ∇F = (p π − q ω) W
     transformed   T = Σ_j Ψ(v_j), σ = Ψ':                    F = w ρ(T),                    ∇F = w ρ'(T) σ(v) W
 
-A module's statistics are LSE(z) and LSE(−z), or T: numbers of a row, from one pass over all tiles of neurons, whose
-exponentials are relative to the largest z so far.  They suffice to compute hidden values tile by tile afterwards.
+A module's statistics of a row are LSE(z) and LSE(−z), or T.  One pass over all tiles of hidden units finds them, with
+exponentials relative to the largest z so far; with them, π and ω or σ follow tile by tile.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Form(NamedTuple):
 
 
 class Products(NamedTuple):
-    """What is constant of the matrix products.  even: whether h is a multiple of the tile's neurons."""
+    """What is constant of the matrix products.  even: whether h is a multiple of the tile's units."""
 
     D: tl.constexpr
     BD: tl.constexpr
@@ -87,10 +87,10 @@ def _number(pointer, m, otherwise: tl.constexpr):
 @triton.jit
 def module(network, m, D: tl.constexpr):
     """The m-th module."""
-    neurons = tl.cast(m, tl.int64) * network.h
+    first_unit = tl.cast(m, tl.int64) * network.h
     return Module(
-        network.W + neurons * D,
-        network.b + neurons,
+        network.W + first_unit * D,
+        network.b + first_unit,
         _number(network.temperature, m, 1.0),
         _number(network.positive, m, 1.0),
         _number(network.negative, m, 0.0),
@@ -100,10 +100,10 @@ def module(network, m, D: tl.constexpr):
 
 @triton.jit
 def weights(one, start, products, BH: tl.constexpr):
-    """W at the neurons of a tile, (BH, BD), and b, (BH,)."""
-    neurons = start + tl.arange(0, BH)
+    """W at the units of a tile, (BH, BD), and b, (BH,)."""
+    units = start + tl.arange(0, BH)
     W_tile = common.load_rows(one.W, start, one.h, products.D, products.D, BH, products.BD)
-    return W_tile, tl.load(one.b + neurons, mask=neurons < one.h, other=0.0).to(tl.float32)
+    return W_tile, tl.load(one.b + units, mask=units < one.h, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -114,12 +114,12 @@ def times(a, b, total, products):
 
 @triton.jit
 def inside(tile, start, h, OUTSIDE: tl.constexpr, products):
-    """A tile (BM, BH), OUTSIDE where there is no neuron."""
+    """A tile (BM, BH), OUTSIDE where there is no hidden unit."""
     if products.even:
         return tile
     else:
-        neurons = start + tl.arange(0, tile.shape[1])
-        return tl.where((neurons < h)[None, :], tile, OUTSIDE)
+        units = start + tl.arange(0, tile.shape[1])
+        return tl.where((units < h)[None, :], tile, OUTSIDE)
 
 
 @triton.jit

@@ -1,17 +1,17 @@
 """The kernels of the module family that are launched: one for each pass.
 
-TASK is f ("value") or the potential without bias: forward that itself, backward the gradients of <g, f> or of
+QUANTITY is f ("value") or the potential without bias: forward that itself, backward the gradients of <g, f> or of
 Σ_B weight F.
 """
 
 import triton
 import triton.language as tl
 
-from . import common, modules, parts
+from . import common, modules, reduction
 from . import modules_programs as programs
 from .modules import Form, Network, Products
-from .modules_programs import Memory, Rows
-from .parts import Into, Share
+from .modules_programs import Batch, Memory
+from .reduction import Into, Part
 
 
 @triton.jit(do_not_specialize=["B", "count"])
@@ -37,7 +37,7 @@ def forward(
     ARITHMETIC: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN: tl.constexpr,
-    TASK: tl.constexpr,
+    QUANTITY: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
@@ -45,29 +45,29 @@ def forward(
     LSE_m(κ F_m + c_m)/κ: a program for every BM rows, all modules one after the other."""
     form: tl.constexpr = Form(BASIS, TRANSFORM, negative is not None, sharpness is not None, ARITHMETIC)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
-    ALONG: tl.constexpr = "rows" if TASK == "value" else ""
+    ALONG: tl.constexpr = "rows" if QUANTITY == "value" else ""
     network = Network(W, b, temperature, positive, negative, sharpness, offset, h, count)
     first = tl.program_id(0).to(tl.int64) * BM
     points = common.load_rows(x, first, B, x_stride, D, BM, BD)  # (BM, BD)
     total = modules.zeros(BM, BD, ALONG)
-    gate = programs.opened(total)
+    maximum = programs.empty_maximum(total)
     for m in range(count):
         one = modules.module(network, m, D)
         found = modules.statistics(points, points, one, form, products, ALONG, BH)
         potential = modules.potential(found, one, form)
-        wanted = potential
-        if TASK == "value":
-            wanted = modules.gradient(found, one, form)
+        result = potential
+        if QUANTITY == "value":
+            result = modules.gradient(found, one, form)
         if form.combined:
-            gate = programs.passed(gate, programs.score_of(potential, network, m), wanted)
+            maximum = programs.with_module(maximum, programs.score(potential, network, m), result)
         else:
-            total += wanted
+            total += result
     if form.combined:
-        if TASK == "value":
-            total = gate.more / gate.total[:, None]
+        if QUANTITY == "value":
+            total = maximum.more / maximum.total[:, None]
         else:
-            total = (gate.top + tl.log(gate.total)) / tl.load(sharpness).to(tl.float32)
-    if TASK == "value":
+            total = (maximum.top + tl.log(maximum.total)) / tl.load(sharpness).to(tl.float32)
+    if QUANTITY == "value":
         if bias is not None:
             lanes = tl.arange(0, BD)
             total += tl.load(bias + lanes, mask=lanes < D, other=0.0).to(tl.float32)[None, :]
@@ -96,7 +96,7 @@ def _await(counter, count):
 @triton.jit
 def _reset(arrivals, splits, exits, count):
     """The last program to leave makes zeros of what the others waited for."""
-    if parts.is_last(exits, count):
+    if reduction.is_last(exits, count):
         for split in range(splits):
             tl.store(arrivals + split, 0)
 
@@ -110,7 +110,7 @@ def _blocks(split, rows_per_split, B, BM: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=[
-        *("B", "count", "row_programs", "tiles", "splits", "rows_per_split", "number_splits", "number_rows"),
+        *("B", "count", "row_programs", "tiles", "splits", "rows_per_split", "scalar_splits", "scalar_rows"),
         *("bias_splits", "bias_rows"),
     ],
 )
@@ -128,12 +128,12 @@ def backward(
     dx,
     dW,
     db,
-    dnumbers,
+    dscalars,
     dbias,
     factors,
-    numbers,
+    row_scalars,
     partials,
-    number_partials,
+    scalar_partials,
     bias_partials,
     counters,
     B,
@@ -145,8 +145,8 @@ def backward(
     tiles,
     splits,
     rows_per_split,
-    number_splits,
-    number_rows,
+    scalar_splits,
+    scalar_rows,
     bias_splits,
     bias_rows,
     COLUMNS: tl.constexpr,
@@ -158,7 +158,7 @@ def backward(
     ARITHMETIC: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN: tl.constexpr,
-    TASK: tl.constexpr,
+    QUANTITY: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
     BM_WEIGHTS: tl.constexpr,
@@ -171,12 +171,12 @@ def backward(
     and those that add up the rows' numbers, wait until the rows of their part of the batch are there.  Which program
     one is follows from the order of their starts: those it waits for have started before it, and wait for nobody.
 
-    Operations: 10Bhd for rows, 8Bhd for neurons.  Statistics kept from the forward pass would spare none of them, for
-    π·a, which g decides, needs the pass over all neurons too.
+    Operations: 10Bhd for rows, 8Bhd for hidden units.  Statistics kept from the forward pass would spare none of them:
+    π·a, which depends on g, needs the pass over all hidden units too.
     """
     form: tl.constexpr = Form(BASIS, TRANSFORM, negative is not None, sharpness is not None, ARITHMETIC)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
-    AWAITED: tl.constexpr = db is not None or dnumbers is not None
+    AWAITED: tl.constexpr = db is not None or dscalars is not None
     program = tl.program_id(0)
     programs_in_all = tl.num_programs(0)
     arrivals = counters + 4
@@ -185,44 +185,55 @@ def backward(
         if program == programs_in_all - 1:
             tl.store(counters, 0)
     network = Network(W, b, temperature, positive, negative, sharpness, offset, h, count)
-    batch = Rows(x, g, weight, B, x_stride, g_stride)
+    batch = Batch(x, g, weight, B, x_stride, g_stride)
     SLOTS: tl.constexpr = 6 if negative is not None else 3
     place = program - row_programs
     if place < 0:
         programs.rows_program(
-            *(batch, network, dx, Memory(factors, numbers, B, COLUMNS, SLOTS), program, form, products, TASK, BM, BH)
+            *(
+                batch,
+                network,
+                dx,
+                Memory(factors, row_scalars, B, COLUMNS, SLOTS),
+                program,
+                form,
+                products,
+                QUANTITY,
+                BM,
+                BH,
+            )
         )
         if AWAITED:
             _arrive(arrivals + program.to(tl.int64) * BM // rows_per_split)
     elif place < bias_splits:
         if dbias is not None:
-            parts.columns(
+            reduction.columns(
                 *(g, dbias, bias_partials, counters + 3, B, g_stride, place, bias_splits, bias_rows, products, BM)
             )
-    elif place < bias_splits + number_splits:
-        if dnumbers is not None:
+    elif place < bias_splits + scalar_splits:
+        if dscalars is not None:
             for split in range(splits):
                 _await(arrivals + split, _blocks(split, rows_per_split, B, BM))
-            of_numbers: tl.constexpr = Products(COLUMNS, BC, PRECISION, ARITHMETIC, EVEN)
-            parts.columns(
-                *(numbers, dnumbers, number_partials, counters + 2, B, COLUMNS),
-                *(place - bias_splits, number_splits, number_rows, of_numbers, BM),
+            of_scalars: tl.constexpr = Products(COLUMNS, BC, PRECISION, ARITHMETIC, EVEN)
+            reduction.columns(
+                *(row_scalars, dscalars, scalar_partials, counters + 2, B, COLUMNS),
+                *(place - bias_splits, scalar_splits, scalar_rows, of_scalars, BM),
             )
     elif db is not None:
-        place -= bias_splits + number_splits
+        place -= bias_splits + scalar_splits
         tile = place // splits
         split = place % splits
         m = tile // tiles
         _await(arrivals + split, _blocks(split, rows_per_split, B, BM))
         SIZE: tl.constexpr = BH_WEIGHTS * (1 + (BD if dW is not None else 0))
-        neurons = m.to(tl.int64) * h
+        first_unit = m.to(tl.int64) * h
         first_tile = (m * tiles).to(tl.int64)
-        into = Into(None if dW is None else dW + neurons * D, db + neurons)
+        into = Into(None if dW is None else dW + first_unit * D, db + first_unit)
         here = partials + first_tile * splits * SIZE
-        share = Share(here, arrivals + splits + first_tile, tile % tiles, split, splits, rows_per_split)
-        programs.neurons_program(
-            *(batch, modules.module(network, m, D), into, share, Memory(factors, None, B, COLUMNS, SLOTS)),
-            *(m, form, products, TASK, BM_WEIGHTS, BH_WEIGHTS),
+        part = Part(here, arrivals + splits + first_tile, tile % tiles, split, splits, rows_per_split)
+        programs.units_program(
+            *(batch, modules.module(network, m, D), into, part, Memory(factors, None, B, COLUMNS, SLOTS)),
+            *(m, form, products, QUANTITY, BM_WEIGHTS, BH_WEIGHTS),
         )
     if AWAITED:
         _reset(arrivals, splits, counters + 1, programs_in_all)

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import configuration, launch, launching, modules_entry
 from .mode import ModulesMode, padded_columns
 
-_NUMBER_ROWS, _NUMBER_PROGRAMS = 1024, 64
+_SUM_ROWS, _SUM_PROGRAMS = 1024, 64
 _OWN_COUNTERS = 4
 """Of tickets, of exits, and of those who add up numbers and the bias."""
 
@@ -48,15 +48,15 @@ class Gradients:
     x: Tensor | None = None
     W: Tensor | None = None
     b: Tensor | None = None
-    numbers: Tensor | None = None
+    scalars: Tensor | None = None
     bias: Tensor | None = None
 
 
-def forward(mode: ModulesMode, task: str, x: Tensor, network: Network, bias: Tensor | None = None) -> Tensor:
+def forward(mode: ModulesMode, quantity: str, x: Tensor, network: Network, bias: Tensor | None = None) -> Tensor:
     """f(x) ("value") or the potential without bias, for at least one row."""
     (count, h, d), rows = network.W.shape, launch.rows_of(x)
-    out = torch.empty(x.shape if task == "value" else x.shape[:-1], dtype=x.dtype, device=x.device)
-    constants = mode.forward(task, d, h, network.negative is not None)
+    out = torch.empty(x.shape if quantity == "value" else x.shape[:-1], dtype=x.dtype, device=x.device)
+    constants = mode.forward(quantity, d, h, network.negative is not None)
     launching.launch(
         modules_entry.forward,
         (triton.cdiv(len(rows), constants["BM"]),),
@@ -67,21 +67,27 @@ def forward(mode: ModulesMode, task: str, x: Tensor, network: Network, bias: Ten
 
 
 def backward(
-    mode: ModulesMode, task: str, x: Tensor, g: Tensor | None, weight: Tensor | None, network: Network, into: Gradients
+    mode: ModulesMode,
+    quantity: str,
+    x: Tensor,
+    g: Tensor | None,
+    weight: Tensor | None,
+    network: Network,
+    into: Gradients,
 ) -> None:
     """The gradients of <g, f> ("value") or of Σ_B weight F ("potential"), for at least one row."""
     (count, h, d), x = network.W.shape, launch.rows_of(x)
     g = None if g is None else launch.rows_of(g)
     columns = sum(network.columns())
-    constants = mode.backward(task, d, h, network.negative is not None, columns)
+    constants = mode.backward(quantity, d, h, network.negative is not None, columns)
     blocks = triton.cdiv(h, constants["BH_WEIGHTS"]) if into.b is not None else 0
     size = constants["BH_WEIGHTS"] * (1 + (0 if into.W is None else configuration.padded(d)))
     step = max(constants["BM"], constants["BM_WEIGHTS"])
     splits, rows_per_split = launch.split(len(x), step, count * blocks, size)
     if not blocks:
         rows_per_split = triton.cdiv(len(x), step) * step
-    number_splits = 0 if into.numbers is None else min(triton.cdiv(len(x), _NUMBER_ROWS), _NUMBER_PROGRAMS)
-    bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _NUMBER_ROWS), _NUMBER_PROGRAMS)
+    scalar_splits = 0 if into.scalars is None else min(triton.cdiv(len(x), _SUM_ROWS), _SUM_PROGRAMS)
+    bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _SUM_ROWS), _SUM_PROGRAMS)
     rows = triton.cdiv(len(x), constants["BM"])
 
     def memory(*shape: int) -> Tensor:
@@ -90,17 +96,17 @@ def backward(
     try:
         launching.launch(
             modules_entry.backward,
-            (rows + bias_splits + number_splits + count * blocks * splits,),
+            (rows + bias_splits + scalar_splits + count * blocks * splits,),
             (
-                *(x, g, weight, *network.pointers(), into.x, into.W, into.b, into.numbers, into.bias),
+                *(x, g, weight, *network.pointers(), into.x, into.W, into.b, into.scalars, into.bias),
                 memory(count * (3 if network.negative is None else 6), len(x)),
-                None if into.numbers is None else memory(len(x), columns),
+                None if into.scalars is None else memory(len(x), columns),
                 memory(count * blocks * splits * size),
-                *(memory(number_splits * padded_columns(columns)), memory(bias_splits * configuration.padded(d))),
+                *(memory(scalar_splits * padded_columns(columns)), memory(bias_splits * configuration.padded(d))),
                 launch.counters(x.device, _OWN_COUNTERS + splits + count * blocks),
                 *(len(x), h, count, x.stride(0), 0 if g is None else g.stride(0), rows, blocks, splits, rows_per_split),
-                *(number_splits, _share(len(x), number_splits, constants["BM"])),
-                *(bias_splits, _share(len(x), bias_splits, constants["BM"])),
+                *(scalar_splits, _rows_per_split(len(x), scalar_splits, constants["BM"])),
+                *(bias_splits, _rows_per_split(len(x), bias_splits, constants["BM"])),
             ),
             constants,
         )
@@ -109,6 +115,6 @@ def backward(
         raise
 
 
-def _share(rows: int, splits: int, step: int) -> int:
+def _rows_per_split(rows: int, splits: int, step: int) -> int:
     """How many rows each of `splits` programs adds up."""
     return triton.cdiv(triton.cdiv(rows, max(splits, 1)), step) * step

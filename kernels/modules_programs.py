@@ -1,6 +1,6 @@
-"""The programs of the module family's backward pass: for rows, and for the neurons of one module.
+"""The programs of the module family's backward pass: for rows, and for the hidden units of one module.
 
-They compute the gradients of <g, f> ("value") or of Σ_B weight F ("potential"), by TASK.
+They compute the gradients of <g, f> ("value") or of Σ_B weight F ("potential"), by QUANTITY.
 """
 
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from . import common, modules, parts, transforms
+from . import common, modules, reduction, transforms
 from .modules import Factors, Statistics
 
 
-class Rows(NamedTuple):
+class Batch(NamedTuple):
     """Points x and cotangents g (count, D), or weights (count,)."""
 
     x: tl.tensor
@@ -23,7 +23,7 @@ class Rows(NamedTuple):
     g_stride: tl.tensor
 
 
-class Gate(NamedTuple):
+class SoftMaximum(NamedTuple):
     """Of each row, over the modules so far: the largest κ F_m + c_m; relative to that, Σ e^{κ F_m + c_m}, and Σ of
     that times more."""
 
@@ -33,23 +33,23 @@ class Gate(NamedTuple):
 
 
 @triton.jit
-def opened(more):
+def empty_maximum(more):
     empty = tl.zeros((more.shape[0],), tl.float32)
-    return Gate(empty + float("-inf"), empty, more)
+    return SoftMaximum(empty + float("-inf"), empty, more)
 
 
 @triton.jit
-def passed(gate, score, more):
-    """The gate after a module of this score, whose part of the sum is `more`."""
-    highest = tl.maximum(gate.top, score)
-    shrink = tl.exp(gate.top - highest)
-    share = tl.exp(score - highest)
-    total = gate.total * shrink + share
-    return Gate(highest, total, modules.scaled(gate.more, shrink) + modules.scaled(more, share))
+def with_module(maximum, of_module, more):
+    """The maximum after a module of this score, whose part of the sum is `more`."""
+    highest = tl.maximum(maximum.top, of_module)
+    shrink = tl.exp(maximum.top - highest)
+    e = tl.exp(of_module - highest)
+    total = maximum.total * shrink + e
+    return SoftMaximum(highest, total, modules.scaled(maximum.more, shrink) + modules.scaled(more, e))
 
 
 @triton.jit
-def score_of(potential, network, m):
+def score(potential, network, m):
     return tl.load(network.sharpness).to(tl.float32) * potential + tl.load(network.offset + m).to(tl.float32)
 
 
@@ -57,7 +57,7 @@ class Memory(NamedTuple):
     """What programs for rows leave: `factors` (count · SLOTS, B), and `numbers` (B, COLUMNS) unless None."""
 
     factors: tl.tensor
-    numbers: tl.tensor
+    scalars: tl.tensor
     rows: tl.tensor
     columns: tl.constexpr
     slots: tl.constexpr
@@ -69,66 +69,66 @@ def _slot(memory, m, slot: tl.constexpr, rows):
 
 
 @triton.jit
-def _leave(memory, m, slot: tl.constexpr, rows, numbers):
+def _save(memory, m, slot: tl.constexpr, rows, numbers):
     tl.store(_slot(memory, m, slot, rows), numbers, mask=rows < memory.rows)
 
 
 @triton.jit
-def _left(memory, m, slot: tl.constexpr, rows, otherwise: tl.constexpr):
+def _load_saved(memory, m, slot: tl.constexpr, rows, otherwise: tl.constexpr):
     # Other programs' numbers adjoin: this multiprocessor's own cache may hold them as they were.
     return tl.load(_slot(memory, m, slot, rows), mask=rows < memory.rows, other=otherwise, cache_modifier=".cg")
 
 
 @triton.jit
-def _leave_number(memory, column, rows, numbers):
-    tl.store(memory.numbers + rows * memory.columns + column, numbers, mask=rows < memory.rows)
+def _save_scalar(memory, column, rows, numbers):
+    tl.store(memory.scalars + rows * memory.columns + column, numbers, mask=rows < memory.rows)
 
 
 @triton.jit
-def _leave_statistics(memory, m, rows, found, form):
-    _leave(memory, m, 0, rows, found.first)
-    _leave(memory, m, 1, rows, found.along_first)
+def _save_statistics(memory, m, rows, found, form):
+    _save(memory, m, 0, rows, found.first)
+    _save(memory, m, 1, rows, found.along_first)
     if form.two_signs:
-        _leave(memory, m, 3, rows, found.second)
-        _leave(memory, m, 4, rows, found.along_second)
+        _save(memory, m, 3, rows, found.second)
+        _save(memory, m, 4, rows, found.along_second)
 
 
 @triton.jit
-def _left_statistics(memory, m, rows, form):
-    # Where there is no row, a number of which every transform has a derivative.
-    first, along = _left(memory, m, 0, rows, 1.0), _left(memory, m, 1, rows, 0.0)
+def _load_saved_statistics(memory, m, rows, form):
+    # Where there is no row, a block of which every transform has a derivative.
+    first, along = _load_saved(memory, m, 0, rows, 1.0), _load_saved(memory, m, 1, rows, 0.0)
     if form.two_signs:
-        return Statistics(first, _left(memory, m, 3, rows, 1.0), along, _left(memory, m, 4, rows, 0.0))
+        return Statistics(first, _load_saved(memory, m, 3, rows, 1.0), along, _load_saved(memory, m, 4, rows, 0.0))
     else:
         return Statistics(first, first, along, along)
 
 
 @triton.jit
-def _leave_factors(memory, m, rows, by, form):
-    _leave(memory, m, 0, rows, by.first)
-    _leave(memory, m, 1, rows, by.value_first)
-    _leave(memory, m, 2, rows, by.shift_first)
+def _save_factors(memory, m, rows, by, form):
+    _save(memory, m, 0, rows, by.first)
+    _save(memory, m, 1, rows, by.value_first)
+    _save(memory, m, 2, rows, by.shift_first)
     if form.two_signs:
-        _leave(memory, m, 3, rows, by.second)
-        _leave(memory, m, 4, rows, by.value_second)
-        _leave(memory, m, 5, rows, by.shift_second)
+        _save(memory, m, 3, rows, by.second)
+        _save(memory, m, 4, rows, by.value_second)
+        _save(memory, m, 5, rows, by.shift_second)
 
 
 @triton.jit
-def _left_factors(memory, m, rows, form):
+def _load_saved_factors(memory, m, rows, form):
     """The factors of rows; where there is no row, such that hidden values are 0."""
     infinity: tl.constexpr = float("inf")
-    first, value = _left(memory, m, 0, rows, infinity), _left(memory, m, 1, rows, 0.0)
-    shift = _left(memory, m, 2, rows, 0.0)
+    first, value = _load_saved(memory, m, 0, rows, infinity), _load_saved(memory, m, 1, rows, 0.0)
+    shift = _load_saved(memory, m, 2, rows, 0.0)
     if form.two_signs:
-        second, value_2 = _left(memory, m, 3, rows, infinity), _left(memory, m, 4, rows, 0.0)
-        return Factors(first, value, shift, second, value_2, _left(memory, m, 5, rows, 0.0))
+        second, value_2 = _load_saved(memory, m, 3, rows, infinity), _load_saved(memory, m, 4, rows, 0.0)
+        return Factors(first, value, shift, second, value_2, _load_saved(memory, m, 5, rows, 0.0))
     else:
         return Factors(first, value, shift, first, value, shift)
 
 
 @triton.jit
-def _leave_numbers(
+def _save_scalars(
     memory, m, rows, count, found, one, of_gradient, of_potential, of_z, of_score, form, OF_POTENTIAL: tl.constexpr
 ):
     """The derivatives of r <g, ∇F> + t F by module m's p (or w), τ and q, and `of_score`, that by its c.
@@ -141,7 +141,7 @@ def _leave_numbers(
         of_positive = of_gradient * first * found.along_first
         if OF_POTENTIAL:
             of_positive += of_potential * transforms.value(found.first, form.transform)
-        _leave_number(memory, place, rows, of_positive)
+        _save_scalar(memory, place, rows, of_positive)
     else:
         of_positive = of_gradient * found.along_first
         of_negative = -of_gradient * found.along_second
@@ -150,53 +150,53 @@ def _leave_numbers(
             of_positive += pushed * found.first
             of_negative += pushed * found.second
             of_z -= pushed * modules.potential(found, one, form)
-        _leave_number(memory, place, rows, of_positive)
+        _save_scalar(memory, place, rows, of_positive)
         place += count
-        _leave_number(memory, place, rows, of_z)
+        _save_scalar(memory, place, rows, of_z)
         if form.two_signs:
             place += count
-            _leave_number(memory, place, rows, of_negative)
+            _save_scalar(memory, place, rows, of_negative)
     if form.combined:
-        _leave_number(memory, place + count, rows, of_score)
+        _save_scalar(memory, place + count, rows, of_score)
 
 
 @triton.jit
 def _find_statistics(
-    batch, points, cotangents, network, memory, rows, form, products, TASK: tl.constexpr, BH: tl.constexpr
+    batch, points, cotangents, network, memory, rows, form, products, QUANTITY: tl.constexpr, BH: tl.constexpr
 ):
-    """Leaves every module's statistics; the gate, with Σ_m of s_m g·∇F_m ("value")."""
-    ALONG: tl.constexpr = "cotangents" if TASK == "value" else ""
-    gate = opened(tl.zeros((points.shape[0],), tl.float32))
+    """Leaves every module's statistics; the maximum, with Σ_m of s_m g·∇F_m ("value")."""
+    ALONG: tl.constexpr = "cotangents" if QUANTITY == "value" else ""
+    maximum = empty_maximum(tl.zeros((points.shape[0],), tl.float32))
     for m in range(network.count):
         one = modules.module(network, m, products.D)
         found = modules.statistics(points, cotangents, one, form, products, ALONG, BH)
-        _leave_statistics(memory, m, rows, found, form)
+        _save_statistics(memory, m, rows, found, form)
         if form.combined:
             potential = modules.potential(found, one, form)
-            more = gate.more
-            if TASK == "value":
+            more = maximum.more
+            if QUANTITY == "value":
                 more = modules.gradient(found, one, form)
-            gate = passed(gate, score_of(potential, network, m), more)
-    return gate
+            maximum = with_module(maximum, score(potential, network, m), more)
+    return maximum
 
 
 @triton.jit
-def _of_module(found, one, network, m, gate, weight, form, TASK: tl.constexpr):
+def _of_module(found, one, network, m, maximum, weight, form, QUANTITY: tl.constexpr):
     """r and t of module m, whose hidden values differentiate r <g, ∇F> + t F, and the derivatives by c_m and by κ."""
     zeros = tl.zeros(weight.shape, tl.float32)
     if form.combined:
         kappa = tl.load(network.sharpness).to(tl.float32)
         potential = modules.potential(found, one, form)
-        share = tl.exp(score_of(potential, network, m) - gate.top) / gate.total
+        softmax = tl.exp(score(potential, network, m) - maximum.top) / maximum.total
         # Relative to the network's potential: of large potentials the difference is what counts, of_score adds up to 0.
-        rise = potential - (gate.top + tl.log(gate.total)) / kappa
-        if TASK == "value":
-            of_score = share * (modules.gradient(found, one, form) - gate.more / gate.total)
-            return share, kappa * of_score, of_score, of_score * rise
+        rise = potential - (maximum.top + tl.log(maximum.total)) / kappa
+        if QUANTITY == "value":
+            of_score = softmax * (modules.gradient(found, one, form) - maximum.more / maximum.total)
+            return softmax, kappa * of_score, of_score, of_score * rise
         else:
-            of_score = weight * share / kappa
-            return zeros, weight * share, of_score, of_score * rise
-    elif TASK == "value":
+            of_score = weight * softmax / kappa
+            return zeros, weight * softmax, of_score, of_score * rise
+    elif QUANTITY == "value":
         return zeros + 1.0, zeros, zeros, zeros
     else:
         return zeros, weight, zeros, zeros
@@ -204,23 +204,23 @@ def _of_module(found, one, network, m, gate, weight, form, TASK: tl.constexpr):
 
 @triton.jit
 def rows_program(
-    batch, network, dx, memory, number, form, products, TASK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
+    batch, network, dx, memory, block, form, products, QUANTITY: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
 ):
-    """dx and the derivatives by numbers, of BM rows; leaves what programs for neurons need of them."""
+    """dx and the derivatives by numbers, of BM rows; leaves what programs for hidden units need of them."""
     D: tl.constexpr = products.D
     BD: tl.constexpr = products.BD
-    OF_POTENTIAL: tl.constexpr = form.combined or TASK == "potential"
-    OF_Z: tl.constexpr = dx is not None or (memory.numbers is not None and form.basis == "")
-    first = number.to(tl.int64) * BM
+    OF_POTENTIAL: tl.constexpr = form.combined or QUANTITY == "potential"
+    OF_Z: tl.constexpr = dx is not None or (memory.scalars is not None and form.basis == "")
+    first = block.to(tl.int64) * BM
     rows = first + tl.arange(0, BM)
     points = common.load_rows(batch.x, first, batch.count, batch.x_stride, D, BM, BD)  # (BM, BD)
     cotangents = points
     weight = tl.zeros((BM,), tl.float32)
-    if TASK == "value":
+    if QUANTITY == "value":
         cotangents = common.load_rows(batch.g, first, batch.count, batch.g_stride, D, BM, BD)  # (BM, BD)
     else:
         weight = tl.load(batch.weight + rows, mask=rows < batch.count, other=0.0).to(tl.float32)
-    gate = _find_statistics(batch, points, cotangents, network, memory, rows, form, products, TASK, BH)
+    maximum = _find_statistics(batch, points, cotangents, network, memory, rows, form, products, QUANTITY, BH)
     # The statistics come back to other threads than those that left them.
     tl.debug_barrier()
     zeros = tl.zeros((BM, BH), tl.float32)
@@ -228,12 +228,14 @@ def rows_program(
     of_sharpness = tl.zeros((BM,), tl.float32)
     for m in range(network.count):
         one = modules.module(network, m, D)
-        found = _left_statistics(memory, m, rows, form)
-        of_gradient, of_potential, of_score, further = _of_module(found, one, network, m, gate, weight, form, TASK)
+        found = _load_saved_statistics(memory, m, rows, form)
+        of_gradient, of_potential, of_score, further = _of_module(
+            found, one, network, m, maximum, weight, form, QUANTITY
+        )
         of_sharpness += further
         by = modules.factors(found, one, of_gradient, of_potential, form, OF_POTENTIAL)
         tl.debug_barrier()
-        _leave_factors(memory, m, rows, by, form)
+        _save_factors(memory, m, rows, by, form)
         of_z = tl.zeros((BM,), tl.float32)
         if OF_Z:
             across = modules.expanded(by, 1)
@@ -241,7 +243,7 @@ def rows_program(
                 W_tile, b = modules.weights(one, start, products, BH)
                 v = modules.times(points, tl.trans(W_tile), zeros, products) + b[None, :]
                 a = zeros
-                if TASK == "value":
+                if QUANTITY == "value":
                     a = modules.times(cotangents, tl.trans(W_tile), zeros, products)
                 _, step = modules.hidden(v, a, one.temperature, across, form)
                 step = modules.inside(step, start, one.h, 0.0, products)
@@ -250,48 +252,48 @@ def rows_program(
                     step *= one.temperature
                 if dx is not None:
                     total = modules.times(step.to(W_tile.dtype), W_tile, total, products)
-        if memory.numbers is not None:
-            _leave_numbers(
+        if memory.scalars is not None:
+            _save_scalars(
                 *(memory, m, rows, network.count, found, one),
                 *(of_gradient, of_potential, of_z, of_score, form, OF_POTENTIAL),
             )
-    if memory.numbers is not None and form.combined:
-        _leave_number(memory, memory.columns - 1, rows, of_sharpness)
+    if memory.scalars is not None and form.combined:
+        _save_scalar(memory, memory.columns - 1, rows, of_sharpness)
     if dx is not None:
         common.store_rows(dx, total, first, batch.count, D, BM, BD)
 
 
 @triton.jit
-def neurons_program(
-    batch, one, into, share, memory, m, form, products, TASK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
+def units_program(
+    batch, one, into, part, memory, m, form, products, QUANTITY: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
 ):
-    """dW = (r ∂F/∂v)ᵀ g + stepᵀ x and db = Σ_B step of one module's BH neurons, from one part of the batch.
+    """dW = (r ∂F/∂v)ᵀ g + stepᵀ x and db = Σ_B step of one module's BH hidden units, from one part of the batch.
 
     step: the derivative by v of what `modules.hidden` differentiates.
     """
     D: tl.constexpr = products.D
     BD: tl.constexpr = products.BD
-    start = share.tile * BH
+    start = part.tile * BH
     W_tile, b = modules.weights(one, start, products, BH)
     zeros = tl.zeros((BH, BM), tl.float32)
     total = tl.zeros((BH, BD), tl.float32)
     sums = tl.zeros((BH,), tl.float32)
-    begin = share.split.to(tl.int64) * share.rows
-    for offset in range(0, tl.minimum(batch.count - begin, share.rows), BM):
+    begin = part.split.to(tl.int64) * part.rows
+    for offset in range(0, tl.minimum(batch.count - begin, part.rows), BM):
         first = begin + offset
         points = common.load_rows(batch.x, first, batch.count, batch.x_stride, D, BM, BD)  # (BM, BD)
         v = modules.times(W_tile, tl.trans(points), zeros, products) + b[:, None]
         a = zeros
-        if TASK == "value":
+        if QUANTITY == "value":
             cotangents = common.load_rows(batch.g, first, batch.count, batch.g_stride, D, BM, BD)  # (BM, BD)
             a = modules.times(W_tile, tl.trans(cotangents), zeros, products)
-        by = modules.expanded(_left_factors(memory, m, first + tl.arange(0, BM), form), 0)
+        by = modules.expanded(_load_saved_factors(memory, m, first + tl.arange(0, BM), form), 0)
         value, step = modules.hidden(v, a, one.temperature, by, form)
         if form.basis == "":
             step *= one.temperature
         sums += tl.sum(step, 1)
         if into.W is not None:
-            if TASK == "value":
+            if QUANTITY == "value":
                 total = modules.times(value.to(points.dtype), cotangents, total, products)
             total = modules.times(step.to(points.dtype), points, total, products)
-    parts.matrix_and_vectors(total, (sums,), into, share, one.h, D, BH, BD)
+    reduction.matrix_and_vectors(total, (sums,), into, part, one.h, D, BH, BD)

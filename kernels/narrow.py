@@ -1,13 +1,13 @@
 """The ridge family for a few coordinates: products as sums of D outer products, without padding to matrix units.
 
-Sums over rows or neurons run elementwise over tiles (BM rows, BH neurons) and are added up across the tile once, at
-the end of a program.
+Sums over rows or hidden units run elementwise over tiles (BM rows, BH hidden units), and are added up across the tile
+once, at the end of a program.
 """
 
 import triton
 import triton.language as tl
 
-from . import cascade, parts, ridge
+from . import cascade, reduction, ridge
 
 
 @triton.jit
@@ -56,37 +56,37 @@ def points_program(
     bias,
     out,
     h,
-    number,
+    block,
     phi,
     products,
     FORM: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """hidden(x) W + bias, hidden being φ(u) ("value") or φ'(u) ⊙ a: BM rows, over all tiles of BH neurons."""
+    """hidden(x) W + bias, hidden being φ(u) ("value") or φ'(u) ⊙ a: BM rows, over all tiles of BH hidden units."""
     D: tl.constexpr = products.D
-    first = number.to(tl.int64) * BM
+    first = block.to(tl.int64) * BM
     points = _columns(batch.x, first, batch.count, batch.x_stride, 1, D, BM)  # D × (BM, 1)
     cotangents = points
     if FORM != "value":
         cotangents = _columns(batch.g, first, batch.count, batch.g_stride, 1, D, BM)  # D × (BM, 1)
     totals = _zeros(D, BM, BH)
     for start in range(0, h, BH):
-        neurons = start + tl.arange(0, BH)
+        units = start + tl.arange(0, BH)
         weights = _columns(W, start, h, D, 0, D, BH)  # D × (1, BH)
-        vectors = cascade.in_memory(vectors_at, neurons, h, 0)
+        vectors = cascade.in_memory(vectors_at, units, h, 0)
         u = _product(points, weights, D)
         if FORM == "value":
             hidden = cascade.value(u, vectors, phi)
         else:
             hidden = cascade.slope(u, vectors, phi) * _product(cotangents, weights, D)
-        totals = _add_products(totals, ridge.inside(hidden, neurons, h, products.even), weights, D)
+        totals = _add_products(totals, ridge.inside(hidden, units, h, products.even), weights, D)
     rows = tl.arange(0, BM)
     for c in tl.static_range(D):
         column = tl.sum(totals[c], 1)
         if bias is not None:
             column += tl.load(bias + c).to(tl.float32)
-        if FORM == "tangent":
+        if FORM == "jvp":
             column += _undefined(points, D)
         tl.store(out + first * D + rows * D + c, column, mask=rows < batch.count - first)
 
@@ -101,49 +101,49 @@ def _undefined(points, D: tl.constexpr):
 
 
 @triton.jit
-def weights_program(batch, W, vectors_at, into, share, h, phi, wanted, products, BM: tl.constexpr, BH: tl.constexpr):
-    """dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x and the vectors' gradients: BH neurons, one part of the batch."""
+def weights_program(batch, W, vectors_at, into, part, h, phi, needs, products, BM: tl.constexpr, BH: tl.constexpr):
+    """dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x and the vectors' gradients: BH hidden units, one part of the batch."""
     D: tl.constexpr = products.D
-    COUNT: tl.constexpr = phi.layers * (wanted.scale + wanted.shift + len(phi.basis) * wanted.coef)
-    OF_W: tl.constexpr = D if into.W is not None else 0
-    start = share.tile * BH
+    COUNT: tl.constexpr = phi.layers * (needs.scale + needs.shift + len(phi.basis) * needs.coef)
+    W_COLUMNS: tl.constexpr = D if into.W is not None else 0
+    start = part.tile * BH
     weights = _columns(W, start, h, D, 0, D, BH)  # D × (1, BH)
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 0)
-    totals = _zeros(OF_W, BM, BH)
+    totals = _zeros(W_COLUMNS, BM, BH)
     sums = _zeros(COUNT, BM, BH)
-    begin = share.split.to(tl.int64) * share.rows
-    for offset in range(0, tl.minimum(batch.count - begin, share.rows), BM):
+    begin = part.split.to(tl.int64) * part.rows
+    for offset in range(0, tl.minimum(batch.count - begin, part.rows), BM):
         first = begin + offset
         points = _columns(batch.x, first, batch.count, batch.x_stride, 1, D, BM)  # D × (BM, 1)
         cotangents = _columns(batch.g, first, batch.count, batch.g_stride, 1, D, BM)  # D × (BM, 1)
         u, a = _product(points, weights, D), _product(cotangents, weights, D)
-        phi_u, slope_a, sums = cascade.value_and_gradients(u, a, vectors, sums, phi, wanted, 0, False)
-        totals = _add_products(totals, phi_u, cotangents, OF_W)
-        totals = _add_products(totals, slope_a, points, OF_W)
+        phi_u, slope_a, sums = cascade.value_and_gradients(u, a, vectors, sums, phi, needs, 0, False)
+        totals = _add_products(totals, phi_u, cotangents, W_COLUMNS)
+        totals = _add_products(totals, slope_a, points, W_COLUMNS)
     collected = ()
     for i in tl.static_range(COUNT):
         collected = collected + (tl.sum(sums[i], 0),)
-    _leave(totals, collected, into, share, h, D, BH)
+    _save(totals, collected, into, part, h, D, BH)
 
 
 @triton.jit
-def _leave(totals, sums, into, share, h, D: tl.constexpr, BH: tl.constexpr):
-    """What `parts.matrix_and_vectors` does, with each column of dW a vector like the others."""
-    OF_W: tl.constexpr = len(totals)
+def _save(totals, sums, into, part, h, D: tl.constexpr, BH: tl.constexpr):
+    """What `reduction.matrix_and_vectors` does, with each column of dW a vector like the others."""
+    W_COLUMNS: tl.constexpr = len(totals)
     vectors = ()
-    for c in tl.static_range(OF_W):
+    for c in tl.static_range(W_COLUMNS):
         vectors = vectors + (tl.sum(totals[c], 0),)
     vectors = vectors + sums
     COUNT: tl.constexpr = len(vectors)
     lanes = tl.arange(0, BH)
-    neurons = share.tile * BH + lanes
-    tile_parts = share.partials + share.tile.to(tl.int64) * share.splits * COUNT * BH
+    units = part.tile * BH + lanes
+    partials = part.partials + part.tile.to(tl.int64) * part.splits * COUNT * BH
     for i in tl.static_range(COUNT):
-        tl.store(tile_parts + share.split.to(tl.int64) * COUNT * BH + i * BH + lanes, vectors[i])
-    if parts.is_last(share.counters + share.tile, share.splits):
+        tl.store(partials + part.split.to(tl.int64) * COUNT * BH + i * BH + lanes, vectors[i])
+    if reduction.is_last(part.counters + part.tile, part.splits):
         for i in tl.static_range(COUNT):
-            vector = parts.total_of(tile_parts + i * BH + lanes, share.splits, COUNT * BH)
-            if i < OF_W:
-                tl.store(into.W + neurons * D + i, vector, mask=neurons < h)
+            vector = reduction.total_of(partials + i * BH + lanes, part.splits, COUNT * BH)
+            if i < W_COLUMNS:
+                tl.store(into.W + units * D + i, vector, mask=units < h)
             else:
-                tl.store(into.neurons + (i - OF_W) * h + neurons, vector, mask=neurons < h)
+                tl.store(into.vectors + (i - W_COLUMNS) * h + units, vector, mask=units < h)

@@ -28,17 +28,17 @@ class Variant:
     depth: int | None = None
 
 
-def _forward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
-    return Variant(kernel, "entry.forward", {"NARROW": kernel.startswith("narrow"), "TASK": task}, absent)
+def _forward(kernel: str, quantity: str, absent: tuple[str, ...]) -> Variant:
+    return Variant(kernel, "entry.forward", {"NARROW": kernel.startswith("narrow"), "QUANTITY": quantity}, absent)
 
 
-def _backward(kernel: str, task: str, absent: tuple[str, ...]) -> Variant:
-    constants = {"NARROW": kernel.startswith("narrow"), "TASK": task, "FORM": FORMS[task]}
+def _backward(kernel: str, quantity: str, absent: tuple[str, ...]) -> Variant:
+    constants = {"NARROW": kernel.startswith("narrow"), "QUANTITY": quantity, "FORM": FORMS[quantity]}
     return Variant(kernel, "entry.backward", constants, absent)
 
 
-def _modules(kernel: str, task: str, absent: tuple[str, ...], basis: str = "", transform: str = "") -> Variant:
-    names = {"TASK": task, "BASIS": basis, "TRANSFORM": transform}
+def _modules(kernel: str, quantity: str, absent: tuple[str, ...], basis: str = "", transform: str = "") -> Variant:
+    names = {"QUANTITY": quantity, "BASIS": basis, "TRANSFORM": transform}
     return Variant(f"modules.{kernel}", f"modules_entry.{kernel}", names, absent, 1 if "negative" in absent else 2)
 
 
@@ -54,7 +54,7 @@ VARIANTS = {
     "backward": _backward("backward", "value", _VALUE),
     "potential": _forward("numbers", "potential", ("bias",)),
     "divergence": _forward("numbers", "divergence", ("bias", "rule")),
-    "derivative.backward": _backward("derivatives", "derivative", ("weight", "rule", "dbias")),
+    "jvp.backward": _backward("derivatives", "jvp", ("weight", "rule", "dbias")),
     "potential.backward": _backward("derivatives", "potential", ("g", "v", "dv", "dbias")),
     "divergence.backward": _backward("derivatives", "divergence", ("g", "v", "dv", "rule", "dbias")),
     "jacobian": _forward("jacobian", "jacobian", ("bias", "rule")),
@@ -80,7 +80,7 @@ def resources(
 ) -> Resources:
     """Compiles one of VARIANTS for a mode and tiles.
 
-    even: whether h is a multiple of the tiles' neurons.  absent: more pointers that are None.
+    even: whether h is a multiple of the tiles' units.  absent: more pointers that are None.
     """
     return Resources.of(compiled(launch(variant, mode, d, tiles, even, absent), mode.architecture))
 
@@ -97,8 +97,8 @@ def _constants(variant: Variant, mode: Mode, d: int, absent: tuple[str, ...]) ->
     if variant.kernel in _OF_MODULES:
         columns = {"COLUMNS": _COLUMNS, "BC": padded_columns(_COLUMNS)}
         return ModulesMode(mode.architecture, mode.kind).constants(d) | columns
-    wanted = {"OF_SCALE": "scale" not in absent, "OF_SHIFT": True, "OF_COEF": "coef" not in absent}
-    return mode.products(d) | wanted | {"SMOOTH": (True,) * len(mode.basis)}
+    needs = {"NEEDS_SCALE": "scale" not in absent, "NEEDS_SHIFT": True, "NEEDS_COEF": "coef" not in absent}
+    return mode.products(d) | needs | {"SMOOTH": (True,) * len(mode.basis)}
 
 
 _OF_MODULES = ("modules.forward", "modules.backward")

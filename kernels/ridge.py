@@ -1,10 +1,10 @@
 """The ridge family by matrix products: the programs of a launch, with hidden values in registers only.
 
 Batch rows are counted in 64 bits.  D = d is padded to BD columns, a power of two; padded columns are 0 on both sides
-of each product.  Padded neurons of the last tile are masked out where their 0 weights would meet an infinite x.
+of each product.  Padded hidden units of the last tile are masked out where their 0 weights would meet an infinite x.
 
-Several scalars S of a batch have the same kind of gradient, so that one pair of programs serves them, by TASK:
-"value" <g, f(x)>; "derivative" <g, J(x) v>; "potential" Σ_B weight F(x); "divergence" Σ_B weight tr J(x).
+Several scalars S of a batch have the same kind of gradient, so that one pair of programs serves them, by QUANTITY:
+"value" <g, f(x)>; "jvp" <g, J(x) v>; "potential" Σ_B weight F(x); "divergence" Σ_B weight tr J(x).
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from . import cascade, common, integral, parts
+from . import cascade, common, integral, reduction
 
 
 class Batch(NamedTuple):
-    """Rows: x, cotangents g and directions v (count, D), weights (count,); None where the task has none."""
+    """Rows: x, cotangents g and directions v (count, D), weights (count,); None where the quantity has none."""
 
     x: tl.tensor
     g: tl.tensor
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
 
 class Products(NamedTuple):
-    """What is constant of the matrix products.  even: whether h is a multiple of the tile's neurons."""
+    """What is constant of the matrix products.  even: whether h is a multiple of the tile's units."""
 
     D: tl.constexpr
     BD: tl.constexpr
@@ -41,17 +41,17 @@ class Products(NamedTuple):
 class Rule(NamedTuple):
     """Of quadrature, for potentials alone: `rule` and SMOOTH of `integral`."""
 
-    numbers: tl.tensor
+    table: tl.tensor
     smooth: tl.constexpr
 
 
 @triton.jit
-def inside(hidden, neurons, h, EVEN: tl.constexpr):
-    """Hidden values (BM, BH), 0 where there is no neuron."""
+def inside(hidden, units, h, EVEN: tl.constexpr):
+    """Hidden values (BM, BH), 0 where there is no hidden unit."""
     if EVEN:
         return hidden
     else:
-        return tl.where((neurons < h)[None, :], hidden, 0.0)
+        return tl.where((units < h)[None, :], hidden, 0.0)
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def _times(a, b, total, products):
 def _hidden(points, cotangents, directions, W_tile, vectors, phi, products, FORM: tl.constexpr):
     """The values (BM, BH) that multiply W, by FORM, and φ'(u) ⊙ a for the directions' gradient.
 
-    "value" φ(u); "slope" φ'(u) ⊙ a; "curvature" φ''(u) ⊙ a ⊙ p; "trace" φ''(u) ⊙ |w|²;
+    "value" φ(u); "slope" φ'(u) ⊙ a; "second" φ''(u) ⊙ a ⊙ p; "trace" φ''(u) ⊙ |w|²;
     u = x Wᵀ, a = g Wᵀ, p = v Wᵀ.
     """
     zeros = tl.zeros((points.shape[0], W_tile.shape[0]), tl.float32)
@@ -74,18 +74,18 @@ def _hidden(points, cotangents, directions, W_tile, vectors, phi, products, FORM
     elif FORM == "slope":
         return cascade.slope(u, vectors, phi) * _times(cotangents, tl.trans(W_tile), zeros, products), zeros
     else:
-        slope, curvature = cascade.slope_and_curvature(u, vectors, phi)
+        slope, second = cascade.slope_and_second(u, vectors, phi)
         if FORM == "trace":
-            return curvature * squared_norms(W_tile)[None, :], zeros
+            return second * squared_norms(W_tile)[None, :], zeros
         else:
             a = _times(cotangents, tl.trans(W_tile), zeros, products)
             p = _times(directions, tl.trans(W_tile), zeros, products)
-            return curvature * a * p, slope * a
+            return second * a * p, slope * a
 
 
 @triton.jit
 def squared_norms(W_tile):
-    """|w|² of each neuron, (BH,)."""
+    """|w|² of each hidden unit, (BH,)."""
     weights = W_tile.to(tl.float32)
     return tl.sum(weights * weights, 1)
 
@@ -99,40 +99,40 @@ def points_program(
     out,
     out_v,
     h,
-    number,
+    block,
     phi,
     products,
     FORM: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """hidden(x) W + bias: BM rows, over all tiles of BH neurons; out_v, unless None, gets (φ'(u) ⊙ a) W.
+    """hidden(x) W + bias: BM rows, over all tiles of BH hidden units; out_v, unless None, gets (φ'(u) ⊙ a) W.
 
-    Rows are multiplied by their weights where there are any.  FORM: as in `_hidden`; "tangent" is "slope" with the NaN
-    of a point in each number of its row, though a piecewise linear φ has a slope even there.
+    Rows are multiplied by their weights where there are any.  FORM: as in `_hidden`; "jvp" is "slope" with the NaN
+    of a point in each block of its row, though a piecewise linear φ has a slope even there.
     """
     D: tl.constexpr = products.D
     BD: tl.constexpr = products.BD
-    KIND: tl.constexpr = "slope" if FORM == "tangent" else FORM
-    first = number.to(tl.int64) * BM
+    KIND: tl.constexpr = "slope" if FORM == "jvp" else FORM
+    first = block.to(tl.int64) * BM
     points = common.load_rows(batch.x, first, batch.count, batch.x_stride, D, BM, BD)  # (BM, BD)
     cotangents = points
     directions = points
-    if KIND == "slope" or KIND == "curvature":
+    if KIND == "slope" or KIND == "second":
         cotangents = common.load_rows(batch.g, first, batch.count, batch.g_stride, D, BM, BD)  # (BM, BD)
-    if KIND == "curvature":
+    if KIND == "second":
         directions = common.load_rows(batch.v, first, batch.count, batch.v_stride, D, BM, BD)  # (BM, BD)
     total = tl.zeros((BM, BD), tl.float32)
     total_v = tl.zeros((BM, BD), tl.float32)
     for start in range(0, h, BH):
-        neurons = start + tl.arange(0, BH)
+        units = start + tl.arange(0, BH)
         W_tile = common.load_rows(W, start, h, D, D, BH, BD)  # (BH, BD)
-        vectors = cascade.in_memory(vectors_at, neurons, h, 0)
+        vectors = cascade.in_memory(vectors_at, units, h, 0)
         hidden, slope_a = _hidden(points, cotangents, directions, W_tile, vectors, phi, products, KIND)
-        hidden = inside(hidden, neurons, h, products.even)
+        hidden = inside(hidden, units, h, products.even)
         total = _times(hidden.to(W_tile.dtype), W_tile, total, products)
         if out_v is not None:
-            slope_a = inside(slope_a, neurons, h, products.even)
+            slope_a = inside(slope_a, units, h, products.even)
             total_v = _times(slope_a.to(W_tile.dtype), W_tile, total_v, products)
     if bias is not None:
         lanes = tl.arange(0, BD)
@@ -140,7 +140,7 @@ def points_program(
     if batch.weight is not None:
         rows = first + tl.arange(0, BM)
         total *= tl.load(batch.weight + rows, mask=rows < batch.count, other=0.0).to(tl.float32)[:, None]
-    if FORM == "tangent":
+    if FORM == "jvp":
         undefined = tl.max((points != points).to(tl.int32), 1) > 0
         total = tl.where(undefined[:, None], float("nan"), total)
     common.store_rows(out, total, first, batch.count, D, BM, BD)
@@ -160,42 +160,42 @@ def _add_rows(
     vectors,
     rule,
     phi,
-    wanted,
+    needs,
     products,
-    OF_W: tl.constexpr,
-    TASK: tl.constexpr,
+    NEEDS_W: tl.constexpr,
+    QUANTITY: tl.constexpr,
 ):
     """BM rows' parts of dW added to `total` (BH, BD), of what multiplies 2W in it to `gains` (BH,), and to `sums`."""
     BH: tl.constexpr = W_tile.shape[0]
     BM: tl.constexpr = points.shape[0]
     zeros = tl.zeros((BH, BM), tl.float32)
     u = _times(W_tile, tl.trans(points), zeros, products)
-    if TASK == "value" or TASK == "derivative":
+    if QUANTITY == "value" or QUANTITY == "jvp":
         cotangents = common.load_rows(batch.g, first, batch.count, batch.g_stride, products.D, BM, products.BD)
         a = _times(W_tile, tl.trans(cotangents), zeros, products)
     else:
         rows = first + tl.arange(0, BM)
         weight = tl.load(batch.weight + rows, mask=rows < batch.count, other=0.0).to(tl.float32)[None, :]
-    if TASK == "value":
-        phi_u, with_points, sums = cascade.value_and_gradients(u, a, vectors, sums, phi, wanted, 1, True)
-        if OF_W:
+    if QUANTITY == "value":
+        phi_u, with_points, sums = cascade.value_and_gradients(u, a, vectors, sums, phi, needs, 1, True)
+        if NEEDS_W:
             total = _times(phi_u.to(points.dtype), cotangents, total, products)
-    elif TASK == "potential":
+    elif QUANTITY == "potential":
         with_points = cascade.value(u, vectors, phi) * weight
         if len(sums) > 0:
-            sums = integral.gradients(u, weight, vectors, sums, rule.numbers, phi, wanted, rule.smooth, 1)
-    elif TASK == "divergence":
+            sums = integral.gradients(u, weight, vectors, sums, rule.table, phi, needs, rule.smooth, 1)
+    elif QUANTITY == "divergence":
         q = squared_norms(W_tile)[:, None] * weight
-        slope, with_points, sums = cascade.slope_and_gradients(u, q, vectors, sums, phi, wanted, 1)
+        slope, with_points, sums = cascade.slope_and_gradients(u, q, vectors, sums, phi, needs, 1)
         gains += tl.sum(slope * weight, 1)
     else:
         directions = common.load_rows(batch.v, first, batch.count, batch.v_stride, products.D, BM, products.BD)
         p = _times(W_tile, tl.trans(directions), zeros, products)
-        slope, with_points, sums = cascade.slope_and_gradients(u, a * p, vectors, sums, phi, wanted, 1)
-        if OF_W:
+        slope, with_points, sums = cascade.slope_and_gradients(u, a * p, vectors, sums, phi, needs, 1)
+        if NEEDS_W:
             total = _times((slope * p).to(points.dtype), cotangents, total, products)
             total = _times((slope * a).to(points.dtype), directions, total, products)
-    if OF_W:
+    if NEEDS_W:
         total = _times(with_points.to(points.dtype), points, total, products)
     return total, gains, sums
 
@@ -206,25 +206,25 @@ def weights_program(
     W,
     vectors_at,
     into,
-    share,
+    part,
     h,
     rule,
     phi,
-    wanted,
+    needs,
     products,
-    TASK: tl.constexpr,
+    QUANTITY: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """The gradients of S in W and in the vectors: BH neurons, one part of the batch.
+    """The gradients of S in W and in the vectors: BH hidden units, one part of the batch.
 
     "value": dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x;  "potential": (φ(u) ⊙ weight)ᵀ x;
-    "derivative": (φ' ⊙ p)ᵀ g + (φ' ⊙ a)ᵀ v + (φ'' ⊙ p ⊙ a)ᵀ x;
+    "jvp": (φ' ⊙ p)ᵀ g + (φ' ⊙ a)ᵀ v + (φ'' ⊙ p ⊙ a)ᵀ x;
     "divergence": (φ'' ⊙ |w|² ⊙ weight)ᵀ x + 2 (Σ_B φ' weight) ⊙ W.
     """
-    COUNT: tl.constexpr = phi.layers * (wanted.scale + wanted.shift + len(phi.basis) * wanted.coef)
-    OF_W: tl.constexpr = into.W is not None
-    start = share.tile * BH
+    COUNT: tl.constexpr = phi.layers * (needs.scale + needs.shift + len(phi.basis) * needs.coef)
+    NEEDS_W: tl.constexpr = into.W is not None
+    start = part.tile * BH
     W_tile = common.load_rows(W, start, h, products.D, products.D, BH, products.BD)  # (BH, BD)
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 1)
     total = tl.zeros((BH, products.BD), tl.float32)
@@ -232,35 +232,35 @@ def weights_program(
     sums = ()
     for _ in tl.static_range(COUNT):
         sums = sums + (tl.zeros((BH,), tl.float32),)
-    begin = share.split.to(tl.int64) * share.rows
-    for offset in range(0, tl.minimum(batch.count - begin, share.rows), BM):
+    begin = part.split.to(tl.int64) * part.rows
+    for offset in range(0, tl.minimum(batch.count - begin, part.rows), BM):
         first = begin + offset
         points = common.load_rows(batch.x, first, batch.count, batch.x_stride, products.D, BM, products.BD)  # (BM, BD)
         total, gains, sums = _add_rows(
-            *(total, gains, sums, points, batch, first, W_tile, vectors, rule, phi, wanted, products, OF_W, TASK)
+            *(total, gains, sums, points, batch, first, W_tile, vectors, rule, phi, needs, products, NEEDS_W, QUANTITY)
         )
-    if TASK == "divergence":
+    if QUANTITY == "divergence":
         total += 2.0 * gains[:, None] * W_tile.to(tl.float32)
-    parts.matrix_and_vectors(total, sums, into, share, h, products.D, BH, products.BD)
+    reduction.matrix_and_vectors(total, sums, into, part, h, products.D, BH, products.BD)
 
 
 @triton.jit
-def numbers_program(
-    batch, W, vectors_at, out, h, number, rule, phi, products, TASK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
+def scalar_program(
+    batch, W, vectors_at, out, h, block, rule, phi, products, QUANTITY: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
 ):
     """F(x) = Σ_j ∫_0^{u_j} φ_j, or tr J(x) = Σ_j φ_j'(u_j) |w_j|², without bias: BM rows, over all tiles of BH."""
-    first = number.to(tl.int64) * BM
+    first = block.to(tl.int64) * BM
     points = common.load_rows(batch.x, first, batch.count, batch.x_stride, products.D, BM, products.BD)  # (BM, BD)
     total = tl.zeros((BM,), tl.float32)
     for start in range(0, h, BH):
-        neurons = start + tl.arange(0, BH)
+        units = start + tl.arange(0, BH)
         W_tile = common.load_rows(W, start, h, products.D, products.D, BH, products.BD)  # (BH, BD)
-        vectors = cascade.in_memory(vectors_at, neurons, h, 0)
+        vectors = cascade.in_memory(vectors_at, units, h, 0)
         u = _times(points, tl.trans(W_tile), tl.zeros((BM, BH), tl.float32), products)
-        if TASK == "potential":
-            hidden = integral.value(u, vectors, rule.numbers, phi, rule.smooth)
+        if QUANTITY == "potential":
+            hidden = integral.value(u, vectors, rule.table, phi, rule.smooth)
         else:
             hidden = cascade.slope(u, vectors, phi) * squared_norms(W_tile)[None, :]
-        total += tl.sum(inside(hidden, neurons, h, products.even), 1)
+        total += tl.sum(inside(hidden, units, h, products.even), 1)
     rows = tl.arange(0, BM)
     tl.store(out + first + rows, total, mask=rows < batch.count - first)

@@ -177,36 +177,36 @@ class _Run:
         return [launch.forward(mode, "value", self.x, self.parameters, self.bias)]
 
     def _numbers(self, mode: Mode) -> list[Tensor]:
-        tasks = (("potential", self.rule), ("divergence", None))
-        return [launch.forward(mode, task, self.x, self.parameters, rule=rule) for task, rule in tasks]
+        quantities = (("potential", self.rule), ("divergence", None))
+        return [launch.forward(mode, quantity, self.x, self.parameters, rule=rule) for quantity, rule in quantities]
 
     def _jacobian(self, mode: Mode) -> list[Tensor]:
         return [launch.forward(mode, "jacobian", self.x, self.parameters)]
 
     def _into(self, **more: Tensor) -> launch.Gradients:
         p = self.parameters
-        neurons = torch.empty(sum(t.numel() for t in (p.scale, p.shift, p.coef)), device=self.x.device)
-        return launch.Gradients(torch.empty_like(self.x), torch.empty_like(p.W), neurons, (True, True, True), **more)
+        vectors = torch.empty(sum(t.numel() for t in (p.scale, p.shift, p.coef)), device=self.x.device)
+        return launch.Gradients(torch.empty_like(self.x), torch.empty_like(p.W), vectors, (True, True, True), **more)
 
     def _backward(self, mode: Mode) -> list[Tensor]:
         into = self._into(bias=torch.empty_like(self.bias))
         launch.backward(mode, "value", launch.Batch(self.x, g=self.g), self.parameters, into)
-        return [into.x, into.W, into.neurons, into.bias]
+        return [into.x, into.W, into.vectors, into.bias]
 
     def _derivatives(self, mode: Mode) -> list[Tensor]:
         into = self._into(v=torch.empty_like(self.v))
-        launch.backward(mode, "derivative", launch.Batch(self.x, g=self.g, v=self.v), self.parameters, into)
-        results = [into.x, into.v, into.W, into.neurons]
-        for task, rule in (("potential", self.rule), ("divergence", None)):
+        launch.backward(mode, "jvp", launch.Batch(self.x, g=self.g, v=self.v), self.parameters, into)
+        results = [into.x, into.v, into.W, into.vectors]
+        for quantity, rule in (("potential", self.rule), ("divergence", None)):
             into = self._into()
-            launch.backward(mode, task, launch.Batch(self.x, weight=self.weight), self.parameters, into, rule)
-            results += [into.x, into.W, into.neurons]
+            launch.backward(mode, quantity, launch.Batch(self.x, weight=self.weight), self.parameters, into, rule)
+            results += [into.x, into.W, into.vectors]
         return results
 
     def _jacobian_backward(self, mode: Mode) -> list[Tensor]:
         into = self._into()
         launch.backward(mode, "jacobian", launch.Batch(self.x, g=self.matrix), self.parameters, into)
-        return [into.x, into.W, into.neurons]
+        return [into.x, into.W, into.vectors]
 
 
 class _RunModules:
@@ -238,7 +238,7 @@ class _RunModules:
         if self.kernel.endswith("forward"):
             return [modules_launch.forward(mode, "value", self.x, self.network, self.bias).float()]
         W, b = self.network.W, self.network.b
-        numbers = torch.empty(sum(self.network.columns()), device=W.device)
-        into = modules_launch.Gradients(*map(torch.empty_like, (self.x, W, b)), numbers, torch.empty_like(self.bias))
+        scalars = torch.empty(sum(self.network.columns()), device=W.device)
+        into = modules_launch.Gradients(*map(torch.empty_like, (self.x, W, b)), scalars, torch.empty_like(self.bias))
         modules_launch.backward(mode, "value", self.x, self.g, None, self.network, into)
-        return [t.float() for t in (into.x, into.W, into.b, into.numbers, into.bias)]
+        return [t.float() for t in (into.x, into.W, into.b, into.scalars, into.bias)]

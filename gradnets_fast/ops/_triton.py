@@ -191,7 +191,7 @@ def ridge_backward(g: Tensor, *arguments: Any) -> Gradients:
     with current_device(x.device):
         batch = launch.Batch(plain(x), g=plain(g.to(x.dtype)))
         launch.backward(mode, "value", batch, _parameters(W, scale, shift, coef), into)
-    return into.x, into.W, *_parts(into.neurons, of_vectors), into.bias
+    return into.x, into.W, *_parts(into.vectors, of_vectors), into.bias
 
 
 class ScalarKernels:
@@ -219,7 +219,7 @@ class ScalarKernels:
         result: Tensor
         with current_device(x.device):
             if self._suffix == "jvp":
-                result = launch.tangent(mode, plain(x), plain(tensors[0].to(x.dtype)), parameters)
+                result = launch.jvp(mode, plain(x), plain(tensors[0].to(x.dtype)), parameters)
             else:
                 result = launch.forward(mode, self._suffix, plain(x), parameters, rule=self._rule(x))
         return result
@@ -243,7 +243,7 @@ class ScalarKernels:
         with current_device(x.device):
             if self._suffix == "jvp":
                 batch = launch.Batch(points, g=cotangents.to(x.dtype), v=plain(tensors[1].to(x.dtype)))
-                launch.backward(mode, "derivative", batch, parameters, into)
+                launch.backward(mode, "jvp", batch, parameters, into)
             elif self._suffix == "jacobian":
                 batch = launch.Batch(points, g=cotangents.to(x.dtype).contiguous())
                 launch.backward(mode, "jacobian", batch, parameters, into)
@@ -251,7 +251,7 @@ class ScalarKernels:
                 batch = launch.Batch(points, weight=cotangents.contiguous())
                 launch.backward(mode, self._suffix, batch, parameters, into, self._rule(x))
         rows = (into.x, into.v)[: self._rows]
-        return *rows, into.W, *_parts(into.neurons, of_vectors)
+        return *rows, into.W, *_parts(into.vectors, of_vectors)
 
     def _rule(self, x: Tensor) -> Tensor | None:
         return _quadrature(x.device) if self._suffix == "potential" else None

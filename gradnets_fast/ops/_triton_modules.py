@@ -84,13 +84,13 @@ class ModuleKernels:
         if of["W"] is not None or of["b"] is not None:
             into.b = memory_for(named["b"])
         if any(of.get(name) is not None for name in _NUMBERS):
-            into.numbers = torch.empty(sum(network.columns()), dtype=torch.float32, device=x.device)
+            into.scalars = torch.empty(sum(network.columns()), dtype=torch.float32, device=x.device)
         with current_device(x.device):
             if self._suffix == "":
                 launch.backward(mode, "value", plain(x), plain(g.to(x.dtype)), None, network, into)
             else:
                 launch.backward(mode, "potential", plain(x), None, plain(g).contiguous(), network, into)
-        found = {"W": into.W, "b": into.b, "bias": into.bias} | _numbers(network, into.numbers)
+        found = {"W": into.W, "b": into.b, "bias": into.bias} | _numbers(network, into.scalars)
         return into.x, *(_like(found.get(name), of[name]) for name in self._names)
 
     def _width(self, x: Tensor, named: dict[str, Tensor]) -> int:

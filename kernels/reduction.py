@@ -12,14 +12,17 @@ from . import common
 
 
 class Into(NamedTuple):
-    """Where gradients of parameters go: (h, D), and vectors of h one after the other; None where none are wanted."""
+    """Where gradients of parameters go: (h, D), and vectors of h one after the other; None where none are needed."""
 
     W: tl.tensor
-    neurons: tl.tensor
+    vectors: tl.tensor
 
 
-class Share(NamedTuple):
-    """One program's share of them: of a tile of neurons, the part `split` of `splits`, so many rows of the batch."""
+class Part(NamedTuple):
+    """One program's part of a tile's reduction: part `split` of `splits`, with `rows` rows of the batch.
+
+    partials: memory for all programs' partial sums.  counters: one for each tile, to count arrivals.
+    """
 
     partials: tl.tensor
     counters: tl.tensor
@@ -68,26 +71,26 @@ def columns(pointer, out, partials, counter, count, stride, split, splits, rows_
 
 
 @triton.jit
-def matrix_and_vectors(matrix, vectors, into, share, h, D: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr):
-    """The gradients `into` (h, D) and (len(vectors), h) at the neurons of a tile, from one part of the batch.
+def matrix_and_vectors(matrix, vectors, into, part, h, D: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr):
+    """The gradients `into` (h, D) and (len(vectors), h) at the units of a tile, from one part of the batch.
 
     Shapes: matrix (BH, BD), unless into.W is None; each of vectors (BH,).
     """
-    OF_W: tl.constexpr = BH * BD if into.W is not None else 0
+    MATRIX: tl.constexpr = BH * BD if into.W is not None else 0
     COUNT: tl.constexpr = len(vectors)
-    SIZE: tl.constexpr = OF_W + COUNT * BH
-    tile_parts = share.partials + share.tile.to(tl.int64) * share.splits * SIZE
-    part = tile_parts + share.split.to(tl.int64) * SIZE
+    SIZE: tl.constexpr = MATRIX + COUNT * BH
+    partials = part.partials + part.tile.to(tl.int64) * part.splits * SIZE
+    own = partials + part.split.to(tl.int64) * SIZE
     lines = tl.arange(0, BH)
     block = lines[:, None] * BD + tl.arange(0, BD)[None, :]
     if into.W is not None:
-        tl.store(part + block, matrix)
+        tl.store(own + block, matrix)
     for i in tl.static_range(COUNT):
-        tl.store(part + OF_W + i * BH + lines, vectors[i])
-    if is_last(share.counters + share.tile, share.splits):
-        start = share.tile * BH
+        tl.store(own + MATRIX + i * BH + lines, vectors[i])
+    if is_last(part.counters + part.tile, part.splits):
+        start = part.tile * BH
         if into.W is not None:
-            common.store_rows(into.W, total_of(tile_parts + block, share.splits, SIZE), start, h, D, BH, BD)
+            common.store_rows(into.W, total_of(partials + block, part.splits, SIZE), start, h, D, BH, BD)
         for i in tl.static_range(COUNT):
-            vector = total_of(tile_parts + OF_W + i * BH + lines, share.splits, SIZE)
-            tl.store(into.neurons + i * h + start + lines, vector, mask=start + lines < h)
+            vector = total_of(partials + MATRIX + i * BH + lines, part.splits, SIZE)
+            tl.store(into.vectors + i * h + start + lines, vector, mask=start + lines < h)
