@@ -2,7 +2,8 @@
 
 python -m bench.tiles   # entry by entry, what the table lacks, and what was compiled from other kernels than these
 
-An hour on two cores from nothing; after a change of the kernels, which keeps the tiles that still fit, a quarter of it.
+An hour on two cores from nothing.  After a change of the kernels the tiles that still fit are kept, and what translates
+to the same code as before is not compiled again: a quarter of an hour if all code changed, minutes if none did.
 
 The first candidate of which two programs fit into a multiprocessor wins, so that one computes φ while the other's
 products run; else the first that spills nothing.
@@ -10,6 +11,7 @@ products run; else the first that spills nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +36,7 @@ _HOPELESS = {"tf32x3": 2, "ieee": 2}
 def taken(case: Case, tiles: dict[str, int]) -> dict[str, compiler.Resources]:
     """What each variant of the entry's kernel takes with these tiles; stops at the first that does not fit."""
     architecture, kernel, kind, d, layers = case
-    mode = Mode(architecture, kind, ("tanh",), layers)
+    mode = Mode(architecture, kind, offline.BASIS, layers)
     found = {}
     for name in offline.variants(kernel, layers):
         found[name] = offline.resources(name, mode, d, tiles)
@@ -46,6 +48,19 @@ def taken(case: Case, tiles: dict[str, int]) -> dict[str, compiler.Resources]:
 def _two_fit(architecture: int, tiles: dict[str, int], needs: compiler.Resources) -> bool:
     shared = 2 * needs.shared <= 1024 * configuration.SHARED_KB[architecture]
     return shared and 2 * 32 * tiles["num_warps"] * needs.registers <= _REGISTERS
+
+
+def code(case: Case, tiles: dict[str, int]) -> list[str]:
+    """For each variant of the entry a digest of what machine code is made from: Triton's language, and options."""
+    architecture, kernel, kind, d, depth = case
+    mode = Mode(architecture, kind, offline.BASIS, depth)
+    found = []
+    for name in offline.variants(kernel, depth):
+        launch = offline.launch(name, mode, d, tiles, even=True, absent=())
+        options = json.dumps({option: launch.constants.get(option) for option in compiler.OPTIONS})
+        text = compiler.translated(launch, architecture)[1] + options
+        found.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return found
 
 
 def chosen(case: Case) -> dict[str, Any]:
@@ -63,12 +78,12 @@ def chosen(case: Case) -> dict[str, Any]:
     return best or {"d": d, "depth": depth, "options": None, "resources": {}}
 
 
-def again(case: Case) -> dict[str, Any]:
-    """The entry that the table has for a case, if its tiles fit these kernels, else another one."""
-    entry: dict[str, Any] = _entries(_read(), case)[0]
-    if entry["options"] is None:
+def again(entry: dict[str, Any], case: Case) -> dict[str, Any]:
+    """The table's entry of a case: compiled anew if its code has changed, another one if its tiles no longer fit."""
+    tiles = entry["options"]
+    if tiles is None or (entry.get("code"), entry["triton"]) == (code(case, tiles), triton.__version__):
         return entry
-    found = taken(case, entry["options"])
+    found = taken(case, tiles)
     if not all(needs.fits(case[0]) for needs in found.values()):
         return chosen(case)
     return entry | {"resources": {name: astuple(needs) for name, needs in found.items()}}
@@ -76,13 +91,16 @@ def again(case: Case) -> dict[str, Any]:
 
 def updated(case: Case) -> dict[str, Any]:
     """The entry of one case."""
-    entry = again(case) if _entries(_read(), case) else chosen(case)
-    return entry | {"sources": offline.digest(case[1]), "triton": triton.__version__}
+    known = _entries(_read(), case)
+    entry = again(known[0], case) if known else chosen(case)
+    translated = None if entry["options"] is None else code(case, entry["options"])
+    account = {"code": translated, "sources": offline.digest(case[1], case[4]), "triton": triton.__version__}
+    return {name: entry[name] for name in ("d", "depth", "options", "resources")} | account
 
 
 def is_fresh(case: Case) -> bool:
     """Whether the table has the case, compiled from these kernels."""
-    return any(entry.get("sources") == offline.digest(case[1]) for entry in _entries(_read(), case))
+    return any(entry.get("sources") == offline.digest(case[1], case[4]) for entry in _entries(_read(), case))
 
 
 def _read() -> dict[str, Any]:

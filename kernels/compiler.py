@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 
 from . import configuration
 from .mode import Constants
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _WARP = 32
-_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+"""The constants of a launch that the compiler takes, not the kernel."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ def _type(name: str, kind: str) -> str:
 
 def compiled(launch: Launch, architecture: int, more: Constants | None = None) -> Any:
     """The compiled kernel of Triton; more: options of its compiler."""
+    options = _options(launch) | (more or {})
+    return triton.compile(_source(launch), target=GPUTarget("cuda", architecture, _WARP), options=options)
+
+
+def _options(launch: Launch) -> Constants:
+    return {name: launch.constants[name] for name in OPTIONS if name in launch.constants}
+
+
+def _source(launch: Launch) -> ASTSource:
     signature: dict[str, str] = {}
     values: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
@@ -90,9 +101,31 @@ def compiled(launch: Launch, architecture: int, more: Constants | None = None) -
         signature[name] = kind
         if name in launch.multiples:
             attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.function, signature, values, attributes)
-    options = {name: launch.constants[name] for name in _OPTIONS if name in launch.constants} | (more or {})
-    return triton.compile(source, target=GPUTarget("cuda", architecture, _WARP), options=options)
+    return ASTSource(launch.function, signature, values, attributes)
+
+
+def translated(launch: Launch, architecture: int) -> tuple[str, str]:
+    """A launch in Triton's own language, from which the compiler makes machine code: function by function, and in one.
+
+    In the second text no function, variable, comment or place in a file has a name, so that kernels which differ in
+    these alone give the same; it takes a quarter of a second, where machine code takes up to minutes.
+    """
+    backend = make_backend(GPUTarget("cuda", architecture, _WARP))
+    options = backend.parse_options(_options(launch))
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    source, stages = _source(launch), {}
+    functions = (backend.get_codegen_implementation(options), backend.get_module_map())
+    module = source.make_ir(backend.target, options, *functions, context)
+    backend.add_stages(stages, options, source.language)
+    separate = module.str_nodebug()
+    together = stages["ttir"](module, {}).str_nodebug()
+    numbers: dict[str, str] = {}
+    return separate, _VALUE.sub(lambda found: numbers.setdefault(found[0], f"%{len(numbers)}"), together)
+
+
+_VALUE = re.compile(r"%[A-Za-z_0-9$.-]+")
 
 
 @dataclass(frozen=True)

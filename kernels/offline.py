@@ -42,6 +42,9 @@ def _modules(kernel: str, quantity: str, absent: tuple[str, ...], basis: str = "
     return Variant(f"modules.{kernel}", f"modules_entry.{kernel}", names, absent, 1 if "negative" in absent else 2)
 
 
+BASIS = ("tanh",)
+"""The basis functions of the ridge networks that the table's entries are compiled for."""
+
 _VALUE = ("v", "weight", "rule", "dv")
 _SQUARE = ("tanh", "half_square")
 _COLUMNS = 18
@@ -104,6 +107,8 @@ def _constants(variant: Variant, mode: Mode, d: int, absent: tuple[str, ...]) ->
 _OF_MODULES = ("modules.forward", "modules.backward")
 
 
-def digest(kernel: str) -> str:
-    """That of the code that decides what a kernel of the table takes."""
-    return sources.digest("modules" if kernel in _OF_MODULES else "ridge")
+def digest(kernel: str, depth: int) -> str:
+    """The digest of the code that decides what an entry of the table takes: that of all its variants."""
+    found = [VARIANTS[name] for name in variants(kernel, depth)]
+    names = frozenset().union(BASIS, *(sources.names_in(variant.constants) for variant in found))
+    return sources.digest(found[0].entry, names)

@@ -69,7 +69,7 @@ def built(launch: Launch, architecture: int) -> tuple[dict[str, Any], bytes, str
         "registers": registers,
         "stack": stack,
         "parameters": parameters,
-        "sources": sources.digest(sources.ENTRIES[launch.kernel.partition(".")[0]]),
+        "sources": sources.digest(launch.kernel, sources.names_in(launch.constants)),
     }
     return entry, cubin, ptx
 

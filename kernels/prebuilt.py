@@ -122,10 +122,10 @@ def read(path: Path) -> Archive:
 
 
 def _check_sources(path: Path, entry: dict[str, Any]) -> None:
-    family = sources.ENTRIES[entry["kernel"].partition(".")[0]]
-    if entry["sources"] != sources.digest(family):
+    kernel = entry["kernel"]
+    if entry["sources"] != sources.digest(kernel, sources.names_in(entry["constants"])):
         fix = "reinstall the package, or remove the file"
-        raise PrebuiltError(f"{path}: compiled from other kernels ({family}) than those installed; {fix}")
+        raise PrebuiltError(f"{path}: compiled from other kernels ({kernel}) than those installed; {fix}")
 
 
 def _key(entry: dict[str, Any]) -> _Key:

@@ -133,7 +133,7 @@ def test_the_table_was_compiled_from_these_kernels() -> None:
     for architecture in configuration.ARCHITECTURES:
         for kernel, kinds in configuration.table()[str(architecture)].items():
             for entry in (entry for entries in kinds.values() for entry in entries):
-                assert entry["sources"] == offline.digest(kernel), (architecture, kernel, entry)
+                assert entry["sources"] == offline.digest(kernel, entry["depth"]), (architecture, kernel, entry)
 
 
 _COMPILE = """
