@@ -26,7 +26,7 @@ from gradnets_fast.kernels.candidates import CANDIDATES, Case, cases
 from gradnets_fast.kernels.mode import Mode
 
 _REGISTERS = 65536
-"""Of a multiprocessor."""
+"""Registers of a multiprocessor."""
 
 _MATRIX_KERNELS = ("forward", "backward", "numbers", "derivatives", "modules.forward", "modules.backward")
 _HOPELESS = {"tf32x3": 2, "ieee": 2}
@@ -126,7 +126,7 @@ def _add(case: Case, entry: dict[str, Any]) -> None:
 
 
 def _write(table: dict[str, Any]) -> None:
-    """As JSON with an entry a line."""
+    """Write the table as JSON with an entry a line."""
     lines = {
         architecture: {
             kernel: {kind: list(map(json.dumps, entries)) for kind, entries in kinds.items()}
@@ -139,10 +139,10 @@ def _write(table: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    wanted = [case for case in cases() if not is_fresh(case)]
-    print(f"Triton {triton.__version__}: {len(wanted)} entries")
+    stale = [case for case in cases() if not is_fresh(case)]
+    print(f"Triton {triton.__version__}: {len(stale)} entries")
     with ProcessPoolExecutor() as pool:
-        for case, entry in zip(wanted, pool.map(updated, wanted)):
+        for case, entry in zip(stale, pool.map(updated, stale)):
             _add(case, entry)
             print(*case, entry["options"], entry["resources"], flush=True)
 

@@ -11,7 +11,7 @@ DEPTHS = (1, 4)
 """Depths of the table, each chosen with a cascade of as many layers of one basis function."""
 
 SIGNS = (1, 2)
-"""What stands for the depth of modules: the softmaxes of z and of −z, or one of them, or a transformed sum."""
+"""What stands for the depth of modules: 2 where there are the softmaxes of z and of −z, else 1."""
 
 _MATRIX = {"half": (32, 64, 128, 256), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}
 _ROW = {"half": (32, 64, 128), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}

@@ -1,4 +1,6 @@
-"""The elementwise middle of the ridge family: φ, its derivatives, and the gradients of sums of either.
+"""The elementwise middle of the ridge family: φ, φ', φ'', and the gradients of Σ a·φ and Σ q·φ' in β, s and C.
+
+    z_0 = β_0 u + s_0,   z_l = β_l u + s_l + Σ_k C_{l−1,k} b_k(z_{l−1}),   φ(u) = Σ_k C_{L−1,k} b_k(z_{L−1})
 
 A tile holds hidden units along one axis and rows of the batch along the other, AXIS.  Parameters are float32
 vectors over the tile's units, expanded along AXIS.
@@ -13,8 +15,11 @@ from . import _activations_gen as activations
 
 
 class Cascade(NamedTuple):
-    """What is constant of φ: names of basis functions, number of layers, ARITHMETIC of `common`, and whether there are
-    β and C; else they are ones."""
+    """The constants of φ.
+
+    basis: names of the b_k.  layers: L.  arithmetic: ARITHMETIC of `common`.  scaled, mixed: whether there are β and C;
+    where there are none they are ones.
+    """
 
     basis: tl.constexpr
     layers: tl.constexpr
@@ -24,7 +29,7 @@ class Cascade(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """β and s, one for each layer; C, for each layer and basis function, layer by layer: tuples of vectors."""
+    """Tuples of vectors in registers: β and s, one for each layer; C, one for each layer and basis function."""
 
     scale: tl.tensor
     shift: tl.tensor
@@ -32,8 +37,10 @@ class Vectors(NamedTuple):
 
 
 class InMemory(NamedTuple):
-    """The same where they are: pointers to (layers, h), (layers, h), (layers · K, h), of which the vectors at `units`
-    are loaded where they are used, because along the rows of a tile each of them takes many registers."""
+    """Pointers to β (layers, h), s (layers, h) and C (layers · K, h).
+
+    The vectors at `units` are loaded where they are used: along the rows of a tile each would take many registers.
+    """
 
     scale: tl.tensor
     shift: tl.tensor
@@ -43,7 +50,7 @@ class InMemory(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which of `Vectors` get gradients, which are kept in this order, one after the other."""
+    """Which of β, s and C get gradients; those that do are kept in this order, one after the other."""
 
     scale: tl.constexpr
     shift: tl.constexpr
@@ -52,19 +59,22 @@ class Needs(NamedTuple):
 
 @triton.jit
 def pointers(scale, shift, coef):
-    """What `load` and `in_memory` read; another pointer stands for None, which a tuple cannot hold in Triton 3.6."""
+    """The pointers that `load` and `in_memory` read.
+
+    Another pointer stands for None, because a function's result cannot hold None in Triton 3.6.
+    """
     return (shift if scale is None else scale, shift, shift if coef is None else coef)
 
 
 @triton.jit
 def in_memory(at, units, h, AXIS: tl.constexpr):
-    """(scale, shift, coef) at `units`, from their pointers."""
+    """β, s and C at `units`, left in memory."""
     return InMemory(at[0], at[1], at[2], tl.expand_dims(units, AXIS), h)
 
 
 @triton.jit
 def load(at, units, h, phi, AXIS: tl.constexpr):
-    """The same in registers, for a loop."""
+    """β, s and C at `units`, in registers, for a loop that uses them again and again."""
     here = in_memory(at, units, h, AXIS)
     COEFS: tl.constexpr = phi.layers * len(phi.basis)
     scale = ()
@@ -86,7 +96,7 @@ def _all(vectors, of, COUNT: tl.constexpr):
 
 @triton.jit
 def vector(vectors, of, i: tl.constexpr):
-    """The i-th of vectors.scale, vectors.shift or vectors.coef, 0 beyond h."""
+    """The i-th vector of `of`, which is vectors.scale, vectors.shift or vectors.coef; 0 beyond h."""
     if len(vectors) == 3:
         return of[i]
     else:
@@ -96,7 +106,7 @@ def vector(vectors, of, i: tl.constexpr):
 
 @triton.jit
 def _enter(l: tl.constexpr, u, mixed, vectors, phi):
-    """z_l = β_l u + s_l + mixed, mixed being what layer l − 1 passed on."""
+    """z_l = β_l u + s_l + mixed, with mixed = Σ_k C_{l−1,k} b_k(z_{l−1}) of the layer before (none where l = 0)."""
     z = u
     if phi.scaled:
         z = z * vector(vectors, vectors.scale, l)
@@ -108,7 +118,7 @@ def _enter(l: tl.constexpr, u, mixed, vectors, phi):
 
 @triton.jit
 def _inner(l: tl.constexpr, passed, vectors, phi):
-    """∂z_l/∂u = β_l + passed, passed being what layer l − 1 makes of its own; a vector or number where l = 0."""
+    """z_l' = β_l + passed, with passed = Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}'; a vector or number where l = 0."""
     if phi.scaled:
         return vector(vectors, vectors.scale, l) + passed if l > 0 else vector(vectors, vectors.scale, l)
     else:
@@ -126,6 +136,7 @@ def scaled(l: tl.constexpr, delta, vectors, phi):
 
 @triton.jit
 def weighted(position: tl.constexpr, value, vectors, phi):
+    """C_{l,k} value, position being l K + k."""
     if phi.mixed:
         return vector(vectors, vectors.coef, position) * value
     else:
@@ -134,7 +145,7 @@ def weighted(position: tl.constexpr, value, vectors, phi):
 
 @triton.jit
 def value(u, vectors, phi):
-    """φ(u): z_l = β_l u + s_l + Σ_k C_{l−1,k} b_k(z_{l−1}), φ = Σ_k C_{L−1,k} b_k(z_{L−1})."""
+    """φ(u) = Σ_k C_{L−1,k} b_k(z_{L−1})."""
     K: tl.constexpr = len(phi.basis)
     mixed = u
     for l in tl.static_range(phi.layers):
@@ -163,7 +174,7 @@ def _layer(l: tl.constexpr, z, vectors, phi):
 
 @triton.jit
 def _layer_and_second(l: tl.constexpr, z, vectors, phi):
-    """Σ_k C_{l,k} b_k(z), the same of b_k' and of b_k'', (b_0(z), …) and (b_0'(z), …)."""
+    """Σ_k C_{l,k} b_k(z), Σ_k C_{l,k} b_k'(z), Σ_k C_{l,k} b_k''(z), (b_0(z), …) and (b_0'(z), …)."""
     K: tl.constexpr = len(phi.basis)
     b, first, second = activations.value_first_second(z, tl.constexpr(phi.basis[0]), phi.arithmetic)
     values = (b,)
@@ -217,10 +228,10 @@ def _add(total, term, AXIS: tl.constexpr, REDUCE: tl.constexpr):
 
 @triton.jit
 def value_and_gradients(u, a, vectors, sums, phi, needs, AXIS: tl.constexpr, REDUCE: tl.constexpr):
-    """φ(u), a·φ'(u), and `sums` + the gradients of Σ a·φ for those of (β, s, C) that are needs.
+    """φ(u), a·φ'(u), and `sums` + the gradients of Σ a·φ for those of (β, s, C) that `needs` marks.
 
-    δ_l = (∂ of a·φ by z_l) = C_l·b'(z_l) δ_{l+1}, δ_L = a:  a·φ' = Σ_l β_l δ_l;  dβ_l = Σ δ_l u;  ds_l = Σ δ_l;
-    dC_{l,k} = Σ δ_{l+1} b_k(z_l).  REDUCE: whether sums are over AXIS, or tiles that the caller will sum.
+    δ_l = ∂(a·φ)/∂z_l = C_l·b'(z_l) δ_{l+1}, δ_L = a:  a·φ' = Σ_l β_l δ_l;  dβ_l = Σ δ_l u;  ds_l = Σ δ_l;
+    dC_{l,k} = Σ δ_{l+1} b_k(z_l).  REDUCE: whether Σ is taken over AXIS here, or `sums` are tiles that the caller sums.
     """
     K: tl.constexpr = len(phi.basis)
     mixed = u
@@ -256,9 +267,9 @@ def value_and_gradients(u, a, vectors, sums, phi, needs, AXIS: tl.constexpr, RED
 
 @triton.jit
 def slope_and_gradients(u, q, vectors, sums, phi, needs, AXIS: tl.constexpr):
-    """φ'(u), q·φ''(u), and `sums` + the gradients of Σ q·φ', summed over AXIS, for those of (β, s, C) that are needs.
+    """φ'(u), q·φ''(u), and `sums` + the gradients of Σ q·φ', Σ over AXIS, for those of (β, s, C) that `needs` marks.
 
-    With z_l' as in `slope`, ρ_l and δ_l the derivatives of q·φ' by z_l' and z_l; ρ_L = q, δ_L = 0:
+    With z_l' as in `slope`, ρ_l = ∂(q·φ')/∂z_l' and δ_l = ∂(q·φ')/∂z_l; ρ_L = q, δ_L = 0:
     ρ_l = C_l·b'(z_l) ρ_{l+1};  δ_l = C_l·b'(z_l) δ_{l+1} + C_l·b''(z_l) z_l' ρ_{l+1};  q·φ'' = Σ_l β_l δ_l;
     dβ_l = Σ δ_l u + ρ_l;  ds_l = Σ δ_l;  dC_{l,k} = Σ δ_{l+1} b_k(z_l) + ρ_{l+1} b_k'(z_l) z_l'.
     """

@@ -2,11 +2,45 @@
 
 They run in Triton's interpreter as well: inline assembly, which it lacks, stands behind a constant condition.
 
-ARITHMETIC is "accurate", "fast" (for 16-bit points), or "fast_interpreted", the latter without the assembly.
+ARITHMETIC is "accurate", "fast" (for 16-bit points), or "fast_interpreted", which is "fast" without the assembly.
+
+`Batch` and `Products` are what every kernel hands its programs: the rows, and how they are multiplied.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
+
+
+class Batch(NamedTuple):
+    """Pointers to points x, cotangents g and directions v (count, D), and to weights (count,).
+
+    What a quantity does not take is None.  A Jacobian's cotangents g are (count, D, D).  The strides are those of rows.
+    """
+
+    x: tl.tensor
+    g: tl.tensor
+    v: tl.tensor
+    weight: tl.tensor
+    count: tl.tensor
+    x_stride: tl.tensor
+    g_stride: tl.tensor
+    v_stride: tl.tensor
+
+
+class Products(NamedTuple):
+    """The constants of matrix products.
+
+    D, BD: columns of a row, and those of its tile.  precision: of `tl.dot`.  arithmetic: ARITHMETIC.
+    even: whether h is a multiple of the hidden units of a tile.
+    """
+
+    D: tl.constexpr
+    BD: tl.constexpr
+    precision: tl.constexpr
+    arithmetic: tl.constexpr
+    even: tl.constexpr
 
 
 @triton.jit
@@ -126,10 +160,29 @@ def store_rows(pointer, tile, first, count, D: tl.constexpr, ROWS: tl.constexpr,
 
 
 @triton.jit
-def dot(a, b, total, PRECISION: tl.constexpr, ARITHMETIC: tl.constexpr):
+def times(a, b, total, products):
     """total + a b, in float32."""
-    if ARITHMETIC == "fast_interpreted":
+    if products.arithmetic == "fast_interpreted":
         # The interpreter's products of bfloat16 are wrong.
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
     else:
-        return tl.dot(a, b, total, input_precision=PRECISION)
+        return tl.dot(a, b, total, input_precision=products.precision)
+
+
+@triton.jit
+def inside(tile, start, h, OUTSIDE: tl.constexpr, products):
+    """A tile (BM, BH) of hidden units `start` …, with OUTSIDE in the columns beyond h."""
+    if products.even:
+        return tile
+    else:
+        units = start + tl.arange(0, tile.shape[1])
+        return tl.where((units < h)[None, :], tile, OUTSIDE)
+
+
+@triton.jit
+def zeros(COUNT: tl.constexpr, SHAPE: tl.constexpr):
+    """A tuple of COUNT tiles of zeros."""
+    tiles = ()
+    for _ in tl.static_range(COUNT):
+        tiles = tiles + (tl.zeros(SHAPE, tl.float32),)
+    return tiles

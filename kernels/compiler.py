@@ -32,8 +32,8 @@ class Launch:
     Attributes:
         kernel: file and function, such as "entry.forward".
         constants: the constant arguments and launch options.
-        types: of the other arguments by name, such as "*fp32" and "i32"; None for one that is absent.
-        multiples: those of them that are multiples of 16.
+        types: name → type of the other arguments, such as "*fp32" and "i32"; None for one that is absent.
+        multiples: the names of arguments that are multiples of 16.
     """
 
     kernel: str
@@ -146,7 +146,7 @@ class Resources:
 
     @staticmethod
     def of(kernel: Any) -> Resources:
-        """Those of a compiled kernel."""
+        """What a compiled kernel takes."""
         registers, stack = usage(kernel.asm["cubin"])
         return Resources(registers, stack, kernel.metadata.shared, _instructions(kernel.asm["cubin"]))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 TABLE = Path(__file__).with_name("table.json")
 KINDS = ("half", "tf32", "tf32x3", "ieee")
-"""Products of 16-bit numbers; of float32 rounded to TF32, split into three products of TF32, or as they are."""
+"""Kinds of products: of 16-bit numbers; of float32 rounded to TF32, split into three products of TF32, or as it is."""
 
 ARCHITECTURES = (80, 90, 100)
 """Compute capabilities that the table has tiles for: another one takes those of the nearest below."""
@@ -23,7 +23,7 @@ SHARED_KB = {80: 99, 90: 227, 100: 227}
 """Shared memory of a program that the table's tiles may take: on 8.x and 12.x that of the smallest chip."""
 
 INTERPRETER = 0
-"""Stands for the architecture in Triton's interpreter."""
+"""What stands for the architecture in Triton's interpreter."""
 
 MOST_NARROW = {"half": 4, "tf32": 4, "tf32x3": 8, "ieee": 8}
 """Up to this d products are sums of d outer products, which beats padding d to the 16 of a matrix unit."""
@@ -49,7 +49,7 @@ TILES = {
     "modules.forward": _FORWARD,
     "modules.backward": _BACKWARD,
 }
-"""The table's kernels, and the tile sizes of each.
+"""Kernel of the table → the names of its tile sizes.
 
 "numbers" computes potentials and divergences, "derivatives" the gradients of those and of J(x) v.
 """
@@ -79,7 +79,7 @@ def padded(d: int) -> int:
 
 
 def depth(layers: int, terms: int) -> int:
-    """What decides how many values a hidden unit keeps for the backward pass: b_k(z_l) and Σ_k C_k b_k'(z_l) per layer.
+    """A measure of the values that φ keeps for its gradients: b_k(z_l) and Σ_k C_{l,k} b_k'(z_l) for each layer l.
 
     >>> depth(1, 1), depth(4, 1), depth(4, 2)
     (1, 4, 6)

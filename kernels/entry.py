@@ -9,8 +9,9 @@ import triton.language as tl
 
 from . import cascade, jacobian, narrow, reduction, ridge
 from .cascade import Cascade, Needs
+from .common import Batch, Products
 from .reduction import Into, Part
-from .ridge import Batch, Products, Rule
+from .ridge import Rule
 
 
 @triton.jit(do_not_specialize=["B"])
@@ -39,7 +40,10 @@ def forward(
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """f(x) = φ(x Wᵀ) W + bias, or what else QUANTITY names: a program for every BM rows."""
+    """out = f(x) = φ(x Wᵀ) W + bias, or another QUANTITY: one program for every BM rows (a Jacobian's BM is 1).
+
+    Shapes: x (B, D), W (h, D), scale and shift (LAYERS, h), coef (LAYERS, K, h), bias (D,), rule as in `integral`.
+    """
     block = tl.program_id(0)
     batch = Batch(x, None, None, None, B, x_stride, None, None)
     at = cascade.pointers(scale, shift, coef)
@@ -105,14 +109,17 @@ def backward(
     BM_WEIGHTS: tl.constexpr,
     BH_WEIGHTS: tl.constexpr,
 ):
-    """The gradients that are not None.
+    """dx, dv, dW, dvectors (those of scale, shift and coef, one after the other) and dbias, unless they are None.
 
-    First come the programs for parameters, which run longest, then those for the bias, then those for dx and dv: their
-    FORM is that of dx, or of dv where dx is None.
+    Shapes: x, g, v (B, D), weight (B,), and those of `forward`; a Jacobian's g (B, D, D).
 
-    Both kinds compute u, 14Bhd operations in all.  A program that did both would spare 4Bhd, and would have to add its
-    part of dW and the vectors' gradients to memory for every BM rows: 8 (BD + vectors) / BM bytes a hidden value.  By
-    the data sheet of compute capability 9.0 that takes as long as what it spares, or longer.
+    First come the programs for parameters, which run longest, then those for the bias, then those for dx and dv.  FORM
+    is `ridge.points_program`'s form of dx, or of dv where dx is None.
+
+    Programs for parameters and for points both compute u, 14Bhd operations in all.  A program that did both would spare
+    4Bhd, and would have to add its part of dW and of dvectors to memory for every BM rows: 8 (BD + vectors) / BM bytes
+    for each row and hidden unit.  By the data sheet of compute capability 9.0 that takes as long as what it spares, or
+    longer.
     """
     program = tl.program_id(0)
     batch = Batch(x, g, v, weight, B, x_stride, g_stride, v_stride)

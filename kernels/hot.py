@@ -14,13 +14,13 @@ from .compiler import Launch, typed
 from .mode import FORMS, Mode, ModulesMode
 
 WIDTHS = (2, 3, 4, 8, 16, 32, 64, 128)
-"""d; beyond the widest tiles the elementwise kernels of the wide route serve every d."""
+"""The d of the kernels with tiles; beyond the widest, the elementwise kernels of the wide route serve every d."""
 
 WIDE = 1024
-"""Stands for every d of the wide route."""
+"""A d that stands for every d of the wide route."""
 
 KINDS = {80: ("half", "tf32x3", "ieee"), 90: ("half", "tf32x3"), 100: ("half", "tf32x3")}
-"""architecture → kinds: bfloat16 and float32 of full precision, which 8.6, 8.9 and 12.x compute as "ieee"."""
+"""architecture → kinds of products: of bfloat16, and of float32 in full precision ("ieee" on 8.6, 8.9 and 12.x)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Ridge:
 
 @dataclass(frozen=True)
 class Softmax:
-    """As many softmax modules with one sign."""
+    """A network of softmax modules without the second softmax, of −z.  modules: how many."""
 
     modules: int
 
@@ -67,11 +67,13 @@ LEFT_OUT: dict[tuple[int, str, str, str], tuple[tuple[int, ...], tuple[int, ...]
     (100, _MODULES, "modules_entry.forward", "half"): ((), (2, 4, 8, 16, 32, 128)),
     (100, _MODULES, "modules_entry.forward", "tf32x3"): ((), (2,)),
 }
-"""(architecture, network, kernel, kind) → d where tiles divide h, and where they do not: these spill with the tiles of
-the table, which were chosen for h that tiles divide and the widest d of an entry."""
+"""(architecture, network, kernel, kind) → the d that are left out where tiles divide h, and where they do not.
 
-_WANTED = {"parameters": ("dx",), "points and parameters": ()}
-"""The gradients of a training step of a first layer, and of one that has layers before it: what is None then."""
+These kernels spill with the tiles of the table, which were chosen for h that they divide and the widest d of an entry.
+"""
+
+_ABSENT = (("dx",), ())
+"""Which outputs of a backward pass are absent: a first layer needs no dx; a later layer needs all."""
 
 
 def launches(architecture: int) -> Iterator[Launch]:
@@ -85,12 +87,12 @@ def launches(architecture: int) -> Iterator[Launch]:
 
 
 def left_out(architecture: int, network: str, kernel: str, kind: str, d: int, even: bool) -> bool:
-    """Whether it is one of LEFT_OUT."""
+    """Whether LEFT_OUT has this kernel for d and an h that tiles divide (`even`) or do not."""
     return d in LEFT_OUT.get((architecture, network, kernel, kind), ((), ()))[not even]
 
 
 def _multiples(d: int, even: bool) -> list[str]:
-    """Which integers are multiples of 16, of contiguous points."""
+    """The integer arguments that are multiples of 16 where points are contiguous."""
     return ["h"] * even + ["x_stride", "g_stride"] * (d % 16 == 0) + ["v_stride"]
 
 
@@ -106,7 +108,7 @@ def _of_ridge(network: Ridge, architecture: int, kind: str, d: int, even: bool) 
         constants = mode.constants() | needs | configuration.wide_options("backward")
         yield typed("wide.backward", constants, kind, (), multiples)
         return
-    for absent in _WANTED.values():
+    for absent in _ABSENT:
         h = _units(even, mode.backward("value", d, 1, needs, "")["BH"])
         constants = mode.backward("value", d, h, needs, FORMS["value"])
         yield typed("entry.backward", constants, kind, ("v", "weight", "rule", "dv", *absent), multiples)
@@ -121,10 +123,10 @@ def _of_softmax(network: Softmax, architecture: int, kind: str, d: int, even: bo
     yield typed("modules_entry.forward", mode.forward("value", d, h, False), kind, without, multiples)
     h = _units(even, mode.tiles("backward", d, False)["BH"])
     constants = mode.backward("value", d, h, False, 2 * network.modules)
-    for absent in _WANTED.values():
+    for absent in _ABSENT:
         yield typed("modules_entry.backward", constants, kind, (*without, "weight", *absent), multiples)
 
 
 def _units(even: bool, tile: int) -> int:
-    """Hidden units that are, or are not, a multiple of the tile's."""
+    """A number of hidden units that is, or is not, a multiple of the tile's."""
     return tile if even else tile + 1

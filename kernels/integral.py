@@ -1,9 +1,9 @@
-"""∫_0^u φ(t) dt and its gradients, on float32 tiles: the potential of one hidden unit.
+"""∫_0^u φ(t) dt, the potential of one hidden unit, and its gradients in β, s and C, on float32 tiles.
 
-One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, which cancels for small βu: there, and for more layers,
-a quadrature rule on [0, u] serves, with the same choices as in gradnets_fast/reference/ridge.py.
+One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, Φ_k' = b_k, which cancels for small βu: there a rule
+of NEAR nodes on [0, u] serves, and for more layers one of FAR nodes, as in the reference.
 
-rule: float32 numbers in memory: NEAR nodes and NEAR weights on [0, 1], then FAR nodes and FAR weights.
+rule: pointer to float32 numbers: NEAR nodes on [0, 1], their weights, FAR nodes, their weights.
 """
 
 import triton
@@ -19,7 +19,7 @@ _SMALLEST_NORMAL = tl.constexpr(1.1754943508222875e-38)
 
 @triton.jit
 def _between_kinks(z, shift):
-    """Whether no kink lies between: every kink of the table is at 0 or ±½."""
+    """Whether no kink of a basis function lies between `shift` and z: all kinks of the table are at 0 or ±½."""
     return ((z < 0.0) == (shift < 0.0)) & ((z < 0.5) == (shift < 0.5)) & ((z < -0.5) == (shift < -0.5))
 
 
@@ -83,7 +83,7 @@ def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
 
 @triton.jit
 def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
-    """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that are needs."""
+    """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that `needs` marks."""
     if phi.layers == 1:
         return _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH, AXIS)
     else:
@@ -97,7 +97,10 @@ def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, 
 
 @triton.jit
 def _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
-    """The derivative in β cancels twice, so the rule serves as far as it is exact to rounding."""
+    """`gradients` for one layer.
+
+    The closed form of the derivative in β cancels twice, so the rule serves wherever it is exact to rounding.
+    """
     in_scale = tl.zeros(u.shape, tl.float32)
     in_shift = tl.zeros(u.shape, tl.float32)
     of_coef = ()

@@ -1,7 +1,7 @@
 """J(x) = Wᵀ diag(φ'(W x)) W and the gradients of Σ_B <g, J(x)>: row by row, with products on matrix units.
 
-With q_j = w_j·g w_j of one row:  dx = (φ'' ⊙ q) W;  dW = φ' ⊙ W (g + gᵀ) + (φ'' ⊙ q) xᵀ;  the vectors' gradients are
-those of Σ q ⊙ φ'.  g + gᵀ is never formed: in 16 bits its rounding errors would be larger than those of all the rest.
+With q_j = w_jᵀ g w_j of one row:  dx = (φ'' ⊙ q) W;  dW = φ' ⊙ W (g + gᵀ) + (φ'' ⊙ q) xᵀ;  the gradients in β, s and C
+are those of Σ_j q_j φ'_j.  g + gᵀ is never formed: in 16 bits it would round more than all the rest.
 """
 
 import triton
@@ -20,7 +20,7 @@ def _point(batch, row, products):
 
 @triton.jit
 def _weights(W, start, h, products, BH: tl.constexpr):
-    """BH rows of W, (BH, BD)."""
+    """The rows of W of one tile of hidden units, (BH, BD)."""
     return common.load_rows(W, start, h, products.D, products.D, BH, products.BD)
 
 
@@ -38,45 +38,43 @@ def value_program(batch, W, vectors_at, out, h, row, phi, products, BH: tl.const
         u = tl.sum(weights * point, 1)[:, None]
         slope = cascade.slope(u, cascade.in_memory(vectors_at, units, h, 1), phi)
         weighted = tl.where((units < h)[:, None], slope * weights, 0.0).to(W_tile.dtype)
-        total = common.dot(tl.trans(weighted), W_tile, total, products.precision, products.arithmetic)
+        total = common.times(tl.trans(weighted), W_tile, total, products)
     symmetric = 0.5 * (total + tl.trans(total))
     common.store_rows(out + row * D * D, symmetric, 0, D, D, products.BD, products.BD)
 
 
 @triton.jit
 def _row(batch, row, W_tile, products):
-    """Of one row: x (1, BD), g (BD, BD), W g (BH, BD), u and q (BH, 1)."""
+    """One row's x (1, BD), g (BD, BD), W g (BH, BD), u = W x and q (BH, 1)."""
     D: tl.constexpr = products.D
     point = _point(batch, row, products)
     g = common.load_rows(batch.g + row * D * D, 0, D, D, D, products.BD, products.BD)
-    product = common.dot(W_tile, g, tl.zeros(W_tile.shape, tl.float32), products.precision, products.arithmetic)
+    product = common.times(W_tile, g, tl.zeros(W_tile.shape, tl.float32), products)
     weights = W_tile.to(tl.float32)
     return point, g, product, tl.sum(weights * point, 1)[:, None], tl.sum(weights * product, 1)[:, None]
 
 
 @triton.jit
 def weights_program(batch, W, vectors_at, into, part, h, phi, needs, products, BH: tl.constexpr):
-    """The gradients in W and in the vectors: BH hidden units, one part of the batch."""
+    """dW and the gradients in β, s and C of BH hidden units, from one part of the batch."""
     COUNT: tl.constexpr = phi.layers * (needs.scale + needs.shift + len(phi.basis) * needs.coef)
     start = part.tile * BH
     W_tile = _weights(W, start, h, products, BH)
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 1)
     total = tl.zeros((BH, products.BD), tl.float32)
-    sums = ()
-    for _ in tl.static_range(COUNT):
-        sums = sums + (tl.zeros((BH,), tl.float32),)
+    sums = common.zeros(COUNT, (BH,))
     begin = part.split.to(tl.int64) * part.rows
     for offset in range(0, tl.minimum(batch.count - begin, part.rows)):
         point, g, product, u, q = _row(batch, begin + offset, W_tile, products)
         slope, second, sums = cascade.slope_and_gradients(u, q, vectors, sums, phi, needs, 1)
-        product = common.dot(W_tile, tl.trans(g), product, products.precision, products.arithmetic)
+        product = common.times(W_tile, tl.trans(g), product, products)
         total += slope * product + second * point
     reduction.matrix_and_vectors(total, sums, into, part, h, products.D, BH, products.BD)
 
 
 @triton.jit
 def points_program(batch, W, vectors_at, dx, h, row, phi, products, BH: tl.constexpr):
-    """dx of one row."""
+    """dx = (φ'' ⊙ q) W of one row."""
     row = row.to(tl.int64)
     of_x = tl.zeros((products.BD,), tl.float32)
     for start in range(0, h, BH):

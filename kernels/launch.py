@@ -1,4 +1,7 @@
-"""Launches of the ridge kernels: tensors in, tensors out; nothing of size batch × h in memory."""
+"""Launches of the ridge kernels: tensors in, tensors out; nothing of size batch × h in memory.
+
+Called by `gradnets_fast.ops`; calls the kernels of `entry`, and those of `wide` with a library's products around them.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from .launching import launch
 from .mode import FORMS, Mode
 
 _PROGRAMS = 512
-"""Programs that share the gradients of the weights: enough for the largest GPU, and fixed, so that sums are too."""
+"""Programs that sum the gradients of the weights: enough for the largest GPU, and fixed, so that sums are too."""
 
 _PARTIAL_BYTES = 64 << 20
 _BIAS_ROWS, _BIAS_PROGRAMS = 1024, 64
 _CHUNK_BYTES = 16 << 20
-"""Hidden values of one piece of the batch on the wide route: two such tensors stay in the second-level cache."""
+"""Bytes of x Wᵀ for one piece of the batch on the wide route: two such tensors stay in the second-level cache."""
 
 _LARGEST_STRIDE = 1 << 22
 """Offsets within a tile are counted in 32 bits."""
@@ -41,7 +44,10 @@ class Parameters:
 
 @dataclass
 class Gradients:
-    """Memory for the gradients that are wanted; of (scale, shift, coef) those that are, one after the other."""
+    """Memory for the gradients that are needed, None for the others.
+
+    vectors: those of (scale, shift, coef) that `needs` marks, one after the other.
+    """
 
     x: Tensor | None
     W: Tensor | None
@@ -51,6 +57,7 @@ class Gradients:
     v: Tensor | None = None
 
     def flags(self) -> dict[str, bool]:
+        """`needs` as kernels take it."""
         return dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), self.needs))
 
     def count(self, h: int) -> int:
@@ -90,7 +97,7 @@ _LAST: dict[str, Callable[[int], tuple[int, ...]]] = {
     "potential": lambda d: (),
     "divergence": lambda d: (),
 }
-"""A row's result, by quantity."""
+"""The shape of a row's result, by quantity."""
 
 
 def jvp(mode: Mode, x: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
@@ -103,7 +110,7 @@ def jvp(mode: Mode, x: Tensor, v: Tensor, parameters: Parameters) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Points x, cotangents g (a Jacobian's: (…, d, d)) and directions v (…, d), weights (…,), as in `ridge.Batch`."""
+    """Points x, cotangents g and directions v (…, d), weights (…,); a Jacobian's cotangents are (…, d, d)."""
 
     x: Tensor
     g: Tensor | None = None
@@ -174,7 +181,11 @@ def _reduction(x: Tensor, h: int, tiles: dict[str, Any], numbers: int) -> _Reduc
 
 
 def split(batch: int, rows: int, blocks: int, size: int) -> tuple[int, int]:
-    """Into how many parts of how many rows the batch is split: by shapes alone, so that sums are reproducible."""
+    """The number of parts that the batch is split into, and the rows of each.
+
+    Shapes alone decide, so that sums are reproducible.  rows: of a tile.  blocks: tiles of hidden units.  size: numbers
+    that a part saves for each of them.
+    """
     if blocks == 0:
         return 1, rows
     most = min(max(1, _PROGRAMS // blocks), max(1, _PARTIAL_BYTES // (4 * blocks * size)))
@@ -187,7 +198,10 @@ _zeroed: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def counters(device: torch.device, count: int) -> Tensor:
-    """Zeros, which every launch leaves as zeros: one set per stream, because its launches come one after the other."""
+    """Zeros to count arrivals with, which every launch leaves as zeros.
+
+    One set serves all launches of a stream, because they come one after the other.
+    """
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     if stream and torch.cuda.is_current_stream_capturing():
         # A graph owns its memory, and may be gone before the next launch.
@@ -201,8 +215,10 @@ def counters(device: torch.device, count: int) -> Tensor:
 
 
 def _is_of_a_pool(tensor: Tensor) -> bool:
-    """Whether its memory is a graph's, which may hand it out anew while the tensor is there: torch.compile's graphs do
-    so after the calls that prepare them."""
+    """Whether a tensor's memory belongs to a CUDA graph, which may hand it out anew while the tensor is there.
+
+    torch.compile's graphs do so after the calls that prepare them.
+    """
     if tensor.device.type != "cuda" or torch.cuda.get_allocator_backend() != "native":
         return False
     return pool_of(tensor.data_ptr(), torch.cuda.memory_snapshot()) != _SHARED_POOL
@@ -225,7 +241,7 @@ def pool_of(address: int, segments: Iterable[Mapping[str, Any]]) -> tuple[int, i
 
 
 def forget_counters() -> None:
-    """After a launch that failed, which may have left other numbers than zeros."""
+    """Drop all counters, after a launch that failed and may have left other numbers than zeros."""
     _zeroed.clear()
 
 

@@ -12,12 +12,12 @@ _first: Launch | None = None
 
 
 def try_first(launcher: Launch | None) -> None:
-    """Has `launcher` asked before Triton from now on: (kernel, grid, arguments, constants) -> whether it ran."""
+    """Have `launcher` asked before Triton from now on: (kernel, grid, arguments, constants) -> whether it ran."""
     global _first
     _first = launcher
 
 
 def launch(kernel: Any, grid: Grid, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    """Runs a kernel's programs; constants: its constant arguments and launch options."""
+    """Run a kernel's programs.  constants: its constant arguments and launch options."""
     if _first is None or not _first(kernel, grid, arguments, constants):
         kernel[grid](*arguments, **constants)

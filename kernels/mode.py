@@ -1,5 +1,6 @@
-"""How to compute, and the constant arguments of the kernels that follow from it.  Imports no torch: what compiles the
-kernels ahead of time may have none.
+"""How to compute, and the constant arguments of the kernels that follow from it.
+
+Called by what launches kernels and by what compiles them ahead of time; imports no torch, which the latter may lack.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Any
 from . import configuration
 
 FORMS = {"value": "slope", "jvp": "second", "potential": "value", "divergence": "trace", "jacobian": ""}
-"""`ridge.points_program`'s form of dx for each quantity, of those that it serves."""
+"""Quantity → `ridge.points_program`'s form of its dx; "" where another program computes it."""
 
 Constants = dict[str, Any]
 
 
 def _arithmetic(architecture: int, kind: str) -> Constants:
-    """How single numbers are computed."""
+    """The constants that say how single numbers are computed."""
     fast = "fast_interpreted" if architecture == configuration.INTERPRETER else "fast"
     return {"ARITHMETIC": fast if kind == "half" else "accurate", "enable_fp_fusion": True}
 
@@ -28,7 +29,7 @@ def _matrix_products(kind: str, d: int) -> Constants:
 
 @dataclass(frozen=True)
 class Mode:
-    """How to compute the ridge family.
+    """How to compute networks of the ridge family.
 
     Attributes:
         architecture: of the table; `configuration.INTERPRETER` for CPU tensors.
@@ -45,22 +46,22 @@ class Mode:
     smooth: tuple[bool, ...] = ()
 
     def constants(self) -> Constants:
-        """Those that every kernel has."""
+        """Constants common to all kernels of the family."""
         return {"BASIS": self.basis, "LAYERS": self.layers} | _arithmetic(self.architecture, self.kind)
 
     def products(self, d: int) -> Constants:
-        """Those of kernels with matrix products."""
+        """Constants of kernels with matrix products."""
         return self.constants() | _matrix_products(self.kind, d)
 
     def forward(self, quantity: str, d: int, h: int) -> Constants:
-        """Those of `entry.forward`, tiles included."""
+        """Constants of `entry.forward`, tiles included."""
         narrow = quantity == "value" and self.route("forward", d) == "narrow"
         of_value = "narrow.forward" if narrow else "forward"
         tiles = {"BM": 1} | self.tiles({"value": of_value, "jacobian": "jacobian"}.get(quantity, "numbers"), d)
         return self._of_entry(quantity, narrow, d, h, tiles) | tiles
 
     def backward(self, quantity: str, d: int, h: int, needs: Mapping[str, bool], form: str) -> Constants:
-        """Those of `entry.backward`, tiles included; needs: which gradients of vectors are."""
+        """Constants of `entry.backward`, tiles included; needs: NEEDS_SCALE, NEEDS_SHIFT and NEEDS_COEF."""
         narrow = quantity == "value" and self.route("backward", d) == "narrow"
         tiles = self._backward_tiles(quantity, narrow, d)
         return self._of_entry(quantity, narrow, d, h, tiles) | {**needs, "FORM": form} | tiles
@@ -84,19 +85,19 @@ class Mode:
         return found
 
     def options(self, kernel: str, d: int) -> Constants | None:
-        """The same, or None where the table has no tiles for d."""
+        """Tile sizes and launch options of a kernel; None where the table has no tiles for d."""
         depth = configuration.depth(self.layers, len(self.basis))
         return configuration.options(kernel, self.architecture, self.kind, d, depth)
 
     def route(self, kernel: str, d: int) -> str:
-        """narrow, fused or wide: how "forward" or "backward" is run."""
+        """How "forward" or "backward" is run: "narrow", "fused" or "wide"."""
         depth = configuration.depth(self.layers, len(self.basis))
         return configuration.route(kernel, self.architecture, self.kind, d, depth).name
 
 
 @dataclass(frozen=True)
 class ModulesMode:
-    """How to compute the module family.
+    """How to compute networks of modules.
 
     Attributes:
         architecture, kind: as in `Mode`.
@@ -110,17 +111,17 @@ class ModulesMode:
     transform: str = ""
 
     def constants(self, d: int) -> Constants:
-        """Those that every kernel has."""
+        """Constants common to both kernels of modules."""
         names = {"BASIS": self.basis, "TRANSFORM": self.transform}
         return _arithmetic(self.architecture, self.kind) | names | _matrix_products(self.kind, d)
 
     def forward(self, quantity: str, d: int, h: int, two_signs: bool) -> Constants:
-        """Those of `modules_entry.forward`, tiles included."""
+        """Constants of `modules_entry.forward`, tiles included."""
         tiles = self.tiles("forward", d, two_signs)
         return self.constants(d) | {"EVEN": h % tiles["BH"] == 0, "QUANTITY": quantity} | tiles
 
     def backward(self, quantity: str, d: int, h: int, two_signs: bool, columns: int) -> Constants:
-        """Those of `modules_entry.backward`, tiles included; columns: numbers such as τ of all modules."""
+        """Constants of `modules_entry.backward`, tiles included; columns: how many scalars the modules have."""
         tiles = self.tiles("backward", d, two_signs)
         sums = {"COLUMNS": columns, "BC": padded_columns(columns)}
         return self.constants(d) | sums | {"EVEN": h % tiles["BH"] == 0, "QUANTITY": quantity} | tiles
@@ -130,12 +131,12 @@ class ModulesMode:
         return configuration.options(f"modules.{kernel}", self.architecture, self.kind, d, 2 if two_signs else 1)
 
     def tiles(self, kernel: str, d: int, two_signs: bool) -> Constants:
-        """The same, of rows that tiles hold."""
+        """Tile sizes and launch options of "forward" or "backward", where tiles hold rows of d numbers."""
         found = self.options(kernel, d, two_signs)
         assert found is not None
         return found
 
 
 def padded_columns(columns: int) -> int:
-    """The next power of two."""
+    """The smallest power of two that is no less than `columns`."""
     return 1 << (columns - 1).bit_length()

@@ -1,12 +1,12 @@
-"""Modules whose hidden values are coupled within a row: what one of them needs of a tile, and its statistics.
+"""One module of a network of modules: its statistics of a row, its potential, its gradient, and what dW is made of.
 
-Of module m and one row, v_j = w_j·x + b_j, with a_j = w_j·g for a cotangent g:
+For module m and one row, with v_j = w_j·x + b_j and a_j = w_j·g for a cotangent g:
 
     softmax       z = τ v, π = softmax(z), ω = softmax(−z):  F = (p LSE(z) + q LSE(−z))/τ,  ∇F = (p π − q ω) W
     transformed   T = Σ_j Ψ(v_j), σ = Ψ':                    F = w ρ(T),                    ∇F = w ρ'(T) σ(v) W
 
-A module's statistics of a row are LSE(z) and LSE(−z), or T.  One pass over all tiles of hidden units finds them, with
-exponentials relative to the largest z so far; with them, π and ω or σ follow tile by tile.
+A module's hidden units are coupled within a row by its statistics, LSE(z) and LSE(−z), or T.  One pass over all tiles
+of hidden units finds them, with exponentials relative to the largest z so far; then π and ω, or σ, follow tile by tile.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from . import common, transforms
 
 
 class Form(NamedTuple):
-    """What is constant of modules.
+    """The constants of modules.
 
     basis: Ψ' of a transformed sum, "" for softmax.  transform: ρ.  two_signs: whether there is a q.  combined: whether
     the potential is LSE(κ F_m + c_m)/κ, not the sum of the F_m.  arithmetic: as in `common`.
@@ -32,18 +32,8 @@ class Form(NamedTuple):
     arithmetic: tl.constexpr
 
 
-class Products(NamedTuple):
-    """What is constant of the matrix products.  even: whether h is a multiple of the tile's units."""
-
-    D: tl.constexpr
-    BD: tl.constexpr
-    precision: tl.constexpr
-    arithmetic: tl.constexpr
-    even: tl.constexpr
-
-
 class Network(NamedTuple):
-    """Pointers to W (count, h, D), b (count, h), τ, p (or w), q (count,), κ () and c (count,), or None."""
+    """Pointers to W (count, h, D), b (count, h), τ, p (or w) and q (count,), κ () and c (count,); None where absent."""
 
     W: tl.tensor
     b: tl.tensor
@@ -57,7 +47,7 @@ class Network(NamedTuple):
 
 
 class Module(NamedTuple):
-    """One module: pointers to its W (h, D) and b (h,), and its numbers τ, p (or w) and q."""
+    """One module: pointers to its W (h, D) and b (h,), and its scalars τ, p (or w) and q."""
 
     W: tl.tensor
     b: tl.tensor
@@ -68,7 +58,7 @@ class Module(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of one module and each row: LSE(z) and LSE(−z), or T and T; and what `along` each of their gradients comes."""
+    """One module's LSE(z) and LSE(−z), or T and T, of each row (BM,), and what `statistics` sums along with each."""
 
     first: tl.tensor
     second: tl.tensor
@@ -77,7 +67,8 @@ class Statistics(NamedTuple):
 
 
 @triton.jit
-def _number(pointer, m, otherwise: tl.constexpr):
+def _scalar(pointer, m, otherwise: tl.constexpr):
+    """The m-th scalar, or `otherwise` where there is none."""
     if pointer is None:
         return tl.full((), otherwise, tl.float32)
     else:
@@ -85,48 +76,32 @@ def _number(pointer, m, otherwise: tl.constexpr):
 
 
 @triton.jit
-def module(network, m, D: tl.constexpr):
-    """The m-th module."""
+def load_module(network, m, D: tl.constexpr):
+    """The m-th module, its scalars loaded."""
     first_unit = tl.cast(m, tl.int64) * network.h
     return Module(
         network.W + first_unit * D,
         network.b + first_unit,
-        _number(network.temperature, m, 1.0),
-        _number(network.positive, m, 1.0),
-        _number(network.negative, m, 0.0),
+        _scalar(network.temperature, m, 1.0),
+        _scalar(network.positive, m, 1.0),
+        _scalar(network.negative, m, 0.0),
         network.h,
     )
 
 
 @triton.jit
-def weights(one, start, products, BH: tl.constexpr):
-    """W at the units of a tile, (BH, BD), and b, (BH,)."""
+def weights(module, start, products, BH: tl.constexpr):
+    """W (BH, BD) and b (BH,) of a tile of hidden units."""
     units = start + tl.arange(0, BH)
-    W_tile = common.load_rows(one.W, start, one.h, products.D, products.D, BH, products.BD)
-    return W_tile, tl.load(one.b + units, mask=units < one.h, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def times(a, b, total, products):
-    """total + a b."""
-    return common.dot(a, b, total, products.precision, products.arithmetic)
-
-
-@triton.jit
-def inside(tile, start, h, OUTSIDE: tl.constexpr, products):
-    """A tile (BM, BH), OUTSIDE where there is no hidden unit."""
-    if products.even:
-        return tile
-    else:
-        units = start + tl.arange(0, tile.shape[1])
-        return tl.where((units < h)[None, :], tile, OUTSIDE)
+    W_tile = common.load_rows(module.W, start, module.h, products.D, products.D, BH, products.BD)
+    return W_tile, tl.load(module.b + units, mask=units < module.h, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _add_along(total, hidden, a, W_tile, products, ALONG: tl.constexpr):
-    """total + hidden W ("rows"), or + Σ_j hidden_j a_j ("cotangents")."""
+    """total + hidden W (ALONG "rows"), total + Σ_j hidden_j a_j ("cotangents"), or total ("")."""
     if ALONG == "rows":
-        return times(hidden.to(W_tile.dtype), W_tile, total, products)
+        return common.times(hidden.to(W_tile.dtype), W_tile, total, products)
     elif ALONG == "cotangents":
         return total + tl.sum(hidden * a, 1)
     else:
@@ -144,7 +119,10 @@ def scaled(total, factor):
 
 @triton.jit
 def _add_exponentials(top, total, along, z, a, W_tile, products, ALONG: tl.constexpr):
-    """Adds a tile's e^z to `total`, relative to e^top, and what comes along with it."""
+    """Add a tile to the running sums Σ_j e^{z_j − top} and, along with it, Σ_j e^{z_j − top} w_j or a_j.
+
+    top is the largest z so far; the sums are rescaled where it grows.
+    """
     highest = tl.maximum(top, tl.max(z, 1))
     shrink = tl.exp(top - highest)
     e = tl.exp(z - highest[:, None])
@@ -160,6 +138,7 @@ def _log(top, total):
 
 @triton.jit
 def zeros(BM: tl.constexpr, BD: tl.constexpr, ALONG: tl.constexpr):
+    """Zeros of the shape of what is summed along: (BM, BD) for "rows", else (BM,)."""
     if ALONG == "rows":
         return tl.zeros((BM, BD), tl.float32)
     else:
@@ -167,8 +146,11 @@ def zeros(BM: tl.constexpr, BD: tl.constexpr, ALONG: tl.constexpr):
 
 
 @triton.jit
-def statistics(points, cotangents, one, form, products, ALONG: tl.constexpr, BH: tl.constexpr):
-    """The statistics of rows (BM, BD), and along: π W and ω W, or σ W ("rows"); π·a and ω·a, or σ·a ("cotangents")."""
+def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, BH: tl.constexpr):
+    """The statistics of rows, points (BM, BD), and sums along with them, by ALONG.
+
+    "rows" π W and ω W, or σ W, (BM, BD);  "cotangents" π·a and ω·a, or σ·a, (BM,);  "" nothing.
+    """
     BM: tl.constexpr = points.shape[0]
     empty = tl.zeros((BM, BH), tl.float32)
     top = tl.full((BM,), float("-inf"), tl.float32)
@@ -177,24 +159,25 @@ def statistics(points, cotangents, one, form, products, ALONG: tl.constexpr, BH:
     total_2 = total
     along = zeros(BM, products.BD, ALONG)
     along_2 = along
-    for start in range(0, one.h, BH):
-        W_tile, b = weights(one, start, products, BH)
-        v = times(points, tl.trans(W_tile), empty, products) + b[None, :]
+    for start in range(0, module.h, BH):
+        W_tile, b = weights(module, start, products, BH)
+        v = common.times(points, tl.trans(W_tile), empty, products) + b[None, :]
         a = v
         if ALONG == "cotangents":
-            a = inside(times(cotangents, tl.trans(W_tile), empty, products), start, one.h, 0.0, products)
+            a = common.times(cotangents, tl.trans(W_tile), empty, products)
+            a = common.inside(a, start, module.h, 0.0, products)
         if form.basis == "":
-            z = one.temperature * v
-            near = inside(z, start, one.h, float("-inf"), products)
+            z = module.temperature * v
+            near = common.inside(z, start, module.h, float("-inf"), products)
             top, total, along = _add_exponentials(top, total, along, near, a, W_tile, products, ALONG)
             if form.two_signs:
-                near = inside(-z, start, one.h, float("-inf"), products)
+                near = common.inside(-z, start, module.h, float("-inf"), products)
                 top_2, total_2, along_2 = _add_exponentials(top_2, total_2, along_2, near, a, W_tile, products, ALONG)
         else:
             summand = activations.antiderivative(v, form.basis, form.arithmetic)
-            total += tl.sum(inside(summand, start, one.h, 0.0, products), 1)
+            total += tl.sum(common.inside(summand, start, module.h, 0.0, products), 1)
             if ALONG != "":
-                sigma = inside(activations.value(v, form.basis, form.arithmetic), start, one.h, 0.0, products)
+                sigma = common.inside(activations.value(v, form.basis, form.arithmetic), start, module.h, 0.0, products)
                 along = _add_along(along, sigma, a, W_tile, products, ALONG)
     if form.basis != "":
         return Statistics(total, total, along, along)
@@ -209,30 +192,30 @@ def statistics(points, cotangents, one, form, products, ALONG: tl.constexpr, BH:
 
 
 @triton.jit
-def potential(found, one, form):
+def potential(found, module, form):
     """F, (BM,)."""
     if form.basis != "":
-        return one.positive * transforms.value(found.first, form.transform)
+        return module.positive * transforms.value(found.first, form.transform)
     elif form.two_signs:
-        return (one.positive * found.first + one.negative * found.second) / one.temperature
+        return (module.positive * found.first + module.negative * found.second) / module.temperature
     else:
-        return one.positive * found.first / one.temperature
+        return module.positive * found.first / module.temperature
 
 
 @triton.jit
-def gradient(found, one, form):
-    """∇F (BM, BD), or g·∇F (BM,), by what came along."""
+def gradient(found, module, form):
+    """∇F (BM, BD) from sums along "rows", or g·∇F (BM,) from those along "cotangents"."""
     if form.basis != "":
         first, _ = transforms.first_second(found.first, form.transform)
-        return scaled(found.along_first, one.positive * first)
+        return scaled(found.along_first, module.positive * first)
     elif form.two_signs:
-        return one.positive * found.along_first - one.negative * found.along_second
+        return module.positive * found.along_first - module.negative * found.along_second
     else:
-        return one.positive * found.along_first
+        return module.positive * found.along_first
 
 
 class Factors(NamedTuple):
-    """Numbers of a row that give its hidden values for the backward pass; see `hidden`."""
+    """The numbers of a row from which `hidden` computes what multiplies g and x in dW."""
 
     first: tl.tensor
     value_first: tl.tensor
@@ -243,31 +226,31 @@ class Factors(NamedTuple):
 
 
 @triton.jit
-def factors(found, one, of_gradient, of_potential, form, OF_POTENTIAL: tl.constexpr):
+def factors(found, module, of_gradient, of_potential, form, OF_POTENTIAL: tl.constexpr):
     """What `hidden` needs for the gradients of r <g, ∇F> + t F, with found.along_… = π·a and ω·a, or σ·a.
 
-    r = of_gradient and t = of_potential are numbers of a row, of which neither is differentiated; t is 0 unless
+    r = of_gradient and t = of_potential are numbers of a row, and constants of the differentiation; t is 0 unless
     OF_POTENTIAL.
     """
     if form.basis != "":
         first, second = transforms.first_second(found.first, form.transform)
-        value = of_gradient * one.positive * first
-        shift = one.positive * (of_gradient * second * found.along_first + of_potential * first)
+        value = of_gradient * module.positive * first
+        shift = module.positive * (of_gradient * second * found.along_first + of_potential * first)
         return Factors(value, value, shift, value, value, shift)
     else:
         pushed = of_potential
         if OF_POTENTIAL:
-            pushed = of_potential / one.temperature
-        value = of_gradient * one.positive
-        shift = one.positive * (pushed - of_gradient * found.along_first)
-        value_2 = of_gradient * one.negative
-        shift_2 = -one.negative * (pushed + of_gradient * found.along_second)
+            pushed = of_potential / module.temperature
+        value = of_gradient * module.positive
+        shift = module.positive * (pushed - of_gradient * found.along_first)
+        value_2 = of_gradient * module.negative
+        shift_2 = -module.negative * (pushed + of_gradient * found.along_second)
         return Factors(found.first, value, shift, found.second, value_2, shift_2)
 
 
 @triton.jit
 def hidden(v, a, temperature, by, form):
-    """What multiplies g and x in dW: r ∂F/∂v, and the derivative of r <g, ∇F> + t F by z = τ v, or by v.
+    """What multiplies g and x in dW: r ∂F/∂v, and the derivative of r <g, ∇F> + t F in z = τ v, or in v.
 
     softmax       r (p π − q ω)   r p π (a − π·a) + r q ω (a − ω·a) + t (p π − q ω)/τ
     transformed   r w ρ' σ        r w ρ' a σ' + w (r ρ'' σ·a + t ρ') σ
@@ -290,7 +273,7 @@ def hidden(v, a, temperature, by, form):
 
 @triton.jit
 def expanded(by, AXIS: tl.constexpr):
-    """The factors of rows along the other axis of a tile than AXIS."""
+    """The factors of rows, expanded along AXIS of a tile."""
     return Factors(
         tl.expand_dims(by.first, AXIS),
         tl.expand_dims(by.value_first, AXIS),

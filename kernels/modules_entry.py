@@ -1,6 +1,6 @@
-"""The kernels of the module family that are launched: one for each pass.
+"""The kernels of modules that are launched: one for each pass.
 
-QUANTITY is f ("value") or the potential without bias: forward that itself, backward the gradients of <g, f> or of
+QUANTITY is f ("value") or the potential F without bias: `forward` computes it, `backward` the gradients of <g, f> or of
 Σ_B weight F.
 """
 
@@ -9,8 +9,9 @@ import triton.language as tl
 
 from . import common, modules, reduction
 from . import modules_programs as programs
-from .modules import Form, Network, Products
-from .modules_programs import Batch, Memory
+from .common import Batch, Products
+from .modules import Form, Network
+from .modules_programs import Memory
 from .reduction import Into, Part
 
 
@@ -41,8 +42,13 @@ def forward(
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """f(x) = Σ_m ∇F_m + bias or its potential Σ_m F_m; with κ, Σ_m s_m ∇F_m + bias, s = softmax_m(κ F_m + c_m), or
-    LSE_m(κ F_m + c_m)/κ: a program for every BM rows, all modules one after the other."""
+    """out = f(x) = Σ_m ∇F_m + bias, or the potential Σ_m F_m: a program for every BM rows, module after module.
+
+    With κ (sharpness) and c (offset): f(x) = Σ_m π_m ∇F_m + bias with π = softmax_m(κ F_m + c_m), and the potential is
+    LSE_m(κ F_m + c_m)/κ.
+
+    Shapes: x (B, D), W (count, h, D), b (count, h), scalars as in `modules.Network`, bias (D,).
+    """
     form: tl.constexpr = Form(BASIS, TRANSFORM, negative is not None, sharpness is not None, ARITHMETIC)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
     ALONG: tl.constexpr = "rows" if QUANTITY == "value" else ""
@@ -52,12 +58,12 @@ def forward(
     total = modules.zeros(BM, BD, ALONG)
     maximum = programs.empty_maximum(total)
     for m in range(count):
-        one = modules.module(network, m, D)
-        found = modules.statistics(points, points, one, form, products, ALONG, BH)
-        potential = modules.potential(found, one, form)
+        module = modules.load_module(network, m, D)
+        found = modules.statistics(points, points, module, form, products, ALONG, BH)
+        potential = modules.potential(found, module, form)
         result = potential
         if QUANTITY == "value":
-            result = modules.gradient(found, one, form)
+            result = modules.gradient(found, module, form)
         if form.combined:
             maximum = programs.with_module(maximum, programs.score(potential, network, m), result)
         else:
@@ -79,6 +85,7 @@ def forward(
 
 @triton.jit
 def _arrive(counter):
+    """Count this program in: all that it has stored is visible to whoever awaits it."""
     # All threads' stores come before the one thread's atomic.
     tl.debug_barrier()
     tl.atomic_add(counter, 1, sem="release", scope="gpu")
@@ -86,7 +93,10 @@ def _arrive(counter):
 
 @triton.jit
 def _await(counter, count):
-    """Returns once `count` programs have arrived: all that they stored before is then visible."""
+    """Wait until `count` programs have arrived: all that they stored before is then visible.
+
+    The last poll must be an acquire: it drops what this multiprocessor's first-level cache holds of their memory.
+    """
     arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
     while arrived < count:
         arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
@@ -95,7 +105,7 @@ def _await(counter, count):
 
 @triton.jit
 def _reset(arrivals, splits, exits, count):
-    """The last program to leave makes zeros of what the others waited for."""
+    """Count this program out; the last one resets what the others waited for to 0."""
     if reduction.is_last(exits, count):
         for split in range(splits):
             tl.store(arrivals + split, 0)
@@ -164,12 +174,12 @@ def backward(
     BM_WEIGHTS: tl.constexpr,
     BH_WEIGHTS: tl.constexpr,
 ):
-    """The gradients that are not None.
+    """dx, dW, db, dscalars (those of p, τ, q, c and κ, one after the other) and dbias, unless they are None.
 
     Programs depend on each other.  Those for rows come first: they find the statistics of their rows, dx, and the
-    gradients of numbers such as τ, row by row, and leave in memory what `modules.hidden` needs.  Programs for W and b,
-    and those that add up the rows' numbers, wait until the rows of their part of the batch are there.  Which program
-    one is follows from the order of their starts: those it waits for have started before it, and wait for nobody.
+    gradients of scalars such as τ, row by row, and save what `modules.hidden` needs.  Programs for W and b, and those
+    that add up the rows' gradients of scalars, wait until the rows of their part of the batch are there.  The order in
+    which programs start decides which one each is: those it waits for have started before it, and wait for nobody.
 
     Operations: 10Bhd for rows, 8Bhd for hidden units.  Statistics kept from the forward pass would spare none of them:
     π·a, which depends on g, needs the pass over all hidden units too.
@@ -185,7 +195,7 @@ def backward(
         if program == programs_in_all - 1:
             tl.store(counters, 0)
     network = Network(W, b, temperature, positive, negative, sharpness, offset, h, count)
-    batch = Batch(x, g, weight, B, x_stride, g_stride)
+    batch = Batch(x, g, None, weight, B, x_stride, g_stride, None)
     SLOTS: tl.constexpr = 6 if negative is not None else 3
     place = program - row_programs
     if place < 0:
@@ -232,7 +242,7 @@ def backward(
         here = partials + first_tile * splits * SIZE
         part = Part(here, arrivals + splits + first_tile, tile % tiles, split, splits, rows_per_split)
         programs.units_program(
-            *(batch, modules.module(network, m, D), into, part, Memory(factors, None, B, COLUMNS, SLOTS)),
+            *(batch, modules.load_module(network, m, D), into, part, Memory(factors, None, B, COLUMNS, SLOTS)),
             *(m, form, products, QUANTITY, BM_WEIGHTS, BH_WEIGHTS),
         )
     if AWAITED:

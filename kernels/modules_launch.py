@@ -1,4 +1,7 @@
-"""Launches of the module kernels: tensors in, tensors out; nothing of size batch × h in memory."""
+"""Launches of the kernels of modules: tensors in, tensors out; nothing of size batch × h in memory.
+
+Called by `gradnets_fast.ops`; calls the kernels of `modules_entry`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from .mode import ModulesMode, padded_columns
 
 _SUM_ROWS, _SUM_PROGRAMS = 1024, 64
 _OWN_COUNTERS = 4
-"""Of tickets, of exits, and of those who add up numbers and the bias."""
+"""Counters besides those of tiles: tickets, exits, and the arrivals of those that add up scalars and the bias."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,7 @@ class Network:
         return (self.W, self.b, self.temperature, self.positive, self.negative, self.sharpness, self.offset)
 
     def columns(self) -> list[int]:
-        """How many numbers positive, temperature, negative, offset and sharpness are, in the order of their
-        gradients."""
+        """The sizes of positive, temperature, negative, offset and sharpness, in the order of their gradients."""
         count = self.W.shape[0]
         present = (True, self.temperature is not None, self.negative is not None, self.offset is not None)
         return [*(count * there for there in present), int(self.sharpness is not None)]
@@ -42,8 +44,10 @@ class Network:
 
 @dataclass
 class Gradients:
-    """Memory for the gradients that are wanted: of W and b, whose b is there if either is; of the numbers, in the order
-    of `Network.columns`."""
+    """Memory for the gradients that are needed, None for the others.
+
+    b is there if W is.  scalars: the gradients of τ, p, q, … in the order of `Network.columns`.
+    """
 
     x: Tensor | None = None
     W: Tensor | None = None
@@ -116,5 +120,5 @@ def backward(
 
 
 def _rows_per_split(rows: int, splits: int, step: int) -> int:
-    """How many rows each of `splits` programs adds up."""
+    """How many rows each of `splits` programs adds up, a multiple of `step`."""
     return triton.cdiv(triton.cdiv(rows, max(splits, 1)), step) * step

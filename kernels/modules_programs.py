@@ -1,6 +1,8 @@
-"""The programs of the module family's backward pass: for rows, and for the hidden units of one module.
+"""The programs of the backward pass of modules: for rows of the batch, and for the hidden units of one module.
 
-They compute the gradients of <g, f> ("value") or of Σ_B weight F ("potential"), by QUANTITY.
+They compute the gradients of S = <g, f> ("value") or Σ_B weight F ("potential"), by QUANTITY.  To module m of a row, S
+is r <g, ∇F_m> + t F_m, with numbers r and t that `_of_module` finds.  Programs for rows save what `modules.hidden`
+needs, and programs for hidden units load it.
 """
 
 from typing import NamedTuple
@@ -12,20 +14,11 @@ from . import common, modules, reduction, transforms
 from .modules import Factors, Statistics
 
 
-class Batch(NamedTuple):
-    """Points x and cotangents g (count, D), or weights (count,)."""
-
-    x: tl.tensor
-    g: tl.tensor
-    weight: tl.tensor
-    count: tl.tensor
-    x_stride: tl.tensor
-    g_stride: tl.tensor
-
-
 class SoftMaximum(NamedTuple):
-    """Of each row, over the modules so far: the largest κ F_m + c_m; relative to that, Σ e^{κ F_m + c_m}, and Σ of
-    that times more."""
+    """The running soft maximum (log-sum-exp) of a row's scores s_m = κ F_m + c_m, over the modules so far.
+
+    top = max_m s_m,  total = Σ_m e^{s_m − top},  more = Σ_m e^{s_m − top} y_m, where y_m is what is averaged.
+    """
 
     top: tl.tensor
     total: tl.tensor
@@ -34,13 +27,14 @@ class SoftMaximum(NamedTuple):
 
 @triton.jit
 def empty_maximum(more):
+    """The soft maximum over no module; more: zeros of y's shape."""
     empty = tl.zeros((more.shape[0],), tl.float32)
     return SoftMaximum(empty + float("-inf"), empty, more)
 
 
 @triton.jit
 def with_module(maximum, of_module, more):
-    """The maximum after a module of this score, whose part of the sum is `more`."""
+    """The soft maximum with another module, whose s_m is of_module and whose y_m is `more`."""
     highest = tl.maximum(maximum.top, of_module)
     shrink = tl.exp(maximum.top - highest)
     e = tl.exp(of_module - highest)
@@ -50,11 +44,12 @@ def with_module(maximum, of_module, more):
 
 @triton.jit
 def score(potential, network, m):
+    """s_m = κ F_m + c_m."""
     return tl.load(network.sharpness).to(tl.float32) * potential + tl.load(network.offset + m).to(tl.float32)
 
 
 class Memory(NamedTuple):
-    """What programs for rows leave: `factors` (count · SLOTS, B), and `numbers` (B, COLUMNS) unless None."""
+    """What programs for rows save: factors (count · SLOTS, B), and, unless None, ∂S/∂scalar row by row (B, COLUMNS)."""
 
     factors: tl.tensor
     scalars: tl.tensor
@@ -65,6 +60,7 @@ class Memory(NamedTuple):
 
 @triton.jit
 def _slot(memory, m, slot: tl.constexpr, rows):
+    """Where one number of module m and each of `rows` is saved."""
     return memory.factors + (tl.cast(m, tl.int64) * memory.slots + slot) * memory.rows + rows
 
 
@@ -75,7 +71,9 @@ def _save(memory, m, slot: tl.constexpr, rows, numbers):
 
 @triton.jit
 def _load_saved(memory, m, slot: tl.constexpr, rows, otherwise: tl.constexpr):
-    # Other programs' numbers adjoin: this multiprocessor's own cache may hold them as they were.
+    # Other programs save numbers beside these, so that this multiprocessor's first-level cache may hold them as they
+    # were before.  It is the acquire of `modules_entry._await`, or the program's own barrier, that makes them current;
+    # .cg alone does not, because a pipelined loop turns the load into a cp.async, which goes through that cache.
     return tl.load(_slot(memory, m, slot, rows), mask=rows < memory.rows, other=otherwise, cache_modifier=".cg")
 
 
@@ -95,7 +93,7 @@ def _save_statistics(memory, m, rows, found, form):
 
 @triton.jit
 def _load_saved_statistics(memory, m, rows, form):
-    # Where there is no row, a block of which every transform has a derivative.
+    # Where there is no row, a number at which every transform has a derivative.
     first, along = _load_saved(memory, m, 0, rows, 1.0), _load_saved(memory, m, 1, rows, 0.0)
     if form.two_signs:
         return Statistics(first, _load_saved(memory, m, 3, rows, 1.0), along, _load_saved(memory, m, 4, rows, 0.0))
@@ -116,7 +114,7 @@ def _save_factors(memory, m, rows, by, form):
 
 @triton.jit
 def _load_saved_factors(memory, m, rows, form):
-    """The factors of rows; where there is no row, such that hidden values are 0."""
+    """The factors of rows; where there is no row, those of which `modules.hidden` makes 0."""
     infinity: tl.constexpr = float("inf")
     first, value = _load_saved(memory, m, 0, rows, infinity), _load_saved(memory, m, 1, rows, 0.0)
     shift = _load_saved(memory, m, 2, rows, 0.0)
@@ -129,11 +127,11 @@ def _load_saved_factors(memory, m, rows, form):
 
 @triton.jit
 def _save_scalars(
-    memory, m, rows, count, found, one, of_gradient, of_potential, of_z, of_score, form, OF_POTENTIAL: tl.constexpr
+    memory, m, rows, count, found, module, of_gradient, of_potential, of_z, of_score, form, OF_POTENTIAL: tl.constexpr
 ):
-    """The derivatives of r <g, ∇F> + t F by module m's p (or w), τ and q, and `of_score`, that by its c.
+    """Save the derivatives of r <g, ∇F> + t F in module m's p (or w), τ and q, and of_score, that in its c.
 
-    of_z: Σ_j v_j times the derivative by z_j.
+    of_z: Σ_j v_j times the derivative in z_j.
     """
     place = m
     if form.basis != "":
@@ -146,10 +144,10 @@ def _save_scalars(
         of_positive = of_gradient * found.along_first
         of_negative = -of_gradient * found.along_second
         if OF_POTENTIAL:
-            pushed = of_potential / one.temperature
+            pushed = of_potential / module.temperature
             of_positive += pushed * found.first
             of_negative += pushed * found.second
-            of_z -= pushed * modules.potential(found, one, form)
+            of_z -= pushed * modules.potential(found, module, form)
         _save_scalar(memory, place, rows, of_positive)
         place += count
         _save_scalar(memory, place, rows, of_z)
@@ -164,34 +162,35 @@ def _save_scalars(
 def _find_statistics(
     batch, points, cotangents, network, memory, rows, form, products, QUANTITY: tl.constexpr, BH: tl.constexpr
 ):
-    """Leaves every module's statistics; the maximum, with Σ_m of s_m g·∇F_m ("value")."""
+    """Save every module's statistics; the soft maximum of their scores, with y_m = g·∇F_m ("value")."""
     ALONG: tl.constexpr = "cotangents" if QUANTITY == "value" else ""
     maximum = empty_maximum(tl.zeros((points.shape[0],), tl.float32))
     for m in range(network.count):
-        one = modules.module(network, m, products.D)
-        found = modules.statistics(points, cotangents, one, form, products, ALONG, BH)
+        module = modules.load_module(network, m, products.D)
+        found = modules.statistics(points, cotangents, module, form, products, ALONG, BH)
         _save_statistics(memory, m, rows, found, form)
         if form.combined:
-            potential = modules.potential(found, one, form)
+            potential = modules.potential(found, module, form)
             more = maximum.more
             if QUANTITY == "value":
-                more = modules.gradient(found, one, form)
+                more = modules.gradient(found, module, form)
             maximum = with_module(maximum, score(potential, network, m), more)
     return maximum
 
 
 @triton.jit
-def _of_module(found, one, network, m, maximum, weight, form, QUANTITY: tl.constexpr):
-    """r and t of module m, whose hidden values differentiate r <g, ∇F> + t F, and the derivatives by c_m and by κ."""
+def _of_module(found, module, network, m, maximum, weight, form, QUANTITY: tl.constexpr):
+    """r and t of module m, to which S is r <g, ∇F_m> + t F_m, and the derivatives of S in c_m and, its part, in κ."""
     zeros = tl.zeros(weight.shape, tl.float32)
     if form.combined:
         kappa = tl.load(network.sharpness).to(tl.float32)
-        potential = modules.potential(found, one, form)
+        potential = modules.potential(found, module, form)
         softmax = tl.exp(score(potential, network, m) - maximum.top) / maximum.total
-        # Relative to the network's potential: of large potentials the difference is what counts, of_score adds up to 0.
+        # Relative to the network's potential, which changes nothing because Σ_m of_score = 0, and keeps digits where
+        # potentials are large.
         rise = potential - (maximum.top + tl.log(maximum.total)) / kappa
         if QUANTITY == "value":
-            of_score = softmax * (modules.gradient(found, one, form) - maximum.more / maximum.total)
+            of_score = softmax * (modules.gradient(found, module, form) - maximum.more / maximum.total)
             return softmax, kappa * of_score, of_score, of_score * rise
         else:
             of_score = weight * softmax / kappa
@@ -206,7 +205,7 @@ def _of_module(found, one, network, m, maximum, weight, form, QUANTITY: tl.const
 def rows_program(
     batch, network, dx, memory, block, form, products, QUANTITY: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
 ):
-    """dx and the derivatives by numbers, of BM rows; leaves what programs for hidden units need of them."""
+    """dx (BM, D) and ∂S/∂scalar of BM rows; saves what programs for hidden units need of them."""
     D: tl.constexpr = products.D
     BD: tl.constexpr = products.BD
     OF_POTENTIAL: tl.constexpr = form.combined or QUANTITY == "potential"
@@ -221,40 +220,40 @@ def rows_program(
     else:
         weight = tl.load(batch.weight + rows, mask=rows < batch.count, other=0.0).to(tl.float32)
     maximum = _find_statistics(batch, points, cotangents, network, memory, rows, form, products, QUANTITY, BH)
-    # The statistics come back to other threads than those that left them.
+    # Other threads than those that saved the statistics load them.
     tl.debug_barrier()
     zeros = tl.zeros((BM, BH), tl.float32)
     total = tl.zeros((BM, BD), tl.float32)
     of_sharpness = tl.zeros((BM,), tl.float32)
     for m in range(network.count):
-        one = modules.module(network, m, D)
+        module = modules.load_module(network, m, D)
         found = _load_saved_statistics(memory, m, rows, form)
         of_gradient, of_potential, of_score, further = _of_module(
-            found, one, network, m, maximum, weight, form, QUANTITY
+            found, module, network, m, maximum, weight, form, QUANTITY
         )
         of_sharpness += further
-        by = modules.factors(found, one, of_gradient, of_potential, form, OF_POTENTIAL)
+        by = modules.factors(found, module, of_gradient, of_potential, form, OF_POTENTIAL)
         tl.debug_barrier()
         _save_factors(memory, m, rows, by, form)
         of_z = tl.zeros((BM,), tl.float32)
         if OF_Z:
             across = modules.expanded(by, 1)
-            for start in range(0, one.h, BH):
-                W_tile, b = modules.weights(one, start, products, BH)
-                v = modules.times(points, tl.trans(W_tile), zeros, products) + b[None, :]
+            for start in range(0, module.h, BH):
+                W_tile, b = modules.weights(module, start, products, BH)
+                v = common.times(points, tl.trans(W_tile), zeros, products) + b[None, :]
                 a = zeros
                 if QUANTITY == "value":
-                    a = modules.times(cotangents, tl.trans(W_tile), zeros, products)
-                _, step = modules.hidden(v, a, one.temperature, across, form)
-                step = modules.inside(step, start, one.h, 0.0, products)
+                    a = common.times(cotangents, tl.trans(W_tile), zeros, products)
+                _, step = modules.hidden(v, a, module.temperature, across, form)
+                step = common.inside(step, start, module.h, 0.0, products)
                 if form.basis == "":
                     of_z += tl.sum(step * v, 1)
-                    step *= one.temperature
+                    step *= module.temperature
                 if dx is not None:
-                    total = modules.times(step.to(W_tile.dtype), W_tile, total, products)
+                    total = common.times(step.to(W_tile.dtype), W_tile, total, products)
         if memory.scalars is not None:
             _save_scalars(
-                *(memory, m, rows, network.count, found, one),
+                *(memory, m, rows, network.count, found, module),
                 *(of_gradient, of_potential, of_z, of_score, form, OF_POTENTIAL),
             )
     if memory.scalars is not None and form.combined:
@@ -265,16 +264,16 @@ def rows_program(
 
 @triton.jit
 def units_program(
-    batch, one, into, part, memory, m, form, products, QUANTITY: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
+    batch, module, into, part, memory, m, form, products, QUANTITY: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
 ):
     """dW = (r ∂F/∂v)ᵀ g + stepᵀ x and db = Σ_B step of one module's BH hidden units, from one part of the batch.
 
-    step: the derivative by v of what `modules.hidden` differentiates.
+    step: the derivative of r <g, ∇F> + t F in v.
     """
     D: tl.constexpr = products.D
     BD: tl.constexpr = products.BD
     start = part.tile * BH
-    W_tile, b = modules.weights(one, start, products, BH)
+    W_tile, b = modules.weights(module, start, products, BH)
     zeros = tl.zeros((BH, BM), tl.float32)
     total = tl.zeros((BH, BD), tl.float32)
     sums = tl.zeros((BH,), tl.float32)
@@ -282,18 +281,18 @@ def units_program(
     for offset in range(0, tl.minimum(batch.count - begin, part.rows), BM):
         first = begin + offset
         points = common.load_rows(batch.x, first, batch.count, batch.x_stride, D, BM, BD)  # (BM, BD)
-        v = modules.times(W_tile, tl.trans(points), zeros, products) + b[:, None]
+        v = common.times(W_tile, tl.trans(points), zeros, products) + b[:, None]
         a = zeros
         if QUANTITY == "value":
             cotangents = common.load_rows(batch.g, first, batch.count, batch.g_stride, D, BM, BD)  # (BM, BD)
-            a = modules.times(W_tile, tl.trans(cotangents), zeros, products)
+            a = common.times(W_tile, tl.trans(cotangents), zeros, products)
         by = modules.expanded(_load_saved_factors(memory, m, first + tl.arange(0, BM), form), 0)
-        value, step = modules.hidden(v, a, one.temperature, by, form)
+        value, step = modules.hidden(v, a, module.temperature, by, form)
         if form.basis == "":
-            step *= one.temperature
+            step *= module.temperature
         sums += tl.sum(step, 1)
         if into.W is not None:
             if QUANTITY == "value":
-                total = modules.times(value.to(points.dtype), cotangents, total, products)
-            total = modules.times(step.to(points.dtype), points, total, products)
-    reduction.matrix_and_vectors(total, (sums,), into, part, one.h, D, BH, BD)
+                total = common.times(value.to(points.dtype), cotangents, total, products)
+            total = common.times(step.to(points.dtype), points, total, products)
+    reduction.matrix_and_vectors(total, (sums,), into, part, module.h, D, BH, BD)

@@ -7,12 +7,15 @@ once, at the end of a program.
 import triton
 import triton.language as tl
 
-from . import cascade, reduction, ridge
+from . import cascade, common, reduction
 
 
 @triton.jit
 def _columns(pointer, first, count, stride, AXIS: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr):
-    """The D columns of rows `first` … of a (count, D) matrix, 0 beyond: float32 vectors, expanded along AXIS."""
+    """The D columns of rows `first` … of a (count, D) matrix, as float32 vectors (SIZE,), expanded along AXIS.
+
+    They are 0 beyond the last row.
+    """
     rows = tl.arange(0, SIZE)
     base = pointer + first * stride + rows * stride
     columns = ()
@@ -24,19 +27,11 @@ def _columns(pointer, first, count, stride, AXIS: tl.constexpr, D: tl.constexpr,
 
 @triton.jit
 def _product(left, right, D: tl.constexpr):
-    """Σ_c left_c right_c."""
+    """Σ_c left_c right_c, of two tuples of D tiles."""
     total = left[0] * right[0]
     for c in tl.static_range(1, D):
         total += left[c] * right[c]
     return total
-
-
-@triton.jit
-def _zeros(COUNT: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr):
-    tiles = ()
-    for _ in tl.static_range(COUNT):
-        tiles = tiles + (tl.zeros((BM, BH), tl.float32),)
-    return tiles
 
 
 @triton.jit
@@ -63,14 +58,17 @@ def points_program(
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """hidden(x) W + bias, hidden being φ(u) ("value") or φ'(u) ⊙ a: BM rows, over all tiles of BH hidden units."""
+    """φ(u) W + bias ("value"), or (φ'(u) ⊙ a) W: BM rows, over all tiles of BH hidden units.
+
+    u = x Wᵀ, a = g Wᵀ.  FORM "jvp" has, besides, the NaN of a point in each number of its row, as in `ridge`.
+    """
     D: tl.constexpr = products.D
     first = block.to(tl.int64) * BM
     points = _columns(batch.x, first, batch.count, batch.x_stride, 1, D, BM)  # D × (BM, 1)
     cotangents = points
     if FORM != "value":
         cotangents = _columns(batch.g, first, batch.count, batch.g_stride, 1, D, BM)  # D × (BM, 1)
-    totals = _zeros(D, BM, BH)
+    totals = common.zeros(D, (BM, BH))
     for start in range(0, h, BH):
         units = start + tl.arange(0, BH)
         weights = _columns(W, start, h, D, 0, D, BH)  # D × (1, BH)
@@ -80,7 +78,7 @@ def points_program(
             hidden = cascade.value(u, vectors, phi)
         else:
             hidden = cascade.slope(u, vectors, phi) * _product(cotangents, weights, D)
-        totals = _add_products(totals, ridge.inside(hidden, units, h, products.even), weights, D)
+        totals = _add_products(totals, common.inside(hidden, start, h, 0.0, products), weights, D)
     rows = tl.arange(0, BM)
     for c in tl.static_range(D):
         column = tl.sum(totals[c], 1)
@@ -102,15 +100,15 @@ def _undefined(points, D: tl.constexpr):
 
 @triton.jit
 def weights_program(batch, W, vectors_at, into, part, h, phi, needs, products, BM: tl.constexpr, BH: tl.constexpr):
-    """dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x and the vectors' gradients: BH hidden units, one part of the batch."""
+    """dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x and the gradients in β, s and C: BH hidden units, one part of the batch."""
     D: tl.constexpr = products.D
     COUNT: tl.constexpr = phi.layers * (needs.scale + needs.shift + len(phi.basis) * needs.coef)
     W_COLUMNS: tl.constexpr = D if into.W is not None else 0
     start = part.tile * BH
     weights = _columns(W, start, h, D, 0, D, BH)  # D × (1, BH)
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 0)
-    totals = _zeros(W_COLUMNS, BM, BH)
-    sums = _zeros(COUNT, BM, BH)
+    totals = common.zeros(W_COLUMNS, (BM, BH))
+    sums = common.zeros(COUNT, (BM, BH))
     begin = part.split.to(tl.int64) * part.rows
     for offset in range(0, tl.minimum(batch.count - begin, part.rows), BM):
         first = begin + offset
@@ -128,7 +126,10 @@ def weights_program(batch, W, vectors_at, into, part, h, phi, needs, products, B
 
 @triton.jit
 def _save(totals, sums, into, part, h, D: tl.constexpr, BH: tl.constexpr):
-    """What `reduction.matrix_and_vectors` does, with each column of dW a vector like the others."""
+    """Save this program's sums, and add up all programs' if it is the last: `reduction.matrix_and_vectors` for columns.
+
+    totals: the D columns of dW, or none, and sums: the vectors' gradients; tiles (BM, BH), and vectors (BH,).
+    """
     W_COLUMNS: tl.constexpr = len(totals)
     vectors = ()
     for c in tl.static_range(W_COLUMNS):

@@ -1,4 +1,7 @@
-"""What the kernels take of a GPU with the tiles of the table, as the compiler says without one."""
+"""What the kernels take of a GPU with the tiles of the table, as the compiler says without one.
+
+Called by `bench.tiles`, which chooses the table's tiles, and by the tests.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Variant:
         entry: file and function of what is compiled.
         constants: the constant arguments that the call sets.
         absent: the pointers that are None.
-        depth: of the table's entry, for modules; else it has one for every depth.
+        depth: the depth of the table's entries that it belongs to; None if to all.
     """
 
     kernel: str
@@ -48,7 +51,7 @@ BASIS = ("tanh",)
 _VALUE = ("v", "weight", "rule", "dv")
 _SQUARE = ("tanh", "half_square")
 _COLUMNS = 18
-"""Numbers of four modules with two signs, combined."""
+"""How many scalars four modules with two signs and a soft maximum have."""
 
 VARIANTS = {
     "narrow.forward": _forward("narrow.forward", "value", ("rule",)),

@@ -29,10 +29,10 @@ from .prebuilt import FORMAT, MANIFEST
 
 _PARAMETER = {"*": "u64", "i": "u32"}
 _SCRATCH = ("u64", "u64")
-"""Two pointers that Triton appends; they are null where no scratch memory is wanted."""
+"""Two pointers that Triton appends; they are null where a kernel needs no scratch memory."""
 
 _PTX_VERSION = 80
-"""Of CUDA 12.0: drivers take no PTX of a later version than their own."""
+"""The PTX version of CUDA 12.0: drivers take none that is later than their own."""
 
 _PORTABLE = 80
 """The architecture whose PTX is packed beside its cubins."""
@@ -137,7 +137,7 @@ def _kept(images: dict[str, bytes], folder: str, image: bytes, kind: str) -> str
 
 
 def _write(path: Path, manifest: dict[str, Any], images: dict[str, bytes]) -> None:
-    """The same bytes for the same content."""
+    """Write the archive, with the same bytes for the same content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:

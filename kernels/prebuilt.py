@@ -53,17 +53,19 @@ class Archive:
     kernels: dict[_Key, list[Kernel]]
 
     def serving(self, kernel: str, constants: dict[str, Any], signature: Signature, capability: int) -> list[Kernel]:
-        """Those for a launch on a GPU, the most specific first; what their arguments must be multiples of is the
-        caller's to see."""
+        """The kernels for a launch on a GPU, the most specific first.
+
+        The caller sees to what their arguments must be multiples of.
+        """
         found = self.kernels.get((kernel, frozenset(constants.items()), signature), [])
         able = [candidate for candidate in found if runs_on(candidate.target, capability)]
         return [candidate for candidate in able if candidate.target != "ptx"] or able
 
     def covers(self, kernel: str, constants: dict[str, Any], capability: int) -> bool:
         """Whether a GPU has one with at least these constants."""
-        wanted = set(constants.items())
+        asked = set(constants.items())
         return any(
-            name == kernel and wanted <= known and any(runs_on(candidate.target, capability) for candidate in found)
+            name == kernel and asked <= known and any(runs_on(candidate.target, capability) for candidate in found)
             for (name, known, _), found in self.kernels.items()
         )
 

@@ -1,6 +1,6 @@
-"""Sums over a batch that many programs share: each leaves its part, and the last to arrive adds them up in order.
+"""Σ over a batch, by many programs: each saves its partial sum, and the last to arrive adds them up in order.
 
-So a sum has the same bits at every run, needs no memory of zeros, and no second launch.
+So a sum has the same bits at every run, and needs neither memory of zeros nor a second launch.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,10 @@ from . import common
 
 
 class Into(NamedTuple):
-    """Where gradients of parameters go: (h, D), and vectors of h one after the other; None where none are needed."""
+    """Where the gradients of W (h, D) go, and those of vectors of length h, one after the other.
+
+    None where none are needed.
+    """
 
     W: tl.tensor
     vectors: tl.tensor
@@ -34,9 +37,9 @@ class Part(NamedTuple):
 
 @triton.jit
 def is_last(counter, count):
-    """Whether this program is the last of `count` to come here: all that they stored before is then visible to it.
+    """Whether this program is the last of `count` to arrive; all that the others stored before is then visible to it.
 
-    The counter is 0 before the first and after the last.
+    The counter is 0 before the first arrival, and again after the last.
     """
     # All threads' stores come before the one thread's atomic.
     tl.debug_barrier()
@@ -48,7 +51,7 @@ def is_last(counter, count):
 
 @triton.jit
 def total_of(pointers, count, stride):
-    """Σ over i < count of what lies at pointers + i·stride, in this order."""
+    """Σ_{i < count} of the numbers at pointers + i·stride, in this order."""
     total = tl.load(pointers, cache_modifier=".cg")
     for i in range(1, count):
         total += tl.load(pointers + i * stride, cache_modifier=".cg")
@@ -57,7 +60,7 @@ def total_of(pointers, count, stride):
 
 @triton.jit
 def columns(pointer, out, partials, counter, count, stride, split, splits, rows_per_split, products, BM: tl.constexpr):
-    """out = Σ over the rows of a (count, D) matrix: one part of them."""
+    """out (D,) = Σ over the rows of a (count, D) matrix, of which this program adds up part `split` of `splits`."""
     BD: tl.constexpr = products.BD
     lanes = tl.arange(0, BD)
     total = tl.zeros((BD,), tl.float32)

@@ -1,10 +1,13 @@
-"""The ridge family by matrix products: the programs of a launch, with hidden values in registers only.
+"""The ridge family by matrix products: the programs of a launch, which keep φ(x Wᵀ) (BM, BH) in registers only.
 
-Batch rows are counted in 64 bits.  D = d is padded to BD columns, a power of two; padded columns are 0 on both sides
-of each product.  Padded hidden units of the last tile are masked out where their 0 weights would meet an infinite x.
+    f(x) = φ(x Wᵀ) W + bias,   J(x) = Wᵀ diag(φ'(W x)) W,   F(x) = Σ_j ∫_0^{u_j} φ_j + <bias, x>,   u = W x
 
-Several scalars S of a batch have the same kind of gradient, so that one pair of programs serves them, by QUANTITY:
-"value" <g, f(x)>; "jvp" <g, J(x) v>; "potential" Σ_B weight F(x); "divergence" Σ_B weight tr J(x).
+The gradients are those of a scalar S of the batch, and one pair of programs serves every QUANTITY, because their dx and
+dW have the same form: "value" S = <g, f(x)>; "jvp" <g, J(x) v>; "potential" Σ_B weight F(x); "divergence"
+Σ_B weight tr J(x).  Wherever they occur, u = x Wᵀ, a = g Wᵀ, p = v Wᵀ.
+
+Rows of the batch are counted in 64 bits.  D = d is padded to BD columns, a power of two; padded columns are 0 on both
+sides of each product.  Padded hidden units are masked out where their zero weights would meet an infinite x.
 """
 
 from typing import NamedTuple
@@ -15,71 +18,32 @@ import triton.language as tl
 from . import cascade, common, integral, reduction
 
 
-class Batch(NamedTuple):
-    """Rows: x, cotangents g and directions v (count, D), weights (count,); None where the quantity has none."""
-
-    x: tl.tensor
-    g: tl.tensor
-    v: tl.tensor
-    weight: tl.tensor
-    count: tl.tensor
-    x_stride: tl.tensor
-    g_stride: tl.tensor
-    v_stride: tl.tensor
-
-
-class Products(NamedTuple):
-    """What is constant of the matrix products.  even: whether h is a multiple of the tile's units."""
-
-    D: tl.constexpr
-    BD: tl.constexpr
-    precision: tl.constexpr
-    arithmetic: tl.constexpr
-    even: tl.constexpr
-
-
 class Rule(NamedTuple):
-    """Of quadrature, for potentials alone: `rule` and SMOOTH of `integral`."""
+    """The quadrature of potentials.  table: `rule` of `integral`.  smooth: for each basis function, whether it is."""
 
     table: tl.tensor
     smooth: tl.constexpr
 
 
 @triton.jit
-def inside(hidden, units, h, EVEN: tl.constexpr):
-    """Hidden values (BM, BH), 0 where there is no hidden unit."""
-    if EVEN:
-        return hidden
-    else:
-        return tl.where((units < h)[None, :], hidden, 0.0)
-
-
-@triton.jit
-def _times(a, b, total, products):
-    """total + a b."""
-    return common.dot(a, b, total, products.precision, products.arithmetic)
-
-
-@triton.jit
 def _hidden(points, cotangents, directions, W_tile, vectors, phi, products, FORM: tl.constexpr):
-    """The values (BM, BH) that multiply W, by FORM, and φ'(u) ⊙ a for the directions' gradient.
+    """What multiplies W in dx (or f), by FORM, (BM, BH); and φ'(u) ⊙ a, which multiplies it in dv.
 
-    "value" φ(u); "slope" φ'(u) ⊙ a; "second" φ''(u) ⊙ a ⊙ p; "trace" φ''(u) ⊙ |w|²;
-    u = x Wᵀ, a = g Wᵀ, p = v Wᵀ.
+    "value" φ(u); "slope" φ'(u) ⊙ a; "second" φ''(u) ⊙ a ⊙ p; "trace" φ''(u) ⊙ |w|².
     """
     zeros = tl.zeros((points.shape[0], W_tile.shape[0]), tl.float32)
-    u = _times(points, tl.trans(W_tile), zeros, products)
+    u = common.times(points, tl.trans(W_tile), zeros, products)
     if FORM == "value":
         return cascade.value(u, vectors, phi), zeros
     elif FORM == "slope":
-        return cascade.slope(u, vectors, phi) * _times(cotangents, tl.trans(W_tile), zeros, products), zeros
+        return cascade.slope(u, vectors, phi) * common.times(cotangents, tl.trans(W_tile), zeros, products), zeros
     else:
         slope, second = cascade.slope_and_second(u, vectors, phi)
         if FORM == "trace":
             return second * squared_norms(W_tile)[None, :], zeros
         else:
-            a = _times(cotangents, tl.trans(W_tile), zeros, products)
-            p = _times(directions, tl.trans(W_tile), zeros, products)
+            a = common.times(cotangents, tl.trans(W_tile), zeros, products)
+            p = common.times(directions, tl.trans(W_tile), zeros, products)
             return second * a * p, slope * a
 
 
@@ -129,11 +93,11 @@ def points_program(
         W_tile = common.load_rows(W, start, h, D, D, BH, BD)  # (BH, BD)
         vectors = cascade.in_memory(vectors_at, units, h, 0)
         hidden, slope_a = _hidden(points, cotangents, directions, W_tile, vectors, phi, products, KIND)
-        hidden = inside(hidden, units, h, products.even)
-        total = _times(hidden.to(W_tile.dtype), W_tile, total, products)
+        hidden = common.inside(hidden, start, h, 0.0, products)
+        total = common.times(hidden.to(W_tile.dtype), W_tile, total, products)
         if out_v is not None:
-            slope_a = inside(slope_a, units, h, products.even)
-            total_v = _times(slope_a.to(W_tile.dtype), W_tile, total_v, products)
+            slope_a = common.inside(slope_a, start, h, 0.0, products)
+            total_v = common.times(slope_a.to(W_tile.dtype), W_tile, total_v, products)
     if bias is not None:
         lanes = tl.arange(0, BD)
         total += tl.load(bias + lanes, mask=lanes < D, other=0.0).to(tl.float32)[None, :]
@@ -165,21 +129,25 @@ def _add_rows(
     NEEDS_W: tl.constexpr,
     QUANTITY: tl.constexpr,
 ):
-    """BM rows' parts of dW added to `total` (BH, BD), of what multiplies 2W in it to `gains` (BH,), and to `sums`."""
+    """Accumulate one block of BM rows, points (BM, BD).
+
+    dW goes into total (BH, BD); the factor of 2W in it, which only the divergence has, into gains (BH,); the gradients
+    in β, s and C into sums.
+    """
     BH: tl.constexpr = W_tile.shape[0]
     BM: tl.constexpr = points.shape[0]
     zeros = tl.zeros((BH, BM), tl.float32)
-    u = _times(W_tile, tl.trans(points), zeros, products)
+    u = common.times(W_tile, tl.trans(points), zeros, products)
     if QUANTITY == "value" or QUANTITY == "jvp":
         cotangents = common.load_rows(batch.g, first, batch.count, batch.g_stride, products.D, BM, products.BD)
-        a = _times(W_tile, tl.trans(cotangents), zeros, products)
+        a = common.times(W_tile, tl.trans(cotangents), zeros, products)
     else:
         rows = first + tl.arange(0, BM)
         weight = tl.load(batch.weight + rows, mask=rows < batch.count, other=0.0).to(tl.float32)[None, :]
     if QUANTITY == "value":
         phi_u, with_points, sums = cascade.value_and_gradients(u, a, vectors, sums, phi, needs, 1, True)
         if NEEDS_W:
-            total = _times(phi_u.to(points.dtype), cotangents, total, products)
+            total = common.times(phi_u.to(points.dtype), cotangents, total, products)
     elif QUANTITY == "potential":
         with_points = cascade.value(u, vectors, phi) * weight
         if len(sums) > 0:
@@ -190,13 +158,13 @@ def _add_rows(
         gains += tl.sum(slope * weight, 1)
     else:
         directions = common.load_rows(batch.v, first, batch.count, batch.v_stride, products.D, BM, products.BD)
-        p = _times(W_tile, tl.trans(directions), zeros, products)
+        p = common.times(W_tile, tl.trans(directions), zeros, products)
         slope, with_points, sums = cascade.slope_and_gradients(u, a * p, vectors, sums, phi, needs, 1)
         if NEEDS_W:
-            total = _times((slope * p).to(points.dtype), cotangents, total, products)
-            total = _times((slope * a).to(points.dtype), directions, total, products)
+            total = common.times((slope * p).to(points.dtype), cotangents, total, products)
+            total = common.times((slope * a).to(points.dtype), directions, total, products)
     if NEEDS_W:
-        total = _times(with_points.to(points.dtype), points, total, products)
+        total = common.times(with_points.to(points.dtype), points, total, products)
     return total, gains, sums
 
 
@@ -216,11 +184,12 @@ def weights_program(
     BM: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """The gradients of S in W and in the vectors: BH hidden units, one part of the batch.
+    """dW and the gradients in β, s and C of S: BH hidden units, one part of the batch.
 
-    "value": dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x;  "potential": (φ(u) ⊙ weight)ᵀ x;
-    "jvp": (φ' ⊙ p)ᵀ g + (φ' ⊙ a)ᵀ v + (φ'' ⊙ p ⊙ a)ᵀ x;
-    "divergence": (φ'' ⊙ |w|² ⊙ weight)ᵀ x + 2 (Σ_B φ' weight) ⊙ W.
+    "value"       dW = φ(u)ᵀ g + (φ'(u) ⊙ a)ᵀ x
+    "jvp"         dW = (φ'(u) ⊙ p)ᵀ g + (φ'(u) ⊙ a)ᵀ v + (φ''(u) ⊙ p ⊙ a)ᵀ x
+    "potential"   dW = (φ(u) ⊙ weight)ᵀ x
+    "divergence"  dW = (φ''(u) ⊙ |w|² ⊙ weight)ᵀ x + 2 (Σ_B φ'(u) weight) ⊙ W
     """
     COUNT: tl.constexpr = phi.layers * (needs.scale + needs.shift + len(phi.basis) * needs.coef)
     NEEDS_W: tl.constexpr = into.W is not None
@@ -229,9 +198,7 @@ def weights_program(
     vectors = cascade.load(vectors_at, start + tl.arange(0, BH), h, phi, 1)
     total = tl.zeros((BH, products.BD), tl.float32)
     gains = tl.zeros((BH,), tl.float32)
-    sums = ()
-    for _ in tl.static_range(COUNT):
-        sums = sums + (tl.zeros((BH,), tl.float32),)
+    sums = common.zeros(COUNT, (BH,))
     begin = part.split.to(tl.int64) * part.rows
     for offset in range(0, tl.minimum(batch.count - begin, part.rows), BM):
         first = begin + offset
@@ -248,7 +215,7 @@ def weights_program(
 def scalar_program(
     batch, W, vectors_at, out, h, block, rule, phi, products, QUANTITY: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr
 ):
-    """F(x) = Σ_j ∫_0^{u_j} φ_j, or tr J(x) = Σ_j φ_j'(u_j) |w_j|², without bias: BM rows, over all tiles of BH."""
+    """F(x) = Σ_j ∫_0^{u_j} φ_j without bias, or tr J(x) = Σ_j φ_j'(u_j) |w_j|²: BM rows, over all tiles of BH."""
     first = block.to(tl.int64) * BM
     points = common.load_rows(batch.x, first, batch.count, batch.x_stride, products.D, BM, products.BD)  # (BM, BD)
     total = tl.zeros((BM,), tl.float32)
@@ -256,11 +223,11 @@ def scalar_program(
         units = start + tl.arange(0, BH)
         W_tile = common.load_rows(W, start, h, products.D, products.D, BH, products.BD)  # (BH, BD)
         vectors = cascade.in_memory(vectors_at, units, h, 0)
-        u = _times(points, tl.trans(W_tile), tl.zeros((BM, BH), tl.float32), products)
+        u = common.times(points, tl.trans(W_tile), tl.zeros((BM, BH), tl.float32), products)
         if QUANTITY == "potential":
             hidden = integral.value(u, vectors, rule.table, phi, rule.smooth)
         else:
             hidden = cascade.slope(u, vectors, phi) * squared_norms(W_tile)[None, :]
-        total += tl.sum(inside(hidden, units, h, products.even), 1)
+        total += tl.sum(common.inside(hidden, start, h, 0.0, products), 1)
     rows = tl.arange(0, BM)
     tl.store(out + first + rows, total, mask=rows < batch.count - first)

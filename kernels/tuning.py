@@ -1,4 +1,4 @@
-"""Measures the candidates of the table on the GPU that is there."""
+"""Measures the candidates of the table on the GPU that is there, for `gradnets-fast tune`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Fixed(Mode):
 
 @dataclass(frozen=True)
 class _FixedModules(ModulesMode):
-    """The same for modules."""
+    """A mode of modules with given tiles in place of the table's."""
 
     fixed: tuple[tuple[str, int], ...] = ()
 
@@ -68,7 +68,7 @@ class Measured:
     before: float | None
 
     def entry(self) -> dict[str, Any]:
-        """As the table has it."""
+        """The entry in the form that the table has."""
         return {"d": self.case[3], "depth": self.case[4], "options": self.options}
 
 

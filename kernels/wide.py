@@ -1,9 +1,9 @@
-"""The elementwise middle of the ridge family in memory, for rows too long to hold: a library multiplies around it."""
+"""φ and its gradients on matrices (rows, h) in memory, for rows of x too long for a tile: a library multiplies by W."""
 
 import triton
 import triton.language as tl
 
-from . import cascade
+from . import cascade, common
 from .cascade import Cascade, Needs
 
 
@@ -64,16 +64,14 @@ def backward(
 ):
     """u ← φ(u), a ← φ'(u) ⊙ a, in place; u, a (count, h).
 
-    Part s of the rows adds its gradients of its hidden units' vectors to dvectors[s], (COUNT, h).
+    Part s of the rows adds its gradients in β, s and C to dvectors[s], (COUNT, h).
     """
     phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
     COUNT: tl.constexpr = LAYERS * (NEEDS_SCALE + NEEDS_SHIFT + len(BASIS) * NEEDS_COEF)
     split = tl.program_id(0)
     units = tl.program_id(1) * BH + tl.arange(0, BH)
     vectors = cascade.load(cascade.pointers(scale, shift, coef), units, h, phi, 0)
-    sums = ()
-    for _ in tl.static_range(COUNT):
-        sums = sums + (tl.zeros((BH,), tl.float32),)
+    sums = common.zeros(COUNT, (BH,))
     for offset in range(0, tl.minimum(count - split * rows_per_split, rows_per_split), BM):
         rows = split * rows_per_split + offset + tl.arange(0, BM)
         of_u, of_a, sums = cascade.value_and_gradients(

@@ -217,7 +217,7 @@ def test_second_derivatives(call: Call) -> None:
 @pytest.mark.parametrize("size", ONE_EACH, ids=str)
 @each_dtype
 def test_a_bounded_network_is_finite_at_infinity(size: tuple[int, int, int], dtype: torch.dtype) -> None:
-    """Tiles pad neurons, and the weights 0 of padding times infinity are NaN."""
+    """Tiles pad hidden units, and the weights 0 of padding times infinity are NaN."""
     tensors, _ = drawn(CALLS[0], size, dtype)
     tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
     expected = CALLS[0].exact([t.double() for t in tensors])

@@ -27,7 +27,7 @@ from test_operators import Call, ridge_call
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [(4, 1, 2), (7, 3, 65), (9, 33, 40)]
-"""(batch, d, h): d padded to 16, and beyond; one tile of neurons, and more."""
+"""(batch, d, h): d padded to 16, and beyond; one tile of hidden units, and more."""
 
 TOO_WIDE = (5, 300, 20)
 CALLS = [

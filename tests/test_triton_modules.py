@@ -146,7 +146,9 @@ def _jvp(call: Call, tensors: list[Tensor]) -> Tensor:
     return result
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's word of padded neurons, whose b is not of this size
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # NumPy's word of padded hidden units, whose b is not of this size
 @each_call
 def test_hidden_values_of_ten_thousand(call: Call) -> None:
     tensors, g = drawn(call, (41, 5, 35), torch.float32)
