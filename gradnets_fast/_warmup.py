@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .errors import check_choice, check_positive, message
 
+__all__ = ["warmup"]
+
 METHODS = ("forward", "jvp", "potential", "divergence", "jacobian")
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from .errors import check_choice, message
 
+__all__ = ["BackendUnavailableError", "use_backend"]
+
 BACKENDS = ("reference", "cpp", "triton")
 _AUTOMATIC_ORDER = ("triton", "cpp", "reference")
 ENVIRONMENT_VARIABLE = "GRADNETS_FAST_BACKEND"

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from .backend import block_requests, requests_of
 from .errors import check_points, check_positive, message
 
+__all__ = ["batch_chunk"]
+
 
 def batch_chunk(
     function: Callable[[Tensor], Tensor], x: Tensor, rows: int, *, device: torch.device | str | None = None

@@ -13,6 +13,8 @@ from . import functional
 from .backend import choose
 from .errors import check_choice, check_points, message
 
+__all__ = ["Explanation", "explain"]
+
 _OPERATORS = tuple(functional.__all__)
 
 
@@ -92,13 +94,13 @@ def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) 
 
 
 def _arguments(module_or_op: object) -> dict[str, Any] | None:
-    """A module's arguments of its operator; of an operator alone they are not known."""
-    arguments = getattr(module_or_op, "_operator_arguments", None)
-    if arguments is None:
+    """Return a module's arguments of its operator; those of an operator alone are not known."""
+    effective = getattr(module_or_op, "_effective", None)
+    if effective is None:
         return None
     with torch.no_grad():
-        found: dict[str, Any] = arguments()
-    return found
+        arguments: dict[str, Any] = vars(effective())
+    return arguments
 
 
 def _kernel(operator: str, backend: str, x: Tensor, arguments: dict[str, Any] | None) -> str:

@@ -15,6 +15,8 @@ from .nn import GradNet
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+__all__ = ["fully_shard", "parallelize"]
+
 Model = TypeVar("Model", bound=nn.Module)
 
 _AVERAGED = WeakTensorKeyDictionary()
@@ -51,7 +53,7 @@ def parallelize(model: Model, mesh: DeviceMesh) -> Model:
     made: dict[Tensor, nn.Parameter] = {}  # of each parameter, for networks may share some
     for _, network in _networks(model, mesh):
         network.mesh = mesh
-        dimensions = network.neuron_dimensions()
+        dimensions = network.hidden_dimensions()
         for prefix, owner in network.named_modules():
             for name, parameter in list(owner.named_parameters(recurse=False)):
                 if parameter not in made:
@@ -135,7 +137,7 @@ def _check(argument: str, network: GradNet, ranks: int) -> None:
     if getattr(network, "combine", "sum") != "sum":
         fix = "use fully_shard or DistributedDataParallel for it"
         raise ValueError(message("parallelize", argument, "a sum over hidden units or modules", "a soft maximum", fix))
-    dimensions = network.neuron_dimensions()
+    dimensions = network.hidden_dimensions()
     modules = getattr(network, "num_modules", None)
     if not dimensions and modules is None:
         fix = "use fully_shard or DistributedDataParallel for it"

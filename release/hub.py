@@ -11,6 +11,7 @@ import argparse
 import ast
 import base64
 import hashlib
+import importlib
 import json
 import sys
 import tempfile
@@ -154,7 +155,7 @@ def _listed(room: str) -> str:
 
 def _names(room: str) -> list[str]:
     """The public names of a room."""
-    return sorted(name for name, home in gradnets_fast._HOME.items() if home == room)
+    return sorted(importlib.import_module(f"{PACKAGE}.{room}").__all__)
 
 
 def _metadata(variant: str, package: Files) -> dict[str, Any]:

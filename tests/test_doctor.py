@@ -379,9 +379,10 @@ def test_the_self_test_names_an_operator_that_is_wrong(
 
 def test_a_wrong_kernel_is_a_failure_of_its_backend_alone() -> None:
     change = """
-from gradnets_fast.ops import _cpp
-right = _cpp.ridge_backward
-_cpp.ridge_backward = lambda *given: tuple(d if d is None else d * 1.01 for d in right(*given))
+from gradnets_fast.ops import OPERATORS
+kernels = OPERATORS["ridge"]["value"].cpp.kernels
+right = kernels.backward
+kernels.backward = lambda *given: tuple(d if d is None else d * 1.01 for d in right(*given))
 """
     found = doctor(before=change, code=1)
     assert found["cpp float32"]["status"] == found["cpp float64"]["status"] == FAILURE

@@ -320,7 +320,7 @@ def test_by_itself_it_imports_torch_and_triton_only(probe: dict[str, Any]) -> No
     assert {name for _, name in probe["imports"]} <= ALLOWED
     assert ("triton" in {name for _, name in probe["imports"]}) == (probe["backend"] == "triton")
     importers = {importer for importer, _ in probe["imports"]}
-    assert f"{probe['id']}.ops.operator" in importers
+    assert f"{probe['id']}.ops.autograd" in importers
 
 
 def test_by_itself_it_never_sees_the_package(probe: dict[str, Any]) -> None:

@@ -167,7 +167,7 @@ def check_vectors_in_float32(call: Call, size: tuple[int, int, int], dtype: torc
 @each_call
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_second_derivatives(call: Call, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradnets_fast.ops.double_backward.DOUBLE_BACKWARD_ELEMENTS", 1000)  # several chunks
+    monkeypatch.setattr("gradnets_fast.ops.recompute.DOUBLE_BACKWARD_VALUES", 1000)  # several chunks
     tensors = [t.to(dtype) for t in call.draw(97, 5, 30)]
     g = _normal(97, 5).to(dtype)
     truth = second_gradients(call.exact, [t.double() for t in tensors], g.double())

@@ -215,10 +215,7 @@ def operator_samples() -> list[tuple[object, tuple[object, ...]]]:
     def parameter(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    import gradnets_fast.ops.modules
-    import gradnets_fast.ops.ridge
-
-    assert gradnets_fast.ops.ridge.RIDGE["cpp"].name == "ridge"
+    assert gf.ops.OPERATORS["ridge"]["value"].cpp.name == "ridge"
     ops = torch.ops.gradnets_fast
     ridge = (parameter(5, 3), parameter(4, 3), parameter(2, 4), parameter(2, 4), parameter(2, 1, 4), parameter(3))
     softmax = (parameter(5, 3), parameter(2, 4, 3), parameter(2, 4), parameter(2), parameter(2), None, parameter(3))
@@ -226,7 +223,7 @@ def operator_samples() -> list[tuple[object, tuple[object, ...]]]:
     return [
         (ops.ridge.default, (*ridge, "tanh")),
         (ops.softmax_modules.default, (*softmax, "")),
-        (ops.transformed_modules.default, (*transformed, "tanh,half_square")),
+        (ops.transformed_modules.default, (*transformed, "tanh:half_square")),
         (ops.ridge_backward.default, (parameter(5, 3), *ridge, "tanh", [True, True, False, True, True, True])),
     ]
 

@@ -71,6 +71,11 @@ class Basis:
         """Whether b' >= 0 everywhere, so that Φ is convex."""
         return self.derivative_range[0] >= 0.0
 
+    @property
+    def smooth(self) -> bool:
+        """Whether b is analytic, so that a quadrature rule integrates it to rounding level."""
+        return self.continuous_derivatives >= SMOOTH
+
 
 def _bernoulli(count: int) -> list[Fraction]:
     """B_0 … B_count, by the defining recurrence."""

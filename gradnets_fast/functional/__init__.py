@@ -5,39 +5,21 @@ autocast the points and the weight matrix are cast to autocast's dtype, as torch
 
 Each family is a gradient f and, with the same arguments: `<family>_potential`, F with ∇F = f; `<family>_jvp`, J(x) v;
 `<family>_divergence`, tr J(x); `<family>_jacobian`, J(x), the symmetric Jacobian of f.
+
+Each family's arguments besides the points are a `Network` (`Ridge`, `SoftmaxModules`, `TransformedModules`), whose
+methods compute the five; modules and the functions here are thin over it.
 """
 
+from . import _ridge, _softmax_modules, _transformed_modules
 from ._checks import autocast as autocast
-from ._ridge import ridge, ridge_divergence, ridge_jacobian, ridge_jvp, ridge_potential
-from ._softmax_modules import (
-    softmax_modules,
-    softmax_modules_divergence,
-    softmax_modules_jacobian,
-    softmax_modules_jvp,
-    softmax_modules_potential,
-)
-from ._transformed_modules import (
-    transformed_modules,
-    transformed_modules_divergence,
-    transformed_modules_jacobian,
-    transformed_modules_jvp,
-    transformed_modules_potential,
-)
+from ._network import Network as Network
+from ._ridge import *
+from ._softmax_modules import *
+from ._transformed_modules import *
 
-__all__ = [
-    "ridge",
-    "ridge_divergence",
-    "ridge_jacobian",
-    "ridge_jvp",
-    "ridge_potential",
-    "softmax_modules",
-    "softmax_modules_divergence",
-    "softmax_modules_jacobian",
-    "softmax_modules_jvp",
-    "softmax_modules_potential",
-    "transformed_modules",
-    "transformed_modules_divergence",
-    "transformed_modules_jacobian",
-    "transformed_modules_jvp",
-    "transformed_modules_potential",
-]
+_FILES = (_ridge, _softmax_modules, _transformed_modules)
+
+NETWORKS: dict[str, type[Network]] = {cls.family.name: cls for cls in Network.__subclasses__()}
+"""The families by the names of their operators."""
+
+__all__ = [name for file in _FILES for name in file.__all__ if name.islower()]

@@ -1,14 +1,49 @@
-"""The ridge family: f(x) = φ(x Wᵀ) W + bias."""
+"""The ridge family: f(x) = φ(x Wᵀ) W + bias.
+
+`Ridge` holds the arguments of a call; the modules of gradnets_fast/nn make it themselves, the public functions of this
+file for their callers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from ..ops.ridge import RIDGE as _OPERATORS
-from ..ops.ridge import SCALARS as _SCALARS
-from ._checks import call, checked_direction, checked_ridge, quickly
+from ..ops import OPERATORS, Backends
+from ..ops.families import RIDGE, Family
+from ._checks import checked_ridge
+from ._network import Network
+
+__all__ = ["Ridge", "ridge", "ridge_divergence", "ridge_jacobian", "ridge_jvp", "ridge_potential"]
+
+
+@dataclass
+class Ridge(Network):
+    """A network of the ridge family; the fields are the arguments of `ridge`."""
+
+    W: Tensor
+    scale: Tensor | None
+    shift: Tensor
+    coef: Tensor | None
+    bias: Tensor | None = None
+    basis: str | Sequence[str] = "tanh"
+
+    family: ClassVar[Family] = RIDGE
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["ridge"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.W, self.scale, self.shift, self.coef
+
+    def names(self) -> tuple[str | Sequence[str], str]:
+        return self.basis, ""
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, Ridge]:
+        arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis)
+        x, W, shift, names = checked_ridge(where, x, *arguments)
+        return x, Ridge(W, self.scale, shift, self.coef, self.bias, names)
 
 
 def ridge(
@@ -55,12 +90,7 @@ def ridge(
     >>> torch.allclose(y, torch.tanh(x))
     True
     """
-    if backend in (None, "cpp"):
-        f = quickly(_OPERATORS["cpp"], (x, W, scale, shift, coef, bias), basis)
-        if f is not None:
-            return f
-    x, W, cascade, names = checked_ridge("ridge", x, W, scale, shift, coef, bias, basis)
-    return call(_OPERATORS, (x,), (W, *cascade), bias, backend, names)
+    return Ridge(W, scale, shift, coef, bias, basis).value(x, backend)
 
 
 def ridge_potential(
@@ -98,8 +128,7 @@ def ridge_potential(
     >>> float(ridge_potential(torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, one[None], basis="identity"))
     12.5
     """
-    x, W, cascade, names = checked_ridge("ridge_potential", x, W, scale, shift, coef, bias, basis)
-    return call(_SCALARS["potential"], (x,), (W, *cascade), bias, backend, names)
+    return Ridge(W, scale, shift, coef, bias, basis).potential(x, backend)
 
 
 def ridge_jvp(
@@ -139,9 +168,7 @@ def ridge_jvp(
     >>> ridge_jvp(torch.zeros(2), torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, 2 * one[None]).tolist()
     [6.0, 8.0]
     """
-    x, W, cascade, names = checked_ridge("ridge_jvp", x, W, scale, shift, coef, bias, basis)
-    v = checked_direction("ridge_jvp", v, x)
-    return call(_SCALARS["jvp"], (x, v), (W, *cascade), bias, backend, names)
+    return Ridge(W, scale, shift, coef, bias, basis).jvp(x, v, backend)
 
 
 def ridge_divergence(
@@ -177,8 +204,7 @@ def ridge_divergence(
     >>> ridge_divergence(torch.zeros(5, 2), torch.eye(2), one, zero, one[None]).tolist()
     [2.0, 2.0, 2.0, 2.0, 2.0]
     """
-    x, W, cascade, names = checked_ridge("ridge_divergence", x, W, scale, shift, coef, bias, basis)
-    return call(_SCALARS["divergence"], (x,), (W, *cascade), bias, backend, names)
+    return Ridge(W, scale, shift, coef, bias, basis).divergence(x, backend)
 
 
 def ridge_jacobian(
@@ -214,5 +240,4 @@ def ridge_jacobian(
     >>> ridge_jacobian(torch.zeros(2), torch.eye(2), one, zero, one[None]).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    x, W, cascade, names = checked_ridge("ridge_jacobian", x, W, scale, shift, coef, bias, basis)
-    return call(_SCALARS["jacobian"], (x,), (W, *cascade), bias, backend, names)
+    return Ridge(W, scale, shift, coef, bias, basis).jacobian(x, backend)

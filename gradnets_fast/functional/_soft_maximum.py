@@ -1,61 +1,53 @@
 """Modules combined by log-sum-exp on the cpp backend: composed of kernels that give a module's f and F at once.
 
-Nothing of size batch × h is in memory, only (batch, M, d), and every derivative is that of the parts.
+Nothing of size batch × h is in memory, only (batch, M, d), and every derivative is that of the parts.  Called by
+_dispatch.py; the formulas are those of gradnets_fast/reference/soft_maximum.py, with kernels in place of PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..ops.operator import Operator
+from ..ops import autograd
+from ..ops.families import Settings
 from ..reference import soft_maximum
-from ..reference.soft_maximum import Family, Parameters
+from ..reference.soft_maximum import ModuleFunctions
 
-Gate = dict[str, Tensor]
-"""sharpness and offset, or nothing."""
-
-
-def family_of(pair: Operator, scalars: Mapping[str, Mapping[str, Operator]]) -> Callable[..., Family]:
-    """(*settings) -> the operators of a family as functions of one module; scalars: by suffix and backend."""
-
-    def both(*tensors: Tensor | None, config: str) -> tuple[Tensor, Tensor]:
-        result = pair(*tensors, config=config)
-        return result[..., :-1], result[..., -1]
-
-    def family(*settings: str) -> Family:
-        config = ",".join(settings)
-
-        def scalar(suffix: str) -> Callable[..., Tensor]:
-            return lambda *tensors: scalars[suffix]["cpp"](*tensors, config=config)
-
-        return Family(partial(both, config=config), *map(scalar, ("potential", "jvp", "divergence", "jacobian")))
-
-    return family
+if TYPE_CHECKING:
+    from ._network import Network
 
 
-def combined(
-    family: Family, what: str, rows: tuple[Tensor, ...], parameters: Parameters, bias: Tensor | None, gate: Gate
-) -> Tensor:
-    """The function `what` of `gradnets_fast.reference.soft_maximum` at rows (x, [v]), with what a bias adds to it."""
-    x = rows[0]
+def combined(network: Network, quantity: str, points: tuple[Tensor, ...], settings: Settings) -> Tensor:
+    """Return a quantity of the soft maximum of a network's modules."""
+    x = points[0]
     # Gradients of the modules, rounded to 16 bits one by one, would cancel to less than their rounding errors.
     dtype = torch.promote_types(x.dtype, torch.float32)
-    wide = [None if t is None else t.to(dtype) for t in (*rows, *parameters, gate["sharpness"], gate["offset"])]
-    points, of_modules, numbers = wide[: len(rows)], wide[len(rows) : -2], wide[-2:]
-    function: Any = getattr(soft_maximum, what)
-    result: Tensor = function(family, *points, of_modules, *numbers)
-    if bias is not None and what == "value":
-        result = result + bias
-    elif bias is not None and what == "potential":
-        result = result + x.to(dtype) @ bias.to(dtype)
+    assert network.sharpness is not None
+    assert network.offset is not None
+    parameters = [None if t is None else t.to(dtype) for t in network.parameters()]
+    wide_points = [point.to(dtype) for point in points]
+    sharpness, offset = network.sharpness.to(dtype), network.offset.to(dtype)
+    function = soft_maximum.FUNCTIONS[quantity]
+    result = function(_by_kernels(network, settings), *wide_points, parameters, sharpness, offset)
+    if network.bias is not None and quantity in ("value", "potential"):
+        bias = network.bias.to(dtype)
+        result = result + (bias if quantity == "value" else wide_points[0] @ bias)
     return result.to(x.dtype)
 
 
-def gate_of(backend: str, gate: Gate) -> tuple[Tensor | None, ...]:
-    """The arguments sharpness and offset of a backend's operators, where they have them."""
-    return (gate.get("sharpness"), gate.get("offset")) if backend == "triton" else ()
+def _by_kernels(network: Network, settings: Settings) -> ModuleFunctions:
+    """Return the functions of one module by the C++ kernels."""
+
+    def kernel(quantity: str) -> Callable[..., Tensor]:
+        return lambda *tensors: autograd.run(network.operators[quantity].cpp, tensors, settings)
+
+    def value_and_potential(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        result = kernel("value_and_potential")(*tensors)
+        return result[..., :-1], result[..., -1]
+
+    potential, jvp, divergence, jacobian = map(kernel, ("potential", "jvp", "divergence", "jacobian"))
+    return ModuleFunctions(value_and_potential, potential, jvp, divergence, jacobian)

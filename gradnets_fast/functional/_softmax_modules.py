@@ -1,16 +1,59 @@
-"""Sums of softmax modules: f(x) = Σ_m W_mᵀ[p_m softmax(z_m) − q_m softmax(−z_m)] + bias."""
+"""Sums of softmax modules: f(x) = Σ_m W_mᵀ[p_m softmax(z_m) − q_m softmax(−z_m)] + bias.
+
+`SoftmaxModules` holds the arguments of a call; the modules of gradnets_fast/nn make it themselves, the public
+functions of this file for their callers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 from torch import Tensor
 
-from ..ops.modules import SOFTMAX_MODULES as _OPERATORS
-from ..ops.modules import SOFTMAX_PAIR as _PAIR
-from ..ops.modules import SOFTMAX_SCALARS as _SCALARS
-from ._checks import call, checked_direction, checked_gate, checked_modules, quickly
-from ._soft_maximum import family_of
+from ..ops import OPERATORS, Backends
+from ..ops.families import SOFTMAX_MODULES, Family
+from ._checks import checked_modules, checked_soft_maximum
+from ._network import Network
 
-_FAMILY = family_of(_PAIR, _SCALARS)
+__all__ = [
+    "SoftmaxModules",
+    "softmax_modules",
+    "softmax_modules_divergence",
+    "softmax_modules_jacobian",
+    "softmax_modules_jvp",
+    "softmax_modules_potential",
+]
+
+
+@dataclass
+class SoftmaxModules(Network):
+    """A network of the family; the fields are the arguments of `softmax_modules`."""
+
+    W: Tensor
+    b: Tensor
+    temperature: Tensor
+    positive: Tensor
+    negative: Tensor | None = None
+    bias: Tensor | None = None
+    sharpness: Tensor | None = None
+    offset: Tensor | None = None
+
+    family: ClassVar[Family] = SOFTMAX_MODULES
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["softmax_modules"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.W, self.b, self.temperature, self.positive, self.negative
+
+    def names(self) -> tuple[str | Sequence[str], str]:
+        return (), ""
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, SoftmaxModules]:
+        numbers = {"temperature": self.temperature, "positive": self.positive, "negative": self.negative}
+        x, W = checked_modules(where, x, self.W, self.b, self.bias, **numbers)
+        offset = checked_soft_maximum(where, self.sharpness, self.offset, x, W)
+        return x, replace(self, W=W, offset=offset)
 
 
 def softmax_modules(
@@ -59,16 +102,8 @@ def softmax_modules(
     >>> y.tolist()
     [[0.5, 0.5]]
     """
-    if sharpness is offset is None and backend in (None, "cpp"):
-        f = quickly(_OPERATORS["cpp"], (x, W, b, temperature, positive, negative, bias))
-        if f is not None:
-            return f
-    x, W = checked_modules(
-        "softmax_modules", x, W, b, bias, temperature=temperature, positive=positive, negative=negative
-    )
-    gate = checked_gate("softmax_modules", sharpness, offset, x, W)
-    parameters = (W, b, temperature, positive, negative)
-    return call(_OPERATORS, (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
+    network = SoftmaxModules(W, b, temperature, positive, negative, bias, sharpness, offset)
+    return network.value(x, backend)
 
 
 def softmax_modules_potential(
@@ -107,11 +142,8 @@ def softmax_modules_potential(
     >>> round(F.item(), 4)  # log 2
     0.6931
     """
-    where = "softmax_modules_potential"
-    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    parameters = (W, b, temperature, positive, negative)
-    return call(_SCALARS["potential"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
+    network = SoftmaxModules(W, b, temperature, positive, negative, bias, sharpness, offset)
+    return network.potential(x, backend)
 
 
 def softmax_modules_jvp(
@@ -156,12 +188,8 @@ def softmax_modules_jvp(
     >>> softmax_modules_jvp(torch.zeros(2), torch.tensor([4.0, 0.0]), W, torch.zeros(1, 2), one, one).tolist()
     [1.0, -1.0]
     """
-    where = "softmax_modules_jvp"
-    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    v = checked_direction(where, v, x)
-    parameters = (W, b, temperature, positive, negative)
-    return call(_SCALARS["jvp"], (x, v), parameters, bias, backend, gate=gate, family=_FAMILY)
+    network = SoftmaxModules(W, b, temperature, positive, negative, bias, sharpness, offset)
+    return network.jvp(x, v, backend)
 
 
 def softmax_modules_divergence(
@@ -202,11 +230,8 @@ def softmax_modules_divergence(
     >>> softmax_modules_divergence(torch.zeros(2), W, torch.zeros(1, 2), one, one).item()
     0.5
     """
-    where = "softmax_modules_divergence"
-    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    parameters = (W, b, temperature, positive, negative)
-    return call(_SCALARS["divergence"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
+    network = SoftmaxModules(W, b, temperature, positive, negative, bias, sharpness, offset)
+    return network.divergence(x, backend)
 
 
 def softmax_modules_jacobian(
@@ -248,8 +273,5 @@ def softmax_modules_jacobian(
     >>> softmax_modules_jacobian(torch.zeros(2), W, torch.zeros(1, 2), one, one).tolist()
     [[0.25, -0.25], [-0.25, 0.25]]
     """
-    where = "softmax_modules_jacobian"
-    x, W = checked_modules(where, x, W, b, bias, temperature=temperature, positive=positive, negative=negative)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    parameters = (W, b, temperature, positive, negative)
-    return call(_SCALARS["jacobian"], (x,), parameters, bias, backend, gate=gate, family=_FAMILY)
+    network = SoftmaxModules(W, b, temperature, positive, negative, bias, sharpness, offset)
+    return network.jacobian(x, backend)

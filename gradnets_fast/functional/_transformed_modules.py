@@ -1,16 +1,58 @@
-"""Sums of transformed modules: f(x) = Σ_m a_m ρ'(F_m) W_mᵀσ(z_m) + bias."""
+"""Sums of transformed modules: f(x) = Σ_m a_m ρ'(F_m) W_mᵀσ(z_m) + bias.
+
+`TransformedModules` holds the arguments of a call; the modules of gradnets_fast/nn make it themselves, the public
+functions of this file for their callers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 from torch import Tensor
 
-from ..ops.modules import TRANSFORMED_MODULES as _OPERATORS
-from ..ops.modules import TRANSFORMED_PAIR as _PAIR
-from ..ops.modules import TRANSFORMED_SCALARS as _SCALARS
-from ._checks import call, checked_direction, checked_gate, checked_transformed, quickly
-from ._soft_maximum import family_of
+from ..ops import OPERATORS, Backends
+from ..ops.families import TRANSFORMED_MODULES, Family
+from ._checks import checked_soft_maximum, checked_transformed
+from ._network import Network
 
-_FAMILY = family_of(_PAIR, _SCALARS)
+__all__ = [
+    "TransformedModules",
+    "transformed_modules",
+    "transformed_modules_divergence",
+    "transformed_modules_jacobian",
+    "transformed_modules_jvp",
+    "transformed_modules_potential",
+]
+
+
+@dataclass
+class TransformedModules(Network):
+    """A network of the family; the fields are the arguments of `transformed_modules`."""
+
+    W: Tensor
+    b: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    basis: str = "tanh"
+    transform: str = "half_square"
+    sharpness: Tensor | None = None
+    offset: Tensor | None = None
+
+    family: ClassVar[Family] = TRANSFORMED_MODULES
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["transformed_modules"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.W, self.b, self.weight
+
+    def names(self) -> tuple[str | Sequence[str], str]:
+        return self.basis, self.transform
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, TransformedModules]:
+        x, W = checked_transformed(where, x, self.W, self.b, self.weight, self.bias, self.basis, self.transform)
+        offset = checked_soft_maximum(where, self.sharpness, self.offset, x, W)
+        return x, replace(self, W=W, offset=offset)
 
 
 def transformed_modules(
@@ -59,14 +101,8 @@ def transformed_modules(
     >>> transformed_modules(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity", transform="half_square").item()
     0.5
     """
-    if sharpness is offset is None and backend in (None, "cpp"):
-        f = quickly(_OPERATORS["cpp"], (x, W, b, weight, bias), basis, transform)
-        if f is not None:
-            return f
-    x, W = checked_transformed("transformed_modules", x, W, b, weight, bias, basis, transform)
-    gate = checked_gate("transformed_modules", sharpness, offset, x, W)
-    parameters = (W, b, weight)
-    return call(_OPERATORS, (x,), parameters, bias, backend, basis, transform, gate=gate, family=_FAMILY)
+    network = TransformedModules(W, b, weight, bias, basis, transform, sharpness, offset)
+    return network.value(x, backend)
 
 
 def transformed_modules_potential(
@@ -104,10 +140,8 @@ def transformed_modules_potential(
     >>> F.item()  # (2²/2)²/2
     2.0
     """
-    where = "transformed_modules_potential"
-    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    return call(_SCALARS["potential"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY)
+    network = TransformedModules(W, b, weight, bias, basis, transform, sharpness, offset)
+    return network.potential(x, backend)
 
 
 def transformed_modules_jvp(
@@ -153,11 +187,8 @@ def transformed_modules_jvp(
     >>> transformed_modules_jvp(x, v, W, torch.zeros(1, 1), torch.ones(1), basis="identity").item()  # (x³/2)'
     6.0
     """
-    where = "transformed_modules_jvp"
-    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    v = checked_direction(where, v, x)
-    return call(_SCALARS["jvp"], (x, v), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY)
+    network = TransformedModules(W, b, weight, bias, basis, transform, sharpness, offset)
+    return network.jvp(x, v, backend)
 
 
 def transformed_modules_divergence(
@@ -199,12 +230,8 @@ def transformed_modules_divergence(
     >>> transformed_modules_divergence(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity").item()  # (x³/2)'
     6.0
     """
-    where = "transformed_modules_divergence"
-    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    return call(
-        _SCALARS["divergence"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY
-    )
+    network = TransformedModules(W, b, weight, bias, basis, transform, sharpness, offset)
+    return network.divergence(x, backend)
 
 
 def transformed_modules_jacobian(
@@ -247,7 +274,5 @@ def transformed_modules_jacobian(
     >>> transformed_modules_jacobian(x, W, torch.zeros(1, 1), torch.ones(1), basis="identity").tolist()  # (x³/2)'
     [[6.0]]
     """
-    where = "transformed_modules_jacobian"
-    x, W = checked_transformed(where, x, W, b, weight, bias, basis, transform)
-    gate = checked_gate(where, sharpness, offset, x, W)
-    return call(_SCALARS["jacobian"], (x,), (W, b, weight), bias, backend, basis, transform, gate=gate, family=_FAMILY)
+    network = TransformedModules(W, b, weight, bias, basis, transform, sharpness, offset)
+    return network.jacobian(x, backend)

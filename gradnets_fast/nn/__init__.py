@@ -1,8 +1,5 @@
-"""The architectures as torch modules; parameter names and shapes are those of the authors' code."""
+"""The architectures as torch modules: registry.py lists them; parameter names and shapes are those of the authors' code."""
 
-from .base import GradNet
-from .cascade import GradNetC, mGradNetC
-from .modular import GradNetM, mGradNetM
-from .ridge import RidgeGradNet, mRidgeGradNet
-
-__all__ = ["GradNet", "GradNetC", "GradNetM", "RidgeGradNet", "mGradNetC", "mGradNetM", "mRidgeGradNet"]
+from .base import GradNet as GradNet
+from .registry import *
+from .registry import __all__ as __all__

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional
 from ..errors import check_choice, check_positive, message
+from ..functional import Network
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -95,45 +95,50 @@ class LinearPart(LinearMap, nn.Module):
 class GradNet(nn.Module):
     """A network that is the gradient of a scalar potential.
 
-    A subclass names its family of functional operators and maps its parameters to their arguments.
+    A subclass names its family of operators and maps its parameters to their arguments, in `_effective`.
 
     Attributes:
-        operator_name: the functional operator that `forward` calls, whose name the other operators' names begin with.
+        family: the class of gradnets_fast.functional whose operators compute it, for example `Ridge`.
         monotone: whether the potential is convex for every value of the parameters.
         mesh: the ranks among which `gradnets_fast.parallelize` has divided it, or None.
     """
 
     mesh: DeviceMesh | None = None
-    operator_name: str = ""
+    family: type[Network]
     monotone: bool = False
     linear: LinearPart | None
 
-    def _operator_arguments(self) -> dict[str, Any]:
-        """The arguments of the functional operators besides the points."""
+    @property
+    def operator_name(self) -> str:
+        """The functional operator that `forward` calls, whose name the other operators' names begin with."""
+        return self.family.family.name
+
+    def _effective(self) -> Network:
+        """Return the network in its effective parameters, as operators take them."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
 
-    def neuron_dimensions(self) -> dict[str, int]:
-        """Along which dimension each parameter counts the hidden units; those that have none are not named.
+    def hidden_dimensions(self) -> dict[str, int]:
+        """Return along which dimension each parameter counts the hidden units; parameters that have none are left out.
 
         f is a sum over hidden units where there are any: this is what `gradnets_fast.parallelize` divides.
         """
         return {}
 
     def _parameter(self, name: str) -> Tensor:
-        """The attribute `name`, sooner where it is a plain parameter: nn.Module looks in two other places first."""
+        """Return the attribute `name`; of a plain parameter sooner than nn.Module, which looks in two other places first."""
         parameter = self._parameters.get(name)
         found: Tensor = getattr(self, name) if parameter is None else parameter
         return found
 
-    def _operator(self, suffix: str, *points: Tensor) -> Tensor:
-        arguments = self._operator_arguments()
-        if type(arguments["W"]) not in _PLAIN:
-            self._check_mesh(arguments["W"])
-        result: Tensor = getattr(functional, self.operator_name + suffix)(*points, **arguments)
-        return result
+    def _network(self) -> Network:
+        """Return `_effective`, after a check that its parameters are whole or divided by `parallelize`."""
+        network = self._effective()
+        if type(network.W) not in _PLAIN:
+            self._check_mesh(network.W)
+        return network
 
     def _check_mesh(self, W: Any) -> None:
-        """Raises if W is distributed by another hand than `parallelize`: ranks may have points of their own then."""
+        """Raise if W is distributed by another hand than `parallelize`: ranks may have points of their own then."""
         mesh = getattr(W, "device_mesh", None)
         if mesh is None or mesh == self.mesh:
             return
@@ -143,12 +148,12 @@ class GradNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x), (…, d)."""
-        f = self._operator("", x)
+        f = self._network().value(x)
         return f if self.linear is None else self.linear.added_to(f, x)
 
     def potential(self, x: Tensor) -> Tensor:
         """F(x) with ∇F = f, (…,): in closed form, or for cascades as `gradnets_fast.ridge_potential` says."""
-        F = self._operator("_potential", x)
+        F = self._network().potential(x)
         return F if self.linear is None else F + self.linear.potential(x)
 
     def jvp(self, x: Tensor, v: Tensor) -> Tensor:
@@ -163,8 +168,8 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.jvp(x, v), torch.func.jvp(net, (x,), (v,))[1], atol=1e-5)
         True
         """
-        tangent = self._operator("_jvp", x, v)
-        return tangent if self.linear is None else tangent + self.linear(v)
+        product = self._network().jvp(x, v)
+        return product if self.linear is None else product + self.linear(v)
 
     def divergence(self, x: Tensor) -> Tensor:
         """tr J(x), the Laplacian of the potential, (…,): exact, in O(h d) a point and module.
@@ -178,7 +183,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.divergence(x), net.jacobian(x).diagonal(dim1=-2, dim2=-1).sum(-1), atol=1e-5)
         True
         """
-        divergence = self._operator("_divergence", x)
+        divergence = self._network().divergence(x)
         return divergence if self.linear is None else divergence + self.linear.trace()
 
     def jacobian(self, x: Tensor) -> Tensor:
@@ -193,7 +198,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.jacobian(x), torch.func.vmap(torch.func.jacrev(net))(x), atol=1e-5)
         True
         """
-        jacobian = self._operator("_jacobian", x)
+        jacobian = self._network().jacobian(x)
         # Autocast leaves (S + Sᵀ)/2 in float32.
         return jacobian if self.linear is None else jacobian + self.linear.matrix().to(jacobian.dtype)
 

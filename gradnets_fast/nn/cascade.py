@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import message
+from ..functional import Ridge
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform, init_weights
 
@@ -46,7 +47,7 @@ class GradNetC(GradNet):
     (torch.Size([4, 2]), torch.Size([4]))
     """
 
-    operator_name = "ridge"
+    family = Ridge
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class GradNetC(GradNet):
         if self.linear is not None:
             self.linear.reset_parameters()
 
-    def _operator_arguments(self) -> dict[str, Any]:
+    def _effective(self) -> Ridge:
         L = self.num_layers
         beta, alpha = torch.stack(list(self.beta)), torch.stack(list(self.alpha))
         if self.monotone:
@@ -106,16 +107,9 @@ class GradNetC(GradNet):
         mixtures = [layer.coefficients() for layer in layers]  # type: ignore[operator]
         if mixtures[0] is not None:
             coef = coef * torch.stack(mixtures)
-        return {
-            "W": self.W,
-            "scale": beta,
-            "shift": shift,
-            "coef": coef,
-            "bias": self.bias[L],
-            "basis": self.spec.basis,
-        }
+        return Ridge(self.W, scale=beta, shift=shift, coef=coef, bias=self.bias[L], basis=self.spec.basis)
 
-    def neuron_dimensions(self) -> dict[str, int]:
+    def hidden_dimensions(self) -> dict[str, int]:
         vectors = [f"{kind}.{i}" for kind in ("bias", "beta", "alpha") for i in range(self.num_layers)]
         learned = {f"nonlinearity.{name}": p.dim() - 1 for name, p in self.nonlinearity.named_parameters()}
         return {"W": 0, **dict.fromkeys(vectors, 0), **learned}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import functional
 from ..activations import TRANSFORMS
 from ..errors import check_choice, message
+from ..functional import Network, SoftmaxModules, TransformedModules
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
 from .base import GradNet, check_sizes, init_uniform
 
@@ -117,9 +119,9 @@ class GradNetM(GradNet):
         self.reset_parameters()
 
     @property
-    def operator_name(self) -> str:  # type: ignore[override]
-        """The functional operator that `forward` calls."""
-        return "softmax_modules" if self.transform is None else "transformed_modules"
+    def family(self) -> type[Network]:  # type: ignore[override]
+        """The class of gradnets_fast.functional whose operators compute it."""
+        return SoftmaxModules if self.transform is None else TransformedModules
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew."""
@@ -133,20 +135,21 @@ class GradNetM(GradNet):
         if self.linear is not None:
             self.linear.reset_parameters()
 
-    def _operator_arguments(self) -> dict[str, Any]:
+    def _effective(self) -> Network:
         modules: list[Any] = list(self.mmgn_modules)
         alpha = F.softplus(self.alpha) if self.monotone else self.alpha
-        shared = {"W": torch.stack([m.W for m in modules]), "b": torch.stack([m.b for m in modules]), "bias": self.bias}
+        W, b = torch.stack([m.W for m in modules]), torch.stack([m.b for m in modules])
+        combine: dict[str, Any] = {}
         if self.combine == "logsumexp":
-            shared |= {"sharpness": self.sharpness.exp(), "offset": self.offset}
+            combine = {"sharpness": self.sharpness.exp(), "offset": self.offset}
         if self.transform is not None:
-            return {**shared, "weight": alpha, "basis": self.spec.basis[0], "transform": self.transform}
+            return TransformedModules(W, b, alpha, self.bias, self.spec.basis[0], self.transform, **combine)
         temperature = F.softplus(torch.cat([m.beta for m in modules]))
         if self.spec.kind != WEIGHTED_SOFTMAX:
-            return {**shared, "temperature": temperature, "positive": alpha}
+            return SoftmaxModules(W, b, temperature, alpha, None, self.bias, **combine)
         weights = torch.stack([torch.stack([m.act.a for m in modules]), torch.stack([m.act.b for m in modules])])
         positive, negative = alpha * (F.softplus(weights) if self.monotone else weights)
-        return {**shared, "temperature": temperature, "positive": positive, "negative": negative}
+        return SoftmaxModules(W, b, temperature, positive, negative, self.bias, **combine)
 
     def module_potentials(self, x: Tensor) -> Tensor:
         """Each module's potential F_i(x), (…, M), which `combine` makes one of.
@@ -155,7 +158,7 @@ class GradNetM(GradNet):
         >>> mGradNetM(num_modules=2, in_dim=3, embed_dim=5).module_potentials(torch.zeros(4, 3)).shape
         torch.Size([4, 2])
         """
-        return torch.stack(self._of_each_module("_potential", x), -1)
+        return torch.stack([module.potential(x) for module in self._each_module()], -1)
 
     def module_gradients(self, x: Tensor) -> Tensor:
         """∇F_i(x), (…, M, d).
@@ -164,18 +167,16 @@ class GradNetM(GradNet):
         >>> mGradNetM(num_modules=2, in_dim=3, embed_dim=5).module_gradients(torch.zeros(4, 3)).shape
         torch.Size([4, 2, 3])
         """
-        return torch.stack(self._of_each_module("", x), -2)
+        return torch.stack([module.value(x) for module in self._each_module()], -2)
 
-    def _of_each_module(self, suffix: str, x: Tensor) -> list[Tensor]:
-        operator = getattr(functional, self.operator_name + suffix)
-        arguments = self._operator_arguments()
-        for name in ("bias", "sharpness", "offset"):
-            arguments.pop(name, None)
-
-        def of_module(i: int) -> dict[str, Any]:
-            return {name: a[i : i + 1] if isinstance(a, Tensor) else a for name, a in arguments.items()}
-
-        return [operator(x, **of_module(i)) for i in range(self.num_modules)]
+    def _each_module(self) -> list[Network]:
+        """Return each module as a network of its own, without bias."""
+        network = self._effective()
+        tensors = [
+            name.rstrip("?") for name in network.family.parameters if getattr(network, name.rstrip("?")) is not None
+        ]
+        alone: Any = partial(cast(Any, replace), network, bias=None, sharpness=None, offset=None)
+        return [alone(**{name: getattr(network, name)[i : i + 1] for name in tensors}) for i in range(self.num_modules)]
 
     @torch.no_grad()
     def move_origin_(self, origin: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""Every architecture with its reference and its test cases: what tests and benchmarks enumerate.
+"""Every architecture with its reference and its test cases: what users import, and what tests and benchmarks enumerate.
 
-A new architecture is nn/<arch>.py, reference/<arch>.py and one entry here.
+A new architecture is nn/<arch>.py, its formulas in reference/architectures.py, and its name and cases here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from .base import GradNet
 from .cascade import GradNetC, mGradNetC
 from .modular import GradNetM, mGradNetM
 from .ridge import RidgeGradNet, mRidgeGradNet
+
+__all__ = ["GradNetC", "GradNetM", "RidgeGradNet", "mGradNetC", "mGradNetM", "mRidgeGradNet"]
 
 _IN_DIM, _EMBED_DIM, _DEPTH = 3, 11, 3
 

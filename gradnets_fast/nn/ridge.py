@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..functional import Ridge
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform
 
@@ -37,7 +38,7 @@ class RidgeGradNet(GradNet):
     torch.Size([4, 2])
     """
 
-    operator_name = "ridge"
+    family = Ridge
 
     def __init__(
         self,
@@ -71,13 +72,13 @@ class RidgeGradNet(GradNet):
         if self.linear is not None:
             self.linear.reset_parameters()
 
-    def _operator_arguments(self) -> dict[str, Any]:
+    def _effective(self) -> Ridge:
         mixture = None if self.spec.kind == "fixed" else self.act.coefficients()
         coef = None if mixture is None else mixture.unsqueeze(0)
         W, b, bias = (self._parameter(name) for name in ("W", "b", "bias"))
-        return {"W": W, "scale": None, "shift": b, "coef": coef, "bias": bias, "basis": self.spec.basis}
+        return Ridge(W, None, b, coef, bias, self.spec.basis)
 
-    def neuron_dimensions(self) -> dict[str, int]:
+    def hidden_dimensions(self) -> dict[str, int]:
         return {"W": 0, "b": 0, **{f"act.{name}": p.dim() - 1 for name, p in self.act.named_parameters()}}
 
     def extra_repr(self) -> str:

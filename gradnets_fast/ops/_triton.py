@@ -1,11 +1,15 @@
-"""The only caller of the Triton kernels: which of them run, on what, and why not."""
+"""The caller of the Triton kernels for the ridge family, and what all callers of Triton kernels share.
+
+`why_not` says whether the backend can run; `RidgeKernels` are the kernels of one operator, called by autograd.py and
+through PyTorch's dispatcher, and call kernels/launch.py.  Families of modules have _triton_modules.py.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -13,30 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reference.ridge import PANELLED_RULE, SINGLE_PANEL_RULE, SMOOTH
-from . import _prebuilt, by_reference
+from ..activations import TABLE
+from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
+from . import _prebuilt, recompute
 from ._kernels import capability_of, kernel_module
-
-Gradients = tuple[Tensor | None, ...]
-
-MODULES = ("softmax_modules", "transformed_modules")
-"""The families of modules."""
+from .families import FAMILIES, RIDGE, Gradients, Settings, Tensors
+from .operator import Operator
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOWEST_VERSION = (3, 6)
 _LOWEST_CAPABILITY = 80
-_BY_KERNELS = ("", "_jvp", "_potential")
-_KERNELS = {
+_MODULE_QUANTITIES = ("value", "jvp", "potential")
+TILED_KERNELS = {
     "ridge": ("forward", "backward"),
     "ridge_jvp": ("backward", "derivatives"),
     "ridge_potential": ("numbers", "derivatives"),
     "ridge_divergence": ("numbers", "derivatives"),
     "ridge_jacobian": ("jacobian", "jacobian_backward"),
 }
-_KERNELS |= {
-    f"{family}{suffix}": ("modules.forward", "modules.backward") for family in MODULES for suffix in _BY_KERNELS
+TILED_KERNELS |= {
+    family.operator_name(quantity): ("modules.forward", "modules.backward")
+    for family in FAMILIES.values()
+    if family.of_modules
+    for quantity in _MODULE_QUANTITIES
 }
-"""The kernels that an operator needs tiles for; of modules explained as if they had one sign."""
+"""Operator → the entries of the table of tiles that it needs (of modules as if they were a plain softmax)."""
 
 
 @lru_cache(maxsize=1)
@@ -127,169 +132,150 @@ def architecture_of(device: int) -> int:
     return int(configuration.tabulated(capability_of(device)))
 
 
-def _mode(x: Tensor, layers: int, config: str) -> Any:
-    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), layers, config)
+def ridge_mode(x: Tensor, layers: int, settings: Settings) -> Any:
+    """Return the constants with which kernels of the ridge family are compiled for points like x."""
+    return _mode(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), layers, settings.basis)
 
 
 @lru_cache(maxsize=None)
-def _mode_of(device: int, kind: str, layers: int, config: str) -> Any:
-    basis = tuple(config.split(","))
-    smooth = tuple(name in SMOOTH for name in basis)
+def _mode(device: int, kind: str, layers: int, basis: tuple[str, ...]) -> Any:
+    smooth = tuple(TABLE[name].smooth for name in basis)
     return kernel_module("mode").Mode(architecture_of(device), kind, basis, layers, smooth)
 
 
-def _fits(operator: str, mode: Any, d: int) -> bool:
-    """Whether the table has tiles for all that the operator needs."""
-    return all(mode.options(kernel, d) is not None for kernel in _KERNELS[operator])
+def has_tiles(operator: str, mode: Any, d: int) -> bool:
+    """Return whether the table has tiles for all kernels that the operator needs."""
+    return all(mode.options(kernel, d) is not None for kernel in TILED_KERNELS[operator])
 
 
 def dense(tensor: Tensor | None) -> Tensor | None:
-    """The tensor as kernels read it: its own numbers, in a row."""
+    """Return the tensor as kernels read it: its own numbers, contiguous."""
     return None if tensor is None else plain(tensor).contiguous()
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """The tensor's own numbers, in its strides."""
+    """Return the tensor's own numbers, in its strides, as a plain tensor without a graph."""
     return tensor.detach().as_subclass(Tensor).resolve_neg()
 
 
-def _parameters(W: Tensor | None, *vectors: Tensor | None) -> Any:
-    return kernel_module("launch").Parameters(dense(W), *map(dense, vectors))
-
-
 def current_device(device: torch.device) -> Any:
-    """Launches go to the current device."""
+    """Return a context in which the device is the current one, to which launches go."""
     return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
-def ridge_forward(x: Tensor, *arguments: Any) -> Tensor:
-    """f(x) for (x, W, scale, shift, coef, bias, config); the shapes of reference.ridge, config = names and commas."""
-    W, scale, shift, coef, bias, config = arguments
-    if not x.numel():
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    mode = _mode(x, shift.numel() // W.shape[0], config)
-    with current_device(x.device):
-        f: Tensor = kernel_module("launch").forward(
-            mode, "value", plain(x), _parameters(W, scale, shift, coef), dense(bias)
-        )
-    return f
+class RidgeKernels:
+    """The Triton kernels of one operator of the ridge family; tensors as in `Operator.arguments`."""
 
+    def __init__(self, operator: Operator) -> None:
+        self._operator, self._quantity, self._point_count = operator, operator.quantity, operator.point_count
 
-def ridge_backward(g: Tensor, *arguments: Any) -> Gradients:
-    """The gradients of <g, f> for those of (x, W, scale, shift, coef, bias) that `needs` marks.
-
-    The arguments are (g, x, W, scale, shift, coef, bias, config, needs).
-    """
-    *tensors, config, needs = arguments
-    x, W, scale, shift, coef, _ = tensors
-    wanted = those_wanted(tensors, needs)
-    if not x.numel():
-        return zeros_for(wanted)
-    launch, mode = kernel_module("launch"), _mode(x, shift.numel() // W.shape[0], config)
-    of_x, of_W, *of_vectors, of_bias = wanted
-    into = _memory(launch, of_x, of_W, of_vectors, bias=memory_for(of_bias))
-    with current_device(x.device):
-        batch = launch.Batch(plain(x), g=plain(g.to(x.dtype)))
-        launch.backward(mode, "value", batch, _parameters(W, scale, shift, coef), into)
-    return into.x, into.W, *_parts(into.vectors, of_vectors), into.bias
-
-
-class ScalarKernels:
-    """The kernels of one operator of the ridge family besides f; the arguments are those of the operator.
-
-    suffix: "jvp", "potential", "divergence" or "jacobian".  reference: the operator in PyTorch, for rows that no
-    tile holds.
-    """
-
-    def __init__(self, suffix: str, reference: Callable[..., Tensor]) -> None:
-        self._operator, self._suffix, self._reference = f"ridge_{suffix}", suffix, reference
-        self._rows = 2 if suffix == "jvp" else 1
-
-    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
-        """(x, [v], *parameters, config) -> the operator's result."""
-        *tensors, config = arguments
+    def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
+        """Return the result."""
+        x = _points(tensors)
         if not x.numel():
-            last = {"jvp": x.shape[-1:], "jacobian": (x.shape[-1],) * 2}.get(self._suffix, ())
-            return torch.empty(*x.shape[:-1], *last, dtype=x.dtype, device=x.device)
-        vectors = tensors[self._rows - 1 :]
-        mode = _mode(x, vectors[2].numel() // vectors[0].shape[0], config)
-        if not _fits(self._operator, mode, x.shape[-1]):
-            return by_reference.forward(self._reference, (x, *tensors), config, self._rows, self._width(x, vectors))
-        launch, parameters = kernel_module("launch"), _parameters(*vectors)
+            return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
+        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
+        if not self._has_kernels(mode, x):
+            return recompute.forward(self._operator, tensors, settings)
+        launch, quantity = kernel_module("launch"), self._quantity.name
         result: Tensor
         with current_device(x.device):
-            if self._suffix == "jvp":
-                result = launch.jvp(mode, plain(x), plain(tensors[0].to(x.dtype)), parameters)
+            if quantity == "jvp":
+                result = launch.jvp(mode, plain(x), plain(_points(tensors[1:]).to(x.dtype)), parameters)
             else:
-                result = launch.forward(mode, self._suffix, plain(x), parameters, rule=self._rule(x))
+                bias = dense(tensors[-1]) if self._quantity.takes_bias else None
+                result = launch.forward(mode, quantity, plain(x), parameters, bias, self._rule(x))
         return result
 
-    def backward(self, g: Tensor, *arguments: Any) -> Gradients:
-        """(g, x, [v], *parameters, config, needs) -> the gradients of <g, result>."""
-        *tensors, config, needs = arguments
-        x, W, *vectors = (tensors[0], *tensors[self._rows :])
-        wanted = those_wanted(tensors, needs)
-        of_W, *of_vectors = wanted[self._rows :]
+    def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
+        """Return the gradients of <g, result> in the tensors that `needs` marks."""
+        x, targets = _points(tensors), those_needed(tensors, needs)
         if not x.numel():
-            return zeros_for(wanted)
-        mode = _mode(x, vectors[1].numel() // W.shape[0], config)
-        if not _fits(self._operator, mode, x.shape[-1]):
-            width = self._width(x, (W, *vectors))
-            return by_reference.backward(self._reference, g, tensors, config, needs, self._rows, width)
-        launch, parameters = kernel_module("launch"), _parameters(W, *vectors)
-        of_v = wanted[1] if self._suffix == "jvp" else None
-        into = _memory(launch, wanted[0], of_W, of_vectors, v=memory_for(of_v))
-        points, cotangents = plain(x), plain(g)
+            return zeros_for(targets)
+        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
+        if not self._has_kernels(mode, x):
+            return recompute.backward(self._operator, g, tensors, settings, needs)
+        launch, quantity, count = kernel_module("launch"), self._quantity, self._point_count
+        points, (W, *vectors) = targets[:count], targets[count : count + len(RIDGE.parameters)]
+        bias = memory_for(targets[-1]) if quantity.takes_bias else None
+        v = memory_for(points[1]) if count == 2 else None
+        into = _memory(launch, points[0], W, vectors, bias=bias, v=v)
         with current_device(x.device):
-            if self._suffix == "jvp":
-                batch = launch.Batch(points, g=cotangents.to(x.dtype), v=plain(tensors[1].to(x.dtype)))
-                launch.backward(mode, "jvp", batch, parameters, into)
-            elif self._suffix == "jacobian":
-                batch = launch.Batch(points, g=cotangents.to(x.dtype).contiguous())
-                launch.backward(mode, "jacobian", batch, parameters, into)
-            else:
-                batch = launch.Batch(points, weight=cotangents.contiguous())
-                launch.backward(mode, self._suffix, batch, parameters, into, self._rule(x))
-        rows = (into.x, into.v)[: self._rows]
-        return *rows, into.W, *_parts(into.vectors, of_vectors)
+            batch = self._batch(launch, plain(g), tensors)
+            launch.backward(mode, quantity.name, batch, parameters, into, self._rule(x))
+        of_bias = (into.bias,) if quantity.takes_bias else ()
+        return *(into.x, into.v)[:count], into.W, *_parts(into.vectors, vectors), *of_bias
 
-    def _rule(self, x: Tensor) -> Tensor | None:
-        return _quadrature(x.device) if self._suffix == "potential" else None
+    def _batch(self, launch: ModuleType, g: Tensor, tensors: Tensors) -> Any:
+        """Return the points and cotangents as launches take them."""
+        x = _points(tensors)
+        if self._quantity.result == "number":
+            return launch.Batch(plain(x), weight=g.contiguous())
+        g = g.to(x.dtype)
+        if self._quantity.result == "matrix":
+            return launch.Batch(plain(x), g=g.contiguous())
+        v = plain(_points(tensors[1:]).to(x.dtype)) if self._point_count == 2 else None
+        return launch.Batch(plain(x), g=g, v=v)
 
-    def _width(self, x: Tensor, vectors: Sequence[Tensor | None]) -> int:
-        """How many numbers one row takes in the reference."""
-        W, _, shift, _ = vectors
+    def _parameters(self, tensors: Tensors) -> Any:
+        """Return W, scale, shift and coef as launches take them.
+
+        Kernels that were compiled ahead of time have a scale and a coefficient: ones stand for None.
+        """
+        W, scale, shift, coef = map(dense, tensors[self._point_count :][: len(RIDGE.parameters)])
         assert W is not None
         assert shift is not None
-        return shift.numel() + (W.numel() if self._suffix == "jacobian" else 0)
+        shift = shift.view(-1, W.shape[0])
+        if scale is None:
+            scale = torch.ones_like(shift)
+        if coef is None:
+            coef = shift.new_ones(shift.shape[0], 1, W.shape[0])
+        return kernel_module("launch").Parameters(W, scale, shift, coef)
+
+    def _mode(self, tensors: Tensors, settings: Settings) -> Any:
+        W, _, shift, *_ = tensors[self._point_count :]
+        assert W is not None
+        assert shift is not None
+        return ridge_mode(_points(tensors), shift.numel() // W.shape[0], settings)
+
+    def _has_kernels(self, mode: Any, x: Tensor) -> bool:
+        # f itself always has: what no tile holds goes the route of kernels/wide.py.
+        return self._quantity.name == "value" or has_tiles(self._operator.name, mode, x.shape[-1])
+
+    def _rule(self, x: Tensor) -> Tensor | None:
+        return _quadrature(x.device) if self._quantity.name == "potential" else None
 
 
 @lru_cache(maxsize=None)
 def _quadrature(device: torch.device) -> Tensor:
-    """The rules as the kernels read them: nodes and weights, of few and of many."""
+    """Return the rules as the kernels read them: nodes and weights, of few and of many."""
     numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
     return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
-def those_wanted(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
-    """The tensors whose gradients are needed, None in place of the others."""
+def _points(tensors: Tensors) -> Tensor:
+    x = tensors[0]
+    assert x is not None
+    return x
+
+
+def those_needed(tensors: Tensors, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Return the tensors whose gradients are needed, None in place of the others."""
     return [t if need else None for need, t in zip(needs, tensors)]
 
 
-def zeros_for(wanted: Sequence[Tensor | None]) -> Gradients:
-    """The gradients of an empty batch."""
-    return tuple(None if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format) for t in wanted)
+def zeros_for(targets: Tensors) -> Gradients:
+    """Return the gradients of an empty batch."""
+    return tuple(None if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format) for t in targets)
 
 
 def memory_for(t: Tensor | None) -> Tensor | None:
-    """Memory for a tensor's gradient."""
+    """Return memory for a tensor's gradient."""
     return None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
 
 
-def _memory(
-    launch: ModuleType, x: Tensor | None, W: Tensor | None, vectors: Sequence[Tensor | None], **more: Tensor | None
-) -> Any:
-    """Memory for the gradients; those of (scale, shift, coef) adjoin, so that kernels need one pointer."""
+def _memory(launch: ModuleType, x: Tensor | None, W: Tensor | None, vectors: Tensors, **more: Tensor | None) -> Any:
+    """Return memory for the gradients; those of (scale, shift, coef) adjoin, so that kernels need one pointer."""
     present = [v for v in vectors if v is not None]
     adjoining = None
     if present:
@@ -298,8 +284,8 @@ def _memory(
     return launch.Gradients(memory_for(x), memory_for(W), adjoining, tuple(v is not None for v in vectors), **more)
 
 
-def _parts(adjoining: Tensor | None, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients of (scale, shift, coef)."""
+def _parts(adjoining: Tensor | None, vectors: Tensors) -> list[Tensor | None]:
+    """Return the gradients of (scale, shift, coef)."""
     sizes = [v.numel() for v in vectors if v is not None]
     parts = iter(() if adjoining is None else adjoining.split(sizes))
     return [None if v is None else next(parts).view(v.shape).to(v.dtype) for v in vectors]

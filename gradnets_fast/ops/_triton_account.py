@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _prebuilt, _triton, _triton_modules
 from ._kernels import kernel_module
+from .families import FAMILIES, Settings
 
 _Passes = dict[str, tuple[str, dict[str, Any]]]
 """Pass → the kernel that it launches, and constants that this one has whichever gradients are wanted."""
@@ -21,7 +22,7 @@ def describe(operator: str, x: Tensor, arguments: Mapping[str, Any] | None = Non
     """Which kernels run points like x; arguments: those of the operator besides, where they are known."""
     kind, device, d = _triton.products_of(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
     layers, basis = _cascade(arguments)
-    mode = _triton._mode_of(device, kind, layers, ",".join(basis))
+    mode = _triton.ridge_mode(x, layers, Settings(basis))
     path = _routes(mode, d) if operator == "ridge" else _path(operator, mode, d)
     products = {"half": str(x.dtype).removeprefix("torch.")}.get(kind, f"float32 ({kind} products)")
     if device < 0:
@@ -36,7 +37,7 @@ def passes(operator: str, x: Tensor, mode: Any, arguments: Mapping[str, Any] | N
         return {}
     if operator == "ridge":
         return _of_ridge(mode, x.shape[-1], arguments["W"].shape[0])
-    if operator in _triton.MODULES:
+    if operator in FAMILIES:
         return _of_modules(operator, x, arguments)
     return {}
 
@@ -63,8 +64,8 @@ def _of_modules(operator: str, x: Tensor, arguments: Mapping[str, Any]) -> _Pass
     (count, h, d), two_signs = arguments["W"].shape, arguments.get("negative") is not None
     numbers = ("weight", "positive", "temperature", "negative")
     columns = count * sum(arguments.get(name) is not None for name in numbers)
-    config = ",".join(arguments[name] for name in ("basis", "transform") if name in arguments)
-    mode = _triton_modules._mode(x, config)
+    basis = (arguments["basis"],) if "basis" in arguments else ()
+    mode = _triton_modules.modules_mode(x, Settings(basis, arguments.get("transform", "")))
     if any(mode.options(kernel, d, two_signs) is None for kernel in ("forward", "backward")):
         return {}
     return {
@@ -77,18 +78,19 @@ def _without(constants: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in constants.items() if name not in _ANY}
 
 
-def _cascade(arguments: Mapping[str, Any] | None) -> tuple[int, Sequence[str]]:
+def _cascade(arguments: Mapping[str, Any] | None) -> tuple[int, tuple[str, ...]]:
     """Layers and basis functions; of unknown arguments those of one layer."""
     shift = None if arguments is None else arguments.get("shift")
     if arguments is None or shift is None:
         return 1, ("tanh",)
-    return shift.numel() // arguments["W"].shape[0], arguments["basis"]
+    basis = arguments["basis"]
+    return shift.numel() // arguments["W"].shape[0], (basis,) if isinstance(basis, str) else tuple(basis)
 
 
 def _path(operator: str, mode: Any, d: int) -> str:
-    if operator not in _triton._KERNELS:
+    if operator not in _triton.TILED_KERNELS:
         return "PyTorch's own operators, in pieces of the batch (this version has no kernel for it)"
-    if _triton._fits(operator, mode, d):
+    if _triton.has_tiles(operator, mode, d):
         return "kernels, fused route"
     return f"PyTorch's own operators, in pieces of the batch (d = {d}: no tile holds such rows)"
 

@@ -1,120 +1,117 @@
-"""The caller of the Triton kernels for modules, which one pair of kernels serves: f, J(x) v and the potential."""
+"""The caller of the Triton kernels for families of modules: one pair of kernels serves f, J(x) v and the potential.
+
+`ModuleKernels` are the kernels of one operator, called by autograd.py and through PyTorch's dispatcher; they call
+kernels/modules_launch.py.  Quantities and sizes without a kernel are computed by the reference in pieces of the batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import by_reference
+from . import recompute
 from ._kernels import kernel_module
 from ._triton import (
-    Gradients,
     architecture_of,
     current_device,
     dense,
     memory_for,
     plain,
     products_of,
-    those_wanted,
+    those_needed,
     zeros_for,
 )
-
-_NAMES = {
-    "softmax_modules": ("W", "b", "temperature", "positive", "negative", "sharpness", "offset", "bias"),
-    "transformed_modules": ("W", "b", "positive", "sharpness", "offset", "bias"),
-}
-"""What an operator's parameters are to `modules_launch.Network`, in their order."""
+from .families import Gradients, Settings, Tensors
+from .operator import Operator
 
 _NUMBERS = ("positive", "temperature", "negative", "offset", "sharpness")
 """The order in which kernels store the gradients of numbers."""
 
 
 class ModuleKernels:
-    """One operator of one family of modules.
+    """The Triton kernels of one operator of a family of modules; tensors as in `Operator.arguments`."""
 
-    suffix: of its name, "" for f.  reference: (*tensors, config) -> the operator in PyTorch, for what has no kernel and
-    for rows that no tile holds.
-    """
+    def __init__(self, operator: Operator) -> None:
+        self._operator, self._quantity, self._point_count = operator, operator.quantity, operator.point_count
+        # What a transformed module calls its weight is the positive weight of a softmax module.
+        names = (name.rstrip("?") for name in operator.arguments[operator.point_count :])
+        self._names = ["positive" if name == "weight" else name for name in names]
 
-    def __init__(self, family: str, suffix: str, reference: Callable[..., Tensor]) -> None:
-        self._names = _NAMES[family] if suffix == "" else _NAMES[family][:-1]
-        self._suffix, self._reference = suffix, reference
-        self._rows = 2 if suffix == "jvp" else 1
-
-    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
-        """(x, [v], *parameters, config) -> the operator's result."""
-        *tensors, config = arguments
+    def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
+        """Return the result."""
+        x = _points(tensors)
         if not x.numel():
-            last = {"": x.shape[-1:], "jvp": x.shape[-1:], "jacobian": (x.shape[-1],) * 2}.get(self._suffix, ())
-            return torch.empty(*x.shape[:-1], *last, dtype=x.dtype, device=x.device)
-        named = dict(zip(self._names, tensors[self._rows - 1 :]))
-        mode = _mode(x, config)
-        if self._suffix in ("divergence", "jacobian") or not _fits(mode, x, named):
-            return by_reference.forward(self._reference, (x, *tensors), config, self._rows, self._width(x, named))
+            return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
+        named, quantity = self._named(tensors), self._quantity.name
+        mode = modules_mode(x, settings)
+        if quantity in ("divergence", "jacobian") or not _has_tiles(mode, x, named):
+            return recompute.forward(self._operator, tensors, settings)
         launch, network, points = kernel_module("modules_launch"), _network(named), plain(x)
         result: Tensor
         with current_device(x.device):
-            if self._suffix == "jvp":
+            if quantity == "jvp":
                 into = launch.Gradients(x=memory_for(x))
-                launch.backward(mode, "value", points, plain(tensors[0].to(x.dtype)), None, network, into)
+                launch.backward(mode, "value", points, plain(_points(tensors[1:]).to(x.dtype)), None, network, into)
                 result = into.x
             else:
-                task = "value" if self._suffix == "" else "potential"
-                result = launch.forward(mode, task, points, network, dense(named.get("bias")))
+                result = launch.forward(mode, quantity, points, network, dense(named.get("bias")))
         return result
 
-    def backward(self, g: Tensor, *arguments: Any) -> Gradients:
-        """(g, x, [v], *parameters, config, needs) -> the gradients of <g, result>."""
-        *tensors, config, needs = arguments
-        x, wanted = tensors[0], those_wanted(tensors, needs)
+    def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
+        """Return the gradients of <g, result> in the tensors that `needs` marks."""
+        x, targets = _points(tensors), those_needed(tensors, needs)
         if not x.numel():
-            return zeros_for(wanted)
-        named = dict(zip(self._names, tensors[self._rows :]))
-        mode = _mode(x, config)
-        if self._suffix not in ("", "potential") or not _fits(mode, x, named):
-            width = self._width(x, named)
-            return by_reference.backward(self._reference, g, tensors, config, needs, self._rows, width)
-        launch, network = kernel_module("modules_launch"), _network(named)
-        of = dict(zip(self._names, wanted[self._rows :]))
-        into = launch.Gradients(memory_for(wanted[0]), memory_for(of["W"]), bias=memory_for(of.get("bias")))
+            return zeros_for(targets)
+        named, quantity = self._named(tensors), self._quantity.name
+        mode = modules_mode(x, settings)
+        if quantity not in ("value", "potential") or not _has_tiles(mode, x, named):
+            return recompute.backward(self._operator, g, tensors, settings, needs)
+        launch, network, of = kernel_module("modules_launch"), _network(named), self._named(targets)
+        into = launch.Gradients(memory_for(targets[0]), memory_for(of["W"]), bias=memory_for(of.get("bias")))
         if of["W"] is not None or of["b"] is not None:
             into.b = memory_for(named["b"])
         if any(of.get(name) is not None for name in _NUMBERS):
             into.scalars = torch.empty(sum(network.columns()), dtype=torch.float32, device=x.device)
         with current_device(x.device):
-            if self._suffix == "":
+            if quantity == "value":
                 launch.backward(mode, "value", plain(x), plain(g.to(x.dtype)), None, network, into)
             else:
                 launch.backward(mode, "potential", plain(x), None, plain(g).contiguous(), network, into)
         found = {"W": into.W, "b": into.b, "bias": into.bias} | _numbers(network, into.scalars)
         return into.x, *(_like(found.get(name), of[name]) for name in self._names)
 
-    def _width(self, x: Tensor, named: dict[str, Tensor]) -> int:
-        """How many numbers one row takes in the reference."""
-        W = named["W"]
-        return W.shape[0] * W.shape[1] + (W.numel() if self._suffix == "jacobian" else 0)
+    def _named(self, tensors: Tensors) -> dict[str, Any]:
+        """Return the tensors besides the points by the names that kernels/modules_launch.py gives them."""
+        return dict(zip(self._names, tensors[self._point_count :]))
 
 
-def _mode(x: Tensor, config: str) -> Any:
-    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), config)
+def _points(tensors: Tensors) -> Tensor:
+    x = tensors[0]
+    assert x is not None
+    return x
+
+
+def modules_mode(x: Tensor, settings: Settings) -> Any:
+    """Return the constants with which kernels of modules are compiled for points like x."""
+    return _mode(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), settings)
 
 
 @lru_cache(maxsize=None)
-def _mode_of(device: int, kind: str, config: str) -> Any:
-    names = config.split(",") if config else ("", "")
-    return kernel_module("mode").ModulesMode(architecture_of(device), kind, *names)
+def _mode(device: int, kind: str, settings: Settings) -> Any:
+    (basis,) = settings.basis or ("",)
+    return kernel_module("mode").ModulesMode(architecture_of(device), kind, basis, settings.transform)
 
 
-def _fits(mode: Any, x: Tensor, named: dict[str, Tensor]) -> bool:
+def _has_tiles(mode: Any, x: Tensor, named: dict[str, Any]) -> bool:
     two_signs = named.get("negative") is not None
     return all(mode.options(kernel, x.shape[-1], two_signs) is not None for kernel in ("forward", "backward"))
 
 
-def _network(named: dict[str, Tensor]) -> Any:
+def _network(named: dict[str, Any]) -> Any:
     tensors = {name: dense(tensor) for name, tensor in named.items() if name != "bias"}
     return kernel_module("modules_launch").Network(**{"temperature": None} | tensors)
 
@@ -123,8 +120,8 @@ def _numbers(network: Any, joined: Tensor | None) -> dict[str, Tensor]:
     return {} if joined is None else dict(zip(_NUMBERS, joined.split(network.columns())))
 
 
-def _like(found: Tensor | None, wanted: Tensor | None) -> Tensor | None:
-    if wanted is None:
+def _like(found: Tensor | None, target: Tensor | None) -> Tensor | None:
+    if target is None:
         return None
     assert found is not None
-    return found.view(wanted.shape).to(wanted.dtype)
+    return found.view(target.shape).to(target.dtype)

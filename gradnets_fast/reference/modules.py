@@ -6,6 +6,7 @@ With sharpness κ () and offset c (M,) the potentials are not summed, but combin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def softmax_modules(
     """
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.value(_softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset)
+        combined = soft_maximum.value(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
         return (combined if bias is None else combined + bias).to(x.dtype)
     f = torch.zeros_like(x)
     for m in range(W.shape[0]):
@@ -62,7 +63,7 @@ def softmax_modules_jvp(
     """J(x) v = Σ_m Σ_± τ_m p_m W_mᵀ[π ⊙ (a − π·a)], a = W_m v, with (p, π) = (p, softmax(z)), (q, softmax(−z))."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jvp(_softmax_family(), x, v, (W, b, temperature, positive, negative), sharpness, offset)
+        return soft_maximum.jvp(_SOFTMAX, x, v, (W, b, temperature, positive, negative), sharpness, offset)
     tangent = torch.zeros_like(x)
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         a = v @ W_m.T
@@ -86,7 +87,7 @@ def softmax_modules_divergence(
     """tr J(x) = Σ_m Σ_± τ_m p_m [Σ_j π_j |w_mj|² − |W_mᵀπ|²], terms as in `softmax_modules_jvp`; returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.divergence(_softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset)
+        return soft_maximum.divergence(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
     trace = torch.zeros_like(x[..., 0])
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         mean = pi.to(W.dtype) @ W_m
@@ -109,7 +110,7 @@ def softmax_modules_jacobian(
     """J(x) = Σ_m Σ_± τ_m p_m W_mᵀ(diag π − ππᵀ)W_m, terms as in `softmax_modules_jvp`; returns (…, d, d)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jacobian(_softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset)
+        return soft_maximum.jacobian(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
     jacobian = x.new_zeros(*x.shape, x.shape[-1])
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         mean = pi.to(W.dtype) @ W_m
@@ -148,9 +149,7 @@ def softmax_modules_potential(
     """F = Σ_m [p_m LSE(z_m) + q_m LSE(−z_m)]/τ_m + bias·x, with ∇F = softmax_modules; returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.potential(
-            _softmax_family(), x, (W, b, temperature, positive, negative), sharpness, offset
-        )
+        combined = soft_maximum.potential(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
         return (combined if bias is None else combined + x @ bias.to(x.dtype)).to(x.dtype)
     potential = torch.zeros_like(x[..., 0])
     for m in range(W.shape[0]):
@@ -193,7 +192,7 @@ def transformed_modules(
     """
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.value(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
+        combined = soft_maximum.value(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
         return (combined if bias is None else combined + bias).to(x.dtype)
     f = torch.zeros_like(x)
     for m in range(W.shape[0]):
@@ -219,7 +218,7 @@ def transformed_modules_jvp(
     """J(x) v = Σ_m a_m W_mᵀ[ρ''(F_m) (σ·W_m v) σ + ρ'(F_m) σ' ⊙ W_m v], σ = σ(z_m)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jvp(_transformed_family(basis, transform), x, v, (W, b, weight), sharpness, offset)
+        return soft_maximum.jvp(_transformed(basis, transform), x, v, (W, b, weight), sharpness, offset)
     tangent = torch.zeros_like(x)
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         s, a = value(basis, z), v @ W[m].T
@@ -243,7 +242,7 @@ def transformed_modules_divergence(
     """tr J(x) = Σ_m a_m [ρ''(F_m) |∇F_m|² + ρ'(F_m) Σ_j σ'(z_mj) |w_mj|²], ∇F_m = W_mᵀσ(z_m); returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.divergence(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
+        return soft_maximum.divergence(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
     trace = torch.zeros_like(x[..., 0])
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         gradient = value(basis, z).to(W.dtype) @ W[m]
@@ -267,7 +266,7 @@ def transformed_modules_jacobian(
     """J(x) = Σ_m a_m [ρ''(F_m) ∇F_m∇F_mᵀ + ρ'(F_m) W_mᵀ diag(σ'(z_m)) W_m]; returns (…, d, d)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jacobian(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
+        return soft_maximum.jacobian(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
     jacobian = x.new_zeros(*x.shape, x.shape[-1])
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         gradient = value(basis, z).to(W.dtype) @ W[m]
@@ -302,7 +301,7 @@ def transformed_modules_potential(
     """F = Σ_m a_m ρ(F_m) + bias·x, with ∇F = transformed_modules; returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.potential(_transformed_family(basis, transform), x, (W, b, weight), sharpness, offset)
+        combined = soft_maximum.potential(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
         return (combined if bias is None else combined + x @ bias.to(x.dtype)).to(x.dtype)
     potential = torch.zeros_like(x[..., 0])
     for m in range(W.shape[0]):
@@ -311,28 +310,56 @@ def transformed_modules_potential(
     return (potential if bias is None else potential + x @ bias.to(x.dtype)).to(x.dtype)
 
 
-def _softmax_family() -> soft_maximum.Family:
-    return family("softmax_modules", ())
+def value_and_potential(family: str, x: Tensor, **arguments: Any) -> Tensor:
+    """(f(x), F(x)) without bias, (…, d + 1); family: "softmax_modules" or "transformed_modules", with its arguments."""
+    value, potential = (softmax_modules, softmax_modules_potential)
+    if family == "transformed_modules":
+        value, potential = (transformed_modules, transformed_modules_potential)  # type: ignore[assignment]
+    f, F = value(x, bias=None, **arguments), potential(x, bias=None, **_widened(arguments))
+    return torch.cat([f, F.to(f.dtype).unsqueeze(-1)], -1)
 
 
-def _transformed_family(basis: str, transform: str) -> soft_maximum.Family:
-    return family("transformed_modules", (basis, transform))
+def _widened(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with tensors in float32 at least."""
+    return {name: _wide(a) if isinstance(a, Tensor) else a for name, a in arguments.items()}
 
 
-def family(name: str, settings: tuple[str, ...]) -> soft_maximum.Family:
-    """The functions of one module; name: "softmax_modules" or "transformed_modules"."""
+def _wide(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
-    def function(suffix: str) -> Callable[..., Tensor]:
-        of_modules = globals()[name + suffix]
-        return lambda *tensors: of_modules(*tensors, None, *settings)
 
-    value, of_potential = function(""), function("_potential")
+def _module_functions(
+    value: Callable[..., Tensor],
+    potential: Callable[..., Tensor],
+    *others: Callable[..., Tensor],
+    settings: tuple[str, ...],
+) -> soft_maximum.ModuleFunctions:
+    """The functions of one module, of (x, [v], *parameters); others: J v, tr J, J."""
 
-    def potential(*tensors: Tensor | None) -> Tensor:
-        wide = torch.promote_types(tensors[1].dtype, torch.float32)  # type: ignore[union-attr]
-        return of_potential(*(None if t is None else t.to(wide) for t in tensors))
+    def of_one(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *tensors: function(*tensors, None, *settings)
 
-    def pair(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        return value(*tensors), potential(*tensors)
+    def wide_potential(*tensors: Tensor | None) -> Tensor:
+        return of_one(potential)(*map(_wide, tensors))
 
-    return soft_maximum.Family(pair, potential, *map(function, ("_jvp", "_divergence", "_jacobian")))
+    def both(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        return of_one(value)(*tensors), wide_potential(*tensors)
+
+    return soft_maximum.ModuleFunctions(both, wide_potential, *map(of_one, others))
+
+
+_SOFTMAX = _module_functions(
+    softmax_modules,
+    softmax_modules_potential,
+    *(softmax_modules_jvp, softmax_modules_divergence, softmax_modules_jacobian),
+    settings=(),
+)
+
+
+def _transformed(basis: str, transform: str) -> soft_maximum.ModuleFunctions:
+    return _module_functions(
+        transformed_modules,
+        transformed_modules_potential,
+        *(transformed_modules_jvp, transformed_modules_divergence, transformed_modules_jacobian),
+        settings=(basis, transform),
+    )

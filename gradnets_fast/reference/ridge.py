@@ -60,11 +60,26 @@ def _mix(function: Callable[[str, Tensor], Tensor], coef: Tensor, basis: Sequenc
     return mixed
 
 
+def _with_ones(
+    scale: Tensor | None, shift: Tensor, coef: Tensor | None, basis: Sequence[str], W: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """scale (L, h), shift (L, h) and coef (L, K, h), with ones in place of None; shift may be (h,) where L = 1."""
+    shift = shift.reshape(-1, W.shape[0])
+    scale = torch.ones_like(shift) if scale is None else scale
+    return scale, shift, shift.new_ones(shift.shape[0], len(basis), W.shape[0]) if coef is None else coef
+
+
 def ridge(
-    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, basis: Sequence[str]
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    bias: Tensor | None,
+    basis: Sequence[str],
 ) -> Tensor:
-    """f(x) = φ(x Wᵀ) W + bias; x (…, d), W (h, d), bias (d,)."""
-    f = cascade(x @ W.T, scale, shift, coef, basis).to(W.dtype) @ W
+    """f(x) = φ(x Wᵀ) W + bias; x (…, d), W (h, d), bias (d,); None for a scale or coefficient stands for ones."""
+    f = cascade(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis).to(W.dtype) @ W
     return (f if bias is None else f + bias).to(x.dtype)
 
 
@@ -72,30 +87,42 @@ def ridge_jvp(
     x: Tensor,
     v: Tensor,
     W: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor,
-    coef: Tensor,
+    coef: Tensor | None,
     bias: Tensor | None,
     basis: Sequence[str],
 ) -> Tensor:
     """J(x) v = (φ'(x Wᵀ) ⊙ v Wᵀ) W; v (…, d) like x."""
-    slope = cascade_slope(x @ W.T, scale, shift, coef, basis)
+    slope = cascade_slope(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis)
     return ((slope * (v @ W.T)).to(W.dtype) @ W).to(x.dtype)
 
 
 def ridge_divergence(
-    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, basis: Sequence[str]
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    bias: Tensor | None,
+    basis: Sequence[str],
 ) -> Tensor:
     """tr J(x) = Σ_j φ_j'(u_j) |w_j|²; returns (…,)."""
-    slope = cascade_slope(x @ W.T, scale, shift, coef, basis)
+    slope = cascade_slope(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis)
     return (slope * W.square().sum(-1)).sum(-1).to(x.dtype)
 
 
 def ridge_jacobian(
-    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, basis: Sequence[str]
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    bias: Tensor | None,
+    basis: Sequence[str],
 ) -> Tensor:
     """J(x) = Wᵀ diag(φ'(x Wᵀ)) W; returns (…, d, d)."""
-    slope = cascade_slope(x @ W.T, scale, shift, coef, basis)
+    slope = cascade_slope(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis)
     return gram(W, slope).to(x.dtype)
 
 
@@ -105,13 +132,19 @@ def gram(W: Tensor, weight: Tensor) -> Tensor:
 
 
 def ridge_potential(
-    x: Tensor, W: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, bias: Tensor | None, basis: Sequence[str]
+    x: Tensor,
+    W: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    bias: Tensor | None,
+    basis: Sequence[str],
 ) -> Tensor:
     """F(x) = Σ_j ∫_0^{u_j} φ_j(t) dt + bias·x, so F(0) = 0 and ∇F = f; returns (…,)."""
     u = x @ W.T
-    parameters = (scale, shift, coef, basis)
+    parameters = (*_with_ones(scale, shift, coef, basis, W), basis)
     anchor = u.detach()
-    value = _closed_form if scale.shape[0] == 1 else _quadrature
+    value = _closed_form if parameters[0].shape[0] == 1 else _quadrature
     # The integral from the anchor to u is 0, but its derivatives in u are φ, φ', … to rounding, whatever the error of
     # the value: so ∇F = f even where a kink defeats the quadrature.
     beyond = (u - anchor) * sum(w * cascade(anchor + t * (u - anchor), *parameters) for t, w in SINGLE_PANEL_RULE)

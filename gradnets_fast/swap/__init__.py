@@ -3,17 +3,10 @@
 from .checkpoint import load_reference_checkpoint
 from .forms import register_adapter
 from .in_place import accelerate, restore
-from .networks import CMGN, MMGN, Adapted
-from .report import Entry, Report
+from .networks import CMGN as CMGN
+from .networks import MMGN as MMGN
+from .networks import Adapted as Adapted
+from .report import Entry as Entry
+from .report import Report
 
-__all__ = [
-    "CMGN",
-    "MMGN",
-    "Adapted",
-    "Entry",
-    "Report",
-    "accelerate",
-    "load_reference_checkpoint",
-    "register_adapter",
-    "restore",
-]
+__all__ = ["Report", "accelerate", "load_reference_checkpoint", "register_adapter", "restore"]

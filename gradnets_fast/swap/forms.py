@@ -16,7 +16,7 @@ from ..nn.activation import WEIGHTED_SOFTMAX, WEIGHTED_TANH
 from .activation import names_of
 from .networks import AND_LOG_DETERMINANT, CMGN, MMGN, Adapted, Arguments, Matrix
 
-OPERATORS = tuple(name for name in functional.__all__ if f"{name}_jvp" in functional.__all__)
+OPERATORS = tuple(functional.NETWORKS)
 _WIDE = (1.0, 16.0)
 """Scales of points for a form whose activation is a guess: on the line about 0 many functions are like the identity."""
 
@@ -122,7 +122,7 @@ def _has(module: nn.Module, names: tuple[str, ...]) -> bool:
 
 def _adapted(module: nn.Module, adapter: Adapter) -> Form:
     attributes = {
-        "operator_name": adapter.operator,
+        "family": functional.NETWORKS[adapter.operator],
         "adapter": adapter.arguments,
         "matrix": adapter.matrix,
         "monotone": adapter.monotone,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..functional import Network, Ridge, TransformedModules
 from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
 from ..nn.base import LinearMap
 
@@ -46,8 +47,8 @@ class Adapted(GradNet):
         """The linear part."""
         return None if self.matrix is None else Gram(self.matrix(self))
 
-    def _operator_arguments(self) -> dict[str, Any]:
-        return self.adapter(self)
+    def _effective(self) -> Network:
+        return self.family(**self.adapter(self))
 
 
 class CMGN(GradNet):
@@ -62,7 +63,7 @@ class CMGN(GradNet):
     arXiv 2301.10862, C-MGN.
     """
 
-    operator_name = "ridge"
+    family = Ridge
     basis: str
 
     @property
@@ -70,10 +71,10 @@ class CMGN(GradNet):
         """The linear part, VVᵀx."""
         return Gram(self._parameter("V").T)
 
-    def _operator_arguments(self) -> dict[str, Any]:
+    def _effective(self) -> Ridge:
         shift = torch.stack(list(self.biases))  # type: ignore[arg-type]
         W, bias = self._parameter("W").T, self._parameter("bL")
-        return {"W": W, "scale": None, "shift": shift, "coef": None, "bias": bias, "basis": self.basis}
+        return Ridge(W, None, shift, None, bias, self.basis)
 
 
 class MMGN(GradNet):
@@ -89,7 +90,7 @@ class MMGN(GradNet):
     Source: arXiv 2301.10862, M-MGN.
     """
 
-    operator_name = "transformed_modules"
+    family = TransformedModules
     basis: str
 
     @property
@@ -97,17 +98,10 @@ class MMGN(GradNet):
         """The linear part, VᵀV x."""
         return Gram(self.V.weight)  # type: ignore[arg-type, union-attr]
 
-    def _operator_arguments(self) -> dict[str, Any]:
+    def _effective(self) -> TransformedModules:
         layers: list[Any] = list(self.W_k)  # type: ignore[arg-type]
         W, b = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
-        return {
-            "W": W,
-            "b": b,
-            "weight": b.new_ones(len(layers)),
-            "bias": self._parameter("a"),
-            "basis": self.basis,
-            "transform": "half_square",
-        }
+        return TransformedModules(W, b, b.new_ones(len(layers)), self._parameter("a"), self.basis, "half_square")
 
 
 LOG_DETERMINANTS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,0 +1,127 @@
+"""The way of every call from its arguments to a backend.
+
+`run` is called by the methods of `Network`.  It takes the short way where it can: one attempt of the C++ kernels, which
+check their arguments themselves.  Else it checks the arguments in Python, asks gradnets_fast/backend.py which backend
+runs, and calls that one: the reference, or an operator of gradnets_fast/ops, whose autograd.py records the derivatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import backend as _backend
+from ..ops import _cpp, autograd
+from ..ops.families import known_settings, settings_of
+from ..ops.operator import PLAIN_TYPES
+from ._checks import checked_direction
+from ._ranks import is_distributed, over_ranks, whole
+from ._soft_maximum import combined
+
+if TYPE_CHECKING:
+    from ._network import Network
+
+Points = tuple[Tensor, ...]
+"""x, and for J(x) v also v."""
+
+
+def run(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor:
+    """Return a quantity of the network at the points, by the backend that is named, or else by the fastest that can.
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype, device or shape, before any work.
+        BackendUnavailableError: a backend was named that cannot run the call.
+    """
+    result = _attempt(network, quantity, points, backend)
+    if result is not None:
+        return result
+    where = network.family.operator_name(quantity)
+    x, network = network.checked(where, points[0])
+    points = (x, *(checked_direction(where, v, x) for v in points[1:]))
+    if any(map(is_distributed, network.parameters())):
+        return _over_ranks(network, quantity, points, backend)
+    return _compute(_backend.select(where, x, backend), network, quantity, points)
+
+
+def _attempt(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor | None:
+    """Return the result of the C++ kernels without any check in Python, or None if the call is out of the ordinary.
+
+    It is where torch.compile, autocast, a transform, a soft maximum or another backend is about, or where the kernels
+    reject a tensor; the caller then takes the checked way.
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or _cpp.why_unavailable() is not None:
+        return None
+    named = backend or _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE)
+    is_sum = network.sharpness is None and network.offset is None
+    if named not in ("", "cpp") or not is_sum or not autograd.no_transform_is_active():
+        return None
+    basis, transform = network.names()
+    if not isinstance(basis, (str, tuple)) or not isinstance(transform, str):
+        return None
+    settings = known_settings(network.family.name, basis, transform)
+    if settings is None:
+        return None
+    operator = network.operators[quantity].cpp
+    takes_bias = operator.quantity.takes_bias
+    if not takes_bias and not _is_like(network.bias, points[0]):
+        return None
+    tensors = (*points, *network.parameters(), network.bias) if takes_bias else (*points, *network.parameters())
+    kernels: Any = operator.kernels
+    result = kernels.attempt(tensors, settings)
+    if result is None:
+        return None
+    result = autograd.recorded(operator, result, tensors, settings)
+    return result if takes_bias else _plus_bias(result, quantity, points[0], network.bias)
+
+
+def _is_like(bias: Tensor | None, x: Tensor) -> bool:
+    """Return whether a bias that no kernel sees is None, or a plain tensor (d,) that can be added beside x."""
+    if bias is None:
+        return True
+    return type(bias) in PLAIN_TYPES and bias.shape == x.shape[-1:] and bias.dtype is x.dtype and bias.is_cpu
+
+
+def _compute(backend: str, network: Network, quantity: str, points: Points) -> Tensor:
+    """Return the quantity on a backend, for arguments that have been checked."""
+    settings = settings_of(*network.names())
+    if backend == "reference":
+        names = (name.rstrip("?") for name in network.family.parameters)
+        named = dict(zip(names, network.parameters())) | {"bias": network.bias}
+        if network.sharpness is not None:
+            named |= {"sharpness": network.sharpness, "offset": network.offset}
+        return network.family.by_reference(quantity, points, named, settings)
+    if backend == "cpp" and network.sharpness is not None:
+        return combined(network, quantity, points, settings)
+    operator = network.operators[quantity].cpp if backend == "cpp" else network.operators[quantity].triton
+    tensors = (*points, *network.parameters())
+    if backend == "triton" and network.family.of_modules:
+        tensors = (*tensors, network.sharpness, network.offset)
+    if operator.quantity.takes_bias:
+        return autograd.run(operator, (*tensors, network.bias), settings)
+    return _plus_bias(autograd.run(operator, tensors, settings), quantity, points[0], network.bias)
+
+
+def _over_ranks(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor:
+    """Return the quantity of a network whose parameters are divided among ranks, the same on every rank."""
+    names = [name.rstrip("?") for name in network.family.parameters]
+    copy: Any = replace  # of a dataclass, which every family is
+    if network.sharpness is not None:  # a soft maximum is no sum over modules
+        held = {name: whole(getattr(network, name)) for name in (*names, "bias", "sharpness", "offset")}
+        return run(copy(network, **held), quantity, points, backend)
+
+    def of_rank(own_points: Points, own: tuple[Any, ...]) -> Tensor:
+        return run(copy(network, **dict(zip(names, own)), bias=None), quantity, own_points, backend)
+
+    where = network.family.operator_name(quantity)
+    total = over_ranks(where, of_rank, points, network.parameters())
+    return _plus_bias(total, quantity, points[0], whole(network.bias))
+
+
+def _plus_bias(result: Tensor, quantity: str, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a quantity of the network without bias, with what the bias adds to it: bias to f, and bias·x to F."""
+    if bias is None or quantity not in ("value", "potential"):
+        return result
+    return (result + (bias if quantity == "value" else x @ bias.to(x.dtype))).to(x.dtype)

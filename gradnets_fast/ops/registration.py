@@ -1,0 +1,114 @@
+"""Registers every operator with PyTorch's dispatcher, as torch.compile, torch.export and fake tensors need it.
+
+`register` is called once for each operator by gradnets_fast/ops/__init__.py; autograd.py reaches the kernels through
+what is registered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import message
+from .autograd import Backward, Forward, batched
+from .families import parse_settings
+from .operator import NAMESPACE, Operator
+
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
+_DISPATCH_KEYS = {"cpp": ("CPU",), "triton": ("CPU", "CUDA")}
+
+
+def register(operator: Operator) -> Operator:
+    """Register the operator and its gradient, the latter with the suffix _backward; return the operator."""
+    name = operator.registered
+    tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
+    gradients = ", ".join(["Tensor"] * len(operator.arguments))
+    _library.define(f"{name}({tensors}, str settings) -> Tensor")
+    _library.define(f"{name}_backward(Tensor g, {tensors}, str settings, bool[] needs) -> ({gradients})")
+
+    def forward(*arguments: Any) -> Tensor:
+        *tensors, settings = arguments
+        return operator.kernels.forward(tensors, parse_settings(settings))
+
+    def backward(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, settings, needs = arguments
+        return _empty_for_none(g, operator.kernels.backward(g, tensors, parse_settings(settings), tuple(needs)))
+
+    def forward_fake(x: Tensor, *_: Any) -> Tensor:
+        return x.new_empty(operator.result_shape(x))
+
+    def backward_fake(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, _, needs = arguments
+        return tuple(_fake_gradient(g, t, need) for t, need in zip(tensors, needs))
+
+    for suffix, kernel, fake in (("", forward, forward_fake), ("_backward", backward, backward_fake)):
+        for device in _DISPATCH_KEYS[operator.backend]:
+            _library.impl(name + suffix, kernel, device)
+        torch.library.register_fake(f"{NAMESPACE}::{name}{suffix}", fake, lib=_library)
+    _register_derivatives(operator)
+    return operator
+
+
+def _register_derivatives(operator: Operator) -> None:
+    """Give the registered operators the same derivatives as the eager call, forward mode included.
+
+    torch.library.register_autograd knows no forward mode: under it a tangent would silently become 0.
+    """
+
+    def forward(*arguments: Any) -> Tensor:
+        *tensors, settings = arguments
+        if torch._C._are_functorch_transforms_active():
+            # A transform reaches inside the dispatcher, where an autograd.Function cannot be applied.
+            return operator.by_reference(tensors, parse_settings(settings))
+        result: Tensor = _apply(Forward, operator, parse_settings(settings), *tensors)
+        return result
+
+    def backward(*arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, settings, needs = arguments
+        if torch._C._are_functorch_transforms_active():
+            fix = "apply torch.func outside of torch.compile, not to a compiled backward pass"
+            where = f"{operator.registered}_backward"
+            raise RuntimeError(
+                message(where, "torch.func transform", "none around a compiled backward pass", "one", fix)
+            )
+        gradients = _apply(Backward, operator, parse_settings(settings), tuple(needs), *tensors)
+        return _empty_for_none(tensors[0], gradients)
+
+    def forward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        *tensors, settings = arguments
+        call = partial(_call_registered, operator.registered, (settings,))
+        return batched(call, info.batch_size, in_dims[:-1], tensors, operator.is_point(), True)
+
+    def backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        *tensors, settings, needs = arguments
+        call = partial(_call_registered, f"{operator.registered}_backward", (settings, needs))
+        # In turn, because the placeholders for gradients that are not needed have no rows to fold.
+        in_turn = (False,) * len(tensors)
+        return batched(call, info.batch_size, in_dims[: len(tensors)], tensors, in_turn, False)
+
+    for suffix, function, vmap in (("", forward, forward_vmap), ("_backward", backward, backward_vmap)):
+        torch.library.register_vmap(f"{NAMESPACE}::{operator.registered}{suffix}", vmap, lib=_library)
+        _library.impl(operator.registered + suffix, function, "Autograd")
+
+
+def _apply(function: Any, *arguments: Any) -> Any:
+    return function.apply(*arguments)
+
+
+def _call_registered(name: str, trailing: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+    return getattr(getattr(torch.ops, NAMESPACE), name)(*tensors, *trailing)
+
+
+def _empty_for_none(like: Tensor, parts: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return an empty tensor in place of each None, which a registered operator cannot return."""
+    return tuple(like.new_empty(0) if part is None else part for part in parts)
+
+
+def _fake_gradient(like: Tensor, tensor: Tensor | None, need: bool) -> Tensor:
+    if tensor is None or not need:
+        return like.new_empty(0)
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
