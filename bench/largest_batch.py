@@ -24,7 +24,7 @@ import torch
 from bench.environment import RESULTS, environment
 from gradnets_fast import mGradNetC, mGradNetM, mRidgeGradNet
 from gradnets_fast.apps.bench.plain import plain
-from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.files import write_json
 from gradnets_fast.apps.train.losses import mean_squared_error
 from gradnets_fast.nn import GradNet
 

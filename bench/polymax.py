@@ -16,7 +16,7 @@ import torch
 
 from bench.environment import RESULTS, environment
 from bench.published_2d import trained
-from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.files import write_json
 from gradnets_fast.apps.train.losses import decibel, mean_squared_error
 from gradnets_fast.apps.train.problem import InMemory, Problem, make_problem
 from gradnets_fast.apps.train.settings import Settings

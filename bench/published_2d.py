@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.environment import RESULTS, environment
-from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.files import write_json
 from gradnets_fast.apps.train.losses import decibel, mean_squared_error
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer

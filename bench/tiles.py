@@ -20,7 +20,7 @@ from typing import Any
 
 import triton
 
-from gradnets_fast.apps.train.checkpoint import write_atomically
+from gradnets_fast.apps.files import write_atomically
 from gradnets_fast.kernels import compiler, configuration, offline
 from gradnets_fast.kernels.candidates import CANDIDATES, Case, cases
 from gradnets_fast.kernels.mode import Mode

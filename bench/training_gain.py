@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS, environment
-from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.files import write_json
 from gradnets_fast.apps.train.losses import decibel
 
 ROUNDS = 3

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.environment import RESULTS
 from gradnets_fast.apps.bench.environment import versions
-from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.files import write_json
 from gradnets_fast.errors import message
 
 _KERNELS = "gradnets_fast/kernels/prebuilt.zip"

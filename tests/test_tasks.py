@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from bench import polymax
 from gradnets_fast.apps.cli import app, train_command
-from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from gradnets_fast.apps.files import write_atomically
+from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.data import load_samples
 from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.apps.train.settings import ARCHITECTURES, Settings

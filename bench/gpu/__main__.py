@@ -18,7 +18,7 @@ from bench.gpu import device as gpu
 from bench.gpu import parts, prebuilt, suite
 from bench.gpu.cases import Budget, cases
 from bench.gpu.workers import serve
-from gradnets_fast.apps.train.checkpoint import write_json
+from gradnets_fast.apps.files import write_json
 
 PARTS = ("checks", "measure", "prebuilt", "memory", "tables")
 _FILES = {"checks": "checks.json", "measure": "measurements.json", "prebuilt": "prebuilt.json"}

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import check_choice, message
 from ..ops import _triton
-from .train.checkpoint import write_json
+from .files import write_json
 
 
 def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[str], None]) -> Path:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ...backend import BACKENDS
 from ...errors import check_choice, check_positive, message
-from ..train.checkpoint import prepare_folder, write_json
+from ..files import prepare_folder, write_json
 from . import chosen, comparison, report, results
 from .cases import Case
 from .contenders import CONTENDERS, Builder, check_backend, fastest_backend, is_ours

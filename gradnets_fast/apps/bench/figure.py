@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from ..train.checkpoint import write_atomically
+from ..files import write_atomically
 from .readable import times
 from .results import size
 from .style import COLOURS, INK, NAMES, legend, where

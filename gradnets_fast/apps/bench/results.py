@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ..train.checkpoint import write_atomically, write_json
+from ..files import write_atomically, write_json
 from .contenders import is_ours
 from .machine import rates
 from .runner import UNAVAILABLE, WRONG

@@ -20,15 +20,14 @@ from ... import __version__
 from ...activations import TRANSFORMS
 from ...errors import check_positive, message
 from ...nn.modular import COMBINATIONS
+from ..files import prepare_folder, write_json
 from ..train.checkpoint import (
     CHECKPOINT_FILE,
     SETTINGS_FILE,
     Checkpoint,
     load_checkpoint,
     load_settings,
-    prepare_folder,
     save_checkpoint,
-    write_json,
 )
 from ..train.evaluation import Evaluation, evaluate
 from ..train.fields import FIELDS

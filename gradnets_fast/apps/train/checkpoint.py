@@ -1,11 +1,8 @@
-"""Files that are there whole or not at all: settings, checkpoints, reports."""
+"""What a training run can be resumed from: its settings and checkpoints."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ...errors import message
+from ..files import write_atomically
 
 SETTINGS_FILE = "settings.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -33,40 +31,6 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     history: list[tuple[int, float]]
     extra: dict[str, Any]
-
-
-def prepare_folder(folder: Path, where: str = "train") -> None:
-    """Makes the output folder, and proves that files can be written there; `where` names the command.
-
-    Raises:
-        OSError: naming the folder and what to do.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, probe = tempfile.mkstemp(dir=folder)
-        os.close(descriptor)
-        os.unlink(probe)
-    except OSError as error:
-        fix = "choose another folder with --out, or change its permissions"
-        raise OSError(message(where, f"out {folder}", "a folder that can be written", error.strerror, fix)) from error
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls write(temporary path) and moves the result to `path`, which never holds half a file."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

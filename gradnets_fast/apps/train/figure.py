@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...backend import use_backend
-from .checkpoint import write_atomically
+from ..files import write_atomically
 from .evaluation import Evaluation
 from .losses import decibel
 from .training import Trainer
