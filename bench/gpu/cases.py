@@ -24,7 +24,7 @@ _MODULES, _MODULE_HIDDEN = 4, 256
 @dataclass(frozen=True)
 class Case:
     """A network at one size: a cascade of tanh, where one layer is Wᵀ tanh(Wx + b) + bias and more have scales and
-    coefficients too, or as many modules as `layers` says, of `h` neurons each."""
+    coefficients too, or as many modules as `layers` says, of `h` hidden units each."""
 
     d: int
     h: int
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def hidden(self) -> int:
-        """Neurons with a row of W of their own."""
+        """Hidden units: rows of W in all modules."""
         return self.h * (self.layers if self.kind.modules else 1)
 
     @property

@@ -15,7 +15,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 import gradnets_fast
-from bench.gpu.operators import BACKEND, Call, Function, evaluated, prepared, step, suffix
+from bench.gpu.operators import BACKEND, Call, Function, evaluated, prepared, quantity, step
 from gradnets_fast.apps.bench.verification import allowed
 
 _SLEEP_CYCLES = 50_000_000
@@ -131,7 +131,7 @@ def launches(call: Call) -> Finding:
     """One launch in each direction, where no library multiplies: kernels, copies and fills of memory are counted."""
     kernel = gradnets_fast.explain(call.operator, call.tensors[0], backend=BACKEND).kernel
     # The bias of a potential is a term of its own, by PyTorch.
-    given = call.tensors[:-1] if suffix(call.operator) else call.tensors
+    given = call.tensors[:-1] if quantity(call.operator) != "value" else call.tensors
     leaves = [t.detach().requires_grad_() for t in given]
     held: list[Tensor] = []
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import gradnets_fast
 from gradnets_fast import functional, reference
 from gradnets_fast.apps.bench import draws
-from gradnets_fast.apps.bench.draws import suffix
+from gradnets_fast.apps.bench.draws import quantity
 from gradnets_fast.apps.bench.precision import Precision
 from gradnets_fast.backend import why_not
 from gradnets_fast.reference.ridge import PANELLED_RULE
@@ -46,7 +46,7 @@ VARIANTS = {
 def operators(device: torch.device) -> list[str]:
     """Those that have kernels, the gradients of a family before what derives from them."""
     able = functional.__all__ if why_not(BACKEND, device, torch.float32) is None else []
-    return sorted(able, key=lambda name: suffix(name) != "")
+    return sorted(able, key=lambda name: quantity(name) != "value")
 
 
 def variants(operator: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from bench.gpu.checks import ON_CPU, ON_GPU, Check
-from bench.gpu.operators import PRECISIONS, operators, suffix, variants
+from bench.gpu.operators import PRECISIONS, operators, quantity, variants
 
 Size = tuple[int, int, int]
 
@@ -42,8 +42,8 @@ def listed(place: torch.device, small: bool) -> list[Check]:
 
 
 def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
-    values = [name for name in names if not suffix(name)]
-    derived = [name for name in names if suffix(name)]
+    values = [name for name in names if quantity(name) == "value"]
+    derived = [name for name in names if quantity(name) != "value"]
     yield from _product(values, slice(0, 2), ROUTES, kinds)
     yield from _product(values, slice(0, 1), ROUTES, ("compiled",), ("bf16", "fp32-default"))
     yield from _product(values, slice(0, 2), LONG, ("large", "repeats"), ("bf16", "fp32-default"))
@@ -55,8 +55,8 @@ def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
 
 
 def _small(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
-    values = [name for name in names if not suffix(name)]
-    derived = [name for name in names if suffix(name)]
+    values = [name for name in names if quantity(name) == "value"]
+    derived = [name for name in names if quantity(name) != "value"]
     yield from _product(values, slice(0, 2), INTERPRETED, kinds, ("bf16", "tf32", "fp32-default"))
     yield from _product(derived, slice(0, 1), ((9, 3, 17), (5, 260, 9)), kinds, ("bf16", "fp32-default"))
 

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from ... import functional
 
-SUFFIXES = ("jvp", "potential", "divergence", "jacobian")
+_DERIVED = ("jvp", "potential", "divergence", "jacobian")
 Function = Callable[..., Tensor]
 Normal = Callable[..., Tensor]
 """(*shape) -> a float64 tensor of normal numbers."""
 
 
-def suffix(operator: str) -> str:
-    """What an operator computes of its family: "" for f itself.
+def quantity(operator: str) -> str:
+    """Which function of its family an operator computes: "value" is f itself.
 
-    >>> suffix("ridge_jvp"), suffix("softmax_modules")
-    ('jvp', '')
+    >>> quantity("ridge_jvp"), quantity("softmax_modules")
+    ('jvp', 'value')
     """
     last = operator.rpartition("_")[2]
-    return last if last in SUFFIXES else ""
+    return last if last in _DERIVED else "value"
 
 
 def family(operator: str) -> str:
@@ -34,7 +34,7 @@ def family(operator: str) -> str:
     >>> family("ridge_jvp"), family("softmax_modules")
     ('ridge', 'softmax_modules')
     """
-    return operator.removesuffix(f"_{suffix(operator)}")
+    return operator.removesuffix(f"_{quantity(operator)}")
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ def drawn(
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    (batch, d, h), kind = size, suffix(operator)
-    points = [normal(batch, d) for _ in range(2 if kind == "jvp" else 1)]
+    (batch, d, h), computed = size, quantity(operator)
+    points = [normal(batch, d) for _ in range(2 if computed == "jvp" else 1)]
     # As users of mixed precision have them: besides f itself, whose vectors may be in 16 bits too.
-    narrow = dtype in (torch.bfloat16, torch.float16) and kind != ""
+    narrow = dtype in (torch.bfloat16, torch.float16) and computed != "value"
     vectors = torch.float32 if narrow else dtype
     weight, *others = variant.draw(normal, d, h)
     tensors = [weight.to(device, dtype), *(t.to(device, vectors) for t in others)]
-    shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(kind, (batch, d))
+    shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(computed, (batch, d))
     positional = len(points) + len(tensors) - len(variant.keywords)
     *names, bias = list(inspect.signature(getattr(functional, operator)).parameters)[len(points) : positional]
     return Drawn(

@@ -60,7 +60,7 @@ class OperatorCase(Case):
             ours=lambda *points: public(*points, *own),
             authors=None,
             work=work(
-                products(draws.suffix(self.operator) or "value", self.d, self._means()),
+                products(draws.quantity(self.operator), self.d, self._means()),
                 float(size[0] * self.h * self._modules()),
                 self.d,
                 self._evaluations(),
@@ -91,7 +91,7 @@ class OperatorCase(Case):
         if not self.basis:
             return 2
         layers = self.depth if draws.family(self.operator) == "ridge" else 1
-        nodes = len(PANELLED_RULE) if layers > 1 and draws.suffix(self.operator) == "potential" else 1
+        nodes = len(PANELLED_RULE) if layers > 1 and draws.quantity(self.operator) == "potential" else 1
         return layers * nodes * transcendental(self.basis)
 
 

@@ -71,10 +71,10 @@ def _ridge_potential(
     if len(scale) == 1:
         z = scale[0] * u + shift[0]
         rises = [coef[0, k] * (ANTIDERIVATIVES[n](z) - ANTIDERIVATIVES[n](shift[0])) for k, n in enumerate(basis)]
-        of_neurons = sum(rises[1:], rises[0]) / scale[0]
+        of_units = sum(rises[1:], rises[0]) / scale[0]
     else:
-        of_neurons = u * sum(weight * _cascade(t * u, scale, shift, coef, basis) for t, weight in PANELLED_RULE)
-    return (of_neurons.sum(-1) + x @ bias.to(x.dtype)).to(x.dtype)
+        of_units = u * sum(weight * _cascade(t * u, scale, shift, coef, basis) for t, weight in PANELLED_RULE)
+    return (of_units.sum(-1) + x @ bias.to(x.dtype)).to(x.dtype)
 
 
 def _ridge_jvp(
