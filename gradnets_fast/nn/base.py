@@ -125,7 +125,7 @@ class GradNet(nn.Module):
         return {}
 
     def _parameter(self, name: str) -> Tensor:
-        """Return the attribute `name`; of a plain parameter sooner than nn.Module, which looks in two other places first."""
+        """Return the attribute `name`; a plain parameter sooner than nn.Module, which looks elsewhere first."""
         parameter = self._parameters.get(name)
         found: Tensor = getattr(self, name) if parameter is None else parameter
         return found
