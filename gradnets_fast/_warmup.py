@@ -25,7 +25,7 @@ def warmup(
 ) -> dict[int, float]:
     """Runs a network and its gradients once for each batch size, so that later steps wait for no compilation.
 
-    Triton compiles a kernel when it first runs, for a dtype, d, h and the gradients that are wanted, but for any
+    Triton compiles a kernel when it first runs, for a dtype, d, h and the gradients that are asked for, but for any
     batch; sizes that differ in more than that, such as those of a CUDA graph, are worth naming.  The network's own
     gradients and the random state stay as they are.
 
@@ -83,12 +83,12 @@ def _run(module: torch.nn.Module, method: str, x: Tensor) -> None:
     with torch.enable_grad():
         parameters = [p for p in module.parameters() if p.requires_grad]
         points = x.detach().requires_grad_()
-        for of_x, of_parameters in ((False, True), (True, False), (True, True)):
-            wanted = ([points] if of_x else []) + (parameters if of_parameters else [])
-            if not wanted:
+        for needs_x, needs_parameters in ((False, True), (True, False), (True, True)):
+            needs = ([points] if needs_x else []) + (parameters if needs_parameters else [])
+            if not needs:
                 continue
-            result = _call(function, method, points if of_x else x)
-            torch.autograd.grad(result, wanted, torch.zeros_like(result), allow_unused=True)
+            result = _call(function, method, points if needs_x else x)
+            torch.autograd.grad(result, needs, torch.zeros_like(result), allow_unused=True)
 
 
 def _call(function: object, method: str, x: Tensor) -> Tensor:

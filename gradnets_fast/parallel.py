@@ -20,7 +20,7 @@ __all__ = ["fully_shard", "parallelize"]
 Model = TypeVar("Model", bound=nn.Module)
 
 _AVERAGED = WeakTensorKeyDictionary()
-"""Numbers whose gradients `fully_shard` has averaged over ranks: it may be applied to a submodule first."""
+"""Scalar parameters whose gradients `fully_shard` has averaged over ranks: it may be applied to a submodule first."""
 
 
 def parallelize(model: Model, mesh: DeviceMesh) -> Model:
@@ -71,11 +71,11 @@ def parallelize(model: Model, mesh: DeviceMesh) -> Model:
 def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
     """PyTorch's `fully_shard`, for models with gradient networks: each rank holds a part of every parameter.
 
-    Besides `forward`, a network's `potential`, `jvp`, `divergence` and `jacobian` gather the parameters too.  Numbers,
-    such as the weights of a weighted softmax, which PyTorch's refuses to shard, stay whole on each rank, with the mean
-    of the ranks' gradients.
+    Besides `forward`, a network's `potential`, `jvp`, `divergence` and `jacobian` gather the parameters too.  Scalar
+    parameters, such as the weights of a weighted softmax, which PyTorch's refuses to shard, stay whole on each rank,
+    with the mean of the ranks' gradients.
 
-    Equivalent to, where there are no such numbers:
+    Equivalent to, where there are no such scalars:
         torch.distributed.fsdp.fully_shard(model, mesh=mesh, **options)
 
     Args:
@@ -88,8 +88,8 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
     """
     from torch.distributed import fsdp
 
-    numbers = {parameter for parameter in model.parameters() if not parameter.dim()}
-    kept = numbers | (options.pop("ignored_params", None) or set())
+    scalars = {parameter for parameter in model.parameters() if not parameter.dim()}
+    kept = scalars | (options.pop("ignored_params", None) or set())
     if kept:
         options["ignored_params"] = kept  # which PyTorch 2.6 does not know
     fsdp.fully_shard(model, mesh=mesh, **options)
@@ -101,10 +101,10 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
             torch.distributed.all_reduce(own, group=group)
         own /= mesh.size()
 
-    for number in numbers:
-        if number.requires_grad and number not in _AVERAGED:
-            number.register_post_accumulate_grad_hook(mean_over_ranks)
-            _AVERAGED[number] = True
+    for scalar in scalars:
+        if scalar.requires_grad and scalar not in _AVERAGED:
+            scalar.register_post_accumulate_grad_hook(mean_over_ranks)
+            _AVERAGED[scalar] = True
     if isinstance(model, GradNet):
         for method in ("potential", "jvp", "divergence", "jacobian"):
             fsdp.register_fsdp_forward_method(model, method)
@@ -146,7 +146,7 @@ def _check(argument: str, network: GradNet, ranks: int) -> None:
         )
     units = modules if modules is not None else network.get_parameter("W").shape[dimensions["W"]]
     if not smallest_part(units, [ranks]):
-        kind = "hidden units" if modules is None else "modules"
+        parts = "hidden units" if modules is None else "modules"
         most = max(size for size in range(1, ranks) if smallest_part(units, [size]))
-        expected, got = f"{kind} for each of {ranks} ranks, ⌈{kind} / ranks⌉ at a time", str(units)
+        expected, got = f"{parts} for each of {ranks} ranks, ⌈{parts} / ranks⌉ at a time", str(units)
         raise ValueError(message("parallelize", argument, expected, got, f"use a mesh of {most}"))

@@ -85,14 +85,14 @@ def _shorten(residual: Map, x: Tensor, r: Tensor, step: Tensor, best: Tensor) ->
     make any step lengthen the residual.  Near the solution a Newton step may end past the minimum by a little: a t is
     good too where it halves the shortest residual that any step began with, which can happen only so often.
     """
-    wanted, length = _norm(step) > 0, torch.ones_like(best)
+    moving, length = _norm(step) > 0, torch.ones_like(best)
     while True:
         moved = x - length * step
         new = residual(moved)
         good = (_dot(step, new) >= 0) | (_norm(new) <= best / 2)
-        pending = wanted & ~good & (length > _SHORTEST_STEP)
+        pending = moving & ~good & (length > _SHORTEST_STEP)
         if not pending.any():
-            accepted = wanted & good
+            accepted = moving & good
             return accepted, torch.where(accepted, moved, x), torch.where(accepted, new, r)
         length = torch.where(pending, length / 2, length)
 

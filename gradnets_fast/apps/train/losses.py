@@ -46,8 +46,8 @@ def nearest_module_loss(network: nn.GradNetM, x: Tensor, g: Tensor, ranks: Ranks
         nearest = ranks.mean(distances.min(-1).values.mean(), len(x)).clamp(min=torch.finfo(distances.dtype).tiny)
         nearness = (-distances / nearest).softmax(-1)
         potentials = network.module_potentials(x)
-    shares = (network.sharpness.exp() * potentials + network.offset).softmax(-1)
-    f = (shares.unsqueeze(-1) * gradients.detach()).sum(-2) + common.detach()
+    weights = (network.sharpness.exp() * potentials + network.offset).softmax(-1)
+    f = (weights.unsqueeze(-1) * gradients.detach()).sum(-2) + common.detach()
     error = mean_squared_error(f, g)
     return (nearness * distances).sum(-1).mean() + error, error.detach()
 

@@ -77,7 +77,7 @@ class InMemory:
             seed = (self._seed * 1_000_003 + epoch + 1) % 2**63
             order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
             self._order = (epoch, order.to(self.x.device))
-        rows = self._ranks.share(self._order[1][index * self.batch_size : (index + 1) * self.batch_size])
+        rows = self._ranks.own_rows(self._order[1][index * self.batch_size : (index + 1) * self.batch_size])
         return self.x[rows], self.g[rows]
 
     def state(self, step: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Ranks:
     size: int = 1
     restarts: int = 0
 
-    def share(self, rows: Tensor) -> Tensor:
+    def own_rows(self, rows: Tensor) -> Tensor:
         """This process's rows of a batch: the batch in `size` parts, equal to a row."""
         return rows.tensor_split(self.size)[self.rank]
 

@@ -130,10 +130,10 @@ class _ParquetShard(Shard):
             schema = footer.schema.to_arrow_schema()
         names = table_columns(path, schema.names)
         for name in (*names[0], *names[1]):
-            kind = schema.field(name).type
-            if not (types.is_floating(kind) or types.is_integer(kind)):
+            column_type = schema.field(name).type
+            if not (types.is_floating(column_type) or types.is_integer(column_type)):
                 fix = "save it as float32"
-                raise ValueError(message("stream", f"{path}: column {name}", "floats or integers", kind, fix))
+                raise ValueError(message("stream", f"{path}: column {name}", "floats or integers", column_type, fix))
         return cls(path, len(names[0]), _groups(footer), names)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
