@@ -11,17 +11,16 @@ def main() -> None:
     try:
         from .apps.cli import run
     except Exception as error:  # a broken torch raises whatever it comes to
-        if arguments[:1] != ["doctor"]:
-            lacking = _lacking(error)
-            if lacking is None:
-                raise
-            print(f"gradnets-fast: {lacking}; gradnets-fast doctor says more", file=sys.stderr)
-            sys.exit(2)
-    else:
-        sys.exit(run())
-    from .apps.doctor import command
+        lacking = _lacking(error)
+        if arguments[:1] == ["doctor"]:
+            from .apps.doctor import command
 
-    sys.exit(command.main(arguments[1:]))
+            sys.exit(command.main(arguments[1:], lacking or f"{type(error).__name__}: {error}"))
+        if lacking is None:
+            raise
+        print(f"gradnets-fast: {lacking}; gradnets-fast doctor says more", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(run())
 
 
 def _lacking(error: Exception) -> str | None:

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from packaging.requirements import Requirement
 
 from few_kernels import FEW, archive
 from gradnets_fast import __version__
-from gradnets_fast.apps.doctor import (
-    FAILURE,
-    GROUPS,
-    NOTE,
-    OK,
-    WARNING,
-    Check,
-    Group,
-    Request,
-    compilation,
-    examination,
-    gpu,
-    processor,
-    requirements,
-    software,
-)
+from gradnets_fast.apps.doctor import compilation, examination, gpu, processor, software
+from gradnets_fast.apps.doctor.examination import FAILURE, GROUPS, NOTE, OK, WARNING, Check, Group, Request
 from gradnets_fast.kernels import prebuilt
-from test_doctor import quick
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("max 100000", 64), ("150000 100000", 2), ("20000 100000", 1)])
@@ -43,99 +27,32 @@ def test_the_quota_of_a_container_counts(
     assert processor.available_cores(tmp_path / "cpu.max") == cores
 
 
-DRIVER = """
-#include <stdlib.h>
-int cuInit(unsigned flags) { (void)flags; return atoi(getenv("RESULT")); }
-int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
-int cuGetErrorName(int result, const char **name) {
-    *name = result == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH";
-    return 0;
-}
-"""
-
-
-@pytest.fixture(name="library", scope="module")
-def _library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stands for the driver's, where there is none; its start gives the variable RESULT."""
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "driver.c").write_text(DRIVER)
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler is not None
-    library = folder / "libcuda.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "driver.c"], check=True)
-    return library
-
-
-@pytest.mark.parametrize(
-    ("result", "status", "finding"),
-    [
-        ("0", OK, "up to 12.4"),
-        ("100", NOTE, "CUDA_ERROR_NO_DEVICE"),
-        ("803", FAILURE, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"),
-    ],
-)
-def test_a_driver_is_asked_for_its_version_and_started(
-    result: str, status: str, finding: str, library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RESULT", result)
-    check = gpu.of_driver(gpu.driver(str(library)), "12.4", in_kernel=True)
-    assert check.status == status
-    assert finding in check.finding
-    assert check.advice or status != FAILURE
-
-
-def test_a_driver_that_works_beside_a_torch_that_sees_no_gpu_is_noticed(library: Path) -> None:
-    found = quick(LD_LIBRARY_PATH=str(library.parent), RESULT="0")
-    assert "CUDA up to 12.4" in found["driver"]["finding"]
-    # Of a torch for CUDA the GPUs are hidden.
-    assert found["GPUs"]["status"] == (WARNING if torch.version.cuda is None else NOTE)
-
-
 def test_a_driver_that_a_container_lacks_is_a_failure() -> None:
-    check = gpu.of_driver(gpu.driver("libno-such-driver.so.1"), "12.4", in_kernel=True)
-    assert check.status == FAILURE
-    assert "docker run --gpus all" in check.advice
-
-
-AGES = [
-    ((12, 8), "12.8", OK),
-    ((13, 0), "12.8", OK),
-    ((12, 4), "12.8", NOTE),
-    ((12, 8), "13.0", FAILURE),
-    ((12, 8), None, OK),
-]
-
-
-@pytest.mark.parametrize(("version", "cuda", "status"), AGES)
-def test_a_driver_older_than_torch_is_noticed(version: tuple[int, int], cuda: str | None, status: str) -> None:
-    check = gpu.of_age(version, cuda)
-    assert check.status == status
-    assert bool(check.advice) == (status != OK)
-
-
-WORKS, LACKS, FAILS = gpu.Driver((12, 8)), gpu.Driver(None, "no such file"), gpu.Driver((12, 8), "CUDA_ERROR_UNKNOWN")
+    assert gpu.of_driver("580.65", True).status == OK
+    assert gpu.of_driver(None, False).status == NOTE
+    lacking = gpu.of_driver(None, True)
+    assert (lacking.status, "docker run --gpus all" in lacking.advice) == (FAILURE, True)
 
 
 @pytest.mark.parametrize(
-    ("driver", "cuda", "visible", "wanted", "status", "finding"),
+    ("asked", "driver", "cuda", "visible", "status", "advice"),
     [
-        (LACKS, None, None, None, NOTE, "built for the CPU"),
-        (WORKS, None, None, None, WARNING, "built for the CPU"),
-        (LACKS, None, None, "cuda", FAILURE, "built for the CPU"),
-        (WORKS, "12.8", "", None, NOTE, "CUDA_VISIBLE_DEVICES is ''"),
-        (WORKS, "12.8", "-1", "cuda", FAILURE, "CUDA_VISIBLE_DEVICES is '-1'"),
-        (LACKS, "12.8", None, None, NOTE, "the driver gives it none"),
-        (FAILS, "12.8", "0", "cuda:0", FAILURE, "the driver gives it none"),
-        (WORKS, "12.8", "0,1", None, FAILURE, "though the driver works"),
+        (False, None, None, None, NOTE, ""),
+        (True, None, None, None, FAILURE, "pytorch.org"),
+        (False, "580.65", None, None, WARNING, "pytorch.org"),
+        (False, "580.65", "13.0", None, FAILURE, "update the driver"),
+        (False, "580.65", "13.0", "", NOTE, "unset CUDA_VISIBLE_DEVICES"),
+        (True, "580.65", "13.0", "-1", FAILURE, "unset CUDA_VISIBLE_DEVICES"),
     ],
 )
 def test_why_torch_sees_no_gpu(
-    driver: gpu.Driver, cuda: str | None, visible: str | None, wanted: str | None, status: str, finding: str
+    asked: bool, driver: str | None, cuda: str | None, visible: str | None, status: str, advice: str
 ) -> None:
-    check = gpu.why_none(driver, cuda, None, visible, wanted)
+    check = gpu.why_none("RuntimeError: No CUDA GPUs are available", asked, driver, cuda, visible)
     assert check.status == status
-    assert finding in check.finding
-    assert check.advice or status == NOTE
+    assert check.finding.startswith("torch sees none: RuntimeError: No CUDA GPUs are available")
+    assert advice in check.advice
+    assert bool(advice) == bool(check.advice)
 
 
 def _ahead_of_time() -> Check:
@@ -150,9 +67,8 @@ def test_kernels_compiled_ahead_of_time_are_counted_and_a_broken_file_is_noticed
 ) -> None:
     file = archive(tmp_path_factory)
     monkeypatch.setattr(prebuilt, "PATH", file)
-    count = len(FEW)
     assert _ahead_of_time().status == OK
-    assert f"{count} for sm_80" in _ahead_of_time().finding
+    assert f"{len(FEW)} for sm_80" in _ahead_of_time().finding
     with monkeypatch.context() as without:
         without.setattr(compilation._triton, "_why_not_installed", lambda: "triton cannot be imported")
         assert (_ahead_of_time().status, "triton cannot be" in _ahead_of_time().finding) == (NOTE, True)
@@ -160,8 +76,7 @@ def test_kernels_compiled_ahead_of_time_are_counted_and_a_broken_file_is_noticed
     assert _ahead_of_time().finding.endswith("not used: GRADNETS_FAST_PREBUILT is 0")
     (tmp_path / "broken.zip").write_text("no archive")
     monkeypatch.setattr(prebuilt, "PATH", tmp_path / "broken.zip")
-    assert _ahead_of_time().status == WARNING
-    assert "pip install" in _ahead_of_time().advice
+    assert (_ahead_of_time().status, "pip install" in _ahead_of_time().advice) == (WARNING, True)
     monkeypatch.undo()
     assert _ahead_of_time().status == (OK if prebuilt.PATH.is_file() else NOTE)
 
@@ -201,7 +116,7 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
         raise LookupError("lost")
 
     monkeypatch.setattr(software, "CHECKS", (_of_something, software._python))
-    broken, sound = GROUPS[0].checks(Request())
+    broken, sound, _ = GROUPS[0].checks(Request())
     assert (broken.name, broken.status) == ("of something", FAILURE)
     assert "LookupError: lost" in broken.finding
     assert broken.advice == examination.ISSUE
@@ -209,18 +124,19 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_extra_that_is_missing_or_too_old_is_noticed() -> None:
-    found, missing = requirements.Requirement("torch", ">=2.6"), requirements.Requirement("no-such-package")
-    assert software._extra("x", [found]).status == OK
-    assert "no-such-package" in software._extra("x", [found, missing]).finding
-    assert software._extra("x", [missing]).status == NOTE
-    old = software._extra("x", [requirements.Requirement("torch", ">=99")])
-    assert (old.status, old.advice) == (WARNING, "pip install 'gradnets_fast[x]'")
+    found, missing, old = map(Requirement, ("torch>=2.6", "no-such-package", "torch>=99"))
+    assert software.of_extra("x", [found]).status == OK
+    assert software.of_extra("x", [found, missing]).finding == "no-such-package not installed"
+    assert software.of_extra("x", [missing]).status == NOTE
+    check = software.of_extra("x", [old, missing])
+    assert (check.status, check.advice) == (WARNING, "pip install 'gradnets_fast[x]'")
+    assert "torch>=99 is needed" in check.finding
 
 
-def test_every_extra_of_this_installation_is_examined() -> None:
-    found = {check.name for check in GROUPS[0].checks(Request())}
-    for extra in requirements.requirements("gradnets_fast"):
-        assert (f"extra {extra}" in found) == (extra not in ("", "test", "dev", "triton"))
+def test_extras_that_an_extra_names_are_followed_and_markers_are_heeded() -> None:
+    lines = ["torch", "rich>=13; extra == 'train'", "gradnets-fast[train]; extra == 'all'"]
+    lines += ["grain; python_version < '3' and extra == 'all'"]
+    assert [str(r) for r in software.needed_by("all", list(map(Requirement, lines)))] == ['rich>=13; extra == "train"']
 
 
 @pytest.mark.parametrize(("label", "status"), [("", OK), ("+cu13", OK), (".1", WARNING)])

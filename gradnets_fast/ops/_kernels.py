@@ -1,9 +1,11 @@
-"""What all callers of kernels/ share: its files, which import triton, once they are needed; and the kind of a GPU."""
+"""What all callers of kernels/ share: its files, which import triton, once they are needed; GPUs; Triton's cache."""
 
 from __future__ import annotations
 
 import importlib
+import os
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -20,3 +22,9 @@ def capability_of(device: int) -> int:
     """10 · major + minor."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def cache_folder() -> Path:
+    """The folder where Triton keeps what it has compiled."""
+    home = Path(os.environ.get("TRITON_HOME") or Path.home()) / ".triton" / "cache"
+    return Path(os.environ.get("TRITON_CACHE_DIR") or home)

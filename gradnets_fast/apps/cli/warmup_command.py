@@ -20,8 +20,8 @@ from ...backend import use_backend
 from ...errors import check_choice, check_positive, message
 from ...explanation import explain
 from ...nn.modular import COMBINATIONS
-from ..doctor.check import joined
-from ..doctor.compilation import cache_folder
+from ...ops._kernels import cache_folder
+from ..doctor.examination import joined
 from ..train.checkpoint import SETTINGS_FILE, load_checkpoint, load_settings
 from ..train.ranks import device_of
 from ..train.settings import ARCHITECTURES, PRECISIONS, Settings

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 
-from .examination import Request, examine, why_no_torch
+from .examination import Request, examine
 from .report import report
 
 SUMMARY = "Say what is installed, whether it works, and what to do where it does not."
@@ -14,41 +15,27 @@ DEVICE = "Test the backends on this alone: cpu, cuda or cuda:1. (default: the CP
 JSON = "Write JSON: the same checks, with group, name, status, finding and advice."
 
 
-def run(device: str | None, as_json: bool) -> int:
-    """Examines everything and writes the report; returns the exit code.
+def run(device: str | None, as_json: bool, lacking: str | None = None) -> int:
+    """Examine everything and write the report; return the exit code.
+
+    lacking: why the other commands cannot start.
 
     Raises:
-        ValueError: a device of no name that is known here.
+        ValueError: the device is neither a CPU nor an NVIDIA GPU by its name.
     """
-    return report(examine(Request(checked(device))), as_json)
+    if device is not None and not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
+        expected, fix = "cpu, cuda or cuda with a number", "for example --device cuda:1"
+        raise ValueError(f"doctor: device: expected {expected}, got {device}; {fix}")
+    return report(examine(Request(device, lacking)), as_json)
 
 
-def checked(device: str | None) -> str | None:
-    """The device, if it is a CPU or an NVIDIA GPU by its name."""
-    if device is None or why_no_torch() is not None:
-        return device
-    import torch
-
-    from ...errors import message
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(
-            message("doctor", "device", "cpu, cuda or cuda with a number", device, "for example --device cuda:1")
-        )
-    return device
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Reads the options and runs; returns the exit code."""
+def main(arguments: Sequence[str], lacking: str) -> int:
+    """Read the options and run; return the exit code."""
     parser = argparse.ArgumentParser("gradnets-fast doctor", description=SUMMARY, epilog=DETAILS, allow_abbrev=False)
     parser.add_argument("--device", help=DEVICE)
     parser.add_argument("--json", action="store_true", help=JSON)
     options = parser.parse_args(arguments)
     try:
-        return run(options.device, options.json)
+        return run(options.device, options.json, lacking)
     except ValueError as error:
         parser.exit(2, f"gradnets-fast: {error}\n")

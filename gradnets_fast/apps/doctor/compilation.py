@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...ops import _cpp, _prebuilt, _triton
-from ...ops._kernels import kernel_module
-from .check import FAILURE, NOTE, OK, WARNING, Check
-from .examination import Request, has_kernels
+from ...ops._kernels import cache_folder, kernel_module
+from .examination import FAILURE, NOTE, OK, WARNING, Check, Request, has_kernels
 from .software import HOME
 
 _LEAST_SPACE = 256 * 2**20
 _SOURCE = "#include <Python.h>\nint answer(void) { return PY_VERSION_HEX != 0; }\n"
-"""As what Triton compiles when it first starts: it includes Python's header."""
+"""A program that includes Python's header, as does the one that Triton compiles when it first starts."""
 
 
 def _triton_itself(request: Request) -> Iterator[Check]:
@@ -29,9 +28,8 @@ def _triton_itself(request: Request) -> Iterator[Check]:
         yield Check("triton", OK, importlib.import_module("triton").__version__)
         return
     advice = "pip install --upgrade 'gradnets_fast[triton]'" if needed or "later" in reason else ""
-    status = WARNING if needed else NOTE
-    what = "GPU tensors take the reference" if needed else "only a GPU would need it"
-    yield Check("triton", status, f"{reason.partition('; install')[0]}; {what}", advice)
+    effect = "GPU tensors take the reference" if needed else "only a GPU would need it"
+    yield Check("triton", WARNING if needed else NOTE, f"{reason.partition('; install')[0]}; {effect}", advice)
 
 
 def _kernels(request: Request) -> Iterator[Check]:
@@ -60,21 +58,12 @@ def _compiler(request: Request) -> Iterator[Check]:
 def _fault_of(command: str) -> str | None:
     """Why a compiler cannot make a module of Python; None if it can."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "probe.c"
+        source, library = Path(folder, "probe.c"), Path(folder, "probe.so")
         source.write_text(_SOURCE, encoding="utf-8")
-        options = [
-            "-O3",
-            "-shared",
-            "-fPIC",
-            f"-I{sysconfig.get_path('include')}",
-            "-o",
-            str(source.with_suffix(".so")),
-        ]
+        options = ["-O3", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}", "-o", str(library), str(source)]
         try:
-            # As Triton does, which takes CC for the name of one program.
-            run = subprocess.run(
-                [command, str(source), *options], capture_output=True, text=True, timeout=60, check=False
-            )
+            # Triton too takes CC for the name of one program.
+            run = subprocess.run([command, *options], capture_output=True, text=True, timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     if run.returncode == 0:
@@ -83,15 +72,10 @@ def _fault_of(command: str) -> str | None:
     return errors[0] if errors else f"exit code {run.returncode}"
 
 
-def cache_folder() -> Path:
-    """Where Triton keeps what it has compiled."""
-    home = Path(os.environ.get("TRITON_HOME") or Path.home()) / ".triton" / "cache"
-    return Path(os.environ.get("TRITON_CACHE_DIR") or home)
-
-
 def _cache(request: Request) -> Iterator[Check]:
-    folder, broken = cache_folder(), FAILURE if request.needs_kernels() else WARNING
-    yield writable("Triton's cache", folder, broken, "export TRITON_CACHE_DIR=… with a folder of your own")
+    broken = FAILURE if request.needs_kernels() else WARNING
+    advice = "export TRITON_CACHE_DIR=… with a folder of your own"
+    yield writable("Triton's cache", cache_folder(), broken, advice)
 
 
 def _table(request: Request) -> Iterator[Check]:
@@ -100,10 +84,9 @@ def _table(request: Request) -> Iterator[Check]:
     name, configuration = "tuned table", kernel_module("configuration")
     file = configuration.tuned_table()
     if not file.is_file():
+        advice = "export GRADNETS_FAST_TABLE=… with a file in a folder of your own"
+        folder = writable(name, file.parent, WARNING, advice)
         finding = f"none, so that the package's tiles are used; it would be {file}"
-        folder = writable(
-            name, file.parent, WARNING, "export GRADNETS_FAST_TABLE=… with a file in a folder of your own"
-        )
         yield folder if folder.status != OK else Check(name, OK, finding)
         return
     try:
@@ -142,18 +125,13 @@ def _ahead_of_time(request: Request) -> Iterator[Check]:
         return
     usable, text = kernel_module("prebuilt").status()
     name = "ahead-of-time kernels"
-    if not usable:
-        # A file that is there and refused names what to do.
-        broken = "reinstall" in text
-        advice = "pip install --force-reinstall --no-deps gradnets_fast" if broken else ""
-        finding = text if broken else f"{text}: each kernel is compiled when it first runs on a GPU"
-        yield Check(name, WARNING if broken else NOTE, finding, advice)
-        return
-    reason = _cpp.why_unavailable() or _triton._why_not_installed() or _prebuilt.why_not(0)
-    if reason is not None:
-        yield Check(name, NOTE, f"{text}; not used: {reason}")
+    if not usable and "reinstall" in text:  # a file that is there and refused names what to do
+        yield Check(name, WARNING, text, "pip install --force-reinstall --no-deps gradnets_fast")
+    elif not usable:
+        yield Check(name, NOTE, f"{text}: each kernel is compiled when it first runs on a GPU")
     else:
-        yield Check(name, OK, text)
+        reason = _cpp.why_unavailable() or _triton._why_not_installed() or _prebuilt.why_not(0)
+        yield Check(name, NOTE, f"{text}; not used: {reason}") if reason else Check(name, OK, text)
 
 
 CHECKS = (_triton_itself, _kernels, _compiler, _cache, _table, _ahead_of_time)

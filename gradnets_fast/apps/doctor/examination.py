@@ -1,4 +1,4 @@
-"""The groups of checks, in the order of the report, and the loop over them that no failure stops."""
+"""A finding, the groups of checks in the order of the report, and the loop over them that no failure stops."""
 
 from __future__ import annotations
 
@@ -9,12 +9,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .check import FAILURE, NOTE, Check
-
 if TYPE_CHECKING:
     import torch
 
+STATUSES = OK, NOTE, WARNING, FAILURE = ("ok", "note", "warning", "failure")
+"""As it should be; worth knowing; slower or riskier than it could be; broken."""
 ISSUE = "report this with the whole output of gradnets-fast doctor"
+REINSTALL = "install it anew: pip install --force-reinstall --no-deps gradnets_fast"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A finding.
+
+    Attributes:
+        name: what was looked at.
+        status: one of STATUSES.
+        finding: what is there.
+        advice: a command or setting that mends it; empty if nothing is to be done.
+    """
+
+    name: str
+    status: str
+    finding: str
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -23,9 +41,11 @@ class Request:
 
     Attributes:
         device: "cpu", "cuda" or "cuda:1" for the self-test on that alone; None for the CPU and the first GPU.
+        lacking: why the other commands cannot start; None if they can.
     """
 
     device: str | None = None
+    lacking: str | None = None
 
     def devices(self) -> list[torch.device]:
         """Where the self-test runs."""
@@ -40,8 +60,8 @@ class Request:
         """Whether there is a GPU that the Triton kernels should run on."""
         import torch
 
-        of_nvidia = torch.cuda.is_available() and torch.version.hip is None
-        return of_nvidia and any(device.type == "cuda" for device in self.devices())
+        nvidia = torch.cuda.is_available() and torch.version.hip is None
+        return nvidia and any(device.type == "cuda" for device in self.devices())
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,7 @@ class Group:
     Attributes:
         title: its heading.
         module: the file of this folder whose CHECKS it runs: functions of a request that yield checks.
-        needs_torch: whether that file can be imported without torch.
+        needs_torch: whether that file can be imported only where torch can.
     """
 
     title: str
@@ -59,14 +79,17 @@ class Group:
     needs_torch: bool = True
 
     def checks(self, request: Request) -> Iterator[Check]:
-        """What it finds; an exception is a finding too."""
+        """What the group finds; an exception is a finding too."""
         try:
             functions = importlib.import_module(f".{self.module}", __package__).CHECKS
         except Exception as error:
             yield _broken(self.title, error)
             return
         for function in functions:
-            yield from _guarded(function.__name__.strip("_").replace("_", " "), function, request)
+            try:
+                yield from function(request)
+            except Exception as error:
+                yield _broken(function.__name__.strip("_").replace("_", " "), error)
 
 
 GROUPS = (
@@ -82,18 +105,17 @@ GROUPS = (
 def examine(request: Request) -> Iterator[tuple[Group, Iterable[Check]]]:
     """Each group, and its checks as they are made."""
     for group in GROUPS:
-        reason = why_no_torch() if group.needs_torch else None
-        if reason is None:
-            yield group, group.checks(request)
-        else:
+        if group.needs_torch and why_no_torch() is not None:
             yield group, [Check(group.title, NOTE, "not examined, as torch cannot be imported")]
+        else:
+            yield group, group.checks(request)
 
 
 def why_no_torch() -> str | None:
     """Why torch cannot be imported; None if it can."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without numpy it warns, of what is a check of its own
+            warnings.simplefilter("ignore")  # torch warns where numpy is missing, which only some commands need
             importlib.import_module("torch")
     except Exception as error:  # a broken installation raises whatever it comes to
         return described(error)
@@ -105,18 +127,19 @@ def has_kernels() -> bool:
     return importlib.util.find_spec("...kernels", __package__) is not None
 
 
+def joined(names: list[str], last: str = "and") -> str:
+    """Names as a sentence lists them.
+
+    >>> joined(["a"]), joined(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def described(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _guarded(name: str, function: object, request: Request) -> Iterator[Check]:
-    assert callable(function)
-    try:
-        yield from function(request)
-    except Exception as error:
-        yield _broken(name, error)
 
 
 def _broken(name: str, error: BaseException) -> Check:

@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ... import functional
+from ... import functional, reference
 from ...backend import BACKENDS, ENVIRONMENT_VARIABLE, why_not
-from ..bench import draws, operators, verification
-from ..bench.cases import Case, Problem
-from ..bench.contenders import by_backend
-from .check import FAILURE, NOTE, OK, Check
-from .examination import ISSUE, Request, described
+from .examination import FAILURE, ISSUE, NOTE, OK, Check, Request, described
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+SIZES = ((33, 5, 17, 2), (4, 3, 8, 1))
+"""Batch, d, h, layers or modules: one beyond a small batch, with a remainder to every vector and tile; one small."""
+_SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "ridge": ({"basis": ("tanh", "softplus")}, {"basis": ("silu",)}),
+    "softmax_modules": ({}, {}),
+    "transformed_modules": ({"basis": "softplus", "transform": "log"}, {"basis": "tanh", "transform": "half_square"}),
+}
+"""Each family's functions, at each size."""
+_DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "W": lambda t: t / t.shape[-1] ** 0.5,
+    "scale": lambda t: t.sigmoid() + 0.5,
+    "coef": lambda t: t / 2,
+    "temperature": lambda t: t.abs() + 0.1,
+    "weight": lambda t: t / 16,
+}
+"""Arguments made of normal numbers, where those themselves would make f large or steep."""
 
-
-@dataclass(frozen=True)
-class Size:
-    """Shapes and settings of every operator's case.
-
-    Attributes:
-        shape: (batch, d, h).
-        depth: layers, or modules.
-        basis: of a cascade.
-        transformed: basis and transform of transformed modules.
-    """
-
-    shape: tuple[int, int, int]
-    depth: int
-    basis: tuple[str, ...]
-    transformed: tuple[str, str]
-
-    def case(self, operator: str, dtype: str) -> Case:
-        """That of an operator."""
-        family = draws.family(operator)
-        basis = {"ridge": self.basis, "transformed_modules": self.transformed[:1]}.get(family, ())
-        transform = self.transformed[1] if family == "transformed_modules" else ""
-        batch, d, h = self.shape
-        return operators.named(operator, self.depth, basis, transform, dtype)(batch=batch, d=d, h=h)
-
-
-SIZES = (
-    Size((33, 5, 17), 2, ("tanh", "softplus"), ("softplus", "log")),
-    Size((4, 3, 8), 1, ("silu",), ("tanh", "half_square")),
-)
-"""One beyond a small batch, with a remainder to every vector and tile; and one that is small."""
+Case = tuple[str, int]
+"""An operator, and its size's place in SIZES."""
+Results = dict[str, Tensor]
 
 
 def _self_test(request: Request) -> Iterator[Check]:
@@ -66,81 +51,119 @@ def _self_test(request: Request) -> Iterator[Check]:
 
 
 def of_backend(backend: str, devices: list[torch.device]) -> Iterator[Check]:
-    """A check for each dtype that it takes, on the first of the devices where it runs."""
+    """A check for each dtype that a backend takes, on the first of the devices where it runs."""
     refusals = {device: why_not(backend, device, torch.float32) for device in devices}
     device = next((device for device, refusal in refusals.items() if refusal is None), None)
     if device is None:
         yield Check(f"all of {backend}", NOTE, f"not run: {refusals[devices[-1]]}")
         return
-    for dtype in DTYPES:
-        if why_not(backend, device, getattr(torch, dtype)) is None:
-            yield _of_dtype(backend, dtype, device)
+    # Triton's interpreter takes a minute for what its kernels do in no time.
+    sizes = (1,) if backend == "triton" and device.type == "cpu" else (0, 1)
+    for name in DTYPES:
+        if why_not(backend, device, getattr(torch, name)) is None:
+            yield of_cases([(operator, i) for i in sizes for operator in functional.__all__], backend, name, device)
 
 
-@dataclass
-class _Tally:
-    """What cases have come to."""
-
-    cases: int = 0
-    largest: float = 0.0
-    worst: str = ""
-    faults: list[str] = field(default_factory=list)
-
-    def add(self, case: Case, error: float, fault: str | None) -> None:
-        self.cases += 1
-        if not error <= self.largest:
-            self.largest, self.worst = error, case.label
-        if fault is not None:
-            self.faults.append(f"{case.label}: {fault}")
-
-    def error(self) -> str:
-        """The largest error, in units of the largest exact value."""
-        return f"largest relative error {self.largest:.1e} in {self.worst}" if self.worst else "no error at all"
-
-
-def _of_dtype(backend: str, dtype: str, device: torch.device) -> Check:
-    tally, interpreted = _Tally(), backend == "triton" and device.type == "cpu"
-    # The interpreter takes a minute for what the kernels do in no time.
-    for case in cases(dtype, SIZES[-1:] if interpreted else SIZES):
-        try:
-            tally.add(case, *_error_and_fault(case, backend, device))
-        except Exception as error:
-            tally.add(case, float("inf"), described(error))
-    name, where = f"{backend} {dtype}", "" if device.type == "cpu" else f" on {device}"
+def of_cases(cases: Sequence[Case], backend: str, name: str, device: torch.device) -> Check:
+    """Whether a backend is right in all these cases, in the dtype of this name."""
+    where, errors, faults = "" if device.type == "cpu" else f" on {device}", [], []
     if backend == "triton":
-        where += " in Triton's interpreter" if interpreted else ", compiled where the cache had none"
-    if not tally.faults:
-        finding = f"{tally.cases} cases right{where}; {tally.error()}"
-        return Check(name, OK, finding)
-    more = f", and {len(tally.faults) - 1} more" if len(tally.faults) > 1 else ""
-    finding = f"{len(tally.faults)} of {tally.cases} cases wrong{where}: {tally.faults[0]}{more}"
+        where += " in Triton's interpreter" if device.type == "cpu" else ", compiled where the cache had none"
+    for case in cases:
+        label = f"{case[0]} {'x'.join(map(str, SIZES[case[1]]))}"
+        try:
+            errors.append((_error(case, backend, getattr(torch, name), device), label))
+        except Exception as error:
+            faults.append(f"{label}: {error if isinstance(error, _WrongError) else described(error)}")
+    if not faults:
+        largest, worst = max(errors)
+        finding = f"{len(cases)} cases right{where}; largest relative error {largest:.1e} in {worst}"
+        return Check(f"{backend} {name}", OK, finding)
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    finding = f"{len(faults)} of {len(cases)} cases wrong{where}: {faults[0]}{more}"
     meanwhile = "" if backend == "reference" else f"; meanwhile: export {ENVIRONMENT_VARIABLE}=reference"
-    return Check(name, FAILURE, finding, ISSUE + meanwhile)
+    return Check(f"{backend} {name}", FAILURE, finding, ISSUE + meanwhile)
 
 
-def cases(dtype: str, sizes: Sequence[Size]) -> Iterator[Case]:
-    """Every operator at each size."""
-    for size in sizes:
-        for operator in functional.__all__:
-            yield size.case(operator, dtype)
+class _WrongError(Exception):
+    """A result that errs by more than the rule allows."""
+
+
+def _error(case: Case, backend: str, dtype: torch.dtype, device: torch.device) -> float:
+    """The largest error of f and its gradients, in units of the largest exact value.
+
+    Raises:
+        _WrongError: a tensor's error is more than twice eager PyTorch's, plus 8 units in the last place of the largest
+            value; in float64, where eager's error reads 0, plus 64.
+    """
+    tensors, exact, eager = _expected(case, dtype, device)
+    function = _function(functional, case, backend=backend)
+    with nullcontext() if backend == "cpp" else _one_thread():
+        got = _results(function, tensors, dtype)
+        with torch.no_grad():
+            got["f without gradients"] = function(**tensors)
+    eps, largest = torch.finfo(dtype).eps, max(t.abs().max().item() for t in exact.values())
+    floor, worst = (64 if dtype == torch.float64 else 8) * eps * largest, 0.0
+    for name, result in got.items():
+        truth, theirs = (expected[name if name in expected else "f"] for expected in (exact, eager))
+        if result.shape != truth.shape:
+            raise _WrongError(f"{name}: shape {tuple(result.shape)}, not {tuple(truth.shape)}")
+        error, eager_error = ((t.double() - truth).abs().max().item() for t in (result, theirs))
+        allowed = 2 * min(eager_error, eps**0.5 * largest) + floor
+        if not error <= allowed:
+            raise _WrongError(f"{name}: error {error:.2g}, at most {allowed:.2g} allowed")
+        worst = max(worst, error / largest)
+    return worst
 
 
 @lru_cache(maxsize=None)
-def _expected(case: Case, device: torch.device) -> tuple[Problem, Tensor, list[Tensor], list[Tensor]]:
-    """The tensors of a case, all its rows, and what float64 and eager PyTorch make of them."""
+def _expected(case: Case, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, Tensor], Results, Results]:
+    """The tensors of a case, and what float64 and eager PyTorch make of them."""
+    tensors, function = _tensors(case, dtype, device), _function(reference, case)
     with _one_thread():
-        problem = case.problem(device)
-        rows = torch.arange(len(problem.g), device=device)
-        return problem, rows, verification.exact(problem, rows), verification.yardstick(problem, rows)
+        exact = _results(function, {name: t.double() for name, t in tensors.items()}, dtype)
+        return tensors, exact, _results(function, tensors, dtype)
 
 
-def _error_and_fault(case: Case, backend: str, device: torch.device) -> tuple[float, str | None]:
-    problem, rows, exact, eager = _expected(case, device)
-    with nullcontext() if backend == "cpp" else _one_thread():
-        got = verification.results(by_backend(backend, problem), problem, rows)
-    names = [*"xv"[: len(problem.points)], *problem.parameters]
-    fault = verification.fault(got, eager, exact, problem.eps, names)
-    return verification.relative_error(got, exact), fault
+def _results(function: Callable[..., Tensor], tensors: dict[str, Tensor], dtype: torch.dtype) -> Results:
+    """f, and the gradients of <g, f> for a random g of this dtype."""
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    f = function(**leaves)
+    # A sixteenth, for sums over the batch to fit into float16.
+    g = torch.randn(f.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).div(16).to(dtype).to(f)
+    gradients = torch.autograd.grad(f, list(leaves.values()), g, materialize_grads=True)
+    return {"f": f.detach(), **{f"gradient of {name}": d for name, d in zip(leaves, gradients)}}
+
+
+def _family(operator: str) -> str:
+    return next(family for family in _SETTINGS if operator.startswith(family))
+
+
+def _function(module: Any, case: Case, **options: Any) -> Callable[..., Tensor]:
+    """The case's operator in `functional` or `reference`, as a function of its tensors by name."""
+    return partial(getattr(module, case[0]), **_SETTINGS[_family(case[0])][case[1]], **options)
+
+
+def _tensors(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """The operator's tensors by name, from a fixed seed."""
+    (operator, position), generator = case, torch.Generator().manual_seed(0)
+    family, (batch, d, h, depth) = _family(operator), SIZES[position]
+    shapes = {
+        **dict.fromkeys(("x", "v"), (batch, d)),
+        "W": (h, d) if family == "ridge" else (depth, h, d),
+        **dict.fromkeys(("scale", "shift", "b"), (depth, h)),
+        "coef": (depth, len(_SETTINGS[family][position].get("basis", ())), h),
+        **dict.fromkeys(("temperature", "positive", "negative", "weight"), (depth,)),
+        "bias": (d,),
+    }
+    # Users of mixed precision have vectors in float32, and for f itself in 16 bits too.
+    mixed, tensors = torch.finfo(dtype).bits == 16 and operator != family, {}
+    for name in inspect.signature(getattr(reference, operator)).parameters:
+        if name in shapes:
+            normal = torch.randn(shapes[name], generator=generator, dtype=torch.float64)
+            drawn = _DRAWS[name](normal) if name in _DRAWS else normal
+            tensors[name] = drawn.to(device, torch.float32 if mixed and name not in ("x", "v", "W") else dtype)
+    return tensors
 
 
 @contextmanager

@@ -9,53 +9,37 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 from ... import __version__
-from .check import FAILURE, NOTE, OK, WARNING, Check, joined, numbers
-from .examination import Request, described, why_no_torch
-from .requirements import Requirement, requirements
+from .examination import FAILURE, NOTE, OK, REINSTALL, WARNING, Check, Request, joined, why_no_torch
 
 NAME = "gradnets_fast"
 HOME = Path(__file__).resolve().parents[2]
-LOWEST_PYTHON, LOWEST_TORCH = (3, 10), (2, 6)
-_NOT_FOR_USERS = ("test", "dev")
-"""Extras of a checkout."""
+_LOWEST_TORCH = "2.6"
+_NOT_LISTED = ("test", "dev", "triton")
+"""Extras of a checkout, and the one that the group Triton examines."""
 
 
 def _python(request: Request) -> Iterator[Check]:
-    finding = f"{platform.python_version()} ({platform.python_implementation()}), {sys.executable}"
-    if sys.version_info < LOWEST_PYTHON:
-        yield Check("python", FAILURE, finding, f"install Python {_dotted(LOWEST_PYTHON)} or later")
-    else:
-        yield Check("python", OK, finding)
-
-
-def _platform(request: Request) -> Iterator[Check]:
-    finding = f"{platform.platform()}, {platform.machine()}"
-    linux = sys.platform == "linux"
+    yield Check("python", OK, f"{platform.python_version()} ({platform.python_implementation()}), {sys.executable}")
+    finding, linux = f"{platform.platform()}, {platform.machine()}", sys.platform == "linux"
     yield Check("platform", OK if linux else NOTE, finding if linux else f"{finding}: the Triton kernels need Linux")
 
 
 def _package(request: Request) -> Iterator[Check]:
-    finding = f"{__version__}, imported from {HOME}"
-    homes = installed_homes()
-    others = [home for home in homes if home != HOME and (home / "__init__.py").is_file()]
+    finding, homes = f"{__version__}, imported from {HOME}", installed_homes()
+    others = [str(home) for home in homes if home != HOME and (home / "__init__.py").is_file()]
     if others:
-        advice = "run from another folder and without PYTHONPATH, or install this one: pip install -e " + str(
-            HOME.parent
-        )
-        yield Check(
-            NAME, WARNING, f"{finding}, which hides the one installed in {joined(list(map(str, others)))}", advice
-        )
+        finding += f", which hides the one installed in {joined(others)}"
+        advice = f"run from another folder and without PYTHONPATH, or install this one: pip install -e {HOME.parent}"
+        yield Check(NAME, WARNING, finding, advice)
     elif HOME not in homes:
-        advice = f"pip install {HOME.parent}"
-        yield Check(
-            NAME, NOTE, f"{finding}, which is not installed: without kernels, unless they were built there", advice
-        )
+        finding += ", which is not installed: without kernels, unless they were built there"
+        yield Check(NAME, NOTE, finding, f"pip install {HOME.parent}")
     elif homes[HOME].partition("+")[0] != __version__:  # +cu13 and the like say what else the wheel brings
-        advice = "install it anew: pip install --force-reinstall --no-deps gradnets_fast"
-        yield Check(NAME, WARNING, f"{finding}, installed as {homes[HOME]}", advice)
+        yield Check(NAME, WARNING, f"{finding}, installed as {homes[HOME]}", REINSTALL)
     else:
         yield Check(NAME, OK, finding)
 
@@ -64,18 +48,11 @@ def installed_homes() -> dict[Path, str]:
     """The folders of the package that installed distributions name, and their versions."""
     found: dict[Path, str] = {}
     for distribution in metadata.distributions(name=NAME):
-        root = _editable_root(distribution)
-        home = Path(str(distribution.locate_file(NAME))) if root is None else root / NAME
-        found.setdefault(home.resolve(), distribution.version)
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        editable = origin.get("dir_info", {}).get("editable")
+        root = Path(unquote(urlparse(origin["url"]).path)) if editable else Path(str(distribution.locate_file("")))
+        found.setdefault((root / NAME).resolve(), distribution.version)
     return found
-
-
-def _editable_root(distribution: metadata.Distribution) -> Path | None:
-    text = distribution.read_text("direct_url.json")
-    content = json.loads(text) if text else {}
-    if not content.get("dir_info", {}).get("editable"):
-        return None
-    return Path(unquote(urlparse(content["url"]).path))
 
 
 def _torch(request: Request) -> Iterator[Check]:
@@ -87,76 +64,59 @@ def _torch(request: Request) -> Iterator[Check]:
         return
     import torch
 
-    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU"
-    finding = f"{torch.__version__}, built {'for ROCm ' + torch.version.hip if torch.version.hip else built}"
-    if numbers(torch.__version__) < LOWEST_TORCH:
-        lowest = _dotted(LOWEST_TORCH)
-        yield Check("torch", FAILURE, f"{finding}; {lowest} or later is needed", f"pip install 'torch>={lowest}'")
+    cuda, hip = torch.version.cuda, torch.version.hip
+    finding = f"{torch.__version__}, built for {f'ROCm {hip}' if hip else f'CUDA {cuda}' if cuda else 'the CPU'}"
+    if torch.__version__ < _LOWEST_TORCH:  # as versions, not as text
+        finding += f"; {_LOWEST_TORCH} or later is needed"
+        yield Check("torch", FAILURE, finding, f"pip install 'torch>={_LOWEST_TORCH}'")
     else:
         yield Check("torch", OK, finding)
 
 
-def _numpy(request: Request) -> Iterator[Check]:
-    try:
-        version = importlib.import_module("numpy").__version__
-    except ModuleNotFoundError:
-        yield Check(
-            "numpy", NOTE, "not installed: only gradnets-fast train and bench, and Triton's interpreter, need it"
-        )
-        return
-    except Exception as error:
-        yield Check("numpy", WARNING, f"cannot be imported: {described(error)}", "pip install --force-reinstall numpy")
-        return
-    if why_no_torch() is None:
-        import torch
-
-        try:
-            torch.zeros(1).numpy()
-        except RuntimeError as error:
-            advice = "pip install --upgrade torch numpy, so that they are of the same time"
-            yield Check("numpy", WARNING, f"{version}, which torch cannot use: {described(error)}", advice)
-            return
-    yield Check("numpy", OK, version)
-
-
 def _extras(request: Request) -> Iterator[Check]:
-    known = requirements(NAME)
-    if not known:
-        yield Check("extras", NOTE, "unknown, as the package is not installed")
-    for extra, needed in known.items():
-        if extra in ("", *_NOT_FOR_USERS, "triton"):  # the group of Triton looks at that
-            continue
-        yield _extra(extra, needed)
+    try:
+        requirement = importlib.import_module("packaging.requirements").Requirement
+        found = metadata.distribution(NAME)
+    except ImportError as error:
+        absent = "the package" if isinstance(error, metadata.PackageNotFoundError) else "packaging"
+        yield Check("extras", NOTE, f"not examined, as {absent} is not installed")
+        return
+    lines = [requirement(line) for line in found.requires or []]
+    for extra in found.metadata.get_all("Provides-Extra") or []:
+        if extra not in _NOT_LISTED:
+            yield of_extra(extra, needed_by(extra, lines))
 
 
-def _extra(extra: str, needed: list[Requirement]) -> Check:
-    found = {requirement: requirement.installed() for requirement in needed}
-    missing = [requirement.name for requirement, version in found.items() if version is None]
-    old = [
-        f"{r} is needed, {version} is installed" for r, version in found.items() if version and not r.allows(version)
-    ]
+def needed_by(extra: str, lines: list[Any]) -> list[Any]:
+    """The requirements that an extra adds here, with those of other extras that it names."""
+    found = []
+    for line in lines:
+        if line.marker is not None and line.marker.evaluate({"extra": extra}) > line.marker.evaluate({"extra": ""}):
+            own = line.name.replace("-", "_") == NAME
+            found += [r for other in sorted(line.extras) for r in needed_by(other, lines)] if own else [line]
+    return found
+
+
+def of_extra(extra: str, needed: list[Any]) -> Check:
+    """Whether what an extra needs is installed, and new enough."""
+    versions = {r: next((d.version for d in metadata.distributions(name=r.name)), "") for r in needed}
+    missing = [r.name for r, version in versions.items() if not version]
+    old = [f"{r.name}{r.specifier} is needed" for r, v in versions.items() if v and not r.specifier.contains(v, True)]
+    there = ", ".join(f"{r.name} {version}" for r, version in versions.items() if version)
     advice, name = f"pip install '{NAME}[{extra}]'", f"extra {extra}"
     if old:
-        return Check(name, WARNING, "; ".join(old), advice)
+        return Check(name, WARNING, f"{'; '.join(old)}; there are {there}", advice)
     if missing:
         return Check(name, NOTE, f"{joined(missing)} not installed", advice)
-    return Check(name, OK, ", ".join(f"{requirement.name} {version}" for requirement, version in found.items()))
+    return Check(name, OK, there)
 
 
 def _command_line(request: Request) -> Iterator[Check]:
-    if why_no_torch() is not None:
-        return  # a check of its own
-    try:
-        importlib.import_module("..cli", __package__)
-    except Exception as error:
-        finding = f"the other commands do not run: {described(error)}"
-        yield Check("command line", NOTE, finding, f"pip install '{NAME}[train]'")
-    else:
+    if request.lacking is None:
         yield Check("command line", OK, "gradnets-fast runs")
+    elif why_no_torch() is None:  # which is a check of its own
+        finding = f"the other commands do not run: {request.lacking}"
+        yield Check("command line", NOTE, finding, f"pip install '{NAME}[train]'")
 
 
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
-
-
-CHECKS = (_python, _platform, _package, _torch, _numpy, _extras, _command_line)
+CHECKS = (_python, _package, _torch, _extras, _command_line)
