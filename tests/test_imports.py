@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,29 +27,72 @@ RULES: dict[str, set[str]] = {
     "parallel.py": {"torch", "nn", "functional", "errors"},
     "interop": {"torch", "interop", "nn", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
-    "apps/doctor": {"torch", "apps", "functional", "ops", "backend", "errors", "__version__"},
+    "apps/doctor": {"torch", "rich", "apps", "functional", "ops", "backend", "reference", "__version__"},
 }
 """Each room and what it may import besides the standard library; the package's own rooms by their names."""
 
 
-def imports(path: Path) -> set[str]:
-    """The rooms and top-level packages that a file imports, wherever in the file."""
+APPLICATIONS = {
+    "apps/train": {"files"},
+    "apps/bench": {"files"},
+    "apps/doctor": set(),
+    "apps/tuning.py": {"files"},
+    "apps/files.py": set(),
+    "apps/cli": {"files", "train", "bench", "doctor", "tuning"},
+}
+"""Each application and what it may import of the others."""
+
+
+def runs(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a file that run: all but those under `if TYPE_CHECKING:`."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from runs(node)
+
+
+def named(path: Path) -> set[str]:
+    """What a file imports, wherever in the file: modules, or names in them, by their full names."""
     found = set()
     package = ("gradnets_fast", *path.relative_to(PACKAGE).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in runs(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {tuple(alias.name.split(".")) for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            module = (*base, *(node.module.split(".") if node.module else ()))
-            found |= {(*module, alias.name) for alias in node.names} if module == ("gradnets_fast",) else {module}
-    return {name[1] if name[0] == "gradnets_fast" and len(name) > 1 else name[0] for name in found}
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms and top-level packages that a file imports."""
+    names = [name.split(".") for name in named(path)]
+    return {name[1] if name[0] == "gradnets_fast" and len(name) > 1 else name[0] for name in names}
+
+
+def files(room: str) -> list[Path]:
+    place = PACKAGE / room
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_applications_do_not_import_one_another(application: str) -> None:
+    for path in files(application):
+        others = {name.split(".")[2] for name in named(path) if name.startswith("gradnets_fast.apps.")}
+        foreign = others - APPLICATIONS[application] - {Path(application).stem}
+        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
+def test_the_library_imports_no_application() -> None:
+    for path in files(""):
+        if "apps" not in path.relative_to(PACKAGE).parts and path.name != "__main__.py":
+            assert "apps" not in imports(path), path.relative_to(ROOT)
 
 
 @pytest.mark.parametrize("room", RULES)
 def test_import_rules(room: str) -> None:
-    place = PACKAGE / room
-    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+    for path in files(room):
         foreign = imports(path) - STANDARD - RULES[room]
         if path.name == "registry.py":
             foreign -= {"reference"}
