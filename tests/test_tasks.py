@@ -26,8 +26,9 @@ from gradnets_fast.apps.files import write_atomically
 from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.data import load_samples
 from gradnets_fast.apps.train.fields import make_field
-from gradnets_fast.apps.train.settings import ARCHITECTURES, Settings
+from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
+from gradnets_fast.nn.architectures import ARCHITECTURES
 
 QUICK = ["--steps", "40", "--samples", "2000", "--batch-size", "200"]
 

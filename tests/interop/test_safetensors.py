@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 
 from gradnets_fast.apps.train.checkpoint import CHECKPOINT_FILE, save_checkpoint
-from gradnets_fast.apps.train.settings import ARCHITECTURES, Settings
+from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
 from gradnets_fast.nn import registry
+from gradnets_fast.nn.architectures import ARCHITECTURES
 
 CASES = {(type(case.make()), tuple(sorted(case.make().state_dict()))): case for case in registry.cases()}
 """One case for each class and set of parameters."""

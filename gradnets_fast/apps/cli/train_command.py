@@ -19,6 +19,7 @@ from rich.table import Table
 from ... import __version__
 from ...activations import TRANSFORMS
 from ...errors import check_positive, message
+from ...nn.architectures import ARCHITECTURES
 from ...nn.modular import COMBINATIONS
 from ..files import prepare_folder, write_json
 from ..train.checkpoint import (
@@ -33,7 +34,7 @@ from ..train.evaluation import Evaluation, evaluate
 from ..train.fields import FIELDS
 from ..train.losses import decibel
 from ..train.ranks import Ranks, processes
-from ..train.settings import ARCHITECTURES, PRECISIONS, SCHEDULES, Settings, resolved_streams
+from ..train.settings import PRECISIONS, SCHEDULES, Settings, resolved_streams
 from ..train.training import Trainer
 from .errors import help_of, one_line_errors
 

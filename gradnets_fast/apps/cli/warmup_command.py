@@ -19,12 +19,13 @@ from ...activations import TRANSFORMS
 from ...backend import use_backend
 from ...errors import check_choice, check_positive, message
 from ...explanation import explain
+from ...nn.architectures import ARCHITECTURES
 from ...nn.modular import COMBINATIONS
 from ...ops._kernels import cache_folder
 from ..doctor.examination import joined
 from ..train.checkpoint import SETTINGS_FILE, load_checkpoint, load_settings
 from ..train.ranks import device_of
-from ..train.settings import ARCHITECTURES, PRECISIONS, Settings
+from ..train.settings import PRECISIONS, Settings
 from ..train.training import make_module
 from .errors import help_of, one_line_errors
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ...errors import check_choice, check_positive, message
+from ...nn.architectures import ARCHITECTURES
 from ...nn.modular import COMBINATIONS
 from .ranks import device_of
 
-ARCHITECTURES = ("gradnet-c", "mgradnet-c", "gradnet-m", "mgradnet-m", "ridge")
 SCHEDULES = ("constant", "cosine")
 LOSSES = ("squared", "nearest")
 _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
@@ -53,8 +53,8 @@ class Settings:
     streams: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("train", "arch", self.arch, ARCHITECTURES)
-        lr, schedule = _MODULE_DEFAULTS if self.arch.endswith("-m") else _CASCADE_DEFAULTS
+        check_choice("train", "arch", self.arch, tuple(ARCHITECTURES))
+        lr, schedule = _MODULE_DEFAULTS if ARCHITECTURES[self.arch].modular else _CASCADE_DEFAULTS
         object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
         object.__setattr__(self, "schedule", schedule if self.schedule is None else self.schedule)
         check_choice("train", "schedule", str(self.schedule), SCHEDULES)
@@ -80,14 +80,15 @@ class Settings:
             raise ValueError(message("train", "device", "a usable device", f"{self.device} ({cause})", fix)) from error
 
     def _check_modules(self) -> None:
-        """Raises if an option for modules is given to another architecture."""
-        if not self.arch.endswith("-m"):
+        """Raise ValueError if an option for modules is given to another architecture."""
+        modular = " or ".join(name for name, architecture in ARCHITECTURES.items() if architecture.modular)
+        if not ARCHITECTURES[self.arch].modular:
             for name, usual in (("transform", None), ("combine", "sum")):
                 if getattr(self, name) != usual:
-                    fix = "choose --arch mgradnet-m or gradnet-m"
+                    fix = f"choose --arch {modular}"
                     raise ValueError(message("train", name, f"nothing for {self.arch}", getattr(self, name), fix))
         if self.loss == "nearest" and self.combine != "logsumexp":
-            fix = "add --combine logsumexp, with --arch mgradnet-m or gradnet-m"
+            fix = f"add --combine logsumexp, with --arch {modular}"
             raise ValueError(message("train", "loss", "squared where modules are summed", self.loss, fix))
 
     @property

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ... import nn
 from ...backend import choose, use_backend
 from ...errors import message
+from ...nn.architectures import ARCHITECTURES
 from .checkpoint import Checkpoint, adam_state, restore_adam, save_checkpoint
 from .losses import Loss, Objective, nearest_module_loss, squared_loss
 from .problem import make_problem
@@ -27,20 +28,13 @@ HISTORY_POINTS = 400
 def make_module(settings: Settings, dim: int) -> nn.GradNet:
     """The architecture, initialised from the seed."""
     torch.manual_seed(settings.seed)
-    options: dict[str, Any] = {"linear": settings.linear}
+    architecture, options = ARCHITECTURES[settings.arch], dict[str, Any](linear=settings.linear)
     if settings.activation is not None:
         names = settings.activation.split("+")
         options["activation"] = names if len(names) > 1 else names[0]
-    sizes = (settings.layers, dim, settings.embed_dim)
-    module: nn.GradNet
-    if settings.arch == "ridge":
-        module = nn.RidgeGradNet(dim, settings.embed_dim, **options)
-    elif settings.arch.endswith("-c"):
-        module = (nn.mGradNetC if settings.arch[0] == "m" else nn.GradNetC)(*sizes, **options)
-    else:
+    if architecture.modular:
         options |= {"transform": settings.transform, "combine": settings.combine}
-        module = (nn.mGradNetM if settings.arch[0] == "m" else nn.GradNetM)(*sizes, **options)
-    return module.to(device_of(settings.device))
+    return architecture.make(settings.layers, dim, settings.embed_dim, **options).to(device_of(settings.device))
 
 
 class Trainer:
