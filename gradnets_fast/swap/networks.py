@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import Network, Ridge, TransformedModules
-from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
+from ..nn import GradNet
+from ..nn.architectures import ARCHITECTURES
 from ..nn.base import LinearMap
 
 Arguments = Callable[[nn.Module], dict[str, Any]]
@@ -108,7 +109,7 @@ LOG_DETERMINANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "logdet": torch.logdet,
     "logabsdet": lambda J: torch.linalg.slogdet(J).logabsdet,
 }
-"""What a network may return beside f, of its Jacobian J; they differ where det J < 0, which is NaN to the first."""
+"""Functions of the Jacobian that a network may return beside f; where det J < 0 the first is NaN."""
 
 
 class _AndLogDeterminant(GradNet):
@@ -125,45 +126,13 @@ class _AndLogDeterminant(GradNet):
         return super().forward(x), LOG_DETERMINANTS[self.log_determinant](self.jacobian(x))
 
 
-# By name, so that they can be pickled.
-class GradNetCAndLogDeterminant(_AndLogDeterminant, GradNetC):
-    """`GradNetC`, returning the log-determinant too."""
-
-
-class mGradNetCAndLogDeterminant(_AndLogDeterminant, mGradNetC):
-    """`mGradNetC`, returning the log-determinant too."""
-
-
-class GradNetMAndLogDeterminant(_AndLogDeterminant, GradNetM):
-    """`GradNetM`, returning the log-determinant too."""
-
-
-class mGradNetMAndLogDeterminant(_AndLogDeterminant, mGradNetM):
-    """`mGradNetM`, returning the log-determinant too."""
-
-
-class AdaptedAndLogDeterminant(_AndLogDeterminant, Adapted):
-    """`Adapted`, returning the log-determinant too."""
-
-
-class CMGNAndLogDeterminant(_AndLogDeterminant, CMGN):
-    """`CMGN`, returning the log-determinant too."""
-
-
-class MMGNAndLogDeterminant(_AndLogDeterminant, MMGN):
-    """`MMGN`, returning the log-determinant too."""
-
-
 AND_LOG_DETERMINANT: dict[type[nn.Module], type[nn.Module]] = {
-    cls.__mro__[2]: cls
-    for cls in (
-        GradNetCAndLogDeterminant,
-        mGradNetCAndLogDeterminant,
-        GradNetMAndLogDeterminant,
-        mGradNetMAndLogDeterminant,
-        AdaptedAndLogDeterminant,
-        CMGNAndLogDeterminant,
-        MMGNAndLogDeterminant,
+    cls: type(
+        f"{cls.__name__}AndLogDeterminant",
+        (_AndLogDeterminant, cls),
+        {"__module__": __name__, "__doc__": f"`{cls.__name__}`, returning the log-determinant too."},
     )
+    for cls in (*(architecture.network for architecture in ARCHITECTURES.values()), Adapted, CMGN, MMGN)
 }
 """Each class with the one that returns the log-determinant too."""
+globals().update({cls.__name__: cls for cls in AND_LOG_DETERMINANT.values()})  # pickle finds them by name
