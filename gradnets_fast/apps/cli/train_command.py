@@ -42,6 +42,7 @@ _PLAIN_LINES = 10
 
 
 def train(
+    context: typer.Context,
     field: Annotated[str | None, typer.Option(help=help_of("Synthetic field", FIELDS) + " (default: convex2d)")] = None,
     data: Annotated[
         str | None,
@@ -95,28 +96,9 @@ def train(
     Under torchrun (torchrun --nproc-per-node 2 -m gradnets_fast train …) the processes share each batch; after a
     restart they go on from the checkpoint in --out.
     """
-    options = {
-        "arch": arch,
-        "field": field if field is not None or data is not None else Settings.field,
-        "data": data,
-        "dim": dim,
-        "embed_dim": embed_dim,
-        "layers": layers,
-        "activation": activation,
-        "transform": transform,
-        "combine": combine,
-        "linear": linear,
-        "loss": loss,
-        "batch_size": batch_size,
-        "samples": samples,
-        "lr": lr,
-        "schedule": schedule,
-        "seed": seed,
-        "backend": backend,
-        "device": device,
-        "amp": amp,
-        "streams": streams,
-    }
+    names = {each.name for each in dataclasses.fields(Settings)} - {"steps"}
+    options = {name: value for name, value in context.params.items() if name in names}
+    options["field"] = field if field is not None or data is not None else Settings.field
     with one_line_errors(), processes(device) as ranks:
         console = Console(quiet=ranks.rank > 0)
         trainer = _resumed(out, ranks) if resume else _started(options, steps, epochs, out, ranks)

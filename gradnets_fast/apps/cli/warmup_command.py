@@ -38,6 +38,7 @@ def _option(text: str) -> Any:
 
 
 def warmup(
+    context: typer.Context,
     batch_size: Annotated[
         list[int] | None, typer.Option(help=f"Points of a step; several: repeat. (default: {Settings.batch_size})")
     ] = None,
@@ -67,16 +68,8 @@ def warmup(
 
     On a GPU Triton compiles each kernel when it first runs, and keeps it in its cache folder.
     """
-    network = {
-        "arch": arch,
-        "dim": dim,
-        "embed_dim": embed_dim,
-        "layers": layers,
-        "activation": activation,
-        "transform": transform,
-        "combine": combine,
-        "linear": linear,
-    }
+    names = ("arch", "dim", "embed_dim", "layers", "activation", "transform", "combine", "linear")
+    network = {name: context.params[name] for name in names}
     run = {"device": device, "backend": backend, "amp": dtype}
     with one_line_errors():
         if dtype is not None:
