@@ -28,7 +28,7 @@ from gradnets_fast.apps.train.data import load_samples
 from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
-from gradnets_fast.nn.architectures import ARCHITECTURES
+from gradnets_fast.nn.registry import ARCHITECTURES
 
 QUICK = ["--steps", "40", "--samples", "2000", "--batch-size", "200"]
 

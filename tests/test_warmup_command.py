@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gradnets_fast._warmup import METHODS
 from gradnets_fast.apps.cli import app, warmup_command
 from gradnets_fast.apps.train.settings import PRECISIONS, Settings
-from gradnets_fast.nn.architectures import ARCHITECTURES
+from gradnets_fast.nn.registry import ARCHITECTURES
 
 SMALL = ("--device", "cpu", "--embed-dim", 3, "--layers", 2)
 

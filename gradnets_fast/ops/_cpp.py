@@ -276,5 +276,3 @@ def _ran(result: Any) -> Any:
             'report this bug, and meanwhile run under gradnets_fast.use_backend("reference")'
         )
     return result
-
-

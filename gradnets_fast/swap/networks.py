@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..functional import Network, Ridge, TransformedModules
 from ..nn import GradNet
-from ..nn.architectures import ARCHITECTURES
 from ..nn.base import LinearMap
+from ..nn.registry import ARCHITECTURES
 
 Arguments = Callable[[nn.Module], dict[str, Any]]
 Matrix = Callable[[nn.Module], Tensor]

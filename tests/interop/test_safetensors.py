@@ -14,7 +14,7 @@ from gradnets_fast.apps.train.checkpoint import CHECKPOINT_FILE, save_checkpoint
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
 from gradnets_fast.nn import registry
-from gradnets_fast.nn.architectures import ARCHITECTURES
+from gradnets_fast.nn.registry import ARCHITECTURES
 
 CASES = {(type(case.make()), tuple(sorted(case.make().state_dict()))): case for case in registry.cases()}
 """One case for each class and set of parameters."""

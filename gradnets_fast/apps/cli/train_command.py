@@ -19,8 +19,8 @@ from rich.table import Table
 from ... import __version__
 from ...activations import TRANSFORMS
 from ...errors import check_positive, message
-from ...nn.architectures import ARCHITECTURES
 from ...nn.modular import COMBINATIONS
+from ...nn.registry import ARCHITECTURES
 from ..files import prepare_folder, write_json
 from ..train.checkpoint import (
     CHECKPOINT_FILE,

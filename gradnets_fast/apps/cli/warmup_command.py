@@ -19,8 +19,8 @@ from ...activations import TRANSFORMS
 from ...backend import use_backend
 from ...errors import check_choice, check_positive, message
 from ...explanation import explain
-from ...nn.architectures import ARCHITECTURES
 from ...nn.modular import COMBINATIONS
+from ...nn.registry import ARCHITECTURES
 from ...ops._kernels import cache_folder
 from ..doctor.examination import joined
 from ..train.checkpoint import SETTINGS_FILE, load_checkpoint, load_settings

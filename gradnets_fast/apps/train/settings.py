@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ...errors import check_choice, check_positive, message
-from ...nn.architectures import ARCHITECTURES
 from ...nn.modular import COMBINATIONS
+from ...nn.registry import ARCHITECTURES
 from .ranks import device_of
 
 SCHEDULES = ("constant", "cosine")

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ... import nn
 from ...backend import choose, use_backend
 from ...errors import message
-from ...nn.architectures import ARCHITECTURES
+from ...nn.registry import ARCHITECTURES
 from .checkpoint import Checkpoint, adam_state, restore_adam, save_checkpoint
 from .losses import Loss, Objective, nearest_module_loss, squared_loss
 from .problem import make_problem
