@@ -68,7 +68,7 @@ def largest_batch(result: dict[str, Any]) -> str:
     """The largest batches that fit into memory."""
     lines = ["| network | PyTorch | ours | gain |", "|---|---|---|---|"]
     for row in result["rows"]:
-        eager, ours = (f"{_three_digits(row['largest'][name]):,}".replace(",", " ") for name in ("eager", "ours"))
+        eager, ours = (_spaced(_three_digits(row["largest"][name])) for name in ("eager", "ours"))
         lines.append(f"| {row['network']} | {eager} | {ours} | {times(row['gain'])} |")
     return "\n".join(lines)
 
@@ -88,6 +88,10 @@ def wheel_sizes(result: dict[str, Any]) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
+
+
+def _spaced(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
 
 
 def _three_digits(count: int) -> int:
@@ -111,6 +115,39 @@ def cpu(result: dict[str, Any]) -> str:
         variant = f", {row['variant'].replace('_', ' ')}" if row["variant"] else ""
         lines.append(f"| {row['family']}{variant} | {size(row)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _cpu_note(result)])
+
+
+_HIGHLIGHTS = ("mGradNetC, 4 layers 65536x64x1024", "mGradNetM, 4 modules softmax 16384x8x256")
+"""The steps that the summary names besides the one with the least gain."""
+_SMALL = "mGradNetC, 4 layers, d = 2, h = 64"
+"""The network of its training run and of its largest batch."""
+
+
+def summary(cpu: dict[str, Any], training: dict[str, Any], memory: dict[str, Any]) -> str:
+    """Two typical steps and the one that gains least, a training run and a batch size, beside plain PyTorch."""
+    rows = [row for row in cpu["rows"] if row["gain"] and row["dtype"] == "float32"]
+    least = min(rows, key=lambda row: float(row["gain"]["ours"]["step"]))
+    chosen = [next(row for row in rows if row["label"] == label) for label in _HIGHLIGHTS]
+    lines = ["| on a CPU, float32 | PyTorch | gradnets_fast | gain |", "|---|---|---|---|"]
+    for row in (*chosen, least):
+        note = f", the least gain of {len(rows)} cases" if row is least else ""
+        label = f"training step, {row['family']}, {row['batch']} points, d = {row['d']}, h = {row['h']}{note}"
+        cells = [_median(row, name, "step") for name in ("eager", "ours")] + [times(row["gain"]["ours"]["step"])]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    run = next(row for row in training["rows"] if row["label"] == _SMALL)
+    batch = next(row for row in memory["rows"] if row["network"] == _SMALL)
+    reference, fastest = (run["median_seconds"][name] for name in ("reference", "fastest"))
+    lines.append(f"| training run, {run['label']} | {reference:.1f} s | {fastest:.1f} s | {times(run['gain'])} |")
+    eager, ours = (_spaced(_three_digits(batch["largest"][name])) for name in ("eager", "ours"))
+    label = f"largest batch in {memory['bytes'] / 1e9:.0f} GB, {batch['network']}"
+    lines.append(f"| {label} | {eager} | {ours} | {times(batch['gain'])} |")
+    where = cpu["environment"]
+    note = (
+        f"Measured on {where['processor']}, {where['threads']} threads, torch {where['torch']}, each step first "
+        "verified against float64. A step is f and all its gradients; PyTorch is the same network in plain, eager "
+        "PyTorch. How and by which commands, beside torch.compile too: [benchmarks](docs/benchmarks.md)."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def _median(row: dict[str, Any], name: str, job: str) -> str:
@@ -176,7 +213,7 @@ def first_steps(result: dict[str, Any], name: str) -> str:
 
 _GPU_JOBS = ("forward", "backward", "step")
 _SHOWN = {"h": (256, 1024), "dtype": ("bf16", "tf32")}
-"""What the README has of a GPU's rows; the result file and the figure have all."""
+"""What docs/benchmarks.md has of a GPU's rows; the result file and the figure have all."""
 
 
 def gpu(result: dict[str, Any], name: str) -> str:
@@ -251,24 +288,40 @@ def figure(result: dict[str, Any], path: Path) -> None:
     drawing.savefig(path, dpi=150)
 
 
-DOCUMENTS: dict[Path, dict[str, Callable[[dict[str, Any]], str]]] = {
-    ROOT / "README.md": {
-        "cpu": cpu,
-        "training_gain": training_gain,
-        "polymax": polymax,
-        "published_2d": published_2d,
+def _result(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _of_result(table: Callable[[dict[str, Any]], str], name: str) -> Callable[[], str]:
+    """A table that is made of one result file."""
+    return lambda: table(_result(name))
+
+
+DOCS = ROOT / "docs"
+DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"summary": lambda: summary(*map(_result, ("cpu", "training_gain", "largest_batch_cpu")))},
+    DOCS / "benchmarks.md": {
+        "cpu": _of_result(cpu, "cpu"),
+        "training_gain": _of_result(training_gain, "training_gain"),
+        "gpu": lambda: gpus(),
     },
-    ROOT / "docs" / "scaling.md": {"largest_batch_cpu": largest_batch},
-    ROOT / "docs" / "release.md": {"wheel_sizes": wheel_sizes},
+    DOCS / "reproduction.md": {
+        "published_2d": _of_result(published_2d, "published_2d"),
+        "polymax": _of_result(polymax, "polymax"),
+    },
+    DOCS / "scaling.md": {"largest_batch_cpu": _of_result(largest_batch, "largest_batch_cpu")},
+    DOCS / "release.md": {"wheel_sizes": _of_result(wheel_sizes, "wheel_sizes")},
 }
-"""Where tables stand, by the names of their result files; a GPU's are in the README besides."""
+"""Where tables stand, by the names between their markers."""
 
 
 def rendered(document: Path, text: str) -> str:
     """The document with every table printed anew."""
+    to_root = "../" * (len(document.relative_to(ROOT).parts) - 1)
     for name, table in DOCUMENTS[document].items():
-        text = _placed(text, name, table(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))))
-    return _placed(text, "gpu", gpus()) if document == ROOT / "README.md" else text
+        text = _placed(text, name, table().replace("](bench/", f"]({to_root}bench/"))
+    return text
 
 
 def _placed(text: str, name: str, table: str) -> str:

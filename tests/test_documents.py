@@ -1,7 +1,8 @@
-"""The documents: their code runs, their figures stand in result files."""
+"""The documents: their code runs, their figures stand in result files, their links lead somewhere."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,10 +11,20 @@ import pytest
 from bench import tables
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+ELSEWHERE = {"hub.md"}
+"""Documents whose code another test runs: this one's needs a generated folder."""
 BLOCKS = {
-    path.name: re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for path in (ROOT / "README.md", ROOT / "docs" / "scaling.md")
+    path.relative_to(ROOT).as_posix(): re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), flags=re.DOTALL)
+    for path in DOCUMENTS
+    if path.name not in ELSEWHERE
 }
+EXAMPLES = {
+    "convex_field": {"relative error of the field": 0.02, "asymmetry of the Jacobian": 1e-5},
+    "transport": {"relative error of the map": 0.03, "Kullback–Leibler divergence": 0.01},
+    "inverse_problem": {"learned regulariser": 0.017},
+}
+"""What each example's results may be at most."""
 
 
 @pytest.mark.parametrize(("name", "index"), [(name, i) for name, blocks in BLOCKS.items() for i in range(len(blocks))])
@@ -23,8 +34,33 @@ def test_code_runs(name: str, index: int) -> None:
         exec(compile(block, name, "exec"), names)
 
 
-def test_documents_have_code() -> None:
-    assert all(len(blocks) >= 3 for blocks in BLOCKS.values())
+@pytest.mark.parametrize("name", ["README.md", "docs/scaling.md", "docs/swap.md", "docs/usage.md"])
+def test_documents_have_code(name: str) -> None:
+    assert len(BLOCKS[name]) >= 3
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name: str) -> None:
+    results = _main(name)()
+    for quantity, most in EXAMPLES[name].items():
+        assert results[quantity] <= most, results
+    assert results.get("smallest eigenvalue of the Jacobian", 1.0) > -1e-5
+    assert results.get("learned regulariser", 0.0) <= results.get("best quadratic regulariser", 0.0), results
+
+
+def _main(name: str) -> object:
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_every_example_is_tested_and_short() -> None:
+    paths = {path.stem: path for path in ROOT.glob("examples/*.py")}
+    assert set(paths) == set(EXAMPLES)
+    assert all(len(path.read_text("utf-8").splitlines()) < 60 for path in paths.values())
 
 
 @pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.name)
@@ -33,7 +69,29 @@ def test_tables_are_those_of_the_result_files(document: Path) -> None:
     assert tables.rendered(document, text) == text
 
 
-@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", path.read_text(encoding="utf-8")):
+        linked = path.parent / target if target else path
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in _anchors(linked), f"{target}#{anchor}"
+
+
+def _anchors(document: Path) -> set[str]:
+    """The names that GitHub gives a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for path in ROOT.glob("docs/*.md"):
+        assert path.name == "README.md" or f"]({path.name})" in index, path.name
+
+
+def test_the_readme_is_short_and_names_the_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert "make demo" in text
+    assert "make test" in text
