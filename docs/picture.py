@@ -1,4 +1,4 @@
-"""Draws docs/gradient_map.png: a distribution, the convex potential that a network learned, and where it carries points.
+"""Draws docs/gradient_map.png: a distribution, a convex potential that a network learned, and where it carries points.
 
 The network is trained as in examples/transport.py: f carries the samples to a standard Gaussian.
 

@@ -42,7 +42,8 @@ def warmup(
         Seconds by batch size.
 
     Raises:
-        TypeError: not such a module.  ValueError: a batch size below 1, or an unknown method.
+        TypeError: module is no gradient network with weights W.
+        ValueError: a batch size is below 1, or a method unknown.
 
     >>> import gradnets_fast
     >>> sorted(gradnets_fast.warmup(gradnets_fast.mGradNetC(2, 3, 8), [1, 64]))

@@ -38,7 +38,17 @@ _requests = _Requests()
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend was asked for by name and cannot run the call."""
+    """A backend was asked for by name and cannot run the call; the message says why, and what to do.
+
+    >>> import torch, gradnets_fast
+    >>> net, x = gradnets_fast.mGradNetC(2, 2, 3).to(torch.float64), torch.zeros(5, 2, dtype=torch.float64)
+    >>> try:
+    ...     with gradnets_fast.use_backend("triton"):  # which has no float64
+    ...         net(x)
+    ... except gradnets_fast.BackendUnavailableError as error:
+    ...     print(str(error).split(",")[0])
+    ridge: backend 'triton'
+    """
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,12 @@ def use_backend(name: str) -> Iterator[None]:
     Args:
         name: "reference", "cpp" or "triton".
 
+    Returns:
+        A context manager for `with`; inner blocks take precedence over outer ones.
+
     Raises:
-        ValueError: `name` is not a backend.  BackendUnavailableError: at the call that it cannot run.
+        ValueError: `name` is not a backend.
+        BackendUnavailableError: at the call that the backend cannot run.
 
     >>> import torch, gradnets_fast
     >>> with gradnets_fast.use_backend("reference"):

@@ -17,7 +17,7 @@ __all__ = ["batch_chunk"]
 def batch_chunk(
     function: Callable[[Tensor], Tensor], x: Tensor, rows: int, *, device: torch.device | str | None = None
 ) -> Tensor:
-    """function(x), computed and differentiated by pieces of the batch, for points that the device has no memory for.
+    """Computes and differentiates function(x) by pieces of the batch, for points that the device has no memory for.
 
     x may be on the CPU, pinned or mapped from a file, while the network is on a GPU.  Each piece goes to the device,
     its result comes back beside x, and nothing of it stays.  The backward pass computes each piece again, takes g piece

@@ -20,7 +20,7 @@ _OPERATORS = tuple(functional.__all__)
 
 @dataclass(frozen=True)
 class Explanation:
-    """What would run for one call.
+    """What would run for one call, as `explain` finds it; prints as a few lines.
 
     Attributes:
         operator: the operator's name.
@@ -28,6 +28,11 @@ class Explanation:
         kernel: what exactly would run.
         reason: why this backend.
         rejected: for the other backends, why not.
+
+    >>> import torch, gradnets_fast
+    >>> found = gradnets_fast.explain("ridge", torch.zeros(3, 2), backend="reference")
+    >>> found.operator, found.kernel, found.reason
+    ('ridge', "PyTorch's own operators, torch.float32, on cpu", 'asked for by the argument backend=')
     """
 
     operator: str
@@ -57,6 +62,9 @@ def explain(
         module_or_op: a module of gradnets_fast.nn, a function of gradnets_fast.functional, or its name.
         x: the points of the call, (…, d); only d, device and dtype matter.
         backend: as in the call.
+
+    Returns:
+        An `Explanation`, which prints as a few lines.
 
     Raises:
         TypeError, ValueError: not such a module or operator.

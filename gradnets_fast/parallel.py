@@ -47,6 +47,15 @@ def parallelize(model: Model, mesh: DeviceMesh) -> Model:
         TypeError: model or mesh is of another type.
         ValueError: the mesh has several dimensions, there is no gradient network, or a rank would have no
             hidden units or modules.
+
+    >>> import torch, gradnets_fast
+    >>> from torch.distributed.device_mesh import init_device_mesh
+    >>> torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    >>> mesh = init_device_mesh("cpu", (1,))  # a real one has a rank for each process that torchrun starts
+    >>> net = gradnets_fast.parallelize(gradnets_fast.mGradNetC(2, 3, 8), mesh)
+    >>> net(torch.zeros(5, 3)).shape
+    torch.Size([5, 3])
+    >>> torch.distributed.destroy_process_group()
     """
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -85,6 +94,18 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: PyTorch's own refuses the model or the mesh, for example a torch.nn.ModuleList.
+
+    >>> import torch, gradnets_fast
+    >>> from torch.distributed.device_mesh import init_device_mesh
+    >>> torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    >>> mesh = init_device_mesh("cpu", (1,))  # a real one has a rank for each process that torchrun starts
+    >>> net = gradnets_fast.fully_shard(gradnets_fast.mGradNetC(2, 3, 8), mesh)
+    >>> net(torch.zeros(5, 3)).shape
+    torch.Size([5, 3])
+    >>> torch.distributed.destroy_process_group()
     """
     from torch.distributed import fsdp
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import gradnets_fast
 from bench import tables
+from gradnets_fast import functional, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -95,3 +98,49 @@ def test_the_readme_is_short_and_names_the_commands() -> None:
     assert len(text.splitlines()) <= 120
     assert "make demo" in text
     assert "make test" in text
+
+
+PUBLIC = [name for name in gradnets_fast.__all__ if name != "__version__"]
+MATHEMATICAL = {*functional.__all__, *(name for name in nn.__all__ if name in PUBLIC)}
+SECTION = re.compile(
+    r"^((?:Args|Shapes|Returns|Raises|Attributes)(?:, (?:Args|Shapes|Raises))*|Equivalent to|Source)\b", re.M
+)
+
+
+def _sections(docstring: str) -> dict[str, str]:
+    """A docstring's sections by name; "Args, Raises: as `X`" counts for each of its names."""
+    parts = SECTION.split(docstring)
+    return {name: text for names, text in zip(parts[1::2], parts[2::2]) for name in names.split(", ")}
+
+
+def _required(name: str) -> set[str]:
+    public = getattr(gradnets_fast, name)
+    if name in MATHEMATICAL:
+        result = {"Shapes"} if inspect.isclass(public) else {"Returns"}
+        return {"Equivalent to", "Args", "Raises", "Source", *result}
+    if inspect.isclass(public):
+        return set() if issubclass(public, Exception) else {"Attributes"}
+    nothing = inspect.signature(public).return_annotation == "None"
+    return {"Args", "Raises"} if nothing else {"Args", "Raises", "Returns"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_has_a_page_of_reference(name: str) -> None:
+    docstring = inspect.getdoc(getattr(gradnets_fast, name)) or ""
+    summary = docstring.split("\n\n")[0]
+    assert re.match(r"[A-Z]", summary), "begin with a noun phrase or a verb"
+    assert not re.match(r"(Of|That|Those|These) ", summary), "a docstring is read without the line above it"
+    assert summary.endswith("."), "begin with one whole sentence"
+    assert ">>> " in docstring, "show a runnable example"
+    assert _required(name) <= _sections(docstring).keys()
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if "Args" in _required(name)])
+def test_every_argument_is_documented(name: str) -> None:
+    public = getattr(gradnets_fast, name)
+    text = _sections(inspect.getdoc(public) or "")["Args"]
+    inherited = re.search(r"as `(\w+)`", text)
+    if inspect.isclass(public) and inherited:
+        text += _sections(inspect.getdoc(getattr(gradnets_fast, inherited[1])) or "")["Args"]
+    for parameter in inspect.signature(public).parameters:
+        assert re.search(rf"(^|, ) *{parameter}(, \w+)*:", text, re.M) or f"`{parameter}`" in text, parameter

@@ -24,14 +24,18 @@ def accelerate(model: nn.Module) -> Report:
     returns (f, log-determinant of the Jacobian of f), it still does.  Modules under other names are meant where
     `register_adapter` was told of them.
 
+    Equivalent to: the model as it is, to rounding.
+
     Args:
         model: any module; it may be a gradient network itself.
 
     Returns:
-        What was swapped, and what was not with the reason; prints as a list.
+        A `Report` of what was swapped, and what was not with the reason; prints as a table.
 
     Raises:
         TypeError: model is no torch.nn.Module.
+
+    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, and its code; arXiv 2301.10862.
 
     >>> import torch
     >>> from gradnets_fast import mGradNetC, restore
@@ -43,7 +47,13 @@ def accelerate(model: nn.Module) -> Report:
 
 
 def restore(model: nn.Module) -> int:
-    """Undoes `accelerate`, in place; returns how many modules are as they came.
+    """Undoes `accelerate`, in place.
+
+    Args:
+        model: the module that was given to `accelerate`, or one that contains it.
+
+    Returns:
+        The number of modules that are as they came.
 
     Raises:
         TypeError: model is no torch.nn.Module.
