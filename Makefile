@@ -7,6 +7,7 @@
 # make aarch64    compiles the kernels for 64-bit Arm with aarch64-linux-gnu-g++, and runs them where QEMU is installed
 # make wheel-check  builds the wheel, and tests it as installed beside the oldest PyTorch and the pinned one (half an hour,
 #                 and gigabytes of PyTorch)
+# make docs    renders the reference of the public names, their docstrings, to build/docs/index.html
 # make lock    resolves lock.txt and release/lock.txt anew where pyproject.toml asks for it; with UPGRADE=--upgrade,
 #              everything to the newest
 # All set up everything in .venv first; they need Python 3.10 to 3.13 and a C++17 compiler.
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt lock.txt $(wildcard release/*.py)
 
-.PHONY: demo test test-all lint bench sanitize aarch64 table-2d polymax largest-batch training-gain wheel-check lock clean
+.PHONY: demo test test-all lint bench sanitize aarch64 table-2d polymax largest-batch training-gain wheel-check docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
@@ -68,6 +69,9 @@ training-gain: $(VENV)/.installed
 
 wheel-check: $(VENV)/.installed
 	$(BIN)/python -m release.check_wheel $(if $(WHEEL),--wheel "$(WHEEL)")
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/api.py build/docs
 
 # Without torch: which build of it, for the CPU or for a GPU, is the machine's choice.
 LOCK := --quiet --config-file release/lock.toml --universal --python-version 3.10 --prerelease disallow --generate-hashes \

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,20 +45,21 @@ def test_documents_have_code(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(name: str) -> None:
-    results = _main(name)()
+    results = _script(f"examples/{name}.py").main()
     for quantity, most in EXAMPLES[name].items():
         assert results[quantity] <= most, results
     assert results.get("smallest eigenvalue of the Jacobian", 1.0) > -1e-5
     assert results.get("learned regulariser", 0.0) <= results.get("best quadratic regulariser", 0.0), results
 
 
-def _main(name: str) -> object:
-    spec = importlib.util.spec_from_file_location(f"examples_{name}", ROOT / "examples" / f"{name}.py")
+def _script(path: str) -> Any:
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    return module
 
 
 def test_every_example_is_tested_and_short() -> None:
@@ -144,3 +146,13 @@ def test_every_argument_is_documented(name: str) -> None:
         text += _sections(inspect.getdoc(getattr(gradnets_fast, inherited[1])) or "")["Args"]
     for parameter in inspect.signature(public).parameters:
         assert re.search(rf"(^|, ) *{parameter}(, \w+)*:", text, re.M) or f"`{parameter}`" in text, parameter
+
+
+def test_the_reference_has_code_where_docstrings_have() -> None:
+    api = _script("docs/api.py")
+    assert api.with_code_blocks("Equivalent to:\n    x @ W\nand:\n    y\n") == (
+        "**Equivalent to:**\n\n    x @ W\nand:\n\n    y\n"
+    )
+    for name in PUBLIC:
+        page = api.with_code_blocks(inspect.getdoc(getattr(gradnets_fast, name)) or "")
+        assert not re.search(r"^Equivalent to.*:\n {4}", page, re.MULTILINE), name
