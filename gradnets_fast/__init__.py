@@ -1,4 +1,12 @@
-"""Gradient networks with fused kernels.
+"""Gradient networks: neural networks that are exactly the gradient of a scalar potential, with fused kernels.
+
+- `RidgeGradNet`, `GradNetC`, `GradNetM`: networks as torch modules; `mRidgeGradNet`, `mGradNetC`, `mGradNetM`, whose
+  potentials are convex.
+- `ridge`, `softmax_modules`, `transformed_modules`: the same as functions of tensors, each with `_potential`, `_jvp`,
+  `_divergence` and `_jacobian`.
+- `use_backend`, `explain`, `warmup`: which kernels run, why, and when they are compiled.
+- `accelerate`, `restore`, `register_adapter`, `load_reference_checkpoint`: networks that exist already.
+- `batch_chunk`, `fully_shard`, `parallelize`: large batches, many devices.
 
 >>> import torch, gradnets_fast
 >>> net = gradnets_fast.mGradNetC(num_layers=4, in_dim=2, embed_dim=7, activation="tanh")
