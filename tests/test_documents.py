@@ -75,6 +75,14 @@ def test_tables_are_those_of_the_result_files(document: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_measured_figure_names_its_file(path: Path) -> None:
+    text = re.sub(r"<!-- table: .*?<!-- end of table -->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for paragraph in text.split("\n\n"):
+        if re.search(r"\d ?(ms|µs|dB|GFLOP/s|times faster)\b|\d×", paragraph):
+            assert "bench/results/" in paragraph or "tests/" in paragraph, paragraph
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_lead_somewhere(path: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", path.read_text(encoding="utf-8")):
         linked = path.parent / target if target else path
@@ -87,6 +95,29 @@ def _anchors(document: Path) -> set[str]:
     """The names that GitHub gives a document's headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_exist(path: Path) -> None:
+    """The subcommands and options of `gradnets-fast …`, and the targets of `make …`, that a document names."""
+    import typer.main
+
+    from gradnets_fast.apps.cli import app
+
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    commands: Any = typer.main.get_command(app)
+    for name, rest in re.findall(r"gradnets[-_]fast (\w[\w-]*)\b([^`#\n]*)", "\n".join(_shell(text))):
+        options = {option for parameter in commands.commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"(?<= )--[\w-]+", rest)) <= {*options, "--help"}, (name, rest)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for target in re.findall(r"\bmake ([a-z][\w-]+)", "\n".join(_shell(text))):
+        assert target in targets, target
+
+
+def _shell(text: str) -> list[str]:
+    """What a document has of the command line: blocks of sh, and code within lines."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
 def test_every_document_is_in_the_index() -> None:
