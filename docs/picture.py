@@ -16,17 +16,20 @@ from torch import Tensor
 
 import gradnets_fast
 
+PICTURE = Path(__file__).with_name("gradient_map.png")
+
 
 def sample(count: int) -> tuple[Tensor, Tensor]:
     """Points of a distribution with three arms, (count, 2), and the arm of each."""
     arm = torch.randint(3, (count,))
     along, across = 0.75 * torch.randn(count).abs(), 0.2 * torch.randn(count)
     angle = 2 * math.pi * arm / 3 + 0.9 * along
-    direction = torch.stack([angle.cos(), angle.sin()], 1)
-    return along[:, None] * direction + across[:, None] * torch.stack([-direction[:, 1], direction[:, 0]], 1), arm
+    radial = torch.stack([angle.cos(), angle.sin()], 1)
+    tangential = torch.stack([-angle.sin(), angle.cos()], 1)
+    return along[:, None] * radial + across[:, None] * tangential, arm
 
 
-def trained(steps: int = 5000) -> gradnets_fast.mGradNetC:
+def trained(steps: int) -> gradnets_fast.mGradNetC:
     """A network whose gradient carries the samples to a standard Gaussian."""
     net = gradnets_fast.mGradNetC(num_layers=4, in_dim=2, embed_dim=64, activation="tanh", linear="psd")
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
@@ -38,14 +41,13 @@ def trained(steps: int = 5000) -> gradnets_fast.mGradNetC:
         loss.backward()
         optimizer.step()
         schedule.step()
-    print(f"loss {loss.item():.3f}")
     return net
 
 
-def main() -> None:
-    """Trains and draws."""
+def main(path: Path = PICTURE, steps: int = 5000) -> None:
+    """Trains a network, draws it, and writes the picture to `path`."""
     torch.manual_seed(0)
-    net = trained()
+    net = trained(steps)
     x, arm = sample(3000)
     line = torch.linspace(-2, 2, 200)
     coarse = torch.linspace(-1.8, 1.8, 15)
@@ -64,7 +66,7 @@ def main() -> None:
     right.set_title("points f(x)")
     for axes, extent in ((left, 2), (middle, 2), (right, 3.5)):
         axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xticks=[], yticks=[], aspect="equal")
-    figure.savefig(Path(__file__).with_name("gradient_map.png"), dpi=110)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

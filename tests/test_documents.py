@@ -62,6 +62,11 @@ def _script(path: str) -> Any:
     return module
 
 
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    _script("docs/picture.py").main(tmp_path / "picture.png", steps=2)
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_every_example_is_tested_and_short() -> None:
     paths = {path.stem: path for path in ROOT.glob("examples/*.py")}
     assert set(paths) == set(EXAMPLES)
