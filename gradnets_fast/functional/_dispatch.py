@@ -66,12 +66,10 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
         return None
     operator = network.operators[quantity].cpp
     takes_bias = operator.quantity.takes_bias
-    if not takes_bias and not _is_like(network.bias, points[0]):
-        return None
     tensors = (*points, *network.parameters(), network.bias) if takes_bias else (*points, *network.parameters())
     kernels: Any = operator.kernels
     result = kernels.attempt(tensors, settings)
-    if result is None:
+    if result is None or not (takes_bias or _is_like(network.bias, points[0])):
         return None
     result = autograd.recorded(operator, result, tensors, settings)
     return result if takes_bias else _plus_bias(result, quantity, points[0], network.bias)
@@ -81,7 +79,8 @@ def _is_like(bias: Tensor | None, x: Tensor) -> bool:
     """Return whether a bias that no kernel sees is None, or a plain tensor (d,) that can be added beside x."""
     if bias is None:
         return True
-    return type(bias) in PLAIN_TYPES and bias.shape == x.shape[-1:] and bias.dtype is x.dtype and bias.is_cpu
+    is_plain = type(bias) in PLAIN_TYPES and bias.layout is torch.strided and bias.is_cpu
+    return is_plain and bias.shape == x.shape[-1:] and bias.dtype is x.dtype
 
 
 def _compute(backend: str, network: Network, quantity: str, points: Points) -> Tensor:
