@@ -117,7 +117,7 @@ class CppKernels:
         The kernels check that themselves: a call for few points skips the checks in Python, which cost as much.
         """
         x = tensors[0]
-        if x is None or type(x) not in _PLAIN or not x.is_cpu or x.dtype not in _SUM_DTYPE:
+        if x is None or type(x) not in _PLAIN or not x.is_cpu:
             return None
         if self._point_count == 2 and getattr(tensors[1], "shape", None) != x.shape:
             return None
@@ -147,7 +147,7 @@ class CppKernels:
             J = torch.empty(*x.shape, x.shape[-1], dtype=x.dtype)
             done = self._call(quantity, settings, (x, None, None, None), parameters, (None, J, None, None), nothing)
             return J if done else None
-        number = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE[x.dtype])
+        number = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE.get(x.dtype, x.dtype))
         of_value = torch.empty_like(x) if quantity == "value_and_potential" else None
         results = (None, of_value, None, number)
         if not self._call(quantity, settings, (x, None, None, None), parameters, results, nothing):
