@@ -232,10 +232,9 @@ template <class T> struct PaddedCascade {
     T *data() const { return piece<T>(memory.at(0), 0); }
 };
 
-// How often basis functions are evaluated: a forward one costs about 20 operations, a backward one 40.
-template <class S> inline double cascade_flops(const Ridge<S> &p) {
-    const bool forward = p.points.g == nullptr;
-    return (forward ? 20.0 : 40.0) * double(p.batch) * double(p.h) * p.phi.layers * p.phi.terms;
+// Operations of a basis function: about 20 forward, 40 backward.
+template <class S> inline double basis_flops(const Ridge<S> &p) {
+    return p.points.g == nullptr ? 20.0 : 40.0;
 }
 
 // Sums of chunks, from rows [row][stride] to the caller's arrays [rows of that kind, h].
@@ -302,6 +301,57 @@ template <class F> GRADNETS_INLINE void each_strip(int64_t rows, const F &body) 
         body(Constant<kInterleaved>{}, i);
     for (; i < rows; ++i)
         body(Constant<1>{}, i);
+}
+
+// A middle step of the ridge family: strips(tile, local) does the work, local being the memory that CascadeStrips
+// divides.
+template <class S, class Strips> struct RidgeMiddle final : Middle<Sum<S>> {
+    using T = Sum<S>;
+    const Ridge<S> &problem;
+    const Strips strips;
+
+    RidgeMiddle(const Ridge<S> &ridge, const Strips &work) : problem(ridge), strips(work) {}
+
+    void operator()(const HiddenTile<T> &tile) const override {
+        T *const local = piece<T>(tile.scratch, 0);
+        const CascadeStrips<T> &cascade = strips.cascade;
+        if (cascade.needs_parameters())
+            cascade.start_sums(local);
+        strips(tile, local);
+        if (cascade.needs_parameters())
+            cascade.add_sums(tile, local);
+    }
+
+    void finish(const T *sums, int64_t chunks, int64_t size) const override {
+        if (strips.cascade.needs_parameters())
+            finish_cascade(problem, strips.cascade.index(), sums, strips.cascade.phi->stride, chunks, size);
+    }
+};
+
+// What all pipelines of the ridge family share.  flops: of one basis function; history: vectors behind the sums.
+template <class S>
+inline Pipeline<S> ridge_pipeline(const Ridge<S> &p, const CascadeStrips<Sum<S>> &cascade, double flops,
+                                  int64_t history) {
+    const int products = 1 + (p.points.g != nullptr) + (p.points.v != nullptr);
+    const int outputs = (p.points.dx != nullptr) + (p.points.dg != nullptr) + (p.points.dv != nullptr);
+    const double batch = double(p.batch), d = double(p.d), h = double(p.h);
+    Pipeline<S> pipeline;
+    pipeline.batch = p.batch;
+    pipeline.d = p.d;
+    pipeline.hidden = p.h;
+    pipeline.block = cascade.block;
+    pipeline.most_rows = most_tile_rows(p.d);
+    pipeline.points = p.points;
+    pipeline.W = p.W;
+    pipeline.bias = p.bias;
+    pipeline.dW = p.dW;
+    pipeline.dbias = p.dbias;
+    pipeline.flops =
+        2.0 * batch * d * h * (products * (p.dW ? 2 : 1) + outputs) + flops * batch * h * p.phi.layers * p.phi.terms;
+    pipeline.sums = cascade.sums();
+    pipeline.scratch = cascade.scratch_bytes(history);
+    pipeline.threads = p.threads;
+    return pipeline;
 }
 
 } // namespace gradnets::GRADNETS_ISA

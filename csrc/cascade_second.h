@@ -30,13 +30,15 @@ inline void enter_dual(const ParameterIndex &index, int l, const Parameters &par
 template <int N, class V, class Bases, class Parameters>
 inline void leave_dual(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
                        const Dual<N, V> &entry, Dual<N, V> &mixed) {
+    start_sums(mixed.z);
+    start_sums(mixed.dz);
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
         const V coef = parameter(index.coef(l, k));
         GRADNETS_EACH {
             V value, first;
             b.value_first(entry.z[i], value, first);
-            mixed.z[i] = k > 0 ? mixed.z[i] + coef * value : coef * value;
-            mixed.dz[i] = k > 0 ? mixed.dz[i] + coef * first : coef * first;
+            mixed.z[i] = mixed.z[i] + coef * value;
+            mixed.dz[i] = mixed.dz[i] + coef * first;
         }
     });
     GRADNETS_EACH mixed.dz[i] *= entry.dz[i];
@@ -59,15 +61,17 @@ template <int N, class V, class Bases, class Parameters, class T>
 inline void reverse_dual(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
                          const Dual<N, V> &entry, Dual<N, V> &adjoint, V (&slope)[N], const ParameterGradients<T> &to) {
     const bool last = l == index.layers - 1;
-    V firsts[N] = {}, seconds[N] = {};
+    V firsts[N], seconds[N];
+    start_sums(firsts);
+    start_sums(seconds);
     bases.each([&](int k, auto b) __attribute__((always_inline)) {
         const V coef = parameter(index.coef(l, k));
         V dcoef[N];
         GRADNETS_EACH {
             V value, first, second;
             b.value_first_second(entry.z[i], value, first, second);
-            firsts[i] = k > 0 ? firsts[i] + coef * first : coef * first;
-            seconds[i] = k > 0 ? seconds[i] + coef * second : coef * second;
+            firsts[i] = firsts[i] + coef * first;
+            seconds[i] = seconds[i] + coef * second;
             const V moved = adjoint.dz[i] * (first * entry.dz[i]);
             // Nothing comes from above the last layer, and 0 times an infinite derivative would be NaN.
             dcoef[i] = last ? moved : moved + adjoint.z[i] * value;
@@ -97,7 +101,8 @@ inline void block_second(const ParameterIndex &index, const Bases &bases, const 
             leave_dual(index, l, bases, parameter, entry, mixed);
         }
     }
-    V du[N] = {};
+    V du[N];
+    start_sums(du);
     GRADNETS_EACH adjoint.dz[i] = q[i];
     for (int l = index.layers - 1; l >= 0; --l) {
         if (l + 1 < index.layers) {
@@ -106,7 +111,7 @@ inline void block_second(const ParameterIndex &index, const Bases &bases, const 
         }
         reverse_dual(index, l, bases, parameter, entry, adjoint, slope, to);
         const V scale = parameter(index.scale(l));
-        GRADNETS_EACH du[i] += scale * adjoint.z[i];
+        GRADNETS_EACH du[i] = du[i] + scale * adjoint.z[i];
         if (to.shift)
             add_block<N>(adjoint.z, to, index.shift(l));
         if (to.scale) {

@@ -14,26 +14,41 @@ namespace gradnets::GRADNETS_ISA {
 static constexpr int kMostStrips = 2;
 
 template <class T> struct JacobianTile : HiddenTile<T> {
-    T *s, *strip[kMostStrips];       // [rows, stride]
-    T *c[kMostStrips];               // [rows]
-    const T *q, *along[kMostStrips]; // [rows, stride]: ∂S/∂s and ∂S/∂p_k
-    const T *in_c[kMostStrips];      // [rows]: ∂S/∂c_k
+    T *s = nullptr, *strip[kMostStrips] = {}; // [rows, stride]
+    T *c[kMostStrips] = {};                   // [rows]
+    T *q = nullptr;                           // [rows, stride]: ∂S/∂s
+    const T *along[kMostStrips] = {};         // [rows, stride]: ∂S/∂p_k
+    const T *in_c[kMostStrips] = {};          // [rows]: ∂S/∂c_k
+};
+
+// What a family computes from u for a tile.
+template <class T> struct JacobianMiddle {
+    // s, p_k and c_k.
+    virtual void value(const JacobianTile<T> &tile) const = 0;
+    // u becomes U; `sums` get the gradients of the parameters.
+    virtual void gradient(const JacobianTile<T> &tile) const = 0;
+    virtual void finish(const T *sums, int64_t chunks, int64_t size) const = 0;
+
+  protected:
+    ~JacobianMiddle() = default;
 };
 
 template <class S> struct Jacobian {
     using T = Sum<S>;
-    int64_t batch, d, hidden, block, most_rows;
-    const Points<S> *points; // g and dg: [batch, d, d]
-    const S *W;
-    S *dW;
-    int strips;
-    bool early; // whether `gradient` needs what `value` writes
-    double flops;
-    int64_t sums, scratch;
-    int threads;
+    int64_t batch = 0, d = 0, hidden = 0;
+    int64_t block = 0;     // hidden units of a block
+    int64_t most_rows = 0; // of a tile
+    Points<S> points;      // g and dg: [batch, d, d]
+    const S *W = nullptr;
+    S *dW = nullptr;
+    int strips = 0;
+    bool early = false; // whether `gradient` needs what `value` writes
+    double flops = 0;
+    int64_t sums = 0, scratch = 0; // as of a Pipeline
+    int threads = 1;
 
-    bool traces() const { return points->weight || points->scalar; }
-    bool backward() const { return points->weight || points->g; }
+    bool traces() const { return points.weight || points.scalar; }
+    bool backward() const { return points.weight || points.g; }
 };
 
 // |w_j|² of hidden units [first, first + count), zeros up to `width`.
@@ -44,7 +59,7 @@ template <class S> inline void weight_norms(const S *W, int64_t count, int64_t d
             norms[j] += widen(W[j * d + i]) * widen(W[j * d + i]);
 }
 
-template <class S, class Family> class JacobianRun {
+template <class S> class JacobianRun {
     using T = Sum<S>;
     using P = Plain<T>;
     using V = typename Simd<T>::Vector;
@@ -52,7 +67,7 @@ template <class S, class Family> class JacobianRun {
     static constexpr int64_t kDeep = (128 / panel > 0 ? 128 / panel : 1) * panel; // hidden units of a product in J
 
   public:
-    JacobianRun(const Jacobian<S> &problem, const Family &family) : p(problem), family_(family) {
+    JacobianRun(const Jacobian<S> &problem, const JacobianMiddle<T> &family) : p(problem), family_(family) {
         plan_ = make_plan(p.batch, p.hidden * p.d, p.hidden, p.block, p.block, p.most_rows, Tile<T>::rows, p.flops);
         plan_.split = false;
         plan_.row_chunks = p.flops <= kSerialFlops ? 1 : smaller(plan_.tiles, most_chunks(p.hidden * p.d));
@@ -71,24 +86,14 @@ template <class S, class Family> class JacobianRun {
         shared_ = workspace.at(0);
         auto pack = [&](int64_t b, int) { pack_weights(b); };
         parallel(threads_for(16.0 * double(p.hidden * p.d), threads, plan_.blocks), plan_.blocks, pack);
-        auto body = [&](int64_t chunk, int worker) {
-            char *const mine = workspace.at(shared_bytes_) + worker * worker_bytes_;
-            for (int64_t t = plan_.first_tile(chunk); t < plan_.first_tile(chunk + 1); ++t)
-                run_tile(t, chunk, t == plan_.first_tile(chunk), mine);
-        };
-        parallel(threads, plan_.row_chunks, body);
-        finish();
+        each_tile(plan_, p.batch, threads, workspace.at(shared_bytes_), worker_bytes_,
+                  [&](const BatchTile &tile, int64_t) { run_tile(tile); });
+        finish(threads);
         return true;
     }
 
   private:
-    struct Block {
-        int64_t number, first, units, width;
-    };
-    struct Job {
-        int64_t first, rows, chunk;
-        bool first_of_chunk;
-        char *mine;
+    struct Job : BatchTile {
         Left<T> x;
     };
 
@@ -126,11 +131,11 @@ template <class S, class Family> class JacobianRun {
     }
 
     void pack_weights(int64_t b) const {
-        const int64_t first = b * plan_.block, units = smaller(plan_.block, p.hidden - first);
-        const S *const W = p.W + first * p.d;
-        pack_transposed<P>(W, units, p.d, transposed(b));
-        pack_rows<P>(W, units, p.d, piece<T>(shared_, straight_) + b * plan_.block * d_panels_);
-        weight_norms(W, units, p.d, stride_, piece<T>(shared_, norms_) + b * stride_);
+        const Block block = block_at(b);
+        const S *const W = p.W + block.first * p.d;
+        pack_transposed<P>(W, block.units, p.d, transposed(b));
+        pack_rows<P>(W, block.units, p.d, piece<T>(shared_, straight_) + b * plan_.block * d_panels_);
+        weight_norms(W, block.units, p.d, stride_, piece<T>(shared_, norms_) + b * stride_);
     }
 
     T *transposed(int64_t b) const { return piece<T>(shared_, transposed_) + b * stride_ * p.d; }
@@ -141,10 +146,7 @@ template <class S, class Family> class JacobianRun {
     }
     Right<T> transposed_right(const Block &block) const { return {transposed(block.number), panel, p.d * panel}; }
 
-    Block block_at(int64_t b) const {
-        const int64_t first = b * plan_.block, units = smaller(plan_.block, p.hidden - first);
-        return {b, first, units, round_up(units, lanes)};
-    }
+    Block block_at(int64_t b) const { return plan_.block_at(b, lanes); }
 
     static void product(int64_t m, int64_t n, int64_t k, const Left<T> &a, const Right<T> &b, T *c, int64_t row,
                         bool accumulate = false) {
@@ -152,22 +154,22 @@ template <class S, class Family> class JacobianRun {
         multiply<P>(m, n, k, &factors, 1, c, row, accumulate);
     }
 
-    void run_tile(int64_t t, int64_t chunk, bool first_of_chunk, char *mine) const {
-        Job job{t * plan_.tile_rows, 0, chunk, first_of_chunk, mine, {}};
-        job.rows = smaller(plan_.tile_rows, p.batch - job.first);
-        const S *const x = p.points->x + job.first * p.d;
+    void run_tile(const BatchTile &tile_of_batch) const {
+        Job job{tile_of_batch, {}};
+        char *const mine = job.mine;
+        const S *const x = p.points.x + job.first * p.d;
         job.x = left_rows<P>(x, job.rows, p.d, piece<T>(mine, x_));
         if (p.dW)
             pack_rows<P>(x, job.rows, p.d, piece<T>(mine, x_right_));
-        if (p.points->scalar)
-            fill_zero(p.points->scalar + job.first, job.rows);
+        if (p.points.scalar)
+            fill_zero(p.points.scalar + job.first, job.rows);
         for (int64_t b = 0; b < plan_.blocks; ++b) {
             const Block block = block_at(b);
             JacobianTile<T> tile = tile_of(job, block);
             product(job.rows, block.width, p.d, job.x, transposed_right(block), tile.u, stride_);
             if (!p.backward() || p.early || (p.dW && !p.traces()))
                 evaluate(job, block, tile);
-            if (p.points->scalar)
+            if (p.points.scalar)
                 add_trace(job, block, tile);
             if (p.backward())
                 block_backward(job, block, tile);
@@ -175,15 +177,16 @@ template <class S, class Family> class JacobianRun {
         if (!p.backward() && !p.traces())
             for (int64_t i = 0; i < job.rows; ++i)
                 row_jacobian(job, i);
-        if (p.points->dx)
+        if (p.points.dx)
             for (int64_t i = 0; i < job.rows; ++i)
-                narrow_row(piece<T>(mine, dx_) + i * d_vectors_, p.d, p.points->dx + (job.first + i) * p.d);
+                narrow_row(piece<T>(mine, dx_) + i * d_vectors_, p.d, p.points.dx + (job.first + i) * p.d);
     }
 
     JacobianTile<T> tile_of(const Job &job, const Block &block) const {
         char *const mine = job.mine;
         const int64_t kept = kept_ > 1 ? block.number : 0;
-        JacobianTile<T> tile{};
+        JacobianTile<T> tile;
+        tile.place(job, block);
         tile.u = piece<T>(mine, u_);
         tile.s = piece<T>(mine, s_) + kept * plan_.tile_rows * stride_;
         tile.q = piece<T>(mine, q_);
@@ -193,14 +196,7 @@ template <class S, class Family> class JacobianRun {
             tile.c[k] = piece<T>(mine, c_[k]) + kept * plan_.tile_rows;
             tile.in_c[k] = piece<T>(mine, in_c_[k]);
         }
-        tile.rows = job.rows;
         tile.stride = stride_;
-        tile.width = block.width;
-        tile.first_row = job.first;
-        tile.first_unit = block.first;
-        tile.units = block.units;
-        tile.block = block.number;
-        tile.first_tile = job.first_of_chunk;
         tile.sums = piece<T>(shared_, family_sums_) + job.chunk * p.sums;
         tile.scratch = mine + scratch_;
         return tile;
@@ -228,7 +224,7 @@ template <class S, class Family> class JacobianRun {
                 const T *const here = y(job, block, k) + i * d_vectors_;
                 total += tile.c[k][i] * dot(here, here, d_vectors_);
             }
-            p.points->scalar[job.first + i] += total;
+            p.points.scalar[job.first + i] += total;
         }
     }
 
@@ -252,7 +248,7 @@ template <class S, class Family> class JacobianRun {
             for (int k = 0; k < p.strips; ++k)
                 add_outer(tile.c[k][i], y(job, block, k) + i * d_vectors_, J);
         }
-        S *const out = p.points->dg + (job.first + i) * p.d * p.d;
+        S *const out = p.points.dg + (job.first + i) * p.d * p.d;
         for (int64_t r = 0; r < p.d; ++r)
             for (int64_t c = 0; c < p.d; ++c)
                 narrow(r > c ? J[c * d_vectors_ + r] : J[r * d_vectors_ + c], out[r * p.d + c]);
@@ -286,7 +282,7 @@ template <class S, class Family> class JacobianRun {
             product(job.rows, block.width, p.d, {piece<T>(job.mine, lifted_[k]), d_vectors_, 1},
                     transposed_right(block), piece<T>(job.mine, along_[k]), stride_);
         family_.gradient(tile);
-        if (p.points->dx)
+        if (p.points.dx)
             product(job.rows, p.d, block.units, {tile.u, stride_, 1}, straight(block), piece<T>(job.mine, dx_),
                     d_vectors_, block.number > 0);
         if (p.dW)
@@ -295,7 +291,7 @@ template <class S, class Family> class JacobianRun {
 
     // q, e_k and ȳ_k of a row for G = weight·I.
     void trace_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile, int64_t i) const {
-        const T weight = p.points->weight[job.first + i];
+        const T weight = p.points.weight[job.first + i];
         const T *const norms = piece<T>(shared_, norms_) + block.number * stride_;
         T *const q = piece<T>(job.mine, q_) + i * stride_;
         for (int64_t j = 0; j < block.width; j += lanes)
@@ -312,7 +308,7 @@ template <class S, class Family> class JacobianRun {
     // The same for a matrix G, and what the row adds to Σ s_j G w_j.
     void matrix_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile, int64_t i) const {
         T *const G = piece<T>(job.mine, matrix_), *const GW = piece<T>(job.mine, product_);
-        symmetrise(p.points->g + (job.first + i) * p.d * p.d, G);
+        symmetrise(p.points.g + (job.first + i) * p.d * p.d, G);
         product(p.d, block.width, p.d, {G, d_vectors_, 1}, transposed_right(block), GW, stride_);
         quadratic_forms(block, GW, piece<T>(job.mine, q_) + i * stride_);
         if (p.dW) {
@@ -370,7 +366,7 @@ template <class S, class Family> class JacobianRun {
             for (int64_t i = 0; i < job.rows; ++i)
                 for (int64_t j = 0; j < block.width; j += lanes)
                     store(diagonal + j,
-                          load(diagonal + j) + p.points->weight[job.first + i] * load(tile.s + i * stride_ + j));
+                          load(diagonal + j) + p.points.weight[job.first + i] * load(tile.s + i * stride_ + j));
         const S *const W = p.W + block.first * p.d;
         for (int64_t j = 0; j < block.units; ++j)
             for (int64_t i = 0; i < p.d; ++i)
@@ -378,19 +374,15 @@ template <class S, class Family> class JacobianRun {
                     2 * (p.traces() ? diagonal[j] * widen(W[j * p.d + i]) : diagonal[i * stride_ + j]);
     }
 
-    void finish() const {
-        T *const partials = piece<T>(shared_, weight_sums_);
-        for (int64_t j = 0; p.dW && j < p.hidden; ++j) {
-            T *const row = partials + j * d_vectors_;
-            reduce_partials(row, plan_.row_chunks, p.hidden * d_vectors_, p.d, row);
-            narrow_row(row, p.d, p.dW + j * p.d);
-        }
+    void finish(int threads) const {
+        if (p.dW)
+            finish_weights(plan_, threads, piece<T>(shared_, weight_sums_), d_vectors_, p.d, p.dW);
         if (p.backward())
             family_.finish(piece<T>(shared_, family_sums_), plan_.row_chunks, p.sums);
     }
 
     const Jacobian<S> p;
-    const Family family_;
+    const JacobianMiddle<T> &family_;
     Plan plan_;
     int64_t stride_, d_vectors_, d_panels_, kept_; // kept_: blocks whose strips are kept
     int64_t shared_bytes_, worker_bytes_;

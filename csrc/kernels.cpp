@@ -1,5 +1,5 @@
 // The table of one instruction set's kernels; isa.h says how it is compiled.
-#include "modules_jacobian.h"
+#include "modules.h"
 #include "ridge.h"
 
 namespace gradnets::GRADNETS_ISA {

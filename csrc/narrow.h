@@ -21,13 +21,14 @@ template <class S> class NarrowRun {
 
   public:
     NarrowRun(const Ridge<S> &problem, const PaddedCascade<T> &cascade) : p(problem), phi(cascade) {
-        const double flops =
-            2.0 * double(p.batch) * double(p.d) * double(p.h) * (p.points.g ? 5 : 2) + cascade_flops(p);
+        const double flops = 2.0 * double(p.batch) * double(p.d) * double(p.h) * (p.points.g ? 5 : 2) +
+                             basis_flops(p) * double(p.batch) * double(p.h) * p.phi.layers * p.phi.terms;
         const int64_t most = p.d <= 4 ? 512 : 256;
         tile_ = smaller(most, round_up(p.batch, lanes));
-        tiles_ = (p.batch + tile_ - 1) / tile_;
-        chunks_ = flops <= kSerialFlops ? 1 : smaller(tiles_, most_chunks(p.h * p.d));
-        threads_ = threads_for(flops, p.threads, chunks_);
+        plan_.tile_rows = tile_;
+        plan_.tiles = (p.batch + tile_ - 1) / tile_;
+        plan_.row_chunks = flops <= kSerialFlops ? 1 : smaller(plan_.tiles, most_chunks(p.h * p.d));
+        threads_ = threads_for(flops, p.threads, plan_.row_chunks);
         parameters_ = phi.index.count();
         sums_ = (parameters_ + p.d) * p.h + p.d;
         rows_ = p.d * tile_;
@@ -41,17 +42,13 @@ template <class S> class NarrowRun {
 
     bool run() {
         Layout all;
-        const int64_t sums = all.add<T>(chunks_ * sums_), workers = all.bytes();
+        const int64_t sums = all.add<T>(plan_.row_chunks * sums_), workers = all.bytes();
         Workspace workspace(workers + threads_ * worker_bytes_);
         if (!workspace.ok())
             return false;
         T *const partials = piece<T>(workspace.at(sums), 0);
-        auto body = [&](int64_t chunk, int worker) {
-            char *const mine = workspace.at(workers) + worker * worker_bytes_;
-            for (int64_t t = chunk * tiles_ / chunks_; t < (chunk + 1) * tiles_ / chunks_; ++t)
-                tile(t, mine, partials + chunk * sums_, t == chunk * tiles_ / chunks_);
-        };
-        parallel(threads_, chunks_, body);
+        each_tile(plan_, p.batch, threads_, workspace.at(workers), worker_bytes_,
+                  [&](const BatchTile &tile, int64_t) { run_tile(tile, partials + tile.chunk * sums_); });
         finish(partials);
         return true;
     }
@@ -76,8 +73,10 @@ template <class S> class NarrowRun {
                 narrow(bias ? from[c * tile_ + i] + bias[c] : from[c * tile_ + i], to[i * p.d + c]);
     }
 
-    void tile(int64_t number, char *mine, T *sums, bool first) const {
-        const int64_t begin = number * tile_, count = smaller(tile_, p.batch - begin), offset = begin * p.d;
+    void run_tile(const BatchTile &tile, T *sums) const {
+        const int64_t count = tile.rows, offset = tile.first * p.d;
+        const bool first = tile.first_of_chunk;
+        char *const mine = tile.mine;
         transpose_in(p.points.x + offset, count, rows(mine, kX));
         if (p.points.g)
             transpose_in(p.points.g + offset, count, rows(mine, kG));
@@ -147,9 +146,9 @@ template <class S> class NarrowRun {
 
     // u = Σ_c w_c·x_c
     template <int N> GRADNETS_INLINE void project(const T *w, const T *x, V (&u)[N]) const {
-        GRADNETS_EACH u[i] = w[0] * load(x + i * lanes);
-        for (int64_t c = 1; c < p.d; ++c)
-            GRADNETS_EACH u[i] += w[c] * load(x + c * tile_ + i * lanes);
+        start_sums(u);
+        for (int64_t c = 0; c < p.d; ++c)
+            GRADNETS_EACH u[i] = u[i] + w[c] * load(x + c * tile_ + i * lanes);
     }
 
     // out_c += w_c·a
@@ -172,21 +171,22 @@ template <class S> class NarrowRun {
     }
 
     void finish(T *partials) const {
-        finish_cascade(p, phi.index, partials, p.h, chunks_, sums_);
+        finish_cascade(p, phi.index, partials, p.h, plan_.row_chunks, sums_);
         T *const weights = partials + parameters_ * p.h; // [d, h], of the first chunk
         if (p.dW) {
-            reduce_partials(weights, chunks_, sums_, p.d * p.h, weights);
+            reduce_partials(weights, plan_.row_chunks, sums_, p.d * p.h, weights);
             for (int64_t j = 0; j < p.h; ++j)
                 for (int64_t c = 0; c < p.d; ++c)
                     narrow(weights[c * p.h + j], p.dW[j * p.d + c]);
         }
         if (p.dbias)
-            reduce_partials(weights + p.d * p.h, chunks_, sums_, p.d, p.dbias);
+            reduce_partials(weights + p.d * p.h, plan_.row_chunks, sums_, p.d, p.dbias);
     }
 
     const Ridge<S> &p;
     const PaddedCascade<T> &phi;
-    int64_t tile_, tiles_, chunks_, parameters_, sums_, rows_, at_[4], local_, history_, worker_bytes_;
+    Plan plan_;
+    int64_t tile_, parameters_, sums_, rows_, at_[4], local_, history_, worker_bytes_;
     int threads_;
 };
 

@@ -5,7 +5,7 @@
 // One pass over the batch, tile by tile; nothing of size batch × h in memory.
 #pragma once
 
-#include "workspace.h"
+#include "plan.h"
 
 namespace gradnets::GRADNETS_ISA {
 
@@ -13,30 +13,55 @@ namespace gradnets::GRADNETS_ISA {
 // zeros to whole vectors), which it replaces by the derivatives of s.  Where g is absent and only dg is needed, a is
 // the memory of u (or p, where there is a v).
 template <class T> struct HiddenTile {
-    T *u, *a, *p;
-    int64_t rows, stride, width;
-    int64_t first_row, first_unit, units, block;
-    bool first_tile; // of its chunk: sums over the batch start here
-    T *sums;         // the chunk's sums over the batch, Middle::sums values, shared by its blocks
-    T *scalars;      // [rows], to be added to, for scalars per row; or null
-    char *scratch;   // Middle::scratch bytes
+    T *u = nullptr, *a = nullptr, *p = nullptr;
+    int64_t rows = 0, stride = 0, width = 0;
+    int64_t first_row = 0, first_unit = 0, units = 0, block = 0;
+    bool first_tile = false; // of its chunk: sums over the batch start here
+    T *sums = nullptr;       // the chunk's sums over the batch, Pipeline::sums values, shared by its blocks
+    T *scalars = nullptr;    // [rows], to be added to; or null
+    char *scratch = nullptr; // Pipeline::scratch bytes
+
+    void place(const BatchTile &tile, const Block &of) {
+        rows = tile.rows;
+        first_row = tile.first;
+        first_tile = tile.first_of_chunk;
+        first_unit = of.first;
+        units = of.units;
+        width = of.width;
+        block = of.number;
+    }
+};
+
+// The step between the two products.
+template <class T> struct Middle {
+    virtual void operator()(const HiddenTile<T> &tile) const = 0;
+    // The gradients of the parameters from the sums of `chunks` chunks, `size` values each.
+    virtual void finish(const T *sums, int64_t chunks, int64_t size) const = 0;
+
+  protected:
+    ~Middle() = default;
 };
 
 template <class S> struct Pipeline {
     using T = Sum<S>;
-    int64_t batch, d, hidden, block;
-    int64_t most_rows;
+    int64_t batch = 0, d = 0, hidden = 0;
+    int64_t block = 0;         // hidden units of a block, at most
+    bool whole_blocks = false; // whether the middle step needs all hidden units of a block together
+    int64_t most_rows = 0;     // of a tile
     Points<S> points;
-    const S *W;
-    const T *bias;
-    S *dW;
-    T *dbias;
-    bool only_dg_from_u; // g absent: a is u's memory
-    bool fixed_block;    // the middle step needs all hidden units of a block together
-    double flops;
-    int64_t sums, scratch;
-    int threads;
+    const S *W = nullptr;
+    const T *bias = nullptr;
+    S *dW = nullptr;
+    T *dbias = nullptr;
+    double flops = 0;
+    int64_t sums = 0, scratch = 0; // what HiddenTile says
+    int threads = 1;
 };
+
+// Rows of a tile whose hidden units are independent: whole tiles of the product, fewer where rows are long.
+inline int64_t most_tile_rows(int64_t d) {
+    return d > 512 ? 66 : 96;
+}
 
 static constexpr int64_t kSmallBatch = 32;
 
@@ -71,8 +96,8 @@ template <class P, class S> struct PipelineLayout {
         d_vectors = round_up(p.d, lanes);
         d_panels = round_up(p.d, panel);
         const int64_t fit = larger(lanes, round_up(6144 / p.d, lanes)); // 24 kB of W
-        const int64_t block = in_place && !p.fixed_block && fit < p.block ? fit : p.block;
-        const int64_t grain = p.fixed_block ? block : lanes;
+        const int64_t block = in_place && !p.whole_blocks && fit < p.block ? fit : p.block;
+        const int64_t grain = p.whole_blocks ? block : lanes;
         plan = make_plan(p.batch, p.hidden * p.d, p.hidden, block, grain, p.most_rows, Tile<T>::rows, p.flops);
         block_panels = round_up(plan.block, panel);
         stride = block_panels;
@@ -136,13 +161,13 @@ inline void add_rows(const T *from, int64_t rows, int64_t from_row, int64_t d, T
 }
 
 // One run: the tasks' bodies, and the sums after them.
-template <class P, class S, class Middle> class PipelineRun {
+template <class P, class S> class PipelineRun {
     using T = Sum<S>;
     using E = typename P::Element;
     using L = PipelineLayout<P, S>;
 
   public:
-    PipelineRun(const Pipeline<S> &problem, const Middle &middle) : p(problem), middle_(middle), l(problem) {
+    PipelineRun(const Pipeline<S> &problem, const Middle<T> &middle) : p(problem), middle_(middle), l(problem) {
         const S *in[] = {p.points.x, p.points.g, p.points.v};
         S *out[] = {p.points.dx, p.points.dg, p.points.dv};
         for (int r = 0; r < 3; ++r) {
@@ -159,24 +184,14 @@ template <class P, class S, class Middle> class PipelineRun {
         shared_ = workspace.at(0);
         if (!l.in_place)
             pack_weights(threads);
-        char *const workers = workspace.at(l.shared_bytes);
-        auto body = [&](int64_t task, int worker) {
-            const int64_t groups = l.plan.split ? l.plan.groups : 1;
-            chunk(task / groups, task % groups, workers + worker * l.worker_bytes);
-        };
-        parallel(threads, l.plan.tasks(), body);
+        each_tile(l.plan, p.batch, threads, workspace.at(l.shared_bytes), l.worker_bytes,
+                  [&](const BatchTile &tile, int64_t group) { run_tile(tile, group); });
         finish(threads);
         return true;
     }
 
   private:
-    struct Block {
-        int64_t number, first, units, width;
-    };
-    struct TileJob {
-        int64_t first, rows, chunk;
-        bool first_of_chunk;
-        char *mine;
+    struct TileJob : BatchTile {
         const T *in[3]; // rows as they are read in place
         Left<E> left[3];
         Right<E> right[3];
@@ -194,28 +209,21 @@ template <class P, class S, class Middle> class PipelineRun {
         parallel(threads_for(16.0 * p.hidden * p.d, threads, l.plan.blocks), l.plan.blocks, body);
     }
 
-    void chunk(int64_t number, int64_t group, char *mine) {
-        for (int64_t t = l.plan.first_tile(number); t < l.plan.first_tile(number + 1); ++t) {
-            TileJob job{};
-            job.first = t * l.plan.tile_rows;
-            job.rows = smaller(l.plan.tile_rows, p.batch - job.first);
-            job.chunk = number;
-            job.first_of_chunk = t == l.plan.first_tile(number);
-            job.mine = mine;
-            prepare_points(job);
-            if (p.dbias && group == 0)
-                add_bias_sums(job);
-            if (l.plan.split) {
-                run_group(job, group, true);
-            } else {
-                for (int64_t g = 0; g < l.plan.groups; ++g)
-                    run_group(job, g, false);
-                finish_tile(job);
-            }
+    void run_tile(const BatchTile &tile, int64_t group) const {
+        TileJob job{tile, {}, {}, {}};
+        prepare_points(job);
+        if (p.dbias && group == 0)
+            add_bias_sums(job);
+        if (l.plan.split) {
+            run_group(job, group, true);
+            return;
         }
+        for (int64_t g = 0; g < l.plan.groups; ++g)
+            run_group(job, g, false);
+        finish_tile(job);
     }
 
-    void prepare_points(TileJob &job) {
+    void prepare_points(TileJob &job) const {
         for (int r = 0; r < 3; ++r) {
             if (!l.has[r])
                 continue;
@@ -253,7 +261,7 @@ template <class P, class S, class Middle> class PipelineRun {
         return right;
     }
 
-    void add_bias_sums(const TileJob &job) {
+    void add_bias_sums(const TileJob &job) const {
         T *const here = piece<T>(job.mine, l.row_sum), *const total = piece<T>(shared_, l.bias_sums) + job.chunk * p.d;
         fill_zero(here, p.d);
         const S *const g = p.points.g + job.first * p.d;
@@ -284,7 +292,7 @@ template <class P, class S, class Middle> class PipelineRun {
         return piece<T>(job.mine, l.points_total[r]);
     }
 
-    void run_group(const TileJob &job, int64_t group, bool split) {
+    void run_group(const TileJob &job, int64_t group, bool split) const {
         T *targets[3] = {}, *results = nullptr;
         int64_t target_row[3] = {};
         for (int r = 0; r < 3; ++r)
@@ -312,10 +320,8 @@ template <class P, class S, class Middle> class PipelineRun {
     }
 
     void run_block(const TileJob &job, int64_t b, bool first_of_group, T *const *targets, const int64_t *target_row,
-                   T *results) {
-        Block block{b, l.plan.first_unit(b), 0, 0};
-        block.units = l.plan.first_unit(b + 1) - block.first;
-        block.width = round_up(block.units, L::lanes);
+                   T *results) const {
+        const Block block = l.plan.block_at(b, L::lanes);
         T *tiles[3] = {};
         for (int r = 0; r < 3; ++r)
             tiles[r] = l.has[r] ? piece<T>(job.mine, l.tile[r]) : nullptr;
@@ -327,21 +333,16 @@ template <class P, class S, class Middle> class PipelineRun {
             if (l.has[r])
                 hidden_values(job, block, r, W, tiles[r]);
         if (!l.has[1])
-            tiles[1] = p.only_dg_from_u ? tiles[0] : tiles[2];
-        HiddenTile<T> tile{tiles[0],
-                           tiles[1],
-                           tiles[2],
-                           job.rows,
-                           l.stride,
-                           block.width,
-                           job.first,
-                           block.first,
-                           block.units,
-                           b,
-                           job.first_of_chunk,
-                           piece<T>(shared_, l.middle_sums) + job.chunk * p.sums,
-                           results,
-                           job.mine + l.scratch};
+            tiles[1] = l.has[2] ? tiles[2] : tiles[0];
+        HiddenTile<T> tile;
+        tile.place(job, block);
+        tile.u = tiles[0];
+        tile.a = tiles[1];
+        tile.p = tiles[2];
+        tile.stride = l.stride;
+        tile.sums = piece<T>(shared_, l.middle_sums) + job.chunk * p.sums;
+        tile.scalars = results;
+        tile.scratch = job.mine + l.scratch;
         middle_(tile);
         if (l.needs_points())
             point_gradients(job, block, W, tiles, !first_of_group, targets, target_row);
@@ -439,14 +440,8 @@ template <class P, class S, class Middle> class PipelineRun {
     void finish(int threads) {
         if (l.plan.split)
             finish_groups(threads);
-        if (p.dW && !l.direct_weights) {
-            auto body = [&](int64_t j, int) {
-                T *const partial = piece<T>(shared_, l.weight_sums) + j * l.d_vectors;
-                reduce_partials(partial, l.plan.row_chunks, p.hidden * l.d_vectors, p.d, partial);
-                narrow_row(partial, p.d, p.dW + j * p.d);
-            };
-            parallel(threads_for(8.0 * l.plan.row_chunks * p.hidden * p.d, threads, p.hidden), p.hidden, body);
-        }
+        if (p.dW && !l.direct_weights)
+            finish_weights(l.plan, threads, piece<T>(shared_, l.weight_sums), l.d_vectors, p.d, p.dW);
         if (p.dbias)
             reduce_partials(piece<T>(shared_, l.bias_sums), l.plan.row_chunks, p.d, p.d, p.dbias);
         middle_.finish(piece<T>(shared_, l.middle_sums), l.plan.row_chunks, p.sums);
@@ -470,16 +465,21 @@ template <class P, class S, class Middle> class PipelineRun {
     }
 
     const Pipeline<S> p;
-    Middle middle_;
+    const Middle<T> &middle_;
     const L l;
     const S *in_[3];
     S *out_[3];
     char *shared_ = nullptr;
 };
 
-template <class P, class S, class Middle> inline bool run_pipeline(const Pipeline<S> &problem, const Middle &middle) {
-    PipelineRun<P, S, Middle> run(problem, middle);
-    return run.run();
+// By products of pairs of bfloat16 where the instruction set has them and W is packed, else one number at a time.
+template <class S> inline bool run_pipeline(const Pipeline<S> &p, const Middle<Sum<S>> &middle) {
+#ifdef GRADNETS_BF16_DOT
+    if constexpr (is_same<S, Bf16>)
+        if (!reads_weights_in_place<float>(p.batch, p.d))
+            return PipelineRun<Pairs, S>(p, middle).run();
+#endif
+    return PipelineRun<Plain<Sum<S>>, S>(p, middle).run();
 }
 
 } // namespace gradnets::GRADNETS_ISA

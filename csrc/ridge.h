@@ -3,7 +3,8 @@
 
 #include "narrow.h"
 #include "ridge_jacobian.h"
-#include "ridge_quantities.h"
+#include "ridge_jvp.h"
+#include "ridge_potential.h"
 
 namespace gradnets::GRADNETS_ISA {
 
@@ -43,72 +44,30 @@ template <class T> struct RidgeStrips {
     }
 };
 
-template <class S> struct RidgeMiddle {
-    using T = Sum<S>;
-    const Ridge<S> *problem;
-    RidgeStrips<T> strips;
-
-    void operator()(const HiddenTile<T> &tile) const {
-        T *const local = piece<T>(tile.scratch, 0);
-        const CascadeStrips<T> &cascade = strips.cascade;
-        if (cascade.needs_parameters())
-            cascade.start_sums(local);
-        strips(tile, local);
-        if (cascade.needs_parameters())
-            cascade.add_sums(tile, local);
-    }
-
-    void finish(const T *partials, int64_t chunks, int64_t size) const {
-        if (strips.cascade.needs_parameters())
-            finish_cascade(*problem, strips.cascade.index(), partials, strips.cascade.phi->stride, chunks, size);
-    }
-};
-
-template <class P, class S> inline bool ridge_on_pipeline(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
+template <class S> inline bool ridge_value(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
     const CascadeStrips<T> cascade = cascade_strips(p, phi);
-    const int products = 1 + (p.points.g != nullptr) + (p.points.v != nullptr);
-    const int outputs = (p.points.dx != nullptr) + (p.points.dg != nullptr) + (p.points.dv != nullptr);
+    Pipeline<S> pipeline = ridge_pipeline(p, cascade, basis_flops(p), phi.index.layers * kInterleaved);
     // Few rows wait for W to come from memory, which takes as long as 16 operations on each of its values.
-    const double flops =
-        double(p.d) * double(p.h) * (2.0 * double(p.batch) * (products * (p.dW ? 2 : 1) + outputs) + 16.0) +
-        cascade_flops(p);
-    const Pipeline<S> pipeline{p.batch,
-                               p.d,
-                               p.h,
-                               cascade.block,
-                               p.d > 512 ? 66 : 96,
-                               p.points,
-                               p.W,
-                               p.bias,
-                               p.dW,
-                               p.dbias,
-                               p.points.v == nullptr,
-                               false,
-                               flops,
-                               cascade.sums(),
-                               cascade.scratch_bytes(phi.index.layers * kInterleaved),
-                               p.threads};
-    return run_pipeline<P, S>(pipeline, RidgeMiddle<S>{&p, {cascade}});
+    pipeline.flops += 16.0 * double(p.d) * double(p.h);
+    return run_pipeline(pipeline, RidgeMiddle<S, RidgeStrips<T>>(p, {cascade}));
 }
 
 template <class S> bool ridge(const Ridge<S> &p) {
-    using T = Sum<S>;
-    const PaddedCascade<T> phi(p.phi, p.h);
+    const PaddedCascade<Sum<S>> phi(p.phi, p.h);
     if (!phi.memory.ok())
         return false;
-    if (p.quantity == Quantity::divergence || p.quantity == Quantity::jacobian)
+    switch (p.quantity) {
+    case Quantity::jvp:
+        return ridge_jvp(p, phi);
+    case Quantity::potential:
+        return ridge_potential(p, phi);
+    case Quantity::divergence:
+    case Quantity::jacobian:
         return ridge_jacobian(p, phi);
-    if (p.quantity != Quantity::value)
-        return ridge_quantities(p, phi);
-    if (narrow_pays<T>(p.batch, p.d, p.h))
-        return ridge_narrow(p, phi);
-#ifdef GRADNETS_BF16_DOT
-    if constexpr (is_same<S, Bf16>)
-        if (!reads_weights_in_place<T>(p.batch, p.d))
-            return ridge_on_pipeline<Pairs, S>(p, phi);
-#endif
-    return ridge_on_pipeline<Plain<T>, S>(p, phi);
+    default:
+        return narrow_pays<Sum<S>>(p.batch, p.d, p.h) ? ridge_narrow(p, phi) : ridge_value(p, phi);
+    }
 }
 
 } // namespace gradnets::GRADNETS_ISA

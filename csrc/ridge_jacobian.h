@@ -42,43 +42,44 @@ template <class T> struct RidgeJacobianStrips {
     }
 };
 
-template <class S> struct RidgeJacobian {
+template <class S> struct RidgeJacobian final : JacobianMiddle<Sum<S>> {
     using T = Sum<S>;
-    const Ridge<S> *problem;
-    RidgeJacobianStrips<T> strips;
+    const Ridge<S> &problem;
+    const RidgeJacobianStrips<T> strips;
 
-    void value(const JacobianTile<T> &tile) const { strips(tile, nullptr); }
+    RidgeJacobian(const Ridge<S> &ridge, const CascadeStrips<T> &cascade) : problem(ridge), strips{cascade} {}
 
-    void gradient(const JacobianTile<T> &tile) const {
+    void value(const JacobianTile<T> &tile) const override { strips(tile, nullptr); }
+
+    void gradient(const JacobianTile<T> &tile) const override {
         T *const local = piece<T>(tile.scratch, 0);
         strips.cascade.start_sums(local);
         strips(tile, local);
         strips.cascade.add_sums(tile, local);
     }
 
-    void finish(const T *partials, int64_t chunks, int64_t size) const {
-        finish_cascade(*problem, strips.cascade.index(), partials, strips.cascade.phi->stride, chunks, size);
+    void finish(const T *sums, int64_t chunks, int64_t size) const override {
+        finish_cascade(problem, strips.cascade.index(), sums, strips.cascade.phi->stride, chunks, size);
     }
 };
 
 template <class S> bool ridge_jacobian(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     const CascadeStrips<Sum<S>> cascade = cascade_strips(p, phi);
-    Jacobian<S> jacobian{};
+    Jacobian<S> jacobian;
     jacobian.batch = p.batch;
     jacobian.d = p.d;
     jacobian.hidden = p.h;
     jacobian.block = cascade.block;
-    jacobian.points = &p.points;
+    jacobian.points = p.points;
     jacobian.W = p.W;
     jacobian.dW = p.dW;
-    jacobian.most_rows = jacobian.traces() ? (p.d > 512 ? 66 : 96) : Tile<Sum<S>>::rows;
+    jacobian.most_rows = jacobian.traces() ? most_tile_rows(p.d) : Tile<Sum<S>>::rows;
     jacobian.flops = double(p.batch) * double(p.h) *
                      (jacobian_flops(jacobian) + (jacobian.backward() ? 80.0 : 20.0) * phi.index.layers * phi.terms);
     jacobian.sums = cascade.sums();
     jacobian.scratch = cascade.scratch_bytes(2 * phi.index.layers * kInterleaved);
     jacobian.threads = p.threads;
-    JacobianRun<S, RidgeJacobian<S>> run(jacobian, {&p, {cascade}});
-    return run.run();
+    return JacobianRun<S>(jacobian, RidgeJacobian<S>(p, cascade)).run();
 }
 
 } // namespace gradnets::GRADNETS_ISA
