@@ -1,6 +1,7 @@
-// Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit.
+// Printed by gradnets_fast/activations/codegen.py from spec.py and transforms.py. Do not edit.
 #pragma once
 
+#include "scalar_math.h"
 #include "simd_math.h"
 
 namespace gradnets::GRADNETS_ISA {
@@ -446,6 +447,129 @@ inline void with_basis(int basis, F &&body) {
         break;
     case 12:
         body(softshrink_basis{});
+        break;
+    }
+}
+
+struct identity_transform {
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        out = x;
+    }
+    template <class V>
+    static GRADNETS_INLINE void derivatives([[maybe_unused]] V x, V &first, V &second, V &third) {
+        first = broadcast<V>(1.0);
+        second = broadcast<V>(0.0);
+        third = broadcast<V>(0.0);
+    }
+};
+
+struct half_square_transform {
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        out = broadcast<V>(0.5) * (x * x);
+    }
+    template <class V>
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+        first = x;
+        second = broadcast<V>(1.0);
+        third = broadcast<V>(0.0);
+    }
+};
+
+struct softplus_transform {
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
+    }
+    template <class V>
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+        const auto t0 = -absolute(x);
+        const auto t1 = v_exp_bounded(t0);
+        const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
+        const auto t3 = t1 * t2;
+        const auto t4 = t3 * t2;
+        const auto t5 = v_expm1(t0);
+        first = select(x < broadcast<V>(0.0), t3, t2);
+        second = t4;
+        third = t4 * v_copysign(t5 / (broadcast<V>(2.0) + t5), -x);
+    }
+};
+
+struct logcosh_transform {
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        const auto t0 = absolute(x);
+        const auto t1 = v_expm1(minimum(t0, broadcast<V>(1.0)));
+        out = select(t0 < broadcast<V>(1.0), v_log1p(minimum((t1 * t1) / (broadcast<V>(2.0) * (broadcast<V>(1.0) + t1)), broadcast<V>(1.0))), (t0 + v_log1p(v_exp_bounded(broadcast<V>(-2.0) * t0))) - broadcast<V>(0.6931471805599453));
+    }
+    template <class V>
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+        const auto t0 = v_tanh(x);
+        const auto t1 = v_sech_squared(x);
+        first = t0;
+        second = t1;
+        third = (broadcast<V>(-2.0) * t0) * t1;
+    }
+};
+
+struct exp_transform {
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        out = v_exp_bounded(x);
+    }
+    template <class V>
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+        const auto t0 = v_exp_bounded(x);
+        first = t0;
+        second = t0;
+        third = t0;
+    }
+};
+
+struct log_transform {
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        out = v_log(x);
+    }
+    template <class V>
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+        const auto t0 = x * x;
+        first = broadcast<V>(1.0) / x;
+        second = broadcast<V>(-1.0) / t0;
+        third = broadcast<V>(2.0) / (t0 * x);
+    }
+};
+
+static constexpr const char *kTransformNames[] = {
+    "identity",
+    "half_square",
+    "softplus",
+    "logcosh",
+    "exp",
+    "log",
+};
+
+template <class F>
+inline void with_transform(int transform, F &&body) {
+    switch (transform) {
+    case 0:
+        body(identity_transform{});
+        break;
+    case 1:
+        body(half_square_transform{});
+        break;
+    case 2:
+        body(softplus_transform{});
+        break;
+    case 3:
+        body(logcosh_transform{});
+        break;
+    case 4:
+        body(exp_transform{});
+        break;
+    case 5:
+        body(log_transform{});
         break;
     }
 }

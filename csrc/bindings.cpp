@@ -308,8 +308,8 @@ bool transformed_modules(const std::string &quantity, int basis, int transform, 
 }
 
 template <class T>
-void evaluate(EvaluateBasis<T> function, int basis, int which, uintptr_t x, uintptr_t out, int64_t n) {
-    function(basis, which, n, reinterpret_cast<const T *>(x), reinterpret_cast<T *>(out));
+void evaluate(Evaluate<T> evaluator, int function, int which, int64_t count, uintptr_t x, uintptr_t out) {
+    evaluator(function, which, count, reinterpret_cast<const T *>(x), reinterpret_cast<T *>(out));
 }
 
 std::vector<std::string> strings(const Names &names) {
@@ -332,10 +332,13 @@ PYBIND11_MODULE(_C, m) {
     m.def("transformed_modules", &transformed_modules);
     m.def("set_potential_rules", &set_potential_rules);
     m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
-        evaluate(active_instruction_set().evaluate_f32, basis, which, x, out, count);
+        evaluate(active_instruction_set().evaluate_f32, basis, which, count, x, out);
     });
     m.def("evaluate_basis_f64", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
-        evaluate(active_instruction_set().evaluate_f64, basis, which, x, out, count);
+        evaluate(active_instruction_set().evaluate_f64, basis, which, count, x, out);
+    });
+    m.def("evaluate_transform", [](int transform, int which, int64_t count, uintptr_t t, uintptr_t out) {
+        evaluate(active_instruction_set().evaluate_transform, transform, which, count, t, out);
     });
     m.def("basis_names", [] { return strings(active_instruction_set().basis); });
     m.def("transform_names", [] { return strings(active_instruction_set().transforms); });

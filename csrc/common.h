@@ -114,8 +114,9 @@ struct Names {
     int count;
 };
 
-// which: 0 antiderivative, 1 value, 2 first derivative, 3 second derivative.
-template <class T> using EvaluateBasis = void (*)(int basis, int which, int64_t count, const T *x, T *out);
+// out[i] = function number `function` of the table, at x[i].  which: of a basis function 0 its antiderivative, 1 its
+// value, 2 and 3 its derivatives; of a transform 0 its value, 1 to 3 its derivatives.
+template <class T> using Evaluate = void (*)(int function, int which, int64_t count, const T *x, T *out);
 
 struct InstructionSet {
     const char *name;
@@ -126,8 +127,9 @@ struct InstructionSet {
     Kernels<double> f64;
     Kernels<Bf16> bf16;
     Kernels<Half> f16;
-    EvaluateBasis<float> evaluate_f32;
-    EvaluateBasis<double> evaluate_f64;
+    Evaluate<float> evaluate_f32;
+    Evaluate<double> evaluate_f64;
+    Evaluate<double> evaluate_transform;
 };
 
 // Runs task(context, index, worker) for every index in [0, count), on at most `threads` threads; worker < threads.

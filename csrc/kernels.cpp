@@ -21,6 +21,17 @@ template <class T> void evaluate_basis(int basis, int which, int64_t count, cons
     });
 }
 
+inline void evaluate_transforms(int transform, int which, int64_t count, const double *t, double *out) {
+    with_transform(transform, [&](auto rho) {
+        for (int64_t i = 0; i < count; ++i) {
+            double results[4];
+            rho.value(t[i], results[0]);
+            rho.derivatives(t[i], results[1], results[2], results[3]);
+            out[i] = results[which];
+        }
+    });
+}
+
 template <class S> constexpr Kernels<S> kernels() {
     return {ridge<S>, modules<S>};
 }
@@ -35,16 +46,17 @@ extern const Kernels<float> kernels_f32;
 extern const Kernels<double> kernels_f64;
 extern const Kernels<Bf16> kernels_bf16;
 extern const Kernels<Half> kernels_f16;
-extern const EvaluateBasis<float> evaluate_f32;
-extern const EvaluateBasis<double> evaluate_f64;
+extern const Evaluate<float> evaluate_f32;
+extern const Evaluate<double> evaluate_f64, evaluate_transform;
 constexpr Names basis_names{kBasisNames, sizeof(kBasisNames) / sizeof(kBasisNames[0])};
 constexpr Names transform_names{kTransformNames, sizeof(kTransformNames) / sizeof(kTransformNames[0])};
 constexpr Kernels<float> kernels_f32 = kernels<float>();
 constexpr Kernels<double> kernels_f64 = kernels<double>();
 constexpr Kernels<Bf16> kernels_bf16 = kernels<Bf16>();
 constexpr Kernels<Half> kernels_f16 = kernels<Half>();
-constexpr EvaluateBasis<float> evaluate_f32 = evaluate_basis<float>;
-constexpr EvaluateBasis<double> evaluate_f64 = evaluate_basis<double>;
+constexpr Evaluate<float> evaluate_f32 = evaluate_basis<float>;
+constexpr Evaluate<double> evaluate_f64 = evaluate_basis<double>;
+constexpr Evaluate<double> evaluate_transform = evaluate_transforms;
 #endif
 
 } // namespace gradnets::GRADNETS_ISA

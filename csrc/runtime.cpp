@@ -18,8 +18,8 @@ namespace gradnets {
     extern const Kernels<double> kernels_f64;                                                                          \
     extern const Kernels<Bf16> kernels_bf16;                                                                           \
     extern const Kernels<Half> kernels_f16;                                                                            \
-    extern const EvaluateBasis<float> evaluate_f32;                                                                    \
-    extern const EvaluateBasis<double> evaluate_f64;                                                                   \
+    extern const Evaluate<float> evaluate_f32;                                                                         \
+    extern const Evaluate<double> evaluate_f64, evaluate_transform;                                                    \
     }
 #ifdef GRADNETS_HAS_AVX512
 GRADNETS_DECLARE(avx512)
@@ -42,7 +42,7 @@ namespace {
 #define GRADNETS_SET(isa, supported)                                                                                   \
     InstructionSet {                                                                                                   \
         #isa, supported, isa::basis_names, isa::transform_names, isa::kernels_f32, isa::kernels_f64,                   \
-            isa::kernels_bf16, isa::kernels_f16, isa::evaluate_f32, isa::evaluate_f64                                  \
+            isa::kernels_bf16, isa::kernels_f16, isa::evaluate_f32, isa::evaluate_f64, isa::evaluate_transform         \
     }
 
 #ifdef GRADNETS_HAS_AVX512

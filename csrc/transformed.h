@@ -11,69 +11,22 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-// In the order of TRANSFORMS in activations/transforms.py; Python compares the names when it loads the extension.
-static constexpr const char *kTransformNames[] = {"identity", "half_square", "softplus", "logcosh", "exp", "log"};
-
-// ρ'(t) and ρ''(t).
-template <class T> struct Transform {
-    T first, second;
-};
-
-template <class T> inline Transform<T> transform_at(int transform, double t) {
-    switch (transform) {
-    case 1: // t²/2
-        return {T(t), T(1)};
-    case 2: { // log(1 + e^t)
-        const double e = __builtin_exp(-__builtin_fabs(t)), sigmoid = (t < 0 ? e : 1.0) / (1.0 + e);
-        return {T(sigmoid), T(e / ((1.0 + e) * (1.0 + e)))};
-    }
-    case 3: { // log cosh t
-        const double e = __builtin_exp(-2.0 * __builtin_fabs(t));
-        return {T(__builtin_tanh(t)), T(4.0 * e / ((1.0 + e) * (1.0 + e)))};
-    }
-    case 4: // e^t
-        return {T(__builtin_exp(t)), T(__builtin_exp(t))};
-    case 5: // log t
-        return {T(1.0 / t), T(-1.0 / (t * t))};
-    default:
-        return {T(1), T(0)};
-    }
-}
-
 // ρ(t)
 template <class T> inline T transform_value(int transform, double t) {
-    switch (transform) {
-    case 1: // t²/2
-        return T(t * t / 2);
-    case 2: // log(1 + e^t)
-        return T((t > 0 ? t : 0.0) + __builtin_log1p(__builtin_exp(-__builtin_fabs(t))));
-    case 3: // log cosh t
-        return T(__builtin_fabs(t) + __builtin_log1p(__builtin_exp(-2.0 * __builtin_fabs(t))) - __builtin_log(2.0));
-    case 4: // e^t
-        return T(__builtin_exp(t));
-    case 5: // log t
-        return T(__builtin_log(t));
-    default:
-        return T(t);
-    }
+    double value = 0;
+    with_transform(transform, [&](auto rho) { rho.value(t, value); });
+    return T(value);
 }
 
-// ρ'''(t)
-template <class T> inline T transform_third(int transform, double t) {
-    switch (transform) {
-    case 2: { // log(1 + e^t): σ(1 − σ)(1 − 2σ)
-        const double e = __builtin_exp(-__builtin_fabs(t));
-        return T((t < 0 ? 1.0 : -1.0) * e * (1.0 - e) / ((1.0 + e) * (1.0 + e) * (1.0 + e)));
-    }
-    case 3: // log cosh t: −2 tanh·sech²
-        return T(-2.0 * __builtin_tanh(t)) * transform_at<T>(transform, t).second;
-    case 4: // e^t
-        return T(__builtin_exp(t));
-    case 5: // log t
-        return T(2.0 / (t * t * t));
-    default:
-        return T(0);
-    }
+// ρ'(t), ρ''(t) and ρ'''(t)
+template <class T> struct TransformDerivatives {
+    T first, second, third;
+};
+
+template <class T> inline TransformDerivatives<T> transform_derivatives(int transform, double t) {
+    double first = 0, second = 0, third = 0;
+    with_transform(transform, [&](auto rho) { rho.derivatives(t, first, second, third); });
+    return {T(first), T(second), T(third)};
 }
 
 // Σ_j Ψ(z_j) over the real hidden units, to more than T's precision, for ρ = exp makes its error a relative one; z
@@ -110,7 +63,7 @@ template <class T> __attribute__((noinline)) double basis_sum(const Module<T> &m
 // z becomes s(z); returns F.
 template <class T> __attribute__((noinline)) T transformed_value(const Module<T> &m, T *z) {
     const double total = basis_sum(m, z, (T *)nullptr);
-    const T factor = m.positive * transform_at<T>(m.transform, total).first;
+    const T factor = m.positive * transform_derivatives<T>(m.transform, total).first;
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         store(z + j, load(z + j) * factor);
     return m.positive * transform_value<T>(m.transform, total);
@@ -123,7 +76,7 @@ __attribute__((noinline)) void transformed_gradient(const Module<T> &m, T potent
     using V = typename Simd<T>::Vector;
     fill_zero(a + m.h, m.width - m.h);
     const double total = basis_sum(m, z, slope);
-    const auto rho = transform_at<T>(m.transform, total);
+    const auto rho = transform_derivatives<T>(m.transform, total);
     if (potential_weight != 0) // else 0 times an infinite sum
         sums.positive += double(potential_weight * transform_value<T>(m.transform, total));
     const T weight = m.positive, a_sigma = dot(a, z, m.width);
@@ -143,7 +96,7 @@ __attribute__((noinline)) void transformed_gradient(const Module<T> &m, T potent
 template <class T> inline T transformed_potential(const Module<T> &m, T weight, T *z, ModuleSums<T> &sums) {
     const double total = basis_sum(m, z, (T *)nullptr);
     const T rho = transform_value<T>(m.transform, total);
-    const T factor = weight * m.positive * transform_at<T>(m.transform, total).first;
+    const T factor = weight * m.positive * transform_derivatives<T>(m.transform, total).first;
     sums.positive += double(weight * rho);
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         store(z + j, factor * load(z + j));
@@ -175,15 +128,15 @@ template <class T> inline void transformed_jvp(const Module<T> &m, T *z, T *a, T
     using V = typename Simd<T>::Vector;
     T *const first = scratch, *const second = scratch + m.width;
     const double total = basis_second(m, z, first, second);
-    const auto rho = transform_at<T>(m.transform, total);
-    const T third = transform_third<T>(m.transform, total), weight = m.positive;
+    const auto rho = transform_derivatives<T>(m.transform, total);
+    const T weight = m.positive;
     const T a_sigma = dot(a, z, m.width), p_sigma = dot(p, z, m.width);
     V along = {};
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         along += load(first + j) * (load(a + j) * load(p + j));
     const T along_slope = horizontal_sum<T>(along);
     sums.positive += double(rho.second * (a_sigma * p_sigma) + rho.first * along_slope);
-    const T through_sum = third * (a_sigma * p_sigma) + rho.second * along_slope;
+    const T through_sum = rho.third * (a_sigma * p_sigma) + rho.second * along_slope;
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V value = load(z + j), slope = load(first + j), here_a = load(a + j), here_p = load(p + j);
         const V dz = weight * (through_sum * value + rho.second * slope * (here_a * p_sigma + here_p * a_sigma) +
@@ -199,7 +152,7 @@ template <class T> inline void transformed_jvp(const Module<T> &m, T *z, T *a, T
 template <class T> inline void transformed_jacobian(const Module<T> &m, const JacobianTile<T> &tile, int64_t i) {
     T *const s = tile.s + i * tile.stride, *const sigma = tile.strip[0] + i * tile.stride;
     __builtin_memcpy(sigma, tile.u + i * tile.stride, size_t(m.width) * sizeof(T));
-    const auto rho = transform_at<T>(m.transform, basis_sum(m, sigma, s));
+    const auto rho = transform_derivatives<T>(m.transform, basis_sum(m, sigma, s));
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         store(s + j, (m.positive * rho.first) * load(s + j));
     tile.c[0][i] = m.positive * rho.second;
@@ -215,10 +168,10 @@ inline void transformed_jacobian_gradient(const Module<T> &m, const JacobianTile
     const T *const q = tile.q + at, *const along = tile.along[0] + at, in_c = tile.in_c[0][i];
     const T weight = m.positive;
     const double total = basis_second(m, z, first, second);
-    const auto rho = transform_at<T>(m.transform, total);
+    const auto rho = transform_derivatives<T>(m.transform, total);
     const T along_slope = dot(first, q, m.width);
     sums.positive += double(rho.first * along_slope + rho.second * in_c);
-    const T through_sum = weight * (rho.second * along_slope + transform_third<T>(m.transform, total) * in_c);
+    const T through_sum = weight * (rho.second * along_slope + rho.third * in_c);
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V dz = (weight * rho.first) * load(second + j) * load(q + j) + load(along + j) * load(first + j) +
                      through_sum * load(z + j);

@@ -1,4 +1,4 @@
-"""Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit."""
+"""Printed by gradnets_fast/activations/codegen.py from spec.py and transforms.py. Do not edit."""
 
 import triton
 import triton.language as tl
@@ -573,3 +573,105 @@ def value_first_second(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
         return softshrink_value_first_second(x)
     else:
         tl.static_assert(False, "unknown basis function")
+
+
+@triton.jit
+def identity_transform_value(x):
+    return x
+
+
+@triton.jit
+def identity_transform_first_second(x):
+    return tl.full(x.shape, 1.0, tl.float32), tl.full(x.shape, 0.0, tl.float32)
+
+
+@triton.jit
+def half_square_transform_value(x):
+    return 0.5 * (x * x)
+
+
+@triton.jit
+def half_square_transform_first_second(x):
+    return x, tl.full(x.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def softplus_transform_value(x):
+    return tl.where(x > 0.0, x, 0.0) + common.log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def softplus_transform_first_second(x):
+    t0 = tl.exp(-tl.abs(x))
+    t1 = 1.0 / (1.0 + t0)
+    t2 = t0 * t1
+    return tl.where(x < 0.0, t2, t1), t2 * t1
+
+
+@triton.jit
+def logcosh_transform_value(x):
+    t0 = tl.abs(x)
+    t1 = common.expm1(common.minimum(t0, 1.0))
+    return tl.where(t0 < 1.0, common.log1p(common.minimum((t1 * t1) / (2.0 * (1.0 + t1)), 1.0)), (t0 + common.log1p(tl.exp(-2.0 * t0))) - 0.6931471805599453)
+
+
+@triton.jit
+def logcosh_transform_first_second(x):
+    return common.tanh(x), common.sech_squared(x)
+
+
+@triton.jit
+def exp_transform_value(x):
+    return tl.exp(x)
+
+
+@triton.jit
+def exp_transform_first_second(x):
+    t0 = tl.exp(x)
+    return t0, t0
+
+
+@triton.jit
+def log_transform_value(x):
+    return tl.log(x)
+
+
+@triton.jit
+def log_transform_first_second(x):
+    return 1.0 / x, -1.0 / (x * x)
+
+
+@triton.jit
+def transform_value(x, NAME: tl.constexpr):
+    if NAME == "identity":
+        return identity_transform_value(x)
+    elif NAME == "half_square":
+        return half_square_transform_value(x)
+    elif NAME == "softplus":
+        return softplus_transform_value(x)
+    elif NAME == "logcosh":
+        return logcosh_transform_value(x)
+    elif NAME == "exp":
+        return exp_transform_value(x)
+    elif NAME == "log":
+        return log_transform_value(x)
+    else:
+        tl.static_assert(False, "unknown transform")
+
+
+@triton.jit
+def transform_first_second(x, NAME: tl.constexpr):
+    if NAME == "identity":
+        return identity_transform_first_second(x)
+    elif NAME == "half_square":
+        return half_square_transform_first_second(x)
+    elif NAME == "softplus":
+        return softplus_transform_first_second(x)
+    elif NAME == "logcosh":
+        return logcosh_transform_first_second(x)
+    elif NAME == "exp":
+        return exp_transform_first_second(x)
+    elif NAME == "log":
+        return log_transform_first_second(x)
+    else:
+        tl.static_assert(False, "unknown transform")

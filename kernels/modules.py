@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from . import _activations_gen as activations
-from . import common, transforms
+from . import common
 
 
 class Form(NamedTuple):
@@ -195,7 +195,7 @@ def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, 
 def potential(found, module, form):
     """F, (BM,)."""
     if form.basis != "":
-        return module.positive * transforms.value(found.first, form.transform)
+        return module.positive * activations.transform_value(found.first, form.transform)
     elif form.two_signs:
         return (module.positive * found.first + module.negative * found.second) / module.temperature
     else:
@@ -206,7 +206,7 @@ def potential(found, module, form):
 def gradient(found, module, form):
     """∇F (BM, BD) from sums along "rows", or g·∇F (BM,) from those along "cotangents"."""
     if form.basis != "":
-        first, _ = transforms.first_second(found.first, form.transform)
+        first, _ = activations.transform_first_second(found.first, form.transform)
         return scaled(found.along_first, module.positive * first)
     elif form.two_signs:
         return module.positive * found.along_first - module.negative * found.along_second
@@ -233,7 +233,7 @@ def factors(found, module, of_gradient, of_potential, form, OF_POTENTIAL: tl.con
     OF_POTENTIAL.
     """
     if form.basis != "":
-        first, second = transforms.first_second(found.first, form.transform)
+        first, second = activations.transform_first_second(found.first, form.transform)
         value = of_gradient * module.positive * first
         shift = module.positive * (of_gradient * second * found.along_first + of_potential * first)
         return Factors(value, value, shift, value, value, shift)

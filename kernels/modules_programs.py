@@ -10,7 +10,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from . import common, modules, reduction, transforms
+from . import _activations_gen as activations
+from . import common, modules, reduction
 from .modules import Factors, Statistics
 
 
@@ -135,10 +136,10 @@ def _save_scalars(
     """
     place = m
     if form.basis != "":
-        first, _ = transforms.first_second(found.first, form.transform)
+        first, _ = activations.transform_first_second(found.first, form.transform)
         of_positive = of_gradient * first * found.along_first
         if OF_POTENTIAL:
-            of_positive += of_potential * transforms.value(found.first, form.transform)
+            of_positive += of_potential * activations.transform_value(found.first, form.transform)
         _save_scalar(memory, place, rows, of_positive)
     else:
         of_positive = of_gradient * found.along_first

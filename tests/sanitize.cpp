@@ -332,7 +332,7 @@ void check_every_function() {
         check_outputs(ModulesCase({35, 9, 19}, 2, number_of(basis, "tanh"), t, false, true), false);
 }
 
-template <class T> void check_basis(EvaluateBasis<T> evaluate, int count) {
+template <class T> void check_basis(Evaluate<T> evaluate, int count) {
     using Limits = std::numeric_limits<T>;
     Numbers extremes;
     for (const T x : {T(0), Limits::denorm_min(), Limits::min(), Limits::epsilon(), T(1), T(45), T(104), T(745),

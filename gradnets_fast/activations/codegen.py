@@ -1,4 +1,4 @@
-"""Prints the C++ header and the Triton module of the activation table.
+"""Prints the C++ header and the Triton module of the tables of basis functions and transforms.
 
 python -m gradnets_fast.activations.codegen            # writes both files
 python -m gradnets_fast.activations.codegen --check    # exits 1 if a committed file is stale
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .expression import Expression, terms_for
 from .spec import TABLE, Basis
+from .transforms import TRANSFORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {"cpp": ROOT / "csrc" / "activations_gen.h", "triton": ROOT / "kernels" / "_activations_gen.py"}
@@ -97,9 +98,10 @@ def _cpp_leaf(node: Expression) -> str:
 def print_cpp() -> str:
     """The C++ header: one struct of inline templates per basis, and a dispatcher from its number."""
     lines = [
-        "// Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit.",
+        "// Printed by gradnets_fast/activations/codegen.py from spec.py and transforms.py. Do not edit.",
         "#pragma once",
         "",
+        '#include "scalar_math.h"',
         '#include "simd_math.h"',
         "",
         "namespace gradnets::GRADNETS_ISA {",
@@ -110,25 +112,44 @@ def print_cpp() -> str:
         for method, outputs in _OUTPUTS.items():
             lines += _cpp_method(method, outputs(basis))
         lines += ["};", ""]
-    lines += [
-        "static constexpr const char *kBasisNames[] = {",
-        *(f'    "{name}",' for name in TABLE),
+    lines += _cpp_dispatcher("basis", list(TABLE))
+    for transform in TRANSFORMS.values():
+        derivatives = (transform.first, transform.second, transform.third)
+        lines += [
+            f"struct {transform.name}_transform {{",
+            *_cpp_method("value", (transform.value,)),
+            *_cpp_method("derivatives", derivatives, ("first", "second", "third")),
+            *("};", ""),
+        ]
+    lines += _cpp_dispatcher("transform", list(TRANSFORMS))
+    return "\n".join([*lines, "} // namespace gradnets::GRADNETS_ISA", ""])
+
+
+def _cpp_dispatcher(kind: str, names: list[str]) -> list[str]:
+    """The names in order, and `with_<kind>(number, body)`, which calls body with that function's struct."""
+    cases = (
+        [f"    case {number}:", f"        body({name}_{kind}{{}});", "        break;"]
+        for number, name in enumerate(names)
+    )
+    return [
+        f"static constexpr const char *k{kind.capitalize()}Names[] = {{",
+        *(f'    "{name}",' for name in names),
         "};",
         "",
         "template <class F>",
-        "inline void with_basis(int basis, F &&body) {",
-        "    switch (basis) {",
+        f"inline void with_{kind}(int {kind}, F &&body) {{",
+        f"    switch ({kind}) {{",
+        *(line for case in cases for line in case),
+        *("    }", "}", ""),
     ]
-    for number, name in enumerate(TABLE):
-        lines += [f"    case {number}:", f"        body({name}_basis{{}});", "        break;"]
-    lines += ["    }", "}", "", "} // namespace gradnets::GRADNETS_ISA", ""]
-    return "\n".join(lines)
 
 
-def _cpp_method(method: str, outputs: tuple[Expression, ...]) -> list[str]:
+def _cpp_method(
+    method: str, outputs: tuple[Expression, ...], names: tuple[str, ...] = ("value", "first", "second")
+) -> list[str]:
     printer = _Printer(_cpp_leaf, _cpp_call)
     results = printer.print(outputs)
-    targets = ["out"] if len(outputs) == 1 else ["value", "first", "second"][: len(outputs)]
+    targets = ("out",) if len(outputs) == 1 else names[: len(outputs)]
     unused = "" if any("x" in _leaves(o) for o in outputs) else "[[maybe_unused]] "
     arguments = ", ".join([f"{unused}V x", *(f"V &{t}" for t in targets)])
     lines = ["    template <class V>", f"    static GRADNETS_INLINE void {method}({arguments}) {{"]
@@ -179,24 +200,28 @@ _ARITHMETIC = ", ARITHMETIC: tl.constexpr"
 
 def _triton_dispatcher(method: str) -> list[str]:
     """`<method>(x, NAME, ARITHMETIC)` chooses among the basis functions while a kernel is compiled."""
-    lines = ["", "@triton.jit", f"def {method}(x, NAME: tl.constexpr{_ARITHMETIC}):"]
-    keyword = "if"
+    cases = []
     for basis in TABLE.values():
         if basis.fast is not None and method != "antiderivative":
-            lines += [
-                f'    {keyword} NAME == "{basis.name}" and ARITHMETIC != "accurate":',
-                f"        return {basis.name}_fast_{method}(x, ARITHMETIC)",
-            ]
-            keyword = "elif"
-        lines += [f'    {keyword} NAME == "{basis.name}":', f"        return {basis.name}_{method}(x)"]
-        keyword = "elif"
-    return [*lines, "    else:", '        tl.static_assert(False, "unknown basis function")', ""]
+            condition = f'NAME == "{basis.name}" and ARITHMETIC != "accurate"'
+            cases.append((condition, f"{basis.name}_fast_{method}(x, ARITHMETIC)"))
+        cases.append((f'NAME == "{basis.name}"', f"{basis.name}_{method}(x)"))
+    head = ["", "@triton.jit", f"def {method}(x, NAME: tl.constexpr{_ARITHMETIC}):"]
+    return [*head, *_triton_cases(cases, "basis function")]
+
+
+def _triton_cases(cases: list[tuple[str, str]], what: str) -> list[str]:
+    """The body of a dispatcher, from conditions and what it returns where they hold."""
+    lines = []
+    for number, (condition, result) in enumerate(cases):
+        lines += [f"    {'elif' if number else 'if'} {condition}:", f"        return {result}"]
+    return [*lines, "    else:", f'        tl.static_assert(False, "unknown {what}")', ""]
 
 
 def print_triton() -> str:
     """The Triton module: device functions `<basis>_<output>` of float32 blocks, and a dispatcher for each output."""
     lines = [
-        '"""Printed by gradnets_fast/activations/codegen.py from spec.py. Do not edit."""',
+        '"""Printed by gradnets_fast/activations/codegen.py from spec.py and transforms.py. Do not edit."""',
         "",
         "import triton",
         "import triton.language as tl",
@@ -212,6 +237,12 @@ def print_triton() -> str:
                 lines += _triton_function(f"{basis.name}_fast_{method}", shorter, _ARITHMETIC)
     for method in _OUTPUTS:
         lines += _triton_dispatcher(method)
+    for transform in TRANSFORMS.values():
+        lines += _triton_function(f"{transform.name}_transform_value", (transform.value,))
+        lines += _triton_function(f"{transform.name}_transform_first_second", (transform.first, transform.second))
+    for method in ("transform_value", "transform_first_second"):
+        lines += ["", "@triton.jit", f"def {method}(x, NAME: tl.constexpr):"]
+        lines += _triton_cases([(f'NAME == "{name}"', f"{name}_{method}(x)") for name in TRANSFORMS], "transform")
     return "\n".join(lines)
 
 

@@ -1,4 +1,7 @@
-"""The outer functions ρ of transformed ridge sums ρ(Σ_j Ψ(w_j·x + b_j)).
+"""The outer functions ρ of transformed ridge sums ρ(Σ_j Ψ(w_j·x + b_j)), with three derivatives.
+
+Compiled code is printed from this table, as from `spec.TABLE`.  It evaluates ρ once for each row and module: C++ in
+double by the C library, whatever the argument, so that the domains that `expression` promises do not bind here.
 
 >>> TRANSFORMS["half_square"].keeps_convexity_on_nonnegative
 True
@@ -8,6 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .expression import Expression, constant, exp, log, x
+from .spec import TABLE
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -16,6 +22,7 @@ class Transform:
     Attributes:
         name: the name that users write.
         formula: ρ(t), for people.
+        value, first, second, third: ρ, ρ', ρ'', ρ''' of t, which the expressions call x.
         keeps_convexity_on_nonnegative: ρ is convex and nondecreasing on [0, ∞), the range of a sum of
             the (nonnegative) antiderivatives of nondecreasing basis functions.
         why_not: if it does not, why.
@@ -23,20 +30,36 @@ class Transform:
 
     name: str
     formula: str
-    keeps_convexity_on_nonnegative: bool
+    value: Expression
+    first: Expression
+    second: Expression
+    third: Expression
+    keeps_convexity_on_nonnegative: bool = True
     why_not: str = ""
 
+
+_ONE = constant(1.0)
+_ZERO = constant(0.0)
+_SIGMOID = TABLE["sigmoid"]
+_TANH = TABLE["tanh"]
 
 TRANSFORMS: dict[str, Transform] = {
     transform.name: transform
     for transform in (
-        Transform("identity", "t", True),
-        Transform("half_square", "t²/2", True),
-        Transform("softplus", "log(1 + eᵗ)", True),
-        Transform("logcosh", "log cosh t", True),
-        Transform("exp", "eᵗ", True),
+        Transform("identity", "t", x, _ONE, _ZERO, _ZERO),
+        Transform("half_square", "t²/2", 0.5 * (x * x), x, _ONE, _ZERO),
+        Transform("softplus", "log(1 + eᵗ)", _SIGMOID.antiderivative, _SIGMOID.value, _SIGMOID.first, _SIGMOID.second),
+        Transform("logcosh", "log cosh t", _TANH.antiderivative, _TANH.value, _TANH.first, _TANH.second),
+        Transform("exp", "eᵗ", exp(x), exp(x), exp(x), exp(x)),
         Transform(
-            "log", "log t", False, "log is concave, so that its composition with a convex potential need not be convex"
+            "log",
+            "log t",
+            log(x),
+            1.0 / x,
+            -1.0 / (x * x),
+            2.0 / (x * x * x),
+            keeps_convexity_on_nonnegative=False,
+            why_not="log is concave, so that its composition with a convex potential need not be convex",
         ),
     )
 }
