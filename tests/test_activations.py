@@ -20,6 +20,7 @@ from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, TRANSFORMS, codegen
 from gradnets_fast.activations.spec import SMOOTH
 from gradnets_fast.ops import _cpp
+from gradnets_fast.reference.ridge import SMOOTH as ORACLE_SMOOTH
 
 mpmath.mp.dps = 60
 mpf = mpmath.mpf
@@ -77,6 +78,52 @@ def exact_and_condition(name: str, which: str, x: float) -> tuple[mpmath.mpf, mp
         return here, abs(point * mpmath.diff(function, point, order + 1))
 
 
+TRANSFORM_DEFINITIONS = {
+    "identity": lambda t: t,
+    "half_square": lambda t: t * t / 2,
+    "softplus": lambda t: mpmath.log1p(mpmath.exp(t)),
+    "logcosh": lambda t: mpmath.log(mpmath.cosh(t)),
+    "exp": mpmath.exp,
+    "log": mpmath.log,
+}
+"""ρ, independent of the table."""
+
+TRANSFORM_OUTPUTS = ("value", "first", "second", "third")
+
+
+def assert_transform_accurate(name: str, which: str, points: list[float], got: list[float], dtype: torch.dtype) -> None:
+    """Relative accuracy wherever sums of antiderivatives may lie."""
+    info = torch.finfo(dtype)
+    order = TRANSFORM_OUTPUTS.index(which)
+    for t, y in zip(points, got):
+        if name == "log" and t <= 0:
+            continue
+        with mpmath.workdps(400):
+            here, more = (mpmath.diff(TRANSFORM_DEFINITIONS[name], mpf(t), n) for n in (order, order + 1))
+        error = abs(mpf(y) - here)
+        assert error <= info.eps / 2 * ALLOWED_ULPS * (abs(here) + abs(t * more)) + info.tiny, (t, y, here)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("which", TRANSFORM_OUTPUTS)
+def test_compiled_transforms_are_accurate(name: str, which: str) -> None:
+    t = torch.tensor(POINTS, dtype=torch.float64)
+    out = torch.full_like(t, math.nan)
+    number, order = list(TRANSFORMS).index(name), TRANSFORM_OUTPUTS.index(which)
+    _cpp.extension().evaluate_transform(number, order, t.numel(), t.data_ptr(), out.data_ptr())
+    assert_transform_accurate(name, which, POINTS, out.tolist(), torch.float64)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_compiled_transforms_at_infinity(name: str) -> None:
+    """ρ and ρ' are never NaN there: a large sum gives a large value, not an undefined one."""
+    t = torch.tensor([1e308, math.inf], dtype=torch.float64)
+    for order in (0, 1):
+        out = torch.full_like(t, math.nan)
+        _cpp.extension().evaluate_transform(list(TRANSFORMS).index(name), order, 2, t.data_ptr(), out.data_ptr())
+        assert not out.isnan().any()
+
+
 def _refined(pieces: list[mpmath.mpf]) -> list[mpmath.mpf]:
     refined = [pieces[0]]
     for start, end in pairwise(pieces):
@@ -116,7 +163,8 @@ def test_triton_functions_are_accurate() -> None:
         env=environment,
         check=True,
     )
-    results = json.loads(run.stdout)
+    printed = json.loads(run.stdout)
+    results = printed["basis"]
     assert set(results) == set(TABLE)
     for name, outputs in results.items():
         fast = outputs.pop("fast")
@@ -126,6 +174,10 @@ def test_triton_functions_are_accurate() -> None:
             accurate = torch.tensor(outputs[which])
             error = (torch.tensor(got) - accurate).abs().max()
             assert error <= 2.0**-10 * accurate.abs().max(), (name, which)
+    assert set(printed["transforms"]) == set(TRANSFORMS)
+    for name, outputs in printed["transforms"].items():
+        for which, got in outputs.items():
+            assert_transform_accurate(name, which, POINTS, got, torch.float32)
 
 
 @each_basis
@@ -206,7 +258,7 @@ def test_flags(name: str) -> None:
     assert basis.nondecreasing == bool((slope >= 0).all())
     potential = compiled(name, "antiderivative", x)
     at_zero = compiled(name, "antiderivative", torch.zeros(1, dtype=torch.float64)).item()
-    assert at_zero == pytest.approx(basis.antiderivative_at_zero, rel=1e-15)
+    assert at_zero == pytest.approx(float(AT_ZERO.get(name, 0.0)), rel=1e-15)
     if basis.nondecreasing:
         assert potential.min() >= 0
 
@@ -223,6 +275,7 @@ def test_smoothness_flag(name: str) -> None:
         ]
         jumps.append(max((b - a).abs().item() for a, b in sides))
     smooth = TABLE[name].continuous_derivatives
+    assert TABLE[name].smooth == (name in ORACLE_SMOOTH)
     assert (jumps[0] > 0.1) == (smooth < 1)
     assert (jumps[1] > 0.1) == (smooth == 1)
     assert smooth in (0, 1, SMOOTH)

@@ -32,6 +32,16 @@ def evaluate_fast(x, out, stride, NAME: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + 2 * stride + offsets, second)
 
 
+@triton.jit
+def evaluate_transform(t, out, stride, NAME: tl.constexpr, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    points = tl.load(t + offsets)
+    first, second = generated.transform_first_second(points, NAME)
+    tl.store(out + offsets, generated.transform_value(points, NAME))
+    tl.store(out + stride + offsets, first)
+    tl.store(out + 2 * stride + offsets, second)
+
+
 def main() -> None:
     points = json.load(sys.stdin)
     block = triton.next_power_of_2(len(points))
@@ -48,7 +58,13 @@ def main() -> None:
         fast = torch.full((3, block), float("nan"))
         evaluate_fast[(1,)](x, fast, block, name, BLOCK=block)
         results[name]["fast"] = fast[:, : len(points)].tolist()
-    json.dump(results, sys.stdout)
+    suffix = "_transform_value"
+    transforms = {}
+    for name in [name.removesuffix(suffix) for name in dir(generated) if name.endswith(suffix)]:
+        out = torch.full((3, block), float("nan"))
+        evaluate_transform[(1,)](x, out, block, name, BLOCK=block)
+        transforms[name] = dict(zip(OUTPUTS[1:], out[:, : len(points)].tolist()))
+    json.dump({"basis": results, "transforms": transforms}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,27 @@ from typing import Union
 
 Operand = Union["Expression", float]
 
+ARITHMETIC = frozenset(
+    {
+        "x",
+        "constant",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "lt",
+        "gt",
+        "le",
+        "abs",
+        "copysign",
+        "min",
+        "where",
+        "polynomial",
+    }
+)
+"""The operations that take a few instructions; the others are exponentials and the like."""
+
 
 class Expression:
     """One node: an operation, its operands and, for constants and polynomials, its numbers."""
@@ -23,6 +44,10 @@ class Expression:
         self.op = op
         self.operands = operands
         self.numbers = numbers
+
+    def operations(self) -> frozenset[str]:
+        """The names of the operations in it, constants and x among them."""
+        return frozenset({self.op}).union(*(operand.operations() for operand in self.operands))
 
     def __add__(self, other: Operand) -> Expression:
         return _node("add", self, other)

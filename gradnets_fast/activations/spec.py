@@ -1,8 +1,8 @@
 """THE definition of every basis function: antiderivative, value, first and second derivative, and flags.
 
-Everything else that knows a basis function (the C++ header, the Triton module, the monotonicity checks,
-the Lipschitz bounds) is printed or read from this table.  Formulas keep relative accuracy in both tails;
-where the textbook form cancels, a comment says what was done.  At kinks the derivative is torch's.
+Everything else that knows a basis function (the C++ header, the Triton module, the monotonicity checks, the Lipschitz
+bounds, the modules of torch that networks accept) is printed or read from this table.  Formulas keep relative accuracy
+in both tails; where the textbook form cancels, a comment says what was done.  At kinks the derivative is torch's.
 
 >>> TABLE["tanh"].nondecreasing, TABLE["tanh"].derivative_range
 (True, (0.0, 1.0))
@@ -11,10 +11,12 @@ where the textbook form cancels, a comment says what was done.  At kinks the der
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from .expression import (
+    ARITHMETIC,
     Expression,
     absolute,
     approximate_tanh,
@@ -48,23 +50,25 @@ class Basis:
     Attributes:
         name: the name that users write.
         antiderivative: Φ with Φ' = b; every Φ here is nonnegative wherever b is nondecreasing.
-        antiderivative_at_zero: Φ(0).
         value, first, second: b, b', b''.
         derivative_range: (inf b', sup b') over the reals, for Lipschitz and monotonicity bounds.
         continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
         fast: b, b', b'' in fewer GPU instructions, for 16-bit points: to 2⁻¹⁰ of the largest value; None where the
             others are fast enough.
+        torch_module: the class in torch.nn that computes b; "" where there is none.
+        torch_settings: the settings at which it does.
     """
 
     name: str
     antiderivative: Expression
-    antiderivative_at_zero: float
     value: Expression
     first: Expression
     second: Expression
     derivative_range: tuple[float, float]
     continuous_derivatives: int = SMOOTH
     fast: tuple[Expression, Expression, Expression] | None = None
+    torch_module: str = ""
+    torch_settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def nondecreasing(self) -> bool:
@@ -75,6 +79,11 @@ class Basis:
     def smooth(self) -> bool:
         """Whether b is analytic, so that a quadrature rule integrates it to rounding level."""
         return self.continuous_derivatives >= SMOOTH
+
+    @property
+    def algebraic(self) -> bool:
+        """Whether b takes arithmetic alone, no exponential or the like."""
+        return self.value.operations() <= ARITHMETIC
 
 
 def _bernoulli(count: int) -> list[Fraction]:
@@ -95,7 +104,7 @@ def _sign(e: Expression) -> Expression:
 
 
 def _identity() -> Basis:
-    return Basis("identity", 0.5 * (x * x), 0.0, x, constant(1.0), constant(0.0), (1.0, 1.0))
+    return Basis("identity", 0.5 * (x * x), x, constant(1.0), constant(0.0), (1.0, 1.0), torch_module="Identity")
 
 
 def _tanh() -> Basis:
@@ -108,7 +117,7 @@ def _tanh() -> Basis:
     t = approximate_tanh(x)
     slope = 1.0 - t * t
     fast = (t, slope, -2.0 * t * slope)
-    return Basis("tanh", log_cosh, 0.0, value, first, -2.0 * value * first, (0.0, 1.0), fast=fast)
+    return Basis("tanh", log_cosh, value, first, -2.0 * value * first, (0.0, 1.0), fast=fast, torch_module="Tanh")
 
 
 _E = exp(-_ABS)
@@ -130,7 +139,9 @@ def _sigmoid() -> Basis:
     em = expm1(-_ABS)
     second = _SIGMOID_FIRST * copysign(em / (2.0 + em), -x)
     fast = (_FAST_SIGMOID, _FAST_SIGMOID_FIRST, _FAST_SIGMOID_SECOND)
-    return Basis("sigmoid", _SOFTPLUS, _LN2, _SIGMOID, _SIGMOID_FIRST, second, (0.0, 0.25), fast=fast)
+    return Basis(
+        *("sigmoid", _SOFTPLUS, _SIGMOID, _SIGMOID_FIRST, second, (0.0, 0.25)), fast=fast, torch_module="Sigmoid"
+    )
 
 
 def _minus_dilogarithm_left() -> Expression:
@@ -150,12 +161,13 @@ def _softplus() -> Basis:
     return Basis(
         "softplus",
         _MINUS_DILOGARITHM,
-        math.pi**2 / 12.0,
         _SOFTPLUS,
         _SIGMOID,
         _SIGMOID_FIRST,
         (0.0, 1.0),
         fast=fast,
+        torch_module="Softplus",
+        torch_settings={"beta": 1.0},
     )
 
 
@@ -163,7 +175,7 @@ def _relu() -> Basis:
     # The comparison is false for NaN, which thus stays.
     value = where(x <= 0.0, 0.0, x)
     step = where(x > 0.0, 1.0, 0.0)
-    return Basis("relu", 0.5 * (value * value), 0.0, value, step, constant(0.0), (0.0, 1.0), 0)
+    return Basis("relu", 0.5 * (value * value), value, step, constant(0.0), (0.0, 1.0), 0, torch_module="ReLU")
 
 
 def _elu() -> Basis:
@@ -179,12 +191,13 @@ def _elu() -> Basis:
     return Basis(
         "elu",
         where(x > 0.0, 0.5 * (x * x), tail),
-        0.0,
         where(x > 0.0, x, expm1(negative)),
         where(x > 0.0, 1.0, exp(negative)),
         where(x < 0.0, exp(negative), 0.0),
         (0.0, 1.0),
         1,
+        torch_module="ELU",
+        torch_settings={"alpha": 1.0},
     )
 
 
@@ -211,12 +224,12 @@ def _silu() -> Basis:
     return Basis(
         "silu",
         where(_ABS < 1.0, small, large),
-        0.0,
         x * _SIGMOID,
         first,
         second,
         (1.0 - supremum, supremum),
         fast=fast,
+        torch_module="SiLU",
     )
 
 
@@ -234,17 +247,18 @@ def _gelu() -> Basis:
     return Basis(
         "gelu",
         where(_ABS < 1.0, small, large),
-        0.0,
         x * normal_cdf,
         normal_cdf + x * normal_pdf,
         normal_pdf * (2.0 - x * x),
         (1.0 - supremum, supremum),
+        torch_module="GELU",
+        torch_settings={"approximate": "none"},
     )
 
 
 def _sin() -> Basis:
     half = sine(0.5 * x)
-    return Basis("sin", 2.0 * (half * half), 0.0, sine(x), cosine(x), -sine(x), (-1.0, 1.0))
+    return Basis("sin", 2.0 * (half * half), sine(x), cosine(x), -sine(x), (-1.0, 1.0))
 
 
 def _arctan() -> Basis:
@@ -256,7 +270,7 @@ def _arctan() -> Basis:
     half_log = log(outside) + 0.5 * log1p(t * t)
     first = where(far, t * t, 1.0) / denominator
     second = -2.0 * first * copysign(t / denominator, x)
-    return Basis("arctan", x * arctangent(x) - half_log, 0.0, arctangent(x), first, second, (0.0, 1.0))
+    return Basis("arctan", x * arctangent(x) - half_log, arctangent(x), first, second, (0.0, 1.0))
 
 
 def _softsign() -> Basis:
@@ -266,20 +280,25 @@ def _softsign() -> Basis:
     s = near / (2.0 + near)
     tail = s * s * s * polynomial(s * s, [2.0 / (2 * k + 3) for k in range(16)], 1.0 / 9.0)
     antiderivative = where(_ABS < 1.0, near * s - tail, _ABS - log(d))
-    return Basis("softsign", antiderivative, 0.0, x / d, 1.0 / (d * d), -2.0 * _sign(x) / (d * d * d), (0.0, 1.0), 1)
+    second = -2.0 * _sign(x) / (d * d * d)
+    return Basis("softsign", antiderivative, x / d, 1.0 / (d * d), second, (0.0, 1.0), 1, torch_module="Softsign")
 
 
 def _erf() -> Basis:
     peak = 2.0 / math.sqrt(math.pi)
     first = peak * exp(-(x * x))
     antiderivative = x * erf(x) + 0.5 * peak * expm1(-(x * x))
-    return Basis("erf", antiderivative, 0.0, erf(x), first, -2.0 * x * first, (0.0, peak))
+    return Basis("erf", antiderivative, erf(x), first, -2.0 * x * first, (0.0, peak))
 
 
 def _softshrink() -> Basis:
     value = where(_ABS <= 0.5, 0.0, x - copysign(constant(0.5), x))
     step = where(_ABS <= 0.5, 0.0, 1.0)
-    return Basis("softshrink", 0.5 * (value * value), 0.0, value, step, constant(0.0), (0.0, 1.0), 0)
+    return Basis(
+        *("softshrink", 0.5 * (value * value), value, step, constant(0.0), (0.0, 1.0), 0),
+        torch_module="Softshrink",
+        torch_settings={"lambd": 0.5},
+    )
 
 
 TABLE: dict[str, Basis] = {

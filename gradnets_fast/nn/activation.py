@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,8 @@ Activation = str | Sequence[str] | nn.Module | Callable[[], nn.Module]
 WEIGHTED_TANH = "weighted_tanh"
 WEIGHTED_SOFTMAX = "weighted_softmax"
 
-_TORCH_MODULES: dict[type[nn.Module], tuple[str, dict[str, Any]]] = {
-    nn.Identity: ("identity", {}),
-    nn.Tanh: ("tanh", {}),
-    nn.Sigmoid: ("sigmoid", {}),
-    nn.Softplus: ("softplus", {"beta": 1.0}),
-    nn.ReLU: ("relu", {}),
-    nn.ELU: ("elu", {"alpha": 1.0}),
-    nn.SiLU: ("silu", {}),
-    nn.GELU: ("gelu", {"approximate": "none"}),
-    nn.Softsign: ("softsign", {}),
-    nn.Softshrink: ("softshrink", {"lambd": 0.5}),
+_TORCH_MODULES: dict[type[nn.Module], tuple[str, Mapping[str, Any]]] = {
+    **{getattr(nn, b.torch_module): (name, b.torch_settings) for name, b in TABLE.items() if b.torch_module},
     nn.Softmax: ("softmax", {"dim": -1}),
 }
 """torch's modules that are basis functions, with the settings at which they are."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...activations import TABLE
+
 JOBS = ("forward", "step")
 RESOURCES = ("products", "memory", "special functions")
 
-_ALGEBRAIC = frozenset({"identity", "relu", "softsign", "softshrink"})
 _PRODUCTS = {"value": (2, 7), "jvp": (3, 11), "potential": (1, 4), "divergence": (1, 4), "jacobian": (1, 4)}
 """Of batch × h × d: forward, and with the backward pass, which computes the first ones again."""
 
@@ -49,12 +50,12 @@ def products(quantity: str, d: int, means: int = 0) -> dict[str, float]:
 
 
 def transcendental(names: Iterable[str]) -> int:
-    """How many of these basis functions take an exponential or the like.
+    """How many of these basis functions, or softmaxes, take an exponential or the like.
 
     >>> transcendental(["tanh", "identity", "softplus"])
     2
     """
-    return sum(name not in _ALGEBRAIC for name in names)
+    return sum(name not in TABLE or not TABLE[name].algebraic for name in names)
 
 
 def work(
