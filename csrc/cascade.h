@@ -1,5 +1,6 @@
-// The elementwise middle of the ridge family: φ, φ' and their derivatives, on blocks of N vectors in registers.  A
-// block's vectors share their parameters: N rows of the same hidden units, or N vectors of rows of one hidden unit.
+// φ, φ' and ∂φ/∂θ of the cascade (common.h) on blocks of N vectors in registers: the elementwise middle of the ridge
+// family.  The vectors of a block share their parameters: they are N rows of the same hidden units, or N vectors of
+// rows of one hidden unit.
 #pragma once
 
 #include "activations_gen.h"
@@ -7,8 +8,8 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-// Where the parameters lie: row r at `data + r·stride`, in the order scale [layers], shift [layers], coef [layers,
-// terms].
+// The numbers of a hidden unit's parameters: scale [layers], shift [layers], coef [layers, terms].  Number n of unit j
+// lies at data[n·stride + j].
 struct ParameterIndex {
     int layers, terms;
     int scale(int l) const { return l; }
@@ -17,13 +18,13 @@ struct ParameterIndex {
     int count() const { return layers * (2 + terms); }
 };
 
-// A vector of neighbouring hidden units.
+// The parameters of a vector of neighbouring hidden units.
 template <class T> struct UnitsParameters {
     const T *data;
     int64_t stride;
     typename Simd<T>::Vector operator()(int number) const { return load(data + number * stride); }
 };
-// One hidden unit, for vectors along the batch.
+// The parameters of one hidden unit, for vectors along the batch.
 template <class T> struct UnitParameters {
     const T *data;
     int64_t stride;
@@ -32,7 +33,7 @@ template <class T> struct UnitParameters {
     }
 };
 
-// Which rows of parameters need a gradient, and where their sums lie.
+// Which parameters need a gradient, and where the sums of their gradients lie.
 template <class T> struct ParameterGradients {
     T *data;
     int64_t stride;
@@ -203,7 +204,8 @@ template <class F> inline void with_bases(int terms, const int *basis, const F &
         body(MixedBasis{terms, basis});
 }
 
-// The cascade's parameters in zero-padded rows, so that whole vectors may be read; ones where the caller gave none.
+// The cascade's parameters, each padded with zeros to `stride` values, so that whole vectors may be read; ones where
+// the caller gave none.
 template <class T> struct PaddedCascade {
     ParameterIndex index;
     int terms;
@@ -237,7 +239,7 @@ template <class S> inline double basis_flops(const Ridge<S> &p) {
     return p.points.g == nullptr ? 20.0 : 40.0;
 }
 
-// Sums of chunks, from rows [row][stride] to the caller's arrays [rows of that kind, h].
+// dscale, dshift and dcoef [.., h] from the sums of the chunks, [parameter, stride].
 template <class S>
 inline void finish_cascade(const Ridge<S> &p, const ParameterIndex &index, const Sum<S> *partials, int64_t stride,
                            int64_t chunks, int64_t chunk_stride) {
@@ -253,8 +255,8 @@ template <class T> constexpr int64_t ridge_block() {
     return (128 / Tile<T>::panel > 0 ? 128 / Tile<T>::panel : 1) * Tile<T>::panel;
 }
 
-// What the elementwise parts share: the parameters, and a tile's sums of gradients over its rows, which lie in its
-// scratch memory with the history behind them.
+// What the elementwise parts share: the parameters, and the sums of their gradients over a tile's rows.  The sums lie
+// in the tile's scratch memory, with the history behind them.
 template <class T> struct CascadeStrips {
     using V = typename Simd<T>::Vector;
     const PaddedCascade<T> *phi;

@@ -39,7 +39,7 @@ template <int N, class V, class B> struct ClosedForm {
 
     V value(int i) const { return select(is_short[i], near[i], rise[i] / divisor(i)); }
 
-    // Of coef·∫b in shift and in scale.
+    // ∂/∂shift and ∂/∂scale of coef·∫b.
     V in_shift(int i) const {
         V top, base;
         basis.value(z[i], top);
@@ -105,7 +105,7 @@ inline void closed_potential(const ParameterIndex &index, const Parameters &para
     GRADNETS_EACH u[i] = total[i];
 }
 
-// The same for more layers, by quadrature.
+// u becomes ∫_0^u φ for more layers, by quadrature.
 template <int N, class V, class Bases, class Parameters>
 inline void quadrature_potential(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
                                  const Quadrature &rule, V (&u)[N]) {
@@ -142,8 +142,8 @@ inline void closed_potential_gradient(const ParameterIndex &index, const Paramet
     });
 }
 
-// The same for more layers.  node_sums: a vector for each row of parameters, in which the rule's nodes are summed
-// before they meet the sum over the batch.
+// to += weight·∂/∂θ ∫_0^u φ for more layers.  node_sums: a vector for each parameter, in which the rule's nodes are
+// summed before they meet the sum over the batch.
 template <int N, class V, class Bases, class Parameters, class T>
 inline void quadrature_potential_gradient(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
                                           const Quadrature &rule, const V (&u)[N], const V (&weight)[N],

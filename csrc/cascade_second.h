@@ -1,5 +1,5 @@
-// The cascade and its derivative together, on blocks of N vectors in registers: z_l' = scale_l + Σ_k coef_{l−1,k}
-// b_k'(z_{l−1}) z_{l−1}', and the reverse pass through both.  Each unit gets few copies: the choice between the basis
+// φ' and q·∂φ'/∂θ of the cascade on blocks of N vectors in registers, by z_l' = scale_l + Σ_k coef_{l−1,k}
+// b_k'(z_{l−1}) z_{l−1}' and the reverse pass through z and z'.  To keep copies few, the choice between the basis
 // functions is made inside, at each layer, but for the commonest one.
 #pragma once
 
@@ -14,7 +14,7 @@ template <class F> inline void with_second_bases(int terms, const int *basis, co
         body(MixedBasis{terms, basis});
 }
 
-// A layer's entry and its derivative in u; mixed and dmixed are what the layer before passed on.
+// z_l and z_l' = dz_l/du; or what a layer passes on, and the derivative of that in u.
 template <int N, class V> struct Dual {
     V z[N], dz[N];
 };
@@ -44,7 +44,7 @@ inline void leave_dual(const ParameterIndex &index, int l, const Bases &bases, c
     GRADNETS_EACH mixed.dz[i] *= entry.dz[i];
 }
 
-// u becomes φ'(u), but stays NaN where it is, as no piecewise linear basis sees to.
+// u becomes φ'(u).  A NaN stays, though the slope of a piecewise linear basis function would drop it.
 template <int N, class V, class Bases, class Parameters>
 inline void block_slope(const ParameterIndex &index, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
     Dual<N, V> entry, mixed = {};
@@ -55,8 +55,8 @@ inline void block_slope(const ParameterIndex &index, const Bases &bases, const P
     GRADNETS_EACH u[i] = select(u[i] == u[i], mixed.dz[i], u[i]);
 }
 
-// One layer of the reverse pass of Σ q·φ'.  adjoint: of what the layer passes on and of its derivative, on return of
-// its entry and of that one's derivative.  slope: on the last layer, becomes φ'(u).  to += the gradients in coef.
+// One layer of the reverse pass of S = Σ q·φ'.  adjoint: ∂S in what layer l passes on and in its derivative; becomes
+// ∂S/∂z_l and ∂S/∂z_l'.  slope: becomes φ'(u) on the last layer.  to += the gradients of coef.
 template <int N, class V, class Bases, class Parameters, class T>
 inline void reverse_dual(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
                          const Dual<N, V> &entry, Dual<N, V> &adjoint, V (&slope)[N], const ParameterGradients<T> &to) {

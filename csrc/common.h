@@ -63,7 +63,7 @@ struct Quadrature {
     const double *nodes, *weights;
 };
 
-// How potentials are integrated.  smooth: for each basis function, whether it is.
+// How potentials are integrated.  smooth: for each basis function, whether it is analytic.
 struct PotentialRules {
     Quadrature panelled, single;
     const char *smooth;
@@ -80,15 +80,15 @@ template <class S> struct Ridge {
     const T *bias;
     S *dW;
     T *dscale, *dshift, *dcoef, *dbias;
-    const PotentialRules *rules; // of `potential`; its bias is the caller's business
+    const PotentialRules *rules; // of `potential`, to which the caller adds the bias's part
     int threads;
 };
 
-// f = bias + Σ_m W_mᵀ s_m(z_m).  W: [count, h, d]; b: [count, h]; the per-module scalars: [count].
-// softmax:          z = temperature·(W x + b),  s = positive·softmax(z) − negative·softmax(−z), negative may be
-// null; transformed: z = W x + b,  s = positive·ρ'(Σ_j Ψ(z_j))·σ(z), σ = basis, Ψ its antiderivative, ρ = transform.
 constexpr int kSoftmax = -1; // in place of a basis function's number
 
+// f = bias + Σ_m W_mᵀ s_m(z_m).  W: [count, h, d]; b: [count, h]; temperature, positive and negative: [count].
+//   softmax:      z = temperature·(W x + b),  s = positive·softmax(z) − negative·softmax(−z); negative may be null
+//   transformed:  z = W x + b,  s = positive·ρ'(Σ_j Ψ(z_j))·σ(z), σ = basis, Ψ its antiderivative, ρ = transform
 template <class S> struct Modules {
     using T = Sum<S>;
     Quantity quantity;

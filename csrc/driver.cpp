@@ -151,7 +151,7 @@ class DriverKernel {
             check(driver().set_attribute(function_, kMaximumDynamicShared, int(shared)), "cuFuncSetAttribute");
     }
 
-    // Whether it ran: not where the arguments are others than it was compiled for.
+    // Whether it ran: it does nothing if the arguments differ from those that it was compiled for.
     bool launch(unsigned x, unsigned y, uintptr_t stream, const py::tuple &arguments) const {
         if (arguments.size() != arguments_.size())
             return false;

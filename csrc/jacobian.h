@@ -1,9 +1,8 @@
-// The Jacobian, and what is made of it.  Of every network of these families it is, summed over blocks of hidden units,
-//     J(x) = Wᵀ diag(s) W + Σ_k c_k y_k y_kᵀ,   y_k = p_k W,
-// with s and p_k strips of hidden values of the row and c_k numbers; uncoupled hidden units have no p_k.  For
-// S = Σ_rows <G, J(x)> with G made symmetric (weight·I gives the divergence), and
+// J(x) = Wᵀ diag(s) W + Σ_k c_k y_k y_kᵀ,  y_k = p_k W: the Jacobian of every network of these families, summed over
+// blocks of hidden units.  s and p_k are strips of hidden values of the row, c_k numbers; uncoupled hidden units have
+// no p_k.  For S = Σ_rows <G, J(x)>, with G made symmetric (weight·I gives the divergence), and
 //     q_j = w_jᵀ G w_j,   e_k = y_kᵀ G y_k,   ȳ_k = 2 c_k G y_k,   a_k = ȳ_k Wᵀ,
-// the derivatives of S are q in s, e_k in c_k and a_k in p_k, from which the family makes U = ∂S/∂u.  Then
+// the derivatives are ∂S/∂s = q, ∂S/∂c_k = e_k and ∂S/∂p_k = a_k, from which the family makes U = ∂S/∂u.  Then
 //     dx = U W,   dW_j = Σ_rows U_j x + Σ_k p_kj ȳ_k + 2 s_j G w_j.
 #pragma once
 
@@ -23,9 +22,9 @@ template <class T> struct JacobianTile : HiddenTile<T> {
 
 // What a family computes from u for a tile.
 template <class T> struct JacobianMiddle {
-    // s, p_k and c_k.
+    // Writes s, p_k and c_k.
     virtual void value(const JacobianTile<T> &tile) const = 0;
-    // u becomes U; `sums` get the gradients of the parameters.
+    // u becomes U; adds the gradients of the parameters to `sums`.
     virtual void gradient(const JacobianTile<T> &tile) const = 0;
     virtual void finish(const T *sums, int64_t chunks, int64_t size) const = 0;
 
@@ -305,7 +304,7 @@ template <class S> class JacobianRun {
         }
     }
 
-    // The same for a matrix G, and what the row adds to Σ s_j G w_j.
+    // q, e_k and ȳ_k of a row for a matrix G, and what the row adds to Σ s_j G w_j.
     void matrix_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile, int64_t i) const {
         T *const G = piece<T>(job.mine, matrix_), *const GW = piece<T>(job.mine, product_);
         symmetrise(p.points.g + (job.first + i) * p.d * p.d, G);
@@ -393,7 +392,7 @@ template <class S> class JacobianRun {
     char *shared_ = nullptr;
 };
 
-// How many operations per row and hidden unit, besides those of the basis functions.
+// Operations for each row and hidden unit, besides those of the basis functions.
 template <class S> inline double jacobian_flops(const Jacobian<S> &p) {
     const double d = double(p.d);
     if (p.traces())

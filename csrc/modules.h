@@ -30,7 +30,7 @@ template <class S> struct ModulesSums {
                 p.negative != nullptr};
     }
 
-    // In the tile's scratch memory behind two strips, which are for the rows.
+    // Sums of zero, in the tile's scratch memory behind the two strips that rows use.
     static ModuleSums<T> zero_sums(const HiddenTile<T> &tile) {
         T *const db = piece<T>(tile.scratch, 0) + 2 * tile.stride;
         fill_zero(db, tile.width);
@@ -84,7 +84,7 @@ template <class S> struct ModulesMiddle final : Middle<Sum<S>> {
     }
 
   private:
-    // The derivatives of S in place of a row's hidden values; F where it is asked for.
+    // Replaces a row's hidden values by the derivatives of S; returns F where it is asked for.
     T row(const Module<T> &module, const HiddenTile<T> &tile, int64_t i, ModuleSums<T> &sums) const {
         const Modules<S> &p = of.problem;
         const bool softmax = p.basis == kSoftmax;

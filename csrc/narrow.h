@@ -1,5 +1,5 @@
-// The ridge family for few coordinates: vectors along the batch, one hidden unit at a time, everything in registers; a
-// matrix product would compute mostly padding.
+// f = φ(x Wᵀ) W + bias for few coordinates: vectors along the batch, one hidden unit at a time, everything in
+// registers. A matrix product would compute mostly padding.
 #pragma once
 
 #include "cascade.h"
@@ -8,7 +8,7 @@ namespace gradnets::GRADNETS_ISA {
 
 static constexpr int64_t kNarrow = 8;
 
-// Vectors along the batch against vectors along the hidden units, whose padding counts too.
+// Whether vectors along the batch take less work than vectors along the hidden units, padding included.
 template <class T> inline bool narrow_pays(int64_t batch, int64_t d, int64_t h) {
     constexpr int64_t lanes = Simd<T>::lanes;
     return d <= kNarrow && round_up(batch, lanes) * h <= 2 * batch * round_up(h, lanes);
@@ -58,7 +58,7 @@ template <class S> class NarrowRun {
 
     T *rows(char *mine, int which) const { return piece<T>(mine, at_[which]); }
 
-    // Coordinates in rows of tile_ samples; samples past the batch are zeros.
+    // to[c, i] = from[i, c]: each coordinate of a tile's rows contiguous, zeros past the batch.
     void transpose_in(const S *from, int64_t count, T *to) const {
         for (int64_t c = 0; c < p.d; ++c) {
             for (int64_t i = 0; i < count; ++i)

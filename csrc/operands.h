@@ -39,7 +39,7 @@ inline uint32_t bits_of(float x) {
     return bits;
 }
 
-// To the nearest, ties to even.
+// Rounds to the nearest, ties to even.
 inline void narrow(float x, float &to) {
     to = x;
 }
@@ -81,7 +81,7 @@ template <class T> inline void fill_zero(T *p, int64_t count) {
     __builtin_memset(p, 0, size_t(count) * sizeof(T));
 }
 
-// Over whole vectors.
+// Σ_j a_j·b_j over `width` values, whole vectors.
 template <class T> inline T dot(const T *a, const T *b, int64_t width) {
     typename Simd<T>::Vector sum = {};
     for (int64_t j = 0; j < width; j += Simd<T>::lanes)
@@ -205,7 +205,7 @@ inline Left<typename P::Element> left_tile(const typename P::Total *tile, [[mayb
     }
 }
 
-// The same transposed, with k along the rows; memory: round_up(rows, depth) · stride / depth.
+// The transpose of such a tile as a left factor, with k along the rows; memory: round_up(rows, depth) · stride / depth.
 template <class P>
 inline Left<typename P::Element> left_tile_transposed(const typename P::Total *tile, [[maybe_unused]] int64_t rows,
                                                       [[maybe_unused]] int64_t width, int64_t stride,

@@ -1,8 +1,7 @@
-// What every network of these families is: rows times Wᵀ → something elementwise or rowwise on the hidden values, in
-// cache → times W.  With S = Σ_j s(u_j, a_j, p_j), u = x Wᵀ, a = g Wᵀ, p = v Wᵀ, and the tiles U = ∂s/∂u, A = ∂s/∂a,
-// P = ∂s/∂p:
-//     dx = U W,   dg = A W,   dv = P W,   dW = Uᵀx + Aᵀg + Pᵀv.
-// One pass over the batch, tile by tile; nothing of size batch × h in memory.
+// dx = U W,   dg = A W,   dv = P W,   dW = Uᵀx + Aᵀg + Pᵀv: the gradients of S = Σ_j s(u_j, a_j, p_j), where u = x Wᵀ,
+// a = g Wᵀ, p = v Wᵀ, and U = ∂s/∂u, A = ∂s/∂a, P = ∂s/∂p.  Every network of these families has that form: points times
+// Wᵀ, a middle step on the hidden values while they are in cache, the result times W.  One pass over the batch, tile by
+// tile; nothing of size batch × h is stored.
 #pragma once
 
 #include "plan.h"
@@ -65,12 +64,13 @@ inline int64_t most_tile_rows(int64_t d) {
 
 static constexpr int64_t kSmallBatch = 32;
 
-// Few rows that are long enough: nothing of W is packed.
+// Whether the rows are so few, and long enough, that nothing of W is packed.
 template <class T> inline bool reads_weights_in_place(int64_t batch, int64_t d) {
     return batch <= kSmallBatch && d >= Tile<T>::lanes;
 }
 
-// Few rows: a packed copy of W as the right factor of rows times W costs more than strided reads.
+// Whether the rows are so few that packing W, as the right factor of hidden values times W, costs more than strided
+// reads of it.
 template <class P, class S> inline bool reads_straight_in_place(int64_t batch) {
     return is_same<typename P::Element, S> && batch <= 4 * kSmallBatch;
 }
@@ -272,7 +272,7 @@ template <class P, class S> class PipelineRun {
             total[j] = job.first_of_chunk ? here[j] : total[j] + here[j];
     }
 
-    // Where the rows' gradients of one group are summed, and the distance of those rows.
+    // Where a group sums the gradient of point r, and the distance of the rows there.
     T *group_target(const TileJob &job, int r, int64_t group, bool split, int64_t &row) const {
         row = l.d_vectors;
         if (split)
@@ -420,7 +420,7 @@ template <class P, class S> class PipelineRun {
         multiply<P>(block.units, p.d, elements<P>(job.rows), factors, count, sums, row, !job.first_of_chunk);
     }
 
-    // Adds the bias to dg and brings every row gradient to where the caller wants it.
+    // Adds the bias to dg, and brings the gradients of the points to where the caller needs them.
     void finish_tile(const TileJob &job) const {
         for (int r = 0; r < 3; ++r) {
             if (!l.needs[r])

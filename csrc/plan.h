@@ -24,8 +24,8 @@ struct BatchTile {
     char *mine;
 };
 
-// How batch and hidden units are cut.  Everything depends on the shape alone, never on the thread count, and what
-// decides the order of a row's sums (block, groups) not on the batch either: so do all rounding errors.
+// The tiling.  It depends on the shape only, never on the thread count; what decides the order of a row's sums (block,
+// groups) does not depend on the batch either.  Hence results are bitwise reproducible.
 struct Plan {
     int64_t tile_rows = 0, tiles = 0, row_chunks = 0; // rows of a tile; tiles of the batch; chunks of tiles
     int64_t block = 0, blocks = 0,

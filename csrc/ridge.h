@@ -1,4 +1,4 @@
-// The ridge family on the pipeline: the middle step is the cascade, hidden unit by hidden unit.
+// f = φ(x Wᵀ) W + bias, the ridge family, on the pipeline: S = Σ_j a_j φ_j(u_j),  U = a·φ'(u),  A = φ(u).
 #pragma once
 
 #include "narrow.h"
@@ -8,7 +8,7 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-// The elementwise part: for a type of sums, not of storage, so that there are few copies.
+// The elementwise part: a template of the type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeStrips {
     using V = typename Simd<T>::Vector;
     CascadeStrips<T> cascade;

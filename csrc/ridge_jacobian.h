@@ -1,4 +1,4 @@
-// Divergence and Jacobian of the ridge family: s = φ'(u), and nothing that couples hidden units.
+// s = φ'(u): divergence and Jacobian of the ridge family, whose hidden units are not coupled.
 #pragma once
 
 #include "cascade_second.h"
@@ -6,7 +6,7 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-// The elementwise part: for a type of sums, not of storage, so that there are few copies.
+// The elementwise part: a template of the type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeJacobianStrips {
     using V = typename Simd<T>::Vector;
     CascadeStrips<T> cascade;

@@ -1,12 +1,12 @@
-// J(x) v of the ridge family on the pipeline:
-//   S = <g, J(x) v> = Σ_j φ'_j a_j p_j,   U = a·p·φ''(u),   A = φ'·p,   P = φ'·a
+// S = <g, J(x) v> = Σ_j φ'_j a_j p_j,   U = a·p·φ''(u),   A = φ'·p,   P = φ'·a: J(x) v of the ridge family on the
+// pipeline.
 #pragma once
 
 #include "cascade_second.h"
 
 namespace gradnets::GRADNETS_ISA {
 
-// The elementwise part: for a type of sums, not of storage, so that there are few copies.
+// The elementwise part: a template of the type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgeJvpStrips {
     using V = typename Simd<T>::Vector;
     CascadeStrips<T> cascade;

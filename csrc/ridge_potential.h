@@ -1,5 +1,5 @@
-// The potential of the ridge family on the pipeline, without the bias's part:
-//   S = Σ_rows weight·Σ_j ∫_0^{u_j} φ_j,   U = weight·φ(u)
+// S = Σ_rows weight·Σ_j ∫_0^{u_j} φ_j,   U = weight·φ(u): the potential of the ridge family on the pipeline, to which
+// the caller adds the bias's part.
 #pragma once
 
 #include "cascade_potential.h"
@@ -7,7 +7,7 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-// The elementwise part: for a type of sums, not of storage, so that there are few copies.
+// The elementwise part: a template of the type of sums, not of storage, so that there are few copies.
 template <class T> struct RidgePotentialStrips {
     using V = typename Simd<T>::Vector;
     static constexpr int lanes = Simd<T>::lanes;

@@ -15,7 +15,7 @@ std::vector<const InstructionSet *> available_instruction_sets();
 // Throws std::runtime_error when that one is not available.
 const InstructionSet &active_instruction_set();
 
-// One of them's kernels for storage S.
+// An instruction set's kernels for storage S.
 template <class S> const Kernels<S> &kernels_of(const InstructionSet &set);
 template <> inline const Kernels<float> &kernels_of(const InstructionSet &set) {
     return set.f32;

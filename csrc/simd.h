@@ -5,7 +5,7 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-// A vector function that is not inlined passes its vectors through memory; GCC's own judgement gives up in large units.
+// A vector function that is not inlined passes its vectors through memory; GCC's own judgement gives up in large files.
 #define GRADNETS_INLINE inline __attribute__((always_inline))
 
 template <class T> struct Simd;

@@ -1,4 +1,4 @@
-// Elementary functions on vectors, and the activation table printed from spec.py.  Included after simd.h.
+// Elementary functions on vectors, of which activations_gen.h is made.
 //
 // Every coefficient below is of a minimax polynomial (Remez, in 50 digits): `single` serves float32, `full` float64.
 // The comments give the largest relative error that the exact polynomial makes in the function's value.

@@ -84,7 +84,8 @@ template <class T> __attribute__((noinline)) T softmax_value(const Module<T> &m,
 
 // v becomes (∂s/∂v)ᵀ a + weight·∂F/∂v, a becomes s(temperature·v) = ∂F/∂v; the parameters' gradients are added to sums.
 // scratch: two strips.
-// The temperature's comes from v itself, not from temperature·v over a temperature that may have underflowed.
+// The temperature's gradient is made from v itself, not from temperature·v over a temperature that may have
+// underflowed.
 template <class T>
 __attribute__((noinline)) void softmax_gradient(const Module<T> &m, T weight, T *v, T *a, ModuleSums<T> &sums,
                                                 T *scratch) {

@@ -45,7 +45,7 @@ class TensorArgument {
     bool present_ = false, regular_ = true;
     Dtype dtype_ = Dtype::other;
     int dimensions_ = 0;
-    int64_t sizes_[kMostDimensions]; // of one that is present
+    int64_t sizes_[kMostDimensions]; // unset if absent
     void *data_ = nullptr;
 };
 
