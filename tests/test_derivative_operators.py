@@ -197,6 +197,25 @@ def test_scalars_are_bitwise_equal_for_any_thread_count(suffix: str, call: Call)
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
+@pytest.mark.parametrize("suffix", ["jvp", *SCALARS])
+@each_call
+def test_derivatives_of_a_row_do_not_depend_on_its_batch(suffix: str, call: Call) -> None:
+    """Bitwise, in batches of more than 32 rows, as the value's in test_operators.py."""
+    (x, *parameters), v, g = draw(call, (300, 20, 150), torch.float32)
+    directed = suffix == "jvp"
+    function = directional(call.ours) if directed else scalar_of(call, suffix, "cpp")
+    cotangents = g if directed else cotangent(suffix, g)
+
+    def of(rows: slice) -> list[Tensor]:
+        points = [x[rows], v[rows]] if directed else [x[rows]]
+        return outputs_and_gradients(function, [*points, *parameters], cotangents[rows])[: 1 + len(points)]
+
+    whole = of(slice(None))
+    for rows in (slice(1, 290), slice(100, 133), slice(77, 200)):
+        for part, all_rows in zip(of(rows), whole):
+            assert torch.equal(part, all_rows[rows])
+
+
 @pytest.mark.parametrize("suffix", SCALARS)
 @each_call
 def test_scalars_of_no_rows_and_of_leading_dimensions(suffix: str, call: Call) -> None:
