@@ -58,12 +58,15 @@ class Module(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """One module's LSE(z) and LSE(−z), or T and T, of each row (BM,), and what `statistics` sums along with each."""
+    """One module's LSE(z) and LSE(−z), or T and T, of each row (BM,), and what `statistics` sums along with each.
 
-    first: tl.tensor
-    second: tl.tensor
-    along_first: tl.tensor
-    along_second: tl.tensor
+    Of softmax modules, positive belongs to p and negative to q; without q they are the same.
+    """
+
+    positive: tl.tensor
+    negative: tl.tensor
+    along_positive: tl.tensor
+    along_negative: tl.tensor
 
 
 @triton.jit
@@ -195,34 +198,34 @@ def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, 
 def potential(found, module, form):
     """F, (BM,)."""
     if form.basis != "":
-        return module.positive * activations.transform_value(found.first, form.transform)
+        return module.positive * activations.transform_value(found.positive, form.transform)
     elif form.two_signs:
-        return (module.positive * found.first + module.negative * found.second) / module.temperature
+        return (module.positive * found.positive + module.negative * found.negative) / module.temperature
     else:
-        return module.positive * found.first / module.temperature
+        return module.positive * found.positive / module.temperature
 
 
 @triton.jit
 def gradient(found, module, form):
     """∇F (BM, BD) from sums along "rows", or g·∇F (BM,) from those along "cotangents"."""
     if form.basis != "":
-        first, _ = activations.transform_first_second(found.first, form.transform)
-        return scaled(found.along_first, module.positive * first)
+        first, _ = activations.transform_first_second(found.positive, form.transform)
+        return scaled(found.along_positive, module.positive * first)
     elif form.two_signs:
-        return module.positive * found.along_first - module.negative * found.along_second
+        return module.positive * found.along_positive - module.negative * found.along_negative
     else:
-        return module.positive * found.along_first
+        return module.positive * found.along_positive
 
 
 class Factors(NamedTuple):
-    """The numbers of a row from which `hidden` computes what multiplies g and x in dW."""
+    """The numbers of a row from which `hidden` computes what multiplies g and x in dW; `factors` has the formulas."""
 
-    first: tl.tensor
-    value_first: tl.tensor
-    shift_first: tl.tensor
-    second: tl.tensor
-    value_second: tl.tensor
-    shift_second: tl.tensor
+    positive: tl.tensor
+    value_positive: tl.tensor
+    shift_positive: tl.tensor
+    negative: tl.tensor
+    value_negative: tl.tensor
+    shift_negative: tl.tensor
 
 
 @triton.jit
@@ -233,19 +236,19 @@ def factors(found, module, of_gradient, of_potential, form, OF_POTENTIAL: tl.con
     OF_POTENTIAL.
     """
     if form.basis != "":
-        first, second = activations.transform_first_second(found.first, form.transform)
+        first, second = activations.transform_first_second(found.positive, form.transform)
         value = of_gradient * module.positive * first
-        shift = module.positive * (of_gradient * second * found.along_first + of_potential * first)
+        shift = module.positive * (of_gradient * second * found.along_positive + of_potential * first)
         return Factors(value, value, shift, value, value, shift)
     else:
         pushed = of_potential
         if OF_POTENTIAL:
             pushed = of_potential / module.temperature
         value = of_gradient * module.positive
-        shift = module.positive * (pushed - of_gradient * found.along_first)
+        shift = module.positive * (pushed - of_gradient * found.along_positive)
         value_2 = of_gradient * module.negative
-        shift_2 = -module.negative * (pushed + of_gradient * found.along_second)
-        return Factors(found.first, value, shift, found.second, value_2, shift_2)
+        shift_2 = -module.negative * (pushed + of_gradient * found.along_negative)
+        return Factors(found.positive, value, shift, found.negative, value_2, shift_2)
 
 
 @triton.jit
@@ -257,16 +260,16 @@ def hidden(v, a, temperature, by, form):
     """
     if form.basis != "":
         sigma, slope = activations.value_first(v, form.basis, form.arithmetic)
-        return by.value_first * sigma, by.value_first * a * slope + by.shift_first * sigma
+        return by.value_positive * sigma, by.value_positive * a * slope + by.shift_positive * sigma
     else:
         z = temperature * v
-        pi = tl.exp(z - by.first)
-        value = by.value_first * pi
-        of_z = value * a + by.shift_first * pi
+        pi = tl.exp(z - by.positive)
+        value = by.value_positive * pi
+        of_z = value * a + by.shift_positive * pi
         if form.two_signs:
-            omega = tl.exp(-z - by.second)
-            value_2 = by.value_second * omega
-            of_z += value_2 * a + by.shift_second * omega
+            omega = tl.exp(-z - by.negative)
+            value_2 = by.value_negative * omega
+            of_z += value_2 * a + by.shift_negative * omega
             value -= value_2
         return value, of_z
 
@@ -275,10 +278,10 @@ def hidden(v, a, temperature, by, form):
 def expanded(by, AXIS: tl.constexpr):
     """The factors of rows, expanded along AXIS of a tile."""
     return Factors(
-        tl.expand_dims(by.first, AXIS),
-        tl.expand_dims(by.value_first, AXIS),
-        tl.expand_dims(by.shift_first, AXIS),
-        tl.expand_dims(by.second, AXIS),
-        tl.expand_dims(by.value_second, AXIS),
-        tl.expand_dims(by.shift_second, AXIS),
+        tl.expand_dims(by.positive, AXIS),
+        tl.expand_dims(by.value_positive, AXIS),
+        tl.expand_dims(by.shift_positive, AXIS),
+        tl.expand_dims(by.negative, AXIS),
+        tl.expand_dims(by.value_negative, AXIS),
+        tl.expand_dims(by.shift_negative, AXIS),
     )

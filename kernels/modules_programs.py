@@ -85,11 +85,11 @@ def _save_scalar(memory, column, rows, numbers):
 
 @triton.jit
 def _save_statistics(memory, m, rows, found, form):
-    _save(memory, m, 0, rows, found.first)
-    _save(memory, m, 1, rows, found.along_first)
+    _save(memory, m, 0, rows, found.positive)
+    _save(memory, m, 1, rows, found.along_positive)
     if form.two_signs:
-        _save(memory, m, 3, rows, found.second)
-        _save(memory, m, 4, rows, found.along_second)
+        _save(memory, m, 3, rows, found.negative)
+        _save(memory, m, 4, rows, found.along_negative)
 
 
 @triton.jit
@@ -104,13 +104,13 @@ def _load_saved_statistics(memory, m, rows, form):
 
 @triton.jit
 def _save_factors(memory, m, rows, by, form):
-    _save(memory, m, 0, rows, by.first)
-    _save(memory, m, 1, rows, by.value_first)
-    _save(memory, m, 2, rows, by.shift_first)
+    _save(memory, m, 0, rows, by.positive)
+    _save(memory, m, 1, rows, by.value_positive)
+    _save(memory, m, 2, rows, by.shift_positive)
     if form.two_signs:
-        _save(memory, m, 3, rows, by.second)
-        _save(memory, m, 4, rows, by.value_second)
-        _save(memory, m, 5, rows, by.shift_second)
+        _save(memory, m, 3, rows, by.negative)
+        _save(memory, m, 4, rows, by.value_negative)
+        _save(memory, m, 5, rows, by.shift_negative)
 
 
 @triton.jit
@@ -136,18 +136,18 @@ def _save_scalars(
     """
     place = m
     if form.basis != "":
-        first, _ = activations.transform_first_second(found.first, form.transform)
-        of_positive = of_gradient * first * found.along_first
+        first, _ = activations.transform_first_second(found.positive, form.transform)
+        of_positive = of_gradient * first * found.along_positive
         if OF_POTENTIAL:
-            of_positive += of_potential * activations.transform_value(found.first, form.transform)
+            of_positive += of_potential * activations.transform_value(found.positive, form.transform)
         _save_scalar(memory, place, rows, of_positive)
     else:
-        of_positive = of_gradient * found.along_first
-        of_negative = -of_gradient * found.along_second
+        of_positive = of_gradient * found.along_positive
+        of_negative = -of_gradient * found.along_negative
         if OF_POTENTIAL:
             pushed = of_potential / module.temperature
-            of_positive += pushed * found.first
-            of_negative += pushed * found.second
+            of_positive += pushed * found.positive
+            of_negative += pushed * found.negative
             of_z -= pushed * modules.potential(found, module, form)
         _save_scalar(memory, place, rows, of_positive)
         place += count

@@ -15,6 +15,7 @@ import pytest
 
 from gradnets_fast.kernels import sources
 
+ROOT = Path(__file__).resolve().parents[1]
 TANH = frozenset({"tanh"})
 KERNELS = (
     *("entry.forward", "entry.backward", "modules_entry.forward", "modules_entry.backward"),
@@ -125,13 +126,48 @@ for name, variant in offline.VARIANTS.items():
 """
 
 
+def _printed(script: str) -> list[str]:
+    """The lines that a script prints outside Triton's interpreter."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
 def test_every_function_that_triton_compiles_is_reached() -> None:
     """Triton's own account: the functions of a launch before they are put into one."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, "-c", _TRANSLATE], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr
-    for line in run.stdout.splitlines():
+    for line in _printed(_TRANSLATE):
         kernel, constants, text = json.loads(line)
         called = set(re.findall(r"@gradnets_fast\.kernels\.(\w+)\.(\w+?)__", text))
         assert len(called) > 5
         assert called <= sources.reached(kernel, sources.names_in(constants))
+
+
+_RENEW = """
+import triton
+from bench import tiles
+from gradnets_fast.kernels import offline
+case = (90, "narrow.forward", "half", 2, 1)
+table = tiles._read()
+(entry,) = tiles._entries(table, case)
+entry |= {"code": tiles.code(case, entry["options"]), "triton": triton.__version__}
+known, compiled = dict(entry), []
+
+def taken(case, options):
+    compiled.append(options)
+    return {name: tiles.compiler.Resources(1, 0, 2, 3) for name in offline.variants(case[1], case[4])}
+
+tiles._read, tiles.taken = lambda: table, taken
+entry["sources"] = "stale"
+assert tiles.updated(case) == known | {"sources": offline.digest(case[1], case[4])}
+print(len(compiled), end=" ")
+for other in ({"code": ["other"]}, {"triton": "1.0.0"}):
+    entry.update(known | other)
+    assert tiles.updated(case)["resources"] == {"narrow.forward": (1, 0, 2, 3)}
+    assert tiles.updated(case)["code"] == known["code"]
+print(len(compiled))
+"""
+
+
+def test_what_translates_to_the_same_code_is_not_compiled_again() -> None:
+    assert _printed(_RENEW) == ["0 4"]

@@ -125,6 +125,7 @@ def test_nothing_in_the_table_spills() -> None:
         for kernel, kinds in configuration.table()[str(architecture)].items():
             for entry in (entry for entries in kinds.values() for entry in entries if entry["options"]):
                 assert sorted(entry["resources"]) == sorted(offline.variants(kernel, entry["depth"]))
+                assert len(entry["code"]) == len(entry["resources"])
                 assert all(compiler.Resources(*r).fits(architecture) for r in entry["resources"].values())
 
 
