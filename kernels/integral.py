@@ -1,7 +1,7 @@
 """∫_0^u φ(t) dt, the potential of one hidden unit, and its gradients in β, s and C, on float32 tiles.
 
 One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, Φ_k' = b_k, which cancels for small βu: there a rule
-of NEAR nodes on [0, u] serves, and for more layers one of FAR nodes, as in the reference.
+of NEAR nodes on [0, u] serves, and for more layers one of FAR nodes, those of gradnets_fast/activations/quadrature.py.
 
 rule: pointer to float32 numbers: NEAR nodes on [0, 1], their weights, FAR nodes, their weights.
 """
@@ -66,7 +66,7 @@ def _integrals(u, vectors, rule, phi, k: tl.constexpr, SMOOTH: tl.constexpr, LIM
 
 @triton.jit
 def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
-    """∫_0^u φ(t) dt.  SMOOTH: for each basis function, whether it is smooth."""
+    """∫_0^u φ(t) dt of a tile u.  SMOOTH: for each basis function, whether the rule is exact on all of it."""
     total = tl.zeros(u.shape, tl.float32)
     if phi.layers == 1:
         for k in tl.static_range(len(phi.basis)):
