@@ -1,4 +1,4 @@
-"""The command gradnets-fast: `python -m gradnets_fast` is the same."""
+"""The command gradnets-fast, which `python -m gradnets_fast` is too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line, or says what it lacks; the doctor runs without it."""
+    """Run the command line, or say what it lacks; the doctor runs without it."""
     arguments = sys.argv[1:]
     try:
         from .apps.cli import run

@@ -1,4 +1,4 @@
-"""`warmup`: what the first steps would wait for, before they come."""
+"""`warmup`: the compilation that the first steps would wait for, done before them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def warmup(
     methods: Sequence[str] = ("forward",),
     dtype: torch.dtype | None = None,
 ) -> dict[int, float]:
-    """Runs a network and its gradients once for each batch size, so that later steps wait for no compilation.
+    """Run a network and its gradients once for each batch size, so that later steps wait for no compilation.
 
     Triton compiles a kernel when it first runs, for a dtype, d, h and the gradients that are asked for, but for any
     batch; sizes that differ in more than that, such as those of a CUDA graph, are worth naming.  The network's own
@@ -35,14 +35,14 @@ def warmup(
     Args:
         module: a module of gradnets_fast.nn, on the device where it will run.
         batch_sizes: rows of x, each at least 1.
-        methods: of the module, out of "forward", "jvp", "potential", "divergence" and "jacobian".
-        dtype: that of torch.autocast, if the network will run under it.
+        methods: the methods to call, out of "forward", "jvp", "potential", "divergence" and "jacobian".
+        dtype: the dtype of torch.autocast, if the network will run under it.
 
     Returns:
         Seconds by batch size.
 
     Raises:
-        TypeError: module is no gradient network with weights W.
+        TypeError: the module is no gradient network with weights W.
         ValueError: a batch size is below 1, or a method unknown.
 
     >>> import gradnets_fast
@@ -77,7 +77,7 @@ def _weights(module: torch.nn.Module) -> Tensor:
 
 
 def _run(module: torch.nn.Module, method: str, x: Tensor) -> None:
-    """Every combination of gradients is a kernel of its own: none, of parameters, of x, of both."""
+    """Call a method with each combination of gradients, as each has a kernel of its own: none, parameters, x, both."""
     function = module if method == "forward" else getattr(module, method)
     with torch.no_grad():
         _call(function, method, x)

@@ -1,4 +1,4 @@
-"""Batches larger than the device's memory: the points stay where they are, and the device sees a piece at a time."""
+"""`batch_chunk`: batches larger than the device's memory, which the device sees a piece at a time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["batch_chunk"]
 def batch_chunk(
     function: Callable[[Tensor], Tensor], x: Tensor, rows: int, *, device: torch.device | str | None = None
 ) -> Tensor:
-    """Computes and differentiates function(x) by pieces of the batch, for points that the device has no memory for.
+    """Compute and differentiate function(x) by pieces of the batch, for batches beyond the device's memory.
 
     x may be on the CPU, pinned or mapped from a file, while the network is on a GPU.  Each piece goes to the device,
-    its result comes back beside x, and nothing of it stays.  The backward pass computes each piece again, takes g piece
-    by piece, and adds up the parameters' gradients.  Differentiable twice.
+    its result comes back to x's device, and nothing of it stays.  The backward pass computes each piece again, takes g
+    piece by piece, and adds up the parameters' gradients.  Differentiable twice.
 
     Equivalent to:
         function(x.to(device)).to(x.device)
@@ -30,15 +30,15 @@ def batch_chunk(
         function: a network, or one of its methods such as `net.potential`: each row of the result depends on that row
             of the points alone.
         x: points, (B, …, d).
-        rows: of a piece, along the first dimension.
-        device: where to compute; by default where the network's parameters are, and where x is for a function that is
-            no network's.
+        rows: the length of a piece along the first dimension.
+        device: the device to compute on; by default that of the network's parameters, or x's own if `function` belongs
+            to no network.
 
     Returns:
         The result, (B, …), on x's device.
 
     Raises:
-        TypeError, ValueError: x is no batch of points, or rows no positive integer.
+        TypeError, ValueError: x is no batch of points, or `rows` is no positive integer.
 
     >>> import torch
     >>> from gradnets_fast import mGradNetC

@@ -1,4 +1,4 @@
-"""Networks divided among the ranks of a mesh: their hidden units, or the memory of their parameters."""
+"""`parallelize` and `fully_shard`: hidden units, or the memory of parameters, divided among the ranks of a mesh."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["fully_shard", "parallelize"]
 Model = TypeVar("Model", bound=nn.Module)
 
 _AVERAGED = WeakTensorKeyDictionary()
-"""Scalar parameters whose gradients `fully_shard` has averaged over ranks: it may be applied to a submodule first."""
+"""Scalar parameters that have a hook of `fully_shard`, which may be applied to a submodule first."""
 
 
 def parallelize(model: Model, mesh: DeviceMesh) -> Model:
-    """Divides the hidden units of every gradient network in a model among the ranks of a mesh, in place.
+    """Divide the hidden units of every gradient network in a model among the ranks of a mesh, in place.
 
     f is a sum over hidden units: each rank computes its part at all points, and one all-reduce of f, and one of the
     gradient of x, adds the parts.  Parameters become DTensors: those over hidden units Shard(…), the others
@@ -35,9 +35,9 @@ def parallelize(model: Model, mesh: DeviceMesh) -> Model:
     Equivalent to: the model as it is, to rounding, on every rank.
 
     Args:
-        model: a gradient network, or a module that has some in it, equal on all ranks or not: the first rank's weights
-            count, of other layers too, which stay whole.  Make the optimizer afterwards, for the networks' Parameter
-            objects are new; a fused one wants a group for them and another for those of other layers.
+        model: a gradient network, or a module with some in it.  The first rank's weights count, also those of other
+            layers, which stay whole.  Make the optimizer afterwards, for the networks' Parameter
+            objects are new; a fused one needs one group for them and another for those of other layers.
         mesh: one-dimensional, for example init_device_mesh("cuda", (8,)), or mesh["tensor"] of a larger one.
 
     Returns:
@@ -59,7 +59,7 @@ def parallelize(model: Model, mesh: DeviceMesh) -> Model:
     """
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-    made: dict[Tensor, nn.Parameter] = {}  # of each parameter, for networks may share some
+    made: dict[Tensor, nn.Parameter] = {}  # networks may share parameters
     for _, network in _networks(model, mesh):
         network.mesh = mesh
         dimensions = network.hidden_dimensions()
@@ -89,8 +89,8 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
 
     Args:
         model: any module; apply it to submodules first, as PyTorch's own.  Make the optimizer afterwards.
-        mesh: of the ranks that share the parameters, each with a batch of its own.
-        options: as of `torch.distributed.fsdp.fully_shard`.
+        mesh: the ranks that hold the parameters together, each with a batch of its own.
+        options: further arguments of `torch.distributed.fsdp.fully_shard`.
 
     Returns:
         The model.
@@ -133,7 +133,11 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
 
 
 def _networks(model: nn.Module, mesh: DeviceMesh) -> list[tuple[str, GradNet]]:
-    """The gradient networks of the model by their names, if all of them can be divided."""
+    """The gradient networks of the model by their names.
+
+    Raises:
+        TypeError, ValueError: as `parallelize` does.
+    """
     from torch.distributed.device_mesh import DeviceMesh as Mesh
 
     where = "parallelize"

@@ -1,1 +1,1 @@
-"""What is published from the sources."""
+"""Publishing from the sources: wheels and their checks, the kernel of the Hub."""

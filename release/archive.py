@@ -1,6 +1,6 @@
-"""Source archives of the same bytes each time.
+"""Source archives with the same bytes each time.
 
-Standard library only: setup.py imports it.
+setup.py calls `normalise`, so that this file imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _COMPRESSION = 9
 
 
 def normalise(path: Path, epoch: int) -> None:
-    """Rewrites a .tar.gz without what depends on the machine: times, owners, order and permissions."""
+    """Rewrite a .tar.gz without what depends on the machine: times, owners, order and permissions."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         # fileobj and an empty name: the file's name would go into the header.

@@ -40,22 +40,22 @@ TESTS = (
 """Tests of the package alone: they need neither the sources nor a compiler."""
 
 COMPILING = "compil and not triton"
-"""Those for torch.compile, which has a compiler of its own to call."""
+"""The pytest expression of tests for torch.compile, which call a compiler."""
 
 WITHOUT = "not triton and not compil and not generated_files"
-"""The others.  Old versions of PyTorch bring a Triton that is too old; what is generated needs the checkout."""
+"""The pytest expression of the others.  Triton is too old beside old PyTorch; generated files need the checkout."""
 
 _KEPT = re.compile(r"PIP_|SSL_|REQUESTS_|CURL_|LANG$|TERM$|.*_proxy$", re.IGNORECASE)
 
 
 def run(*command: str | Path, **options: str | Path | dict[str, str] | None) -> None:
-    """Runs a command, which is shown first; CalledProcessError if it fails."""
+    """Run a command, which is shown first; CalledProcessError if it fails."""
     print("+", *command, flush=True)
     subprocess.run([str(word) for word in command], check=True, **options)  # type: ignore[call-overload]
 
 
 def build(source: Path, folder: Path, *options: str) -> tuple[Path, Path]:
-    """The source archive of a checkout, and the wheel that is built from it."""
+    """Build the source archive of a checkout, and a wheel from it; return both paths."""
     run(sys.executable, "-m", "build", *options, "--outdir", folder, source)
     (archive,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return archive, wheel
@@ -68,7 +68,7 @@ def libraries(wheel: Path) -> set[str]:
 
 
 def repaired(wheel: Path, folder: Path) -> Path:
-    """The wheel with the tag of the manylinux policy that it keeps.
+    """Tag the wheel with the manylinux policy that it keeps; return the tagged file.
 
     Raises:
         ValueError: auditwheel would bundle a library.
@@ -83,14 +83,14 @@ def repaired(wheel: Path, folder: Path) -> Path:
 
 
 def environment(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The interpreter of a new virtual environment, and variables under which there is no compiler on PATH."""
+    """Make a virtual environment; return its interpreter, and variables that leave no compiler on PATH."""
     venv.create(folder, with_pip=True)
     kept = {name: value for name, value in os.environ.items() if _KEPT.match(name)}
     return folder / "bin" / "python", {**kept, "PATH": str(folder / "bin"), "HOME": str(folder)}
 
 
 def without_compiler(variables: dict[str, str]) -> None:
-    """Raises ValueError if an environment has one."""
+    """Raise ValueError if there is a compiler on an environment's PATH."""
     found = [
         name for name in ("c++", "g++", "clang++", "cc", "gcc", "cmake") if shutil.which(name, path=variables["PATH"])
     ]
@@ -100,7 +100,7 @@ def without_compiler(variables: dict[str, str]) -> None:
 
 
 def check(wheel: Path, torch: str, folder: Path) -> None:
-    """Installs the wheel beside one version of PyTorch, and tests it there."""
+    """Install the wheel beside one version of PyTorch, and test it there."""
     python, variables = environment(folder / "venv")
     without_compiler(variables)
     requirements = (f"torch=={torch}", f"{NAME}[train] @ {wheel.as_uri()}", "mpmath", "pytest")
@@ -131,7 +131,7 @@ def pinned() -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 if all checks passed."""
+    """Run the command; return the exit code, 0 if all checks passed."""
     parser = argparse.ArgumentParser(prog="check_wheel", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--torch", action="append", metavar="VERSION", help="repeatable; default: the oldest, the pinned"

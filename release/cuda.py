@@ -1,4 +1,4 @@
-"""What GRADNETS_FAST_CUDA adds to a wheel: the kernels of kernels/hot.py, compiled ahead of time.
+"""The variable GRADNETS_FAST_CUDA, which adds kernels compiled ahead of time, those of kernels/hot.py, to a wheel.
 
 GRADNETS_FAST_CUDA=1 compiles them, which takes some minutes, and neither a GPU nor torch; a path takes the file that an
 earlier build, for another Python or processor, has left: the code is the GPU's alone.
@@ -23,15 +23,15 @@ TRITON = "triton==3.9.0"
 """The version for which the tiles of kernels/table.json are known not to spill."""
 
 OLDEST_PYTHON = (3, 11)
-"""That it is published for."""
+"""The oldest Python that this Triton is published for."""
 
 LARGEST = 30_000_000
 FILE = "prebuilt.zip"
 PLACE = Path("gradnets_fast", "kernels", FILE)
-"""In a folder that has the package's files."""
+"""The file's path within a folder that has the package's files."""
 
 CHECKOUT = ROOT / "kernels" / FILE
-"""Where an editable installation finds it."""
+"""The path where an editable installation finds the file."""
 
 
 def wanted() -> str:
@@ -41,7 +41,7 @@ def wanted() -> str:
 
 
 def requirements() -> list[str]:
-    """What the build needs besides.
+    """The further requirements of the build.
 
     Raises:
         SystemExit: this Python has no such Triton.
@@ -56,7 +56,7 @@ def requirements() -> list[str]:
 
 
 def tag() -> str:
-    """The local part of the version: which CUDA the code is of, such as "+cu13"."""
+    """The local part of the version, such as "+cu13", which names the CUDA of the code; "" without code."""
     if not wanted() or "sdist" in sys.argv:  # a source archive has no kernels, whatever is built from it
         return ""
     if wanted() != "1":
@@ -73,7 +73,7 @@ def _of(toolkit: str) -> str:
 
 
 def tools(folder: Path) -> dict[str, str]:
-    """What compiled the kernels in a folder that has the package's files, and its versions."""
+    """The programs that compiled the kernels in a folder that has the package's files, with their versions."""
     path = folder / PLACE
     if not path.is_file():
         return {}
@@ -97,10 +97,10 @@ def _read(path: Path) -> Archive:
 
 
 def add(path: Path) -> None:
-    """Writes the file, if one is wanted, or removes what an earlier build has left there.
+    """Write the file, if one is wanted; else remove what an earlier build has left.
 
     Raises:
-        SystemExit: Triton is missing; the file is larger than LARGEST, or of other kernels than these.
+        SystemExit: Triton is missing, or the file is larger than LARGEST or made from other kernels than these.
     """
     if wanted() == "1":
         _compile(path.resolve())

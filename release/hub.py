@@ -1,4 +1,4 @@
-"""Writes the package as a kernel of Hugging Face's `kernels`: its sources, and what is built from them.
+"""Write the package as a kernel of Hugging Face's `kernels`: its sources, and what is built from them.
 
 python -m release.hub --out FOLDER
 
@@ -34,7 +34,7 @@ ROOMS = ("backend", "explanation", "functional", "nn")
 """The rooms of the package whose public names are the kernel's."""
 
 DATA = ("kernels/table.json",)
-"""What the sources read."""
+"""Data files that the sources read."""
 
 VARIANTS = {"torch-cpu": "cpu", "torch-cuda": "cuda", "torch-universal": "cuda"}
 """The built folders and their backends.
@@ -50,7 +50,7 @@ Module = tuple[str, ...]
 
 
 def sources() -> dict[str, Path]:
-    """The kernel's files, by their paths in it: those of `ROOMS`, all that they import, and `DATA`."""
+    """The kernel's files by their paths in it: the files of `ROOMS`, all that they import, and `DATA`."""
     found: dict[str, Path] = {}
     waiting: list[Module] = [(room,) for room in ROOMS]
     while waiting:
@@ -64,7 +64,7 @@ def sources() -> dict[str, Path]:
 
 
 def _file(inside: str) -> Path:
-    """Where the checkout has a file of the package."""
+    """The path in the checkout of a file of the package."""
     return ROOT / inside if inside.startswith("kernels/") else ROOT / PACKAGE / inside
 
 
@@ -76,7 +76,7 @@ def located(module: Module) -> str | None:
 
 
 def imported(file: Path, package: Module) -> Iterator[Module]:
-    """What a file imports from the package, wherever in the file."""
+    """The modules of the package that a file imports, wherever in the file."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
@@ -109,7 +109,7 @@ def initializer() -> str:
 
 
 def revision(package: Mapping[str, bytes]) -> str:
-    """What tells builds apart: a digest of all files."""
+    """A digest of all files, which tells builds apart."""
     found = hashlib.sha256()
     for name, content in sorted(package.items()):
         found.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -131,7 +131,7 @@ def _build_toml(repository: str | None) -> str:
 
 
 def _card(repository: str | None) -> str:
-    """README.md: what the Hub shows."""
+    """The README.md that the Hub shows."""
     if repository:
         load = ["import torch", "from kernels import get_kernel"]
         call = f'get_kernel("{repository}", version={version()})'
@@ -159,7 +159,7 @@ def _names(room: str) -> list[str]:
 
 
 def _metadata(variant: str, package: Files) -> dict[str, Any]:
-    """metadata.json: `id` is the name under which `kernels` imports the folder, and so the operators' in torch.ops."""
+    """The content of metadata.json; `kernels` imports the folder under its `id`, which names the operators too."""
     digests = {name: base64.b64encode(hashlib.sha256(content).digest()).decode() for name, content in package.items()}
     return {
         "name": NAME,
@@ -191,7 +191,7 @@ def layout(repository: str | None = None) -> Files:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises FileExistsError unless the folder is missing, empty, or one that this command wrote."""
+    """Raise FileExistsError unless the folder is missing, empty, or one that this command wrote."""
     if not folder.exists():
         return
     fix = "choose another one, or remove what is there"
@@ -206,7 +206,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Puts the files in place of the folder, all of them or none."""
+    """Put the files in place of the folder, all of them or none."""
     check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -226,7 +226,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m release.hub", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--repository", metavar="OWNER/NAME", help="where it will be on the Hub (default: nowhere)")

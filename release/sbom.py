@@ -1,6 +1,6 @@
 """The software bill of materials of a wheel, in CycloneDX: what is compiled into it, and with what it was built.
 
-Standard library only: setup.py imports it.
+setup.py calls `document`, so that this file imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = "sboms"
-"""Of the wheel's .dist-info, as PEP 770 names it."""
+"""The folder of a wheel's .dist-info for it, by PEP 770."""
 
 _FORM = {"$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json", "bomFormat": "CycloneDX", "specVersion": "1.6"}
 
@@ -43,7 +43,7 @@ PARTS = {
         "templates of its headers, compiled into the extension; the library itself is the system's",
     ),
 }
-"""What `bundled` facts may name."""
+"""The names that `bundled` facts may have."""
 
 
 def document(

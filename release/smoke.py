@@ -1,8 +1,8 @@
-"""Does an installed package work?  python smoke.py; it needs PyTorch alone.
+"""A test of an installed package, which needs PyTorch alone: python smoke.py
 
-Every operator in every dtype beside float64, which is the doctor's self-test; the command by both its names; networks,
-whose results have the same bits for any number of threads; and the kernels compiled ahead of time, if the version says
-that there are any.
+It runs the doctor, whose self-test compares every operator in every dtype with float64, and the command by both its
+names; it checks that networks have the same bits for any number of threads, and that the kernels compiled ahead of time
+are there if the version says so.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from gradnets_fast.kernels import prebuilt
 from gradnets_fast.ops import _cpp
 
 BACKENDS = ("reference", "cpp")
-"""Those that every machine has."""
+"""The backends that every machine has."""
 
 HERE = Path(__file__).resolve().parent
 
 
 def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """From this folder, which has no gradnets_fast that would be taken for the installed one."""
+    """Run a command in this folder, which has no gradnets_fast to hide the installed one."""
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE)
 
 
 def faults_by_doctor(command: Sequence[str]) -> list[str]:
-    """What the doctor does not find right, of what must be."""
+    """Failures that the doctor finds, and checks that must pass and do not."""
     done = run([*command, "doctor", "--json"])
     try:
         found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
@@ -53,7 +53,7 @@ def faults_by_doctor(command: Sequence[str]) -> list[str]:
 
 
 def faults_of_version(command: Sequence[str]) -> list[str]:
-    """The command says the version; or without typer, what to install."""
+    """Faults unless the command says the version or, without typer, what to install."""
     done = run([*command, "--version"])
     if importlib.util.find_spec("typer") is None:
         right = done.returncode == 2 and "pip install" in done.stderr
@@ -70,7 +70,7 @@ def results(net: torch.nn.Module, x: Tensor, threads: int) -> list[Tensor]:
 
 
 def faults_of_threads() -> list[str]:
-    """Large enough to be divided among threads."""
+    """Networks whose results depend on the number of threads, at a size that is divided among them."""
     x = torch.randn(4096, 16, requires_grad=True)
     nets = (gradnets_fast.mGradNetC(4, 16, 64), gradnets_fast.mGradNetM(2, 16, 64))
     faults = []
@@ -83,7 +83,7 @@ def faults_of_threads() -> list[str]:
 
 
 def faults_of_kernels(version: str, usable: bool, text: str) -> list[str]:
-    """A version such as 0.1.0+cu13 has kernels, and they are of its sources; the others as `prebuilt.status` says."""
+    """Faults if a version such as 0.1.0+cu13 lacks kernels of its sources; usable, text: from `prebuilt.status`."""
     if "+cu" not in version:
         return []
     print(f"kernels compiled ahead of time: {text}")
@@ -91,7 +91,7 @@ def faults_of_kernels(version: str, usable: bool, text: str) -> list[str]:
 
 
 def main() -> int:
-    """The exit code: 0 if all is well."""
+    """Run all tests; return the exit code, 0 if all is well."""
     folder = Path(gradnets_fast.__file__).parent
     print(f"gradnets_fast {gradnets_fast.__version__} of {folder}, torch {torch.__version__}")
     script = shutil.which("gradnets-fast", path=str(Path(sys.executable).parent))

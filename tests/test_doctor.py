@@ -207,7 +207,7 @@ def test_an_extension_that_cannot_serve_is_a_failure(change: str, cause: str) ->
 
 
 Expected = dict[str, tuple[str, str, str]]
-"""By the check's name: its status, and parts of its finding and advice, the latter empty where there is none."""
+"""Status, part of the finding and part of the advice, "" where there is none, by the check's name."""
 
 ENVIRONMENTS: list[tuple[dict[str, str], Expected]] = [
     (
@@ -366,7 +366,7 @@ kernels.backward = lambda *given: tuple(d if d is None else d * 1.01 for d in ri
 
 
 def test_the_triton_kernels_are_tested_in_the_interpreter() -> None:
-    """As this process has it, by its environment."""
+    """The interpreter is on in this process, by its environment."""
     found = list(selftest.of_backend("triton", [CPU]))
     assert [check.name for check in found] == [f"triton {dtype}" for dtype in selftest.DTYPES if dtype != "float64"]
     for check in found:

@@ -29,7 +29,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "C_MGN, sigmoid, wide V, one layer": {"activation": nn.Sigmoid(), "monotone": True},
     "M_MGN": {},
 }
-"""The authors' networks, and what their checkpoints do not tell."""
+"""The authors' networks, with the arguments that their checkpoints do not tell."""
 
 
 def f_of(net: nn.Module, x: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def test_the_order_depends_on_epoch_and_seed(shards: list[Path]) -> None:
 
 
 def test_rows_are_mixed_within_and_across_blocks(tmp_path: Path) -> None:
-    """Of one stream with blocks of 250 rows and windows of 1000: neither permuting blocks nor rows alone passes."""
+    """One stream has blocks of 250 rows and windows of 1000: neither permuting blocks nor rows alone passes."""
     path = write(tmp_path / "a.parquet", *tagged(0, 50_000), group=250)
     order = tags(take(SampleStream([path], 500, streams=1, window=1000), 100))
     times = np.arange(len(order))
@@ -114,7 +114,7 @@ def test_rows_are_mixed_within_and_across_blocks(tmp_path: Path) -> None:
 
 
 def test_no_permutation_comes_twice(tmp_path: Path) -> None:
-    """Neither in other streams, of one block each, nor in other windows, nor in other epochs."""
+    """Streams of one block each, windows and epochs all have permutations of their own."""
     path = write(tmp_path / "a.npz", *tagged(0, 8000))
     streams = SampleStream([path], 8000, window=4000)
     orders = [order for _ in range(2) for order in tags(take(streams, 1)).reshape(8, 1000) % 1000]

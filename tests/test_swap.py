@@ -41,13 +41,13 @@ def network(name: str) -> nn.Module:
 
 
 def outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """What forward returns, as a list."""
+    """The results of forward, as a list."""
     result = net(x)
     return [result] if isinstance(result, Tensor) else list(result)
 
 
 def assert_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
-    """To rounding, which a Jacobian that is nearly singular magnifies in its log-determinant."""
+    """Compare up to rounding, which a nearly singular Jacobian magnifies in its log-determinant."""
     assert len(ours) == len(theirs)
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours[1:], theirs[1:], rtol=1e-3, atol=1e-3, equal_nan=True)
@@ -93,7 +93,7 @@ def test_gradients_are_as_good_as_before(name: str) -> None:
     net, (x, g) = network(name), torch.randn(2, 65, D)
     exact = copy.deepcopy(net).double()
     *_, last = outputs(exact, x.double())
-    # Of log-determinants the larger half: a Jacobian that is nearly singular magnifies its rounding errors.
+    # The larger half of log-determinants only: a nearly singular Jacobian magnifies its rounding errors.
     larger = last > last.nanmedian()
     assert larger.any()
 
@@ -242,7 +242,7 @@ def test_an_activation_that_is_the_identity_near_0_is_not_taken_for_it() -> None
 
 
 def test_another_potential_of_the_activation_is_refused() -> None:
-    """Beside the sigmoid, M-MGN has softplus where this one has log cosh."""
+    """For the sigmoid M-MGN has the potential softplus, and this module log cosh."""
     (entry,) = accelerate(MMGN(nn.Sigmoid)).skipped
     assert "MMGN(sigmoid) differs by" in entry.reason
 

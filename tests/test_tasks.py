@@ -107,7 +107,7 @@ QUADRATICS = dataclasses.replace(
 
 
 def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
-    """It had nothing but the network, Adam's moments and the history."""
+    """An earlier version wrote nothing but the network, Adam's moments and the history."""
     trainer = Trainer(Settings(steps=20, samples=500, batch_size=100))
     for _ in range(7):
         trainer.advance()
@@ -421,7 +421,7 @@ def test_checkpoint_is_plain_safetensors(tmp_path: Path) -> None:
 
 
 def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
-    """Through a pseudo-terminal; the report's file names survive at 80 columns."""
+    """The run has a pseudo-terminal; the report's file names survive at 80 columns."""
     import pty
 
     controller, terminal = pty.openpty()

@@ -16,10 +16,10 @@ from .files import write_json
 
 
 def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[str], None]) -> Path:
-    """Times the candidates of every entry of the table for this device, and writes the fastest to `out`.
+    """Time the candidates of every entry of the table for this device, and write the fastest to `out`.
 
     Entries are written as they come, so that a run that is stopped loses none; those of an earlier run stay.
-    kernel: only those of this one, "" for all.  report: takes a line for each entry.
+    kernel: the name of the only kernel to tune, "" for all.  report: a function that takes a line for each entry.
 
     Raises:
         ValueError: an unknown kernel.  RuntimeError: no device that the kernels can run on.
@@ -50,7 +50,11 @@ def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[
 
 
 def parsed(device: str) -> torch.device:
-    """The torch device of a name, with its number."""
+    """The torch device of this name, with a number if it is a GPU.
+
+    Raises:
+        ValueError: it is no name of a device.
+    """
     try:
         named = torch.device(device)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Libraries that only a part of this package needs."""
+"""Imports of the libraries that this folder adapts to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import message
 
 
 def require(where: str, *names: str) -> Any:
-    """Imports a module that goes by one of `names`: one that is imported already, else the first that is installed.
+    """Import a module that goes by one of `names`: one that is imported already, else the first that is installed.
 
     Raises:
         ImportError: none of them can be imported.

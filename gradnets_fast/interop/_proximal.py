@@ -63,7 +63,7 @@ def proximal_point(
 
 
 class _Implicit(torch.autograd.Function):
-    """0, with the gradient of the inverse Hessian times the residual: that of the root with its sign turned."""
+    """r ↦ 0 with the derivative of H⁻¹r, H the Hessian: the implicit derivative of the root, with its sign turned."""
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, solve: Map) -> Tensor:
@@ -79,11 +79,12 @@ class _Implicit(torch.autograd.Function):
 
 
 def _shorten(residual: Map, x: Tensor, r: Tensor, step: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each sample's x − t·step with the first good t = 1, ½, ¼, …, and its residual; says which samples were moved.
+    """Each sample's x − t·step with the first good t = 1, ½, ¼, …, and its residual; first, which samples were moved.
 
-    A t is good where the function that is minimised still falls, being convex then below that at x: a kink of ∇F can
-    make any step lengthen the residual.  Near the solution a Newton step may end past the minimum by a little: a t is
-    good too where it halves the shortest residual that any step began with, which can happen only so often.
+    A t is good if the minimised function still falls there along the step; being convex, it is then lower than at x.
+    The residual's length would not do, as a kink of ∇F can make any step lengthen it.  Near the solution a Newton step
+    may end slightly past the minimum: so a t is good too if it halves the shortest residual that any step began with,
+    which can happen only finitely often.
     """
     moving, length = _norm(step) > 0, torch.ones_like(best)
     while True:
@@ -98,7 +99,7 @@ def _shorten(residual: Map, x: Tensor, r: Tensor, step: Tensor, best: Tensor) ->
 
 
 def conjugate_gradients(product: Map, right: Tensor, relative: Tensor | float) -> Tensor:
-    """Solves A s = right for each sample, A symmetric positive definite, until |right − A s| ≤ relative·|right|.
+    """Solve A s = right for each sample, A symmetric positive definite, until |right − A s| ≤ relative·|right|.
 
     Args:
         product: s ↦ A s of a batch, (B, …) → (B, …).

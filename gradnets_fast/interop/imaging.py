@@ -43,7 +43,7 @@ class _ImagePotential(torch.nn.Module):
         return self._image(self.net.jvp(self._points(x), self._points(v)), x.shape)
 
     def _points(self, x: Tensor) -> Tensor:
-        """What the network sees of each image, (B, number of points, d)."""
+        """The points of each image that the network is applied to, (B, number of points, d)."""
         if self.patch_size is None:
             return x.flatten(1).unsqueeze(1)
         self._check_cover(x)
@@ -56,7 +56,7 @@ class _ImagePotential(torch.nn.Module):
         return F.fold(points.mT, shape[-2:], self.patch_size, stride=self.stride)
 
     def _check_cover(self, x: Tensor) -> None:
-        """Raises unless x has four dimensions and the patches cover it."""
+        """Raise unless x has four dimensions and the patches cover it."""
         assert self.patch_size is not None
         if x.dim() != 4:
             fix = "add the missing dimensions, or leave patch_size out"

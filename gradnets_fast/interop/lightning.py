@@ -24,7 +24,7 @@ def squared_error(f: Tensor, g: Tensor) -> Tensor:
 
 
 class GradNetLightning(_LightningModule):  # type: ignore[misc]
-    """Fits a network to a field: batches are pairs of points x (B, d) and gradients g (B, d), the optimizer is Adam.
+    """A training loop by Adam for a network; batches are pairs of points x (B, d) and target gradients g (B, d).
 
     Logs `train_error` and `val_error`, the mean of |net(x) − g|² over an epoch, with the same in decibel as
     `train_error_db` and `val_error_db`, and `train_loss` and `val_loss`.
@@ -45,8 +45,8 @@ class GradNetLightning(_LightningModule):  # type: ignore[misc]
     Raises:
         ValueError: `schedule` is unknown, or the cosine has no last step; ImportError without Lightning.
 
-    The class is of `lightning.pytorch` or `pytorch_lightning`: of the one that was imported before, else of the first
-    that is installed.
+    The base class comes from `lightning.pytorch` or `pytorch_lightning`: from the one that was imported before, else
+    from the first that is installed.
 
     With Lightning:
         trainer = pytorch_lightning.Trainer(max_epochs=10)
@@ -77,7 +77,7 @@ class GradNetLightning(_LightningModule):  # type: ignore[misc]
         return self._measure("train", batch)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """The loss of a batch."""
+        """The loss of a batch of the validation set."""
         return self._measure("val", batch)
 
     def _measure(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -89,11 +89,11 @@ class GradNetLightning(_LightningModule):  # type: ignore[misc]
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's error in decibel."""
+        """Log the epoch's error in decibel."""
         self._log_decibel("train")
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the epoch's error in decibel."""
+        """Log the epoch's error in decibel."""
         self._log_decibel("val")
 
     def _log_decibel(self, stage: str) -> None:

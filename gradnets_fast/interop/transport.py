@@ -1,4 +1,4 @@
-"""How far a network is from an optimal transport map, measured with POT."""
+"""A network measured as a transport map, with POT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import check_tensor, message
 from ._optional import require
 
 _MAX_ITERATIONS = 10_000_000
-"""Of the network simplex: POT's own limit stops short of the optimum at some thousand points."""
+"""Limit of the network simplex; POT's own stops short of the optimum at some thousand points."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class TransportReport:
 
     Attributes:
         samples: the numbers of points x and y.
-        target_distance: the 2-Wasserstein distance between T(x) and y; that of two samples of the same distribution,
-            which is not 0, is the best to expect.
+        target_distance: the 2-Wasserstein distance between T(x) and y.  The best to expect is the distance between two
+            samples of one distribution, which is not 0.
         map_cost: the mean of |x − T(x)|².
-        optimal_cost: that of the best pairing of the points x with the points T(x).
-        target_cost: that of the best transport of x to y.
+        optimal_cost: the cost of the best pairing of the points x with the points T(x).
+        target_cost: the cost of the best transport of x to y.
     """
 
     samples: tuple[int, int]
@@ -56,7 +56,7 @@ class TransportReport:
 
 
 def measure_transport(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> TransportReport:
-    """Measures T = net as a transport map from the samples x to the samples y, with exact optimal transport.
+    """Measure T = net as a transport map from the samples x to the samples y, with exact optimal transport.
 
     Equivalent to, in part:
         cost = torch.cdist(x, net(x)).square().numpy()
@@ -94,7 +94,7 @@ def measure_transport(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> 
 
 
 def _check_samples(x: Tensor, y: Tensor) -> None:
-    """Raises unless x (n, d) and y (m, d) are points of one dimension."""
+    """Raise unless x (n, d) and y (m, d) are points of one dimension."""
     for name, points in (("x", x), ("y", y)):
         check_tensor("measure_transport", name, points)
         if points.dim() != 2 or not points.shape[0]:
@@ -109,7 +109,7 @@ def _check_samples(x: Tensor, y: Tensor) -> None:
 
 
 def _check_finite(argument: str, points: Tensor) -> None:
-    """Raises ValueError on NaN and infinity, for which POT gives a number all the same."""
+    """Raise ValueError on NaN and infinity, for which POT would still return a number."""
     rows = int((~points.isfinite()).any(-1).sum())
     if rows:
         fix = "leave those points out, or train with a lower rate"
@@ -118,6 +118,6 @@ def _check_finite(argument: str, points: Tensor) -> None:
 
 def _optimal_cost(ot: Any, source: Tensor, target: Tensor) -> float:
     """The least mean squared distance over which the points of `source` can be moved to those of `target`."""
-    # By products of matrices, short distances would be the differences of long ones.
+    # Matrix products would make short distances the differences of long ones.
     cost = torch.cdist(source, target, compute_mode="donot_use_mm_for_euclid_dist").square()
     return float(ot.emd2([], [], cost.numpy(), numItermax=_MAX_ITERATIONS))

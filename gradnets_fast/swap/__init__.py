@@ -1,4 +1,4 @@
-"""Fast layers in models that are there already: the same module, its parameters, hooks and checkpoints, our kernels."""
+"""Kernels for models that exist already: modules keep parameters, hooks and checkpoints and run by our operators."""
 
 from .checkpoint import load_reference_checkpoint
 from .forms import register_adapter

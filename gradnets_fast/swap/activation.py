@@ -1,4 +1,4 @@
-"""Which functions of the activation table a module's own activations are."""
+"""Recognition of a module's activations among the functions of the activation table, by their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 def names_of(activations: Sequence[Function], like: Tensor) -> list[str]:
-    """The names of the basis functions that all the activations equal, on a grid of the dtype and device of `like`.
+    """The names of the basis functions that equal all the activations on a grid; dtype and device are those of `like`.
 
     >>> names_of([torch.tanh, torch.nn.Tanh()], torch.empty(0)), names_of([torch.nn.Hardtanh()], torch.empty(0))
     (['tanh'], [])

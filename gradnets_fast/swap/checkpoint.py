@@ -1,4 +1,4 @@
-"""Networks from the authors' checkpoints alone."""
+"""Networks made from checkpoints of the authors' code alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .translation import cascade_from_2023, modules_from_2023
 _WHERE = "load_reference_checkpoint"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."
-"""What DistributedDataParallel puts before every name."""
+"""The prefix that DistributedDataParallel gives every name."""
 
 
 def load_reference_checkpoint(
@@ -37,17 +37,17 @@ def load_reference_checkpoint(
             "model_state_dict" or "model".  Read with weights_only=True, on the CPU.
         monotone: whether it is an mGradNet, whose weights go through a softplus; nothing in the file tells.  A C-MGN or
             M-MGN is monotone anyway.
-        activation: of a cascade or a C-MGN, as in `GradNetC`, needed unless it is learned, as the weighted ones are;
-            of an M-MGN "tanh" by default.
+        activation: the activation of a cascade or a C-MGN, as in `GradNetC`; needed unless it is learned, as the
+            weighted ones are.  For an M-MGN it is "tanh" by default.
 
     Returns:
         GradNetC, mGradNetC, GradNetM or mGradNetM in the weights' dtype, whose forward returns f alone.  A GradNetC has
         reuse_penultimate_activation=True, for the authors' applies its last activation but one twice.
 
     Raises:
-        TypeError, ValueError: no such checkpoint, or `monotone` or the activation is missing or another one than the
-            weights are of.
-        OSError, pickle.UnpicklingError: the file cannot be read, or has more than weights.
+        TypeError, ValueError: the source is no such checkpoint, `monotone` or the activation is missing, or the
+            weights belong to another activation.
+        OSError, pickle.UnpicklingError: the file cannot be read, or holds more than weights.
 
     Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, and its code; arXiv 2301.10862.
 

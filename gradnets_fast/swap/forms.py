@@ -1,4 +1,7 @@
-"""Which modules have the structure of a gradient network, and what each of them may turn into."""
+"""Modules with the structure of a gradient network, and the forms that each of them may take.
+
+`in_place.py` tries the forms in turn.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ from .networks import AND_LOG_DETERMINANT, CMGN, MMGN, Adapted, Arguments, Matri
 
 OPERATORS = tuple(functional.NETWORKS)
 _WIDE = (1.0, 16.0)
-"""Scales of points for a form whose activation is a guess: on the line about 0 many functions are like the identity."""
+"""Scales of points for a form whose activation is a guess: near 0 many functions resemble the identity."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a module becomes: the class and the attributes of it, and of the modules in it by their names.
+    """A class and attributes that a module may take on, with those of its parts by name.
 
     Attributes:
-        label: what a report calls it.
-        in_dim: d of the whole network.
-        scales: of the points where it is compared.
+        label: the name in reports.
+        in_dim: the dimension d of the whole network.
+        scales: the scales of the points where values are compared.
     """
 
     label: str
@@ -41,7 +44,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An operator's name, its arguments and a linear part's matrix of a module, and whether its potential is convex."""
+    """What `register_adapter` was given for a class."""
 
     operator: str
     arguments: Arguments
@@ -60,18 +63,19 @@ def register_adapter(
     linear: Matrix | None = None,
     monotone: bool = False,
 ) -> None:
-    """Has `accelerate` run modules of a class by an operator of `gradnets_fast.functional`.
+    """Make `accelerate` run modules of a class by an operator of `gradnets_fast.functional`.
 
     A module's forward may return f, or the pair of f and the log-determinant of its Jacobian (torch.logdet, or
     logabsdet of torch.linalg.slogdet).
 
     Args:
-        cls: the class; subclasses are not meant, for their forward may differ.
+        cls: the class itself; subclasses, whose forward may differ, need a call of their own.
         operator: "ridge", "softmax_modules" or "transformed_modules".
-        arguments: module -> the operator's arguments besides x.  A function of a file, if the model is to be pickled.
-            The module has taken on our class by then: its parameters and modules are there, its class's methods not,
-            and its `linear` is the linear part below; a layer of that name is `module._modules["linear"]`.
-        linear: module -> V (k, d), where f has the term VᵀV x besides; likewise.
+        arguments: module -> the operator's arguments besides x.  It must be defined at a file's top level if the model
+            is to be pickled.  The module has taken on our class when it is called: its parameters and modules are
+            there, its class's methods are not, and its `linear` is the linear part below; a layer of that name is
+            `module._modules["linear"]`.
+        linear: module -> V (k, d), for a term VᵀV x of f; under the same conditions.
         monotone: whether the potential is convex for every value of the parameters.
 
     Raises:
@@ -97,7 +101,7 @@ def register_adapter(
 
 
 def forms(module: nn.Module) -> list[Form | str] | None:
-    """What a module may be turned into, the likeliest first, or why not; None if it has no such structure."""
+    """The forms that a module may take, the likeliest first, or why not; None if it has no such structure."""
     adapter = _ADAPTERS.get(type(module))
     if adapter is not None:
         return [_adapted(module, adapter)]
@@ -108,7 +112,7 @@ def forms(module: nn.Module) -> list[Form | str] | None:
 
 
 def with_log_determinant(form: Form) -> Iterator[Form]:
-    """The form with each log-determinant; first the one that the authors' code returns, where no value tells."""
+    """The form with each log-determinant, that of the authors' code first, which counts if values cannot tell."""
     monotone = form.attributes.get("monotone", getattr(form.cls, "monotone", False))
     for name in ("logdet", "logabsdet") if monotone else ("logabsdet", "logdet"):
         attributes = {**form.attributes, "log_determinant": name}
@@ -170,7 +174,7 @@ _STRUCTURES: dict[tuple[str, ...], Callable[[Any], Iterator[Form | str]]] = {
     ("W", "biases", "bL", "V"): _cascades_2023,
     ("W_k", "V", "a"): _modular_2023,
 }
-"""The names of parameters and modules that make a structure, and the forms of a module that has them."""
+"""Structures by the names of their parameters and modules: the function that yields a module's forms."""
 
 
 def _likeliest_first(module: nn.Module, monotone: type[GradNet], other: type[GradNet]) -> tuple[type[GradNet], ...]:
@@ -178,7 +182,7 @@ def _likeliest_first(module: nn.Module, monotone: type[GradNet], other: type[Gra
 
 
 def _activation(module: nn.Module, weighted: str) -> Any:
-    """What our constructors take for an activation: the learnable ones have weights a and b."""
+    """The activation for our constructors: a name if it is learnable, with weights a and b; else the module itself."""
     return weighted if set(module._parameters) == {"a", "b"} else module
 
 
@@ -211,7 +215,7 @@ def _of_2023(
 
 
 def _difference(module: nn.Module, cls: type[GradNet], shapes: dict[str, Any]) -> str:
-    """How a module's parameters are others than the class has, or ""."""
+    """The difference between a module's parameters and those of the class, in words; "" if there is none."""
     names = sorted({name for name, _ in shapes.items() ^ _shapes(module).items()})
     return f"{cls.__name__} has other parameters: {', '.join(names)}" if names else ""
 

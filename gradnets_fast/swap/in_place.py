@@ -1,4 +1,4 @@
-"""Modules of a model become ours in place, and back."""
+"""`accelerate` and `restore`: modules of a model take on our classes in place, and give them back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RECORD = "_before_gradnets_fast"
 
 
 def accelerate(model: nn.Module) -> Report:
-    """Has every gradient network in a model run by this package's kernels, in place.
+    """Run every gradient network in a model by this package's kernels, in place.
 
     A module that has the parameters of one of the architectures, by name and shape, takes on their class; the module
     itself, its Parameter objects, buffers and hooks remain, so that optimisers, averages of weights and checkpoints go
@@ -21,8 +21,8 @@ def accelerate(model: nn.Module) -> Report:
 
     The architectures are mGradNet-C, GradNet-C, mGradNet-M and GradNet-M of arXiv 2404.07361, and C-MGN and M-MGN of
     arXiv 2301.10862, as the authors' code and its public reimplementations name their parameters.  Where forward
-    returns (f, log-determinant of the Jacobian of f), it still does.  Modules under other names are meant where
-    `register_adapter` was told of them.
+    returns (f, log-determinant of the Jacobian of f), it still does.  Classes registered with
+    `register_adapter` are recognised too.
 
     Equivalent to: the model as it is, to rounding.
 
@@ -47,13 +47,13 @@ def accelerate(model: nn.Module) -> Report:
 
 
 def restore(model: nn.Module) -> int:
-    """Undoes `accelerate`, in place.
+    """Undo `accelerate`, in place.
 
     Args:
         model: the module that was given to `accelerate`, or one that contains it.
 
     Returns:
-        The number of modules that are as they came.
+        The number of modules that are restored.
 
     Raises:
         TypeError: model is no torch.nn.Module.
@@ -79,7 +79,7 @@ def _check(model: object, where: str) -> None:
 
 
 def _swapped(path: str, module: nn.Module) -> list[Entry]:
-    """The entry of a module, if it has the structure of a gradient network."""
+    """The entry of a module that has the structure of a gradient network; none for others."""
     was = type(module).__name__
     try:
         candidates = forms(module)
@@ -97,7 +97,7 @@ def _swapped(path: str, module: nn.Module) -> list[Entry]:
 
 
 def _first_that_agrees(module: nn.Module, able: list[Form], reasons: list[str]) -> tuple[Form, float] | None:
-    """The form that a module has taken on, and by how much it differs; why not the others is added to `reasons`."""
+    """The form that a module has taken on, and its difference; the refusals of others are added to `reasons`."""
     try:
         batches = probe(module, able[0].in_dim, able[0].scales)
         before = values(module, batches)
@@ -122,9 +122,9 @@ def _first_that_agrees(module: nn.Module, able: list[Form], reasons: list[str]) 
 
 
 def _become(module: nn.Module, form: Form) -> None:
-    """Gives a module the class and attributes of a form, and keeps what they replace."""
+    """Give a module the class and attributes of a form, and keep what they replace."""
     own = vars(module)
-    # Its own `monotone`, say, would hide the class's.
+    # An attribute of its own, such as `monotone`, would hide the class's.
     hiding = {name for name in own if hasattr(form.cls, name) and not hasattr(nn.Module, name)}
     replaced = {name: own.pop(name) for name in hiding | (own.keys() & form.attributes.keys())}
     own[_RECORD] = (type(module), replaced, tuple(form.attributes))

@@ -1,4 +1,4 @@
-"""The classes that modules take on whose parameters have other names than ours, or that return more than f."""
+"""Classes for modules whose parameters have other names than ours, or that return more than f; `forms.py` chooses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Adapted(GradNet):
 
     Attributes:
         adapter: module -> the operator's arguments besides x.
-        matrix: module -> V (k, d) of a linear part VᵀV x; None for none.
+        matrix: module -> V (k, d) for a linear part VᵀV x; None without one.
     """
 
     adapter: Arguments
@@ -45,7 +45,7 @@ class Adapted(GradNet):
 
     @property
     def linear(self) -> Gram | None:  # type: ignore[override]
-        """The linear part."""
+        """The linear part VᵀV x, if the adapter names a matrix."""
         return None if self.matrix is None else Gram(self.matrix(self))
 
     def _effective(self) -> Network:

@@ -1,4 +1,4 @@
-"""What `accelerate` did, for people and programs."""
+"""The report of `accelerate`, for people and programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _WIDTH, _LEAST = 120, 40
-"""Columns of a printed report, and of a reason after a long name at least."""
+"""The width of a printed report, and the least width of a reason after a long name."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Entry:
     """One module that has the structure of a gradient network.
 
     Attributes:
-        path: its name in the model, "" for the model itself.
-        was: its class as it came.
-        now: what it has become: the class, and what else tells forms apart; or None if it was left alone.
-        reason: why it was left alone, a line for each form that it might have had; or "".
+        path: the module's name in the model, "" for the model itself.
+        was: its class before.
+        now: its form now, the class and what else tells forms apart; None if it was left alone.
+        reason: why it was left alone, a line for each form that it might have taken; or "".
         error: the largest difference of f before and after at the probe points, over the largest value of f.
     """
 
@@ -53,12 +53,12 @@ class Report:
 
     @property
     def swapped(self) -> tuple[Entry, ...]:
-        """Those that run by kernels now."""
+        """The modules that run by kernels now."""
         return tuple(entry for entry in self.entries if entry.now is not None)
 
     @property
     def skipped(self) -> tuple[Entry, ...]:
-        """Those left alone, with the reason."""
+        """The modules left alone, with the reason."""
         return tuple(entry for entry in self.entries if entry.now is None)
 
     def __len__(self) -> int:

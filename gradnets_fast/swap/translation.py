@@ -1,4 +1,4 @@
-"""Checkpoints of the networks of 2023 as those of ours: the same functions under other names."""
+"""Translation of checkpoints of 2023, C-MGN and M-MGN, into those of our networks, which compute the same functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 ONE_BEFORE_SOFTPLUS = math.log(math.e - 1.0)
-"""What softplus takes to 1."""
+"""The argument at which softplus is 1."""
 
 
 def cascade_from_2023(weights: Weights) -> Weights:

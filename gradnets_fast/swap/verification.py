@@ -1,4 +1,4 @@
-"""Whether a module computes at random points what it did before."""
+"""Comparison of a module's values at random points before and after it takes on our class."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ _POINTS = 32
 TOLERANCES = {torch.bfloat16: 2.0**-4, torch.float16: 2.0**-6, torch.float32: 2.0**-15, torch.float64: 2.0**-26}
 """Relative differences that count as rounding.
 
-Of float32 and float64, where rounding errors are far from what a wrong form does, many units in the last place; of
-float64 more than torch's softplus errs, which is linear beyond 20.
+In float32 and float64 they are many units in the last place, which is still far below the error of a wrong form; in
+float64 they exceed the error of torch's softplus, which is linear beyond 20.
 """
 
 
 class MismatchError(Exception):
-    """Why a value is another one than before."""
+    """A value differs from before; the message says how."""
 
 
 def probe(module: nn.Module, d: int, scales: Sequence[float]) -> list[Tensor]:
-    """Random points of each scale, (32, d), from a generator of their own, where the module's parameters are."""
+    """Random points (32, d) of each scale, from a fixed seed, on the device of the module's parameters."""
     weight, generator = next(module.parameters()), torch.Generator().manual_seed(0)
     return [(scale * torch.randn(_POINTS, d, generator=generator)).to(weight) for scale in scales]
 
 
 @torch.no_grad()
 def values(module: nn.Module, batches: Sequence[Tensor]) -> list[Any]:
-    """What a module's forward returns for each batch, without hooks, which may count calls."""
+    """The result of a module's forward for each batch; hooks, which may count calls, do not run."""
     return [module.forward(points) for points in batches]
 
 
 def is_pair(value: object) -> bool:
-    """Whether it may be (f, log-determinant)."""
+    """Whether a result can be (f, log-determinant)."""
     return type(value) is tuple and len(value) == 2 and all(isinstance(part, Tensor) for part in value)
 
 
 @torch.no_grad()
 def verified(module: Any, batches: Sequence[Tensor], before: Sequence[Any]) -> float:
-    """The largest difference of f and `before`, over the largest value; `module` is a network of ours now.
+    """The largest difference between f and `before`, over the largest value; `module` has our class by now.
 
     Raises:
         MismatchError: a difference is more than rounding.
@@ -58,13 +58,13 @@ def _compared(now: Tensor, then: Tensor) -> float:
     _require_alike("f", now, then)
     largest = then.double().abs().max().clamp_min(torch.finfo(then.dtype).tiny)
     difference = float((now.double() - then.double()).abs().max() / largest)
-    if not difference <= TOLERANCES[then.dtype]:  # nor if it is NaN
+    if not difference <= TOLERANCES[then.dtype]:  # true of NaN too
         raise MismatchError(f"differs by {difference:.1e} of the largest value")
     return difference
 
 
 def _compare_logarithms(now: Tensor, then: Tensor, jacobian: Tensor) -> None:
-    """Compares log-determinants where rounding leaves them a digit: an error ε|J| of J makes up to d cond(J) ε."""
+    """Compare log-determinants where rounding leaves them a digit: an error ε|J| of J makes up to d cond(J) ε."""
     _require_alike("the log-determinant", now, then)
     singular = torch.linalg.svdvals(jacobian.double())
     # A 16th of the tolerance is far from what rounds in J still, and leaves more points to compare.

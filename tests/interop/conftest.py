@@ -1,4 +1,4 @@
-"""What the tests beside other libraries share: torchvision, which deepinv and Lightning import, and one thread."""
+"""Fixtures of the tests beside other libraries: torchvision, which deepinv and Lightning import, and one thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ except RuntimeError as error:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Thousands of tiny calls, whose threads would wait for each other on a busy machine."""
+    """Run on one thread: these tests make thousands of tiny calls, whose threads would wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

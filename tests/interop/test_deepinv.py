@@ -74,7 +74,7 @@ def test_prior_is_the_potential_of_its_patches(kind: Any, form: dict[str, int]) 
 
 
 def minimiser(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """By torch's own L-BFGS."""
+    """The minimiser by torch's own L-BFGS."""
     x = start.clone().requires_grad_()
     options = {"max_iter": 500, "tolerance_grad": 1e-13, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
     optimizer = torch.optim.LBFGS([x], **options)
@@ -220,7 +220,7 @@ def relative_residual(prior: GradNetPrior, z: Tensor, x: Tensor, gamma: float) -
 @pytest.mark.parametrize("activation", ["softplus", "relu"])
 @pytest.mark.parametrize("gamma", [0.1, 10.0, 1000.0])
 def test_proximal_map(gamma: float, activation: str, form: dict[str, int]) -> None:
-    """To rounding, which the terms of γ∇F magnify; float32's beside float64's."""
+    """The residual is rounding, which the terms of γ∇F magnify; float32's result is compared with float64's."""
     net = gf.mGradNetC(2, dimension(form), 20, activation)
     prior, z = GradNetPrior(net, **form), 3 * images(4).float()
     z[1] = 0
@@ -250,7 +250,7 @@ def test_proximal_map_to_a_tolerance() -> None:
 
 @pytest.mark.parametrize("kind", [gf.mGradNetC, gf.mGradNetM])
 def test_gradients_of_the_proximal_map(kind: Any) -> None:
-    """Those through many steps of deepinv's gradient descent."""
+    """The gradients are compared with those through many steps of deepinv's gradient descent."""
     net = kind(2, dimension({}), 20, dtype=torch.float64)
     prior, z, gamma = GradNetPrior(net), images().requires_grad_(), torch.tensor(0.3).double().requires_grad_()
     inner = {"stepsize_inter": 0.7, "max_iter_inter": 300, "tol_inter": 1e-14}
@@ -278,7 +278,7 @@ def test_the_proximal_map_refuses_second_derivatives() -> None:
 
 
 class Unrolled(GradNetPrior):
-    """Every inner iteration in the graph."""
+    """A prior whose proximal map has every inner iteration in the graph."""
 
     def prox(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         inner = {"stepsize_inter": 0.6, "max_iter_inter": 200, "tol_inter": 1e-14}

@@ -81,7 +81,7 @@ def by_hand(net: GradNet, x: Tensor, g: Tensor, lr: float, cosine: bool) -> list
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_losses_are_those_of_a_loop_by_hand(schedule: str, tmp_path: Path) -> None:
-    """Bit by bit, but for the rounding of the cosine schedule, which PyTorch computes recursively."""
+    """The losses agree bit by bit, but for the rounding of the cosine schedule, which PyTorch computes recursively."""
     x, g = data()
     net, losses = network(), Losses()
     module = GradNetLightning(net, lr=2e-2, schedule=schedule)

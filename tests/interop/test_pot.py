@@ -45,7 +45,7 @@ def test_gradients_of_convex_potentials_are_optimal_maps(make: Any, dtype: torch
     "move", [lambda x: x @ torch.tensor([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]).double(), lambda x: -x]
 )
 def test_rotations_and_reflections_are_not(move: Any) -> None:
-    """Each moves points onto points that were nearer to others."""
+    """Rotations and reflections move points onto points that were nearer to others."""
     x = points()
     report = measure_transport(move, x, move(x))
     assert report.gap > 0.3
@@ -90,7 +90,7 @@ def test_a_linear_network_transports_one_gaussian_to_another() -> None:
     report = measure_transport(net, x, y)
     independent = measure_transport(net, x, m2 + points(count) @ S2)
     assert abs(report.gap) < 1e-13
-    # That of two samples of the target itself, and what the identity and another linear map leave.
+    # The distance of two samples of the target itself, and what the identity and another linear map leave.
     level = measure_transport(lambda y: y, y, m2 + points(count) @ S2).target_distance
     assert 0.8 * level < report.target_distance < 1.2 * level
     assert 0.8 * level < independent.target_distance < 1.2 * level
@@ -104,7 +104,7 @@ def test_a_linear_network_transports_one_gaussian_to_another() -> None:
 
 
 def test_numbers_of_a_report_by_hand() -> None:
-    """Three points of a line; those of y in another order."""
+    """Three points of a line; y has them in another order."""
     x, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[5.0], [3.0], [4.0]])
     report = measure_transport(lambda x: 2 - x, x, y)
     assert report == TransportReport((3, 3), 3.0, pytest.approx(8 / 3), 0.0, pytest.approx(9.0))

@@ -98,7 +98,7 @@ def test_two_springs_have_the_solution_in_closed_form() -> None:
 
 
 def gradients(flow: torch.nn.Module, y: Tensor, solver: Callable[..., Tensor], **options: object) -> list[Tensor]:
-    """Of a loss on the trajectory, for y and all parameters."""
+    """The gradients of a loss on the trajectory, for y and all parameters."""
     leaf = y.clone().requires_grad_()
     loss = solver(flow, leaf, TIMES, **options).square().mean()
     return list(torch.autograd.grad(loss, [leaf, *flow.parameters()]))
@@ -110,7 +110,7 @@ FLOWS = pytest.mark.parametrize("flow", [GradientFlow, HamiltonianFlow])
 @FLOWS
 @monotone
 def test_gradients_by_the_adjoint_equation(make: Callable[[], GradNet], flow: type[torch.nn.Module]) -> None:
-    """Both are the solution's gradient up to errors of the solver, of which the adjoint makes those of a second run."""
+    """Both are the solution's gradient up to errors of the solver; the adjoint has those of a second run besides."""
     instance, y = flow(make()), start(3)
     options = {"rtol": TOLERANCE, "atol": TOLERANCE}
     through = gradients(instance, y, odeint, **options)
@@ -123,7 +123,7 @@ def test_gradients_by_the_adjoint_equation(make: Callable[[], GradNet], flow: ty
 @FLOWS
 @monotone
 def test_gradients_are_those_of_the_reference(make: Callable[[], GradNet], flow: type[torch.nn.Module]) -> None:
-    """With steps of fixed length, whose number no rounding error can change."""
+    """Steps have a fixed length, so that no rounding error can change their number."""
     instance, y = flow(make()), start(3)
     options = {"method": "rk4", "options": {"step_size": 0.25}}
     ours = gradients(instance, y, odeint, **options)

@@ -1,4 +1,7 @@
-"""The command line: reads options, runs a task, and turns every foreseen failure into one line and exit code 2."""
+"""The command line over the applications: a file for each command reads its options and runs it.
+
+Every foreseen failure becomes one line on standard error and exit code 2.  `__main__.py` calls `run`.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ COMMANDS = (train, bench, doctor, warmup, tune)
 app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"gradnets_fast {__version__}")
         raise typer.Exit
 
@@ -37,11 +40,11 @@ def _root(
 
 
 def run() -> int:
-    """Runs the command line on this process's arguments; returns the exit code."""
+    """Run the command line on this process's arguments; return the exit code."""
     try:
         return app(standalone_mode=False) or 0
     except Exception as error:
-        # typer's usage errors, whose class has moved between its versions, format themselves; others are our bugs.
+        # typer's usage errors format themselves, while their class has moved between its versions; others are our bugs.
         if not hasattr(error, "format_message"):
             raise
         text = " ".join(error.format_message().split())

@@ -1,4 +1,4 @@
-"""`gradnets-fast doctor`."""
+"""The command `gradnets-fast doctor`: the options of `apps/doctor`, by typer."""
 
 from __future__ import annotations
 

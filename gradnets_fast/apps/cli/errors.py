@@ -1,4 +1,4 @@
-"""Foreseen failures: one line and exit code 2."""
+"""Foreseen failures of all commands: one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ...errors import is_message
 
 _EXPECTED_FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError)
 _LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL .*remote")
-"""What an exchange among processes raises where one of them has stopped."""
+"""Errors of a collective in which another process has stopped."""
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns an exception of ours into its message on standard error; another one goes on."""
+    """Turn a foreseen exception into its message on standard error and exit code 2; let others pass."""
     try:
         yield
     except typer.Exit:

@@ -1,4 +1,4 @@
-"""`gradnets-fast train`."""
+"""The command `gradnets-fast train`, over `apps/train`: its options, files, progress and report."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def train(
         str | None, typer.Option(help="A name of the activation table, or several joined by +.")
     ] = None,
     transform: Annotated[
-        str | None, typer.Option(help=help_of("Of modules: transform ρ of a ridge sum", TRANSFORMS))
+        str | None, typer.Option(help=help_of("Transform ρ of each module's ridge sum", TRANSFORMS))
     ] = None,
-    combine: Annotated[str, typer.Option(help=help_of("Of modules", COMBINATIONS))] = Settings.combine,
+    combine: Annotated[str, typer.Option(help=help_of("Combination of modules", COMBINATIONS))] = Settings.combine,
     linear: Annotated[str | None, typer.Option(help="Linear part: psd or symmetric.")] = None,
     loss: Annotated[
         str, typer.Option(help="squared; or nearest, under which logsumexp's modules find their own points.")
@@ -77,13 +77,16 @@ def train(
         str | None,
         typer.Option(help=help_of("Schedule", SCHEDULES) + " (default: cosine, for gradnet-m and mgradnet-m constant)"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of data, initialisation and shuffling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of data, initialisation and shuffling.")] = 0,
     backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
     device: Annotated[str, typer.Option(help="A torch device; cuda under torchrun: one for each process.")] = "cpu",
     amp: Annotated[str, typer.Option(help=help_of("Precision of points and weights", PRECISIONS))] = Settings.amp,
     streams: Annotated[
         int | None,
-        typer.Option(help="Of shards: what processes divide among themselves. (default: 8, or what they divide)"),
+        typer.Option(
+            help="Parts of the shards, which processes divide among themselves. (default: 8, or the next "
+            "multiple of their number)"
+        ),
     ] = None,
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 30.0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, report and figure.")] = Path("runs/train"),
@@ -111,7 +114,7 @@ def train(
 
 
 def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out: Path, ranks: Ranks) -> Trainer:
-    """A run from the beginning; or, if torchrun has restarted this very run, from its checkpoint."""
+    """A trainer of a new run; if torchrun has restarted this very run, at its checkpoint."""
     if steps is not None and epochs is not None:
         raise ValueError(message("train", "steps, epochs", "one of them", "both", "leave one out"))
     settings = ranks.from_first(lambda: Settings(**options, steps=1 if steps is None else steps))
@@ -130,7 +133,7 @@ def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out
 
 
 def _begun(trainer: Trainer, out: Path) -> Checkpoint | None:
-    """What a restarted run goes on from; otherwise makes the folder that of a new run."""
+    """The checkpoint of a run that torchrun has restarted; None for a new run, whose folder it prepares."""
     if trainer.ranks.restarts and _left_by(trainer.settings, out):
         return load_checkpoint(out)
     prepare_folder(out)
@@ -184,7 +187,7 @@ def _train(console: Console, trainer: Trainer, save_every: float, out: Path) -> 
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
+    """Collect Ctrl-C and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
     signals: list[int] = []
 
     def note(number: int, frame: object) -> None:

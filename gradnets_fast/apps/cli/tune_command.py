@@ -1,4 +1,4 @@
-"""`gradnets-fast tune`."""
+"""The command `gradnets-fast tune`, over `apps/tuning.py`."""
 
 from __future__ import annotations
 

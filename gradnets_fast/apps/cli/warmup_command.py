@@ -1,4 +1,4 @@
-"""`gradnets-fast warmup`."""
+"""The command `gradnets-fast warmup`, over `gradnets_fast.warmup`: for a network of options, or of a training run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def warmup(
     ] = None,
     method: Annotated[list[str] | None, typer.Option(help=help_of("What is called; several: repeat", METHODS))] = None,
     dtype: Annotated[
-        str | None, typer.Option(help=help_of("Of torch.autocast", PRECISIONS) + " (default: float32, none)")
+        str | None, typer.Option(help=help_of("Dtype of torch.autocast", PRECISIONS) + " (default: float32, none)")
     ] = None,
     device: Annotated[str | None, typer.Option(help="A torch device. (default: a GPU if there is one)")] = None,
     backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
@@ -58,9 +58,9 @@ def warmup(
     embed_dim: Annotated[int | None, _option(f"Hidden units h (per module). (default: {Settings.embed_dim})")] = None,
     layers: Annotated[int | None, _option(f"Layers, or modules. (default: {Settings.layers})")] = None,
     activation: Annotated[str | None, _option("A name of the activation table, or several joined by +.")] = None,
-    transform: Annotated[str | None, _option(help_of("Of modules: transform ρ of a ridge sum", TRANSFORMS))] = None,
+    transform: Annotated[str | None, _option(help_of("Transform ρ of each module's ridge sum", TRANSFORMS))] = None,
     combine: Annotated[
-        str | None, _option(help_of("Of modules", COMBINATIONS) + f" (default: {Settings.combine})")
+        str | None, _option(help_of("Combination of modules", COMBINATIONS) + f" (default: {Settings.combine})")
     ] = None,
     linear: Annotated[str | None, _option("Linear part: psd or symmetric.")] = None,
 ) -> None:
@@ -82,7 +82,7 @@ def warmup(
 
 @contextmanager
 def _as_of_warmup() -> Iterator[None]:
-    """The settings are those of gradnets-fast train, and so are their messages but for the command's name."""
+    """Let messages of the settings, which are those of gradnets-fast train, name this command."""
     try:
         yield
     except (FileNotFoundError, TypeError, ValueError) as error:
@@ -95,7 +95,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chosen(network: dict[str, Any], run: dict[str, Any]) -> tuple[Settings, int]:
-    """The settings of a network of one's own, and d."""
+    """The settings that the options name, and d."""
     options = _given({**run, **network})
     d = options.pop("dim", _DIM)
     check_positive("warmup", "dim", d)
@@ -104,7 +104,7 @@ def _chosen(network: dict[str, Any], run: dict[str, Any]) -> tuple[Settings, int
 
 
 def _of_run(out: Path, network: dict[str, Any], run: dict[str, Any]) -> tuple[Settings, int]:
-    """Those of a training run."""
+    """The settings of a training run with these changes, and d."""
     given = _given(network)
     if given:
         fix = "leave out one or the other"

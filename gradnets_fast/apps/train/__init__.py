@@ -1,1 +1,1 @@
-"""What the command line does: fields, data files, training, evaluation, reports."""
+"""`gradnets-fast train`: fields, data files, training, evaluation and reports; `cli/train_command.py` calls them."""

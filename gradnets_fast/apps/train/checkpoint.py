@@ -24,7 +24,7 @@ _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass
 class Checkpoint:
-    """Everything that training needs to go on as if it had never stopped; `extra` is ready for JSON."""
+    """The state of a training run, from which it goes on as if it had never stopped; `extra` is ready for JSON."""
 
     step: int
     model: dict[str, Tensor]
@@ -34,7 +34,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replaces the folder's checkpoint."""
+    """Write a checkpoint in place of the folder's own."""
     tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -48,7 +48,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Reads the folder's checkpoint.
+    """Read the folder's checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: there is none, or it is damaged.
@@ -74,7 +74,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_settings(folder: Path) -> dict[str, Any]:
-    """Reads the folder's settings."""
+    """Read the folder's settings."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise FileNotFoundError(message("train", f"settings {path}", "a file", "none", "start without --resume"))
@@ -101,7 +101,7 @@ def adam_state(optimizer: torch.optim.Adam, names: list[str]) -> dict[str, Tenso
 
 
 def restore_adam(optimizer: torch.optim.Adam, names: list[str], saved: dict[str, Tensor]) -> None:
-    """Puts Adam's moments back."""
+    """Give an optimizer the moments that `adam_state` returned."""
     for name, parameter in zip(names, optimizer.param_groups[0]["params"]):
         state = {key: saved[f"{name}.{key}"] for key in _ADAM_STATE if f"{name}.{key}" in saved}
         if state:

@@ -1,4 +1,7 @@
-"""Samples of a gradient field from a user's file: CSV, Parquet, NPZ or NPY."""
+"""Samples of a gradient field from a user's file: CSV, Parquet, NPZ or NPY.
+
+`problem.py` loads whole files with it; `shards.py` takes its checks of names, shapes and values.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Samples:
 
 
 def load_samples(path: Path) -> Samples:
-    """Reads points and target gradients.
+    """Read points and target gradients.
 
     CSV and Parquet: columns x0 … x{d−1} and g0 … g{d−1}, in any order, others ignored.  NPZ: arrays x and g, (n, d).
     NPY: one array (n, 2d), x before g.
@@ -116,7 +119,7 @@ def unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def table_columns(path: Path, present: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The columns x0 … x{d−1} and g0 … g{d−1} of a table; raises ValueError if one of them is missing."""
+    """The columns x0 … x{d−1} and g0 … g{d−1} of a table; raise ValueError if one is missing."""
     dim = sum(1 for name in present if name.startswith("x") and name[1:].isdigit())
     names = [f"x{i}" for i in range(dim)], [f"g{i}" for i in range(dim)]
     if dim == 0:
@@ -130,12 +133,12 @@ def table_columns(path: Path, present: Sequence[str]) -> tuple[list[str], list[s
 
 
 def array_columns(dim: int) -> tuple[list[str], list[str]]:
-    """What messages call the columns of arrays x and g, both (n, d)."""
+    """The names of the columns of arrays x and g, both (n, d), for messages."""
     return [f"x[:, {i}]" for i in range(dim)], [f"g[:, {i}]" for i in range(dim)]
 
 
 def check_members(path: Path, present: Iterable[str]) -> None:
-    """Raises ValueError unless arrays x and g are among those of an NPZ file."""
+    """Raise ValueError unless arrays x and g are among those of an NPZ file."""
     if not {"x", "g"} <= set(present):
         fix = "save it as numpy.savez(file, x=points, g=gradients)"
         raise ValueError(message("data", str(path), "arrays x and g", ", ".join(present) or "none", fix))
@@ -144,7 +147,7 @@ def check_members(path: Path, present: Iterable[str]) -> None:
 def check_arrays(
     path: Path, shapes: tuple[tuple[int, ...], tuple[int, ...]], dtypes: tuple[np.dtype[Any], np.dtype[Any]]
 ) -> None:
-    """Raises ValueError unless x and g are numbers of one shape (n, d)."""
+    """Raise ValueError unless x and g are numbers of one shape (n, d)."""
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not shapes[0][1]:
         fix = "give each point one target gradient of its dimension"
         raise ValueError(message("data", str(path), "x and g of one shape (n, d)", f"{shapes[0]} and {shapes[1]}", fix))
@@ -154,7 +157,7 @@ def check_arrays(
 
 
 def check_finite(where: str, values: np.ndarray, names: Sequence[str], first: int = 0) -> None:
-    """Raises ValueError naming the file, column and row of the first number that is not finite.
+    """Raise ValueError naming the file, column and row of the first number that is not finite.
 
     Args:
         where: the file.

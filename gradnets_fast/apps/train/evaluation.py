@@ -1,4 +1,4 @@
-"""What a trained network is worth: its error, its Jacobian, and the time of a step beside the reference backend's."""
+"""A trained network's error, its Jacobian, and the time of a step beside the reference backend's."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _WARMUP_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one run.
+    """The measurements of one run.
 
     Attributes:
         error_db: 10·log10 of the mean squared error norm on the test points.
         relative_error: root mean squared error over root mean squared target.
         asymmetry: largest |J − Jᵀ| over largest |J|, on some test points.
-        smallest_eigenvalue: of the symmetrised Jacobians there.
-        largest_eigenvalue: likewise.
-        parameters: how many numbers were trained.
-        backend: what trained them.
+        smallest_eigenvalue: the smallest one of the symmetrised Jacobians at those points.
+        largest_eigenvalue: the largest one.
+        parameters: the number of trained scalars.
+        backend: the backend that trained them.
         milliseconds_per_step: median of a whole step (forward, backward, Adam) on that backend; None if several
             processes share a step.
         reference_milliseconds_per_step: the same on the reference backend, interleaved.
@@ -53,7 +53,7 @@ class Evaluation:
 
 
 def evaluate(trainer: Trainer) -> Evaluation:
-    """Measures a trained network."""
+    """Measure a trained network."""
     problem, module = trainer.problem, trainer.module
     backend = trainer.backend
     with torch.no_grad(), use_backend(backend):

@@ -87,7 +87,7 @@ FIELDS: dict[str, tuple[Callable[[int], Field], int]] = {
     "nonconvex2d": (_make_nonconvex2d, 2),
     "polymax": (_make_polymax, 256),
 }
-"""By name: how to make the field in dimension d, and the default d."""
+"""Fields by name: the function that makes one in dimension d, and the default d."""
 
 
 def make_field(name: str, dim: int | None = None) -> Field:

@@ -24,7 +24,7 @@ _FIELD_MAP, _ERROR_MAP, _INK = "viridis", "magma", "#1b3a4b"
 
 
 def save_figure(trainer: Trainer, evaluation: Evaluation, path: Path) -> None:
-    """Draws the run and writes it as PNG, atomically."""
+    """Draw the run and write it as PNG, atomically."""
     matplotlib.use("Agg")
     figure = _draw(trainer, evaluation)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))

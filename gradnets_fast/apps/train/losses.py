@@ -1,4 +1,4 @@
-"""What training minimises, and the error that it reports."""
+"""The losses that training minimises, and the error that it reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ... import nn
 from .ranks import Ranks
 
 Loss = Callable[[Any, Tensor, Tensor, Ranks], "tuple[Tensor, Tensor]"]
-"""(network, x, g, ranks) -> what to minimise, and the mean of |f − g|²; both means over this process's rows."""
+"""(network, x, g, ranks) -> (loss to minimise, mean of |f − g|²), both means over this process's rows."""
 
 
 def mean_squared_error(f: Tensor, g: Tensor) -> Tensor:
@@ -22,22 +22,23 @@ def mean_squared_error(f: Tensor, g: Tensor) -> Tensor:
 
 
 def decibel(error: float) -> float:
-    """10·log10, and −∞ for 0."""
+    """10·log10(error), and −∞ for 0."""
     return 10 * math.log10(error) if error > 0 else -math.inf
 
 
 def squared_loss(network: torch.nn.Module, x: Tensor, g: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Mean |f − g|², to be minimised, and the same as the error."""
+    """The mean of |f − g|², as the loss and as the error."""
     error = mean_squared_error(network(x), g)
     return error, error.detach()
 
 
 def nearest_module_loss(network: nn.GradNetM, x: Tensor, g: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """A loss under which each module of a soft maximum fits the points whose gradients it is nearest to; and |f − g|².
+    """Σ_i ν_i |f_i − g|² + |f − g|², with ν = softmax_i(−|f_i − g|² / n), as the loss; and |f − g|².
 
-    Under |f − g|² alone one module takes all points.  Here module i fits each point as far as its gradient is nearer
-    than the others', relative to the mean distance of the nearest: as that falls, the choice grows sharp by itself.
-    The numbers that weigh modules against each other, sharpness and offset, follow |f − g|², the modules held.
+    f_i is module i's gradient with the bias and the linear part; n is the mean over the points of the smallest
+    |f_i − g|².  As n falls, ν grows sharp by itself, and each module of a soft maximum fits the points whose gradients
+    it is nearest to.  Under |f − g|² alone one module takes all points.  Sharpness and offset, which weigh the modules
+    against each other, follow |f − g|² with the modules held fixed.
     """
     common = network.bias if network.linear is None else network.bias + network.linear(x)
     gradients = network.module_gradients(x)
@@ -53,7 +54,7 @@ def nearest_module_loss(network: nn.GradNetM, x: Tensor, g: Tensor, ranks: Ranks
 
 
 class Objective(torch.nn.Module):
-    """A loss of a network as a module, (x, g) -> (minimised, error): what DistributedDataParallel wraps."""
+    """A network's loss as a module, (x, g) -> (loss, error), which DistributedDataParallel wraps."""
 
     def __init__(self, network: torch.nn.Module, loss: Loss = squared_loss, ranks: Ranks | None = None) -> None:
         super().__init__()

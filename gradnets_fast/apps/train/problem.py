@@ -19,9 +19,9 @@ from .shards import open_shard
 from .stream import SampleStream, shards_of
 
 _TEST_FRACTION = 0.1
-"""Of a file of samples."""
+"""The part of a file of samples that is kept for the test."""
 _TEST_ROWS = 10_000
-"""Of the last shard."""
+"""Rows of the last shard that are read for the test."""
 
 
 class Source(Protocol):
@@ -29,7 +29,7 @@ class Source(Protocol):
 
     @property
     def dim(self) -> int:
-        """d."""
+        """The dimension d of the points."""
 
     @property
     def batch_size(self) -> int:
@@ -43,14 +43,14 @@ class Source(Protocol):
         """This process's rows of a step's batch, which seed and step alone determine; steps come one after another."""
 
     def state(self, step: int) -> dict[str, Any]:
-        """What `restore` needs at a step, the same for all processes, ready for JSON."""
+        """The state that `restore` takes, equal in all processes and ready for JSON."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where a state was taken."""
+        """Go on where `state` was taken."""
 
 
 class InMemory:
-    """A source whose points are all in memory, of every process."""
+    """A source whose points are all in the memory of every process."""
 
     def __init__(self, x: Tensor, g: Tensor, settings: Settings, ranks: Ranks) -> None:
         self.x, self.g = x, g
@@ -62,12 +62,12 @@ class InMemory:
 
     @property
     def dim(self) -> int:
-        """d."""
+        """The dimension d of the points."""
         return self.x.shape[1]
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in a pass over the points, the last few points left out."""
+        """Batches in a pass over the points; the last points, too few for a batch, are left out."""
         return len(self.x) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ class InMemory:
         return self.x[rows], self.g[rows]
 
     def state(self, step: int) -> dict[str, Any]:
-        """Which data these are, where the settings do not say all; the step says the rest."""
+        """A checksum of data from a file; a field's data follow from the settings, and the order from the step."""
         if not self._from_file:
             return {}
         if self._checksum is None:
@@ -89,7 +89,7 @@ class InMemory:
         return {"checksum": self._checksum}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where a state is of other data."""
+        """Raise ValueError if `state` comes from other data."""
         expected, got = state.get("checksum"), self.state(0).get("checksum")
         if expected is not None and expected != got:
             fix = "put back the file that the run began with, or start without --resume"
@@ -120,23 +120,23 @@ class Streamed:
         self.steps_per_epoch = self._stream.steps_per_epoch
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's rows of the next batch, or after an error of the same once more."""
+        """This process's rows of the next batch; after an error, of the same batch once more."""
         assert step == self._stream.step, "batches come in order"
         x, g = next(self._stream)
         return x.to(self._device), g.to(self._device)
 
     def state(self, step: int) -> dict[str, Any]:
-        """Which data these are, and how far they are read."""
+        """The identity of the data, and how far they are read."""
         return self._stream.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where a state was taken, in as many processes as there are now."""
+        """Go on where `state` was taken, in as many processes as there are now."""
         self._stream.load_state_dict(state)
 
 
 @dataclass
 class Problem:
-    """Training data, test points with their target gradients, the mean of the points, and the field if it is known."""
+    """Training data, test points with target gradients, the mean of the training points, and the field if known."""
 
     source: Source
     test_x: Tensor
@@ -165,7 +165,7 @@ def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
 
 
 def _of_shards(settings: Settings, ranks: Ranks) -> Problem:
-    """Trains on all shards but the last, on whose first rows it tests."""
+    """A problem that trains on all shards but the last, whose first rows are for the test."""
     assert settings.data is not None
     *shards, last = shards_of(settings.data)
     if not shards:

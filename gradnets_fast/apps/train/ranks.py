@@ -1,4 +1,7 @@
-"""The processes of one run, as torchrun starts them: each takes its rows of every batch."""
+"""The processes of one run, as torchrun starts them: each takes its rows of every batch.
+
+`cli/train_command.py` joins them; the rest of this folder takes the `Ranks` that it gets.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from ...errors import message
 
 _TIMEOUT = timedelta(minutes=10)
-"""Of an exchange; reading a slow disk may delay some processes."""
+"""Timeout of a collective; generous, because a process may read a slow disk."""
 Value = TypeVar("Value")
 
 
@@ -27,9 +30,9 @@ class Ranks:
     """This process among those of the run; the default is a run of one process.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        restarts: how often torchrun has started them anew.
+        rank: this process's number, from 0.
+        size: the number of processes.
+        restarts: how often torchrun has started the processes anew.
     """
 
     rank: int = 0
@@ -37,11 +40,11 @@ class Ranks:
     restarts: int = 0
 
     def own_rows(self, rows: Tensor) -> Tensor:
-        """This process's rows of a batch: the batch in `size` parts, equal to a row."""
+        """This process's part of a batch, which is divided into `size` parts that differ by one row at most."""
         return rows.tensor_split(self.size)[self.rank]
 
     def from_first(self, function: Callable[[], Value]) -> Value:
-        """What `function` gives or raises in process 0, in all of them."""
+        """Call `function` in process 0 alone; return its result, or raise its exception, in all processes."""
         if self.size == 1:
             return function()
         told: list[Any] = [None, None]
@@ -58,7 +61,7 @@ class Ranks:
         return value
 
     def mean(self, value: Tensor, count: int) -> Tensor:
-        """The mean over all rows, where this process's `count` rows have the mean `value`; without a gradient."""
+        """The mean over the rows of all processes, given the mean `value` over this one's `count` rows; detached."""
         if self.size == 1:
             return value.detach()
         total = torch.stack([value.detach() * count, value.new_tensor(count)])
@@ -67,7 +70,7 @@ class Ranks:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; of several GPUs under torchrun, this process's own."""
+    """The device of this name; under torchrun, "cuda" means this process's own GPU."""
     device = torch.device(name)
     local = os.environ.get("LOCAL_RANK")
     if device.type == "cpu" or device.index is not None or local is None:
@@ -76,12 +79,12 @@ def device_of(name: str) -> torch.device:
 
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun, and other launchers for PyTorch, set."""
+"""The variables that torchrun and other launchers for PyTorch set."""
 
 
 @contextmanager
 def processes(device: str) -> Iterator[Ranks]:
-    """Joins the processes that torchrun or another launcher has started, if any, to work on devices of that name.
+    """Join the processes that torchrun or another launcher has started, if any, to work on devices of that name.
 
     Raises:
         ValueError: there are several, and all would work on the same GPU.
@@ -97,7 +100,7 @@ def processes(device: str) -> Iterator[Ranks]:
     own = device_of(device) if on_gpu else None
     if own is not None:
         torch.cuda.set_device(own)
-    # Of each start the addresses of its own, where one store serves them all.
+    # One store may serve all starts, so each start has a prefix of its own.
     store, rank, count = next(rendezvous("env://"))
     prefixed = dist.PrefixStore(f"start{_restarts()}", store)  # type: ignore[attr-defined]
     dist.init_process_group(store=prefixed, rank=rank, world_size=count, timeout=_TIMEOUT, device_id=own)

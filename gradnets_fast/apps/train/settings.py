@@ -1,4 +1,4 @@
-"""What determines a training run."""
+"""The settings that determine a training run, and their checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
 """Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
 _STREAMS = 8
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""By name, what autocast makes of points and weights; parameters and sums are float32 in any case."""
+"""Precisions by name: the dtype of autocast for points and weights; parameters and sums are always float32."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,17 @@ class Settings:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate, resolved."""
+        """The learning rate, which is never None after the checks."""
         assert self.lr is not None
         return self.lr
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Settings:
-        """The settings that `asdict` wrote."""
+        """The settings that `to_json` wrote.
+
+        Raises:
+            ValueError: a name is unknown to this version.
+        """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(content) - known)
         if unknown:
@@ -113,5 +117,5 @@ class Settings:
 
 
 def resolved_streams(streams: int | None, processes: int) -> int:
-    """The number of streams of a run that so many processes begin: as asked for, or 8 or the next that they divide."""
+    """The number of streams of a run: as asked for, or the first multiple of `processes` from 8 on."""
     return _STREAMS + -_STREAMS % processes if streams is None else streams

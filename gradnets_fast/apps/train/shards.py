@@ -26,11 +26,15 @@ FORMATS = (".parquet", ".npz")
 _BATCH_ROWS, _BATCH_BYTES = 2**14, 2**23
 _BUFFER_BYTES = 2**16
 _FOOTERS = 16
-"""How many footers of Parquet files are kept: parsing one takes as long as reading a block where a file has many."""
+"""Footers of Parquet files that are kept: parsing that of a file with many blocks takes as long as reading a block."""
 
 
 def import_extra(name: str) -> ModuleType:
-    """A module of the optional extra `stream`; raises ImportError with the command that installs it."""
+    """Import a module of the optional extra `stream`.
+
+    Raises:
+        ImportError: it is missing; the message has the command that installs it.
+    """
     try:
         return import_module(name)
     except ImportError as error:
@@ -39,13 +43,13 @@ def import_extra(name: str) -> ModuleType:
 
 
 class Shard(ABC):
-    """One file.
+    """One file of samples.
 
     Attributes:
         path: the file.
-        dim: d.
-        rows: its number of samples.
-        groups: the number of rows of each part that begins where decoding may: a row group, or a whole NPZ file.
+        dim: the dimension d of the points.
+        rows: the number of samples.
+        groups: rows of each part at whose start decoding can begin: a Parquet row group, or a whole NPZ file.
     """
 
     def __init__(self, path: Path, dim: int, groups: list[int], names: tuple[list[str], list[str]]) -> None:
@@ -61,7 +65,7 @@ class Shard(ABC):
                 column and row where a number is not finite.
         """
         values = np.empty((stop - start, 2 * self.dim), np.float32)
-        # Readers open a file several times; if it is replaced in between, what they read or say is of neither file.
+        # Readers open a file several times; if it is replaced in between, their result or error fits neither file.
         while not self._read_from_one_file(start, stop, values):
             pass
         check_finite(str(self.path), values, self._names, start)
@@ -86,7 +90,7 @@ class Shard(ABC):
 
     @abstractmethod
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Writes the samples start … stop − 1 to `out`."""
+        """Write the samples start … stop − 1 to `out`."""
 
     def _check_unchanged(self, rows: int, dim: int) -> None:
         if (rows, dim) != (self.rows, self.dim):
@@ -95,7 +99,7 @@ class Shard(ABC):
 
 
 def open_shard(path: Path) -> Shard:
-    """Reads the metadata of a Parquet or NPZ file.
+    """Read the metadata of a Parquet or NPZ file.
 
     Raises:
         FileNotFoundError, ValueError: where it is missing, damaged, or has other columns or arrays than the loader of
@@ -111,7 +115,7 @@ def open_shard(path: Path) -> Shard:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what readers raise into one line that names the file."""
+    """Turn a reader's exception into one line that names the file."""
     try:
         yield
     except FileNotFoundError as error:
@@ -172,7 +176,7 @@ def _groups(footer: Any) -> list[int]:
 
 @lru_cache(maxsize=_FOOTERS)
 def _footer(path: Path, modified: int, size: int) -> Any:
-    """The metadata of a Parquet file; time of change and size tell a replaced file from the one remembered."""
+    """The metadata of a Parquet file; a replaced file differs in its time of change or its size."""
     return import_extra("pyarrow.parquet").read_metadata(path)
 
 
@@ -198,7 +202,7 @@ class _NpzShard(Shard):
 
 @contextmanager
 def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """An array of an NPZ file, from its header on."""
+    """An array of an NPZ file, opened at the start of its header."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(name + ".npy")
         if entry.compress_type != zipfile.ZIP_STORED:
@@ -221,7 +225,10 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _read_rows(file: IO[bytes], out: np.ndarray, start: int, column_length: int | None, dtype: np.dtype[Any]) -> None:
-    """Fills `out` with the rows from `start` of the array that begins here, stored by columns if a length is given."""
+    """Fill `out` with rows from `start` on of the array that begins here.
+
+    column_length: the length of a column, if the array is stored by columns; None if by rows.
+    """
     origin, (count, dim) = file.tell(), out.shape
 
     def numbers(position: int, size: int) -> np.ndarray:

@@ -83,7 +83,7 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
     polars), and NPZ files with `numpy.savez`.
 
     Attributes:
-        dim: d.
+        dim: the dimension d of the points.
         rows: the number of samples of all shards.
         batch_size: the number of rows of a batch over all ranks.
         steps_per_epoch: rows // batch_size.
@@ -101,14 +101,15 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
         streams: int = 8,
         window: int | None = None,
     ) -> None:
-        """Reads the shards' metadata, no samples.
+        """Read the shards' metadata, no samples.
 
         Args:
             shards: Parquet files with columns x0 … and g0 …, or NPZ files with arrays x and g, (n, d).
             batch_size: rows of a batch over all ranks.
-            seed: of the order.
-            rank, world_size: which part of each batch comes here.
-            streams: into how many streams the rows are divided; a multiple of every world size that a run may have.
+            seed: the seed that determines the order.
+            rank, world_size: the part of each batch that this rank gets.
+            streams: the number of streams that the rows are divided into; a multiple of every world size that a run may
+                have.
             window: rows of a window; more mix better, and take more memory.  By default those of 32 MiB, so
                 4 194 304 / d.
 
@@ -179,14 +180,14 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
         return torch.from_numpy(x), torch.from_numpy(g)
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the stream is, ready for JSON, and the same on every rank: restores it on any number of ranks."""
+        """The position of the stream, ready for JSON and equal on every rank; any number of ranks can go on from it."""
         return {"step": self.step, **self._identity}
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
-        """Goes on from a state: the next batch is the one that an unbroken run would have had.
+        """Go on from a state: the next batch is the one that an unbroken run would have had.
 
         Raises:
-            ValueError: where the state is of other shards, or of another seed, batch size, number of streams or window.
+            ValueError: the state comes from other shards, or another seed, batch size, number of streams or window.
         """
         for name, value in self._identity.items():
             if state.get(name) != value:
@@ -199,14 +200,14 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
         self.step = step
 
     def close(self) -> None:
-        """Frees the windows and ends the threads, as dropping the object does; the next batch starts them again."""
+        """Free the windows and end the threads, as dropping the object does; the next batch starts them again."""
         for piece in self._pieces or ():
             piece.close()
         self._pieces = None
 
 
 class _Plan(NamedTuple):
-    """The order of an epoch: which blocks each window has, and which of the stream's rows of the epoch it begins with.
+    """The order of an epoch: the blocks of each window, and the first of the epoch's rows in it.
 
     Window w has the blocks order[edges[w] : edges[w + 1]], and the rows from firsts[w] to firsts[w + 1].
     """
@@ -218,7 +219,7 @@ class _Plan(NamedTuple):
 
 
 class _Stream:
-    """One stream: `used` rows of an epoch in windows, and those in pieces of batches."""
+    """One stream: `used` rows of each epoch, read in windows and handed out as pieces of batches."""
 
     def __init__(
         self, shards: Sequence[Shard], blocks: np.ndarray, piece: int, used: int, window: int, seed: int, number: int
@@ -276,7 +277,7 @@ class _Stream:
 
 
 def _divide(shards: Sequence[Shard], batch_size: int, streams: int, limit: int) -> tuple[list[int], list[np.ndarray]]:
-    """How many rows of a batch each stream gives, and its blocks (shard, start, stop) of at most `limit` rows.
+    """The rows of a batch that each stream gives, and its blocks (shard, start, stop) of at most `limit` rows.
 
     A stream has as many rows as its part of all batches of an epoch needs, and its part of the rows that are left.
     """
@@ -293,7 +294,7 @@ def _divide(shards: Sequence[Shard], batch_size: int, streams: int, limit: int) 
 
 
 def _cuts(groups: Sequence[int], limit: int) -> list[int]:
-    """Where blocks of at most `limit` rows begin and end: small groups are joined, large ones divided evenly."""
+    """Bounds of blocks of at most `limit` rows: small groups are joined, large ones divided evenly."""
     cuts, end = [0], 0
     for rows in groups:
         if end + rows > cuts[-1] + limit:
@@ -311,7 +312,7 @@ def _check_dims(shards: Sequence[Shard]) -> None:
 
 
 def _digest(shards: Sequence[Shard]) -> str:
-    """What identifies the data without reading it: name, dimension and groups of each shard."""
+    """A digest that identifies the data without reading them, from the name, dimension and groups of each shard."""
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(repr((shard.path.name, shard.dim, shard.groups)).encode())

@@ -1,4 +1,4 @@
-"""The main job: fit an architecture to a gradient field."""
+"""The training loop: fit an architecture to a gradient field."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HISTORY_POINTS = 400
 
 
 def make_module(settings: Settings, dim: int) -> nn.GradNet:
-    """The architecture, initialised from the seed."""
+    """The network that the settings name, initialised from the seed."""
     torch.manual_seed(settings.seed)
     architecture, options = ARCHITECTURES[settings.arch], dict[str, Any](linear=settings.linear)
     if settings.activation is not None:
@@ -38,9 +38,9 @@ def make_module(settings: Settings, dim: int) -> nn.GradNet:
 
 
 class Trainer:
-    """Runs training steps; its state at any step is a `Checkpoint`.
+    """Training steps, whose state at any step is a `Checkpoint`.
 
-    Under several processes each computes its rows' part of a step; the networks stay equal.
+    Among several processes each computes its own rows' part of a step, and the networks stay equal.
     """
 
     def __init__(self, settings: Settings, ranks: Ranks | None = None) -> None:
@@ -52,7 +52,7 @@ class Trainer:
         self.history: list[tuple[int, float]] = []
         self._names = [name for name, _ in self.module.named_parameters()]
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate, fused=True)
-        # About 0, where no direction of the points dwarfs the others, the modules find their parts of the points.
+        # Modules find their parts of the points only where no direction dwarfs the others, so the points are centred.
         self._origin = self.problem.mean if settings.loss == "nearest" else None
         self.loss: Loss = squared_loss if self._origin is None else nearest_module_loss
         objective = Objective(self.module, self.loss, self.ranks)
@@ -61,7 +61,11 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(device, enabled=settings.amp == "float16")
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint of the same settings."""
+        """Go on from a checkpoint of the same settings.
+
+        Raises:
+            ValueError: its parameters or data are others.
+        """
         try:
             self.module.load_state_dict(checkpoint.model)
         except RuntimeError as error:
@@ -75,13 +79,17 @@ class Trainer:
             self._scaler.load_state_dict(checkpoint.extra["scaler"])
 
     def checkpoint(self) -> Checkpoint:
-        """The present state, which is the same in all processes."""
+        """The present state, equal in all processes."""
         extra = {"data": self.problem.source.state(self.step), "scaler": self._scaler.state_dict()}
         moments = adam_state(self.optimizer, self._names)
         return Checkpoint(self.step, self.module.state_dict(), moments, list(self.history), extra)
 
     def advance(self) -> float | None:
-        """One step; returns the loss where the history keeps it."""
+        """Make one step; return the loss if the history keeps it.
+
+        Raises:
+            ArithmeticError: the loss is not finite.
+        """
         settings = self.settings
         if settings.schedule == "cosine":
             lr = settings.learning_rate * (1 + math.cos(math.pi * self.step / settings.steps)) / 2
@@ -106,8 +114,10 @@ class Trainer:
         return value
 
     def run(self, report: Callable[[int, float], None], save_every: float, folder: Path) -> Iterator[int]:
-        """Steps to the end, process 0 saving a checkpoint every `save_every` seconds and at the end; yields after each
-        step."""
+        """Make all steps that are left; yield after each.
+
+        Process 0 saves a checkpoint every `save_every` seconds and at the end.
+        """
         saved = time.monotonic()
         saves = self.ranks.rank == 0
         with use_backend(self.backend):
@@ -132,9 +142,9 @@ def training_step(
     amp: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Forward, backward, update; returns the mean of |f − g|² before it.
+    """Forward, backward and update; return the mean of |f − g|² before the update.
 
-    objective: (x, g) -> (what to minimise, that mean).  weight: of what to minimise.  amp: a name in PRECISIONS.
+    objective: (x, g) -> (loss, that mean).  weight: factor of the loss.  amp: a name in PRECISIONS.
     """
     dtype = PRECISIONS[amp]
     with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
