@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# As they lie in the checkout, where setup.py looks first: the package is not there yet.
+# From the checkout, where setup.py looks first, for the package does not exist yet.
 from kernels import prebuilt
 from kernels.prebuilt import Archive
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from bench import polymax
+from gradnets_fast import nn
 from gradnets_fast.apps.cli import app, train_command
 from gradnets_fast.apps.files import write_atomically
 from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
@@ -75,6 +76,11 @@ def test_polymax_is_the_published_field(dim: int, published: float) -> None:
     error = ((test - 0.5) @ A - field.gradient(test)).square().sum(1).mean().log10().item() * 10
     assert error == pytest.approx(published, abs=0.35)
     assert g.norm(dim=1).mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_every_network_has_a_name_for_options() -> None:
+    networks = {architecture.network.__name__ for architecture in ARCHITECTURES.values()}
+    assert networks == set(nn.__all__) - {"GradNet"}
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

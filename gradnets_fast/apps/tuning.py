@@ -18,7 +18,7 @@ from .files import write_json
 def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[str], None]) -> Path:
     """Time the candidates of every entry of the table for this device, and write the fastest to `out`.
 
-    Entries are written as they come, so that a run that is stopped loses none; those of an earlier run stay.
+    Entries are written one by one, so that a run that is stopped loses none; entries of an earlier run stay.
     kernel: the name of the only kernel to tune, "" for all.  report: a function that takes a line for each entry.
 
     Raises:

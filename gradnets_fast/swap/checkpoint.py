@@ -28,9 +28,9 @@ def load_reference_checkpoint(
 ) -> GradNet:
     """A network with the weights of a checkpoint of the authors' code: their shapes tell architecture, depth and width.
 
-    A C-MGN or M-MGN of 2023 becomes the mGradNetC or mGradNetM with the same f: its `linear` part has V, transposed and
-    made square where it must be, and its `beta` and `alpha`, which those have not, softplus takes to 1.  They are
-    parameters as any other: to train the network of 2023, freeze them by `requires_grad_(False)`.
+    A C-MGN or M-MGN of 2023 becomes the mGradNetC or mGradNetM with the same f: its `linear` part holds V, transposed
+    and made square if necessary; `beta` and `alpha`, which those networks lack, have the value that softplus maps to 1.
+    They are parameters as any other: to train the network of 2023, freeze them by `requires_grad_(False)`.
 
     Args:
         source: a file that torch.save wrote, or what is in it: the network's state_dict, perhaps under "state_dict",

@@ -137,7 +137,7 @@ def _begun(trainer: Trainer, out: Path) -> Checkpoint | None:
     if trainer.ranks.restarts and _left_by(trainer.settings, out):
         return load_checkpoint(out)
     prepare_folder(out)
-    # In this order, so that --resume never meets an earlier run's checkpoint beside these settings.
+    # The old checkpoint goes first, so that --resume never meets an earlier run's checkpoint beside these settings.
     (out / CHECKPOINT_FILE).unlink(missing_ok=True)
     write_json(out / SETTINGS_FILE, trainer.settings.to_json())
     save_checkpoint(out, trainer.checkpoint())

@@ -82,7 +82,7 @@ def warmup(
 
 @contextmanager
 def _as_of_warmup() -> Iterator[None]:
-    """Let messages of the settings, which are those of gradnets-fast train, name this command."""
+    """Give messages of `Settings`, which name the command train, the name of this one."""
     try:
         yield
     except (FileNotFoundError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What Triton's kernels need: Triton, a C compiler, folders that can be written; and those compiled ahead of time."""
+"""Checks of what Triton's kernels need: Triton, a C compiler, caches; and of kernels compiled ahead of time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A finding, the groups of checks in the order of the report, and the loop over them that no failure stops."""
+"""The groups of checks in the order of the report, and the loop over them that no failure stops.
+
+Each group is a file of this folder, whose CHECKS yield findings; `command.py` passes them to `report.py`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be examined.
+    """The options of an examination.
 
     Attributes:
         device: "cpu", "cuda" or "cuda:1" for the self-test on that alone; None for the CPU and the first GPU.
@@ -48,7 +51,7 @@ class Request:
     lacking: str | None = None
 
     def devices(self) -> list[torch.device]:
-        """Where the self-test runs."""
+        """The devices that the self-test runs on."""
         import torch
 
         if self.device is not None:

@@ -1,4 +1,4 @@
-"""The NVIDIA driver, and the GPUs that PyTorch sees through it."""
+"""Checks of the NVIDIA driver, and of the GPUs that PyTorch sees through it, in torch's own words."""
 
 from __future__ import annotations
 

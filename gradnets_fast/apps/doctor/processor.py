@@ -1,4 +1,4 @@
-"""The compiled extension, and the threads it runs on."""
+"""Checks of the compiled extension, and of the threads it runs on."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def openmp_runtimes(maps: str) -> list[str]:
     >>> openmp_runtimes("7f-80 r-xp 0 08:01 5  /usr/lib/libgomp.so.1\\n80-81 r--p 0 08:01 6  /usr/lib/libm.so.6")
     ['/usr/lib/libgomp.so.1']
     """
-    # By device and inode, for a file may have several names.
+    # A file may have several names, but only one device and inode.
     return sorted({match[1]: match[2] for match in _OPENMP.finditer(maps)}.values())
 
 

@@ -1,4 +1,7 @@
-"""Every operator on every backend, beside float64: the rule of the package's tests, at small shapes."""
+"""The self-test: every operator on every backend beside float64, by the rule of the package's tests, at small shapes.
+
+The exact results are `gradnets_fast.reference` in float64, and eager PyTorch's errors those of the same in the dtype.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python, the package, and what it stands on."""
+"""Checks of Python, of the package and its installation, and of the packages that it needs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _extras(request: Request) -> Iterator[Check]:
 
 
 def needed_by(extra: str, lines: list[Any]) -> list[Any]:
-    """The requirements that an extra adds here, with those of other extras that it names."""
+    """The requirements that an extra adds here, including the requirements of other extras that it names."""
     found = []
     for line in lines:
         if line.marker is not None and line.marker.evaluate({"extra": extra}) > line.marker.evaluate({"extra": ""}):

@@ -1,4 +1,4 @@
-"""The environment variables that decide what the package does, and what they do now."""
+"""Checks of the environment variables that decide what the package does."""
 
 from __future__ import annotations
 

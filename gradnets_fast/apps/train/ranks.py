@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run; the default is a run of one process.
+    """This process's place in a run of one or several; the default is a run of one process.
 
     Attributes:
         rank: this process's number, from 0.

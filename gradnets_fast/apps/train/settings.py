@@ -26,8 +26,8 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 class Settings:
     """Everything that determines a run.
 
-    Attributes are those of the command line; `data` is a file of samples, or a folder or pattern of shards, in place of
-    `field`; a learning rate or a schedule of None becomes the architecture's default.
+    Attributes are the options of the command.  `data` is a file of samples, or a folder or pattern of shards, in place
+    of `field`; a learning rate or a schedule of None becomes the architecture's default.
     """
 
     arch: str = "mgradnet-c"
