@@ -16,17 +16,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.environment import RESULTS, environment
-from gradnets_fast import mGradNetC, mGradNetM, mRidgeGradNet
-from gradnets_fast.apps.bench.plain import plain
+from gradnets_fast.apps.bench.cases import NetworkCase
+from gradnets_fast.apps.bench.presets import cascade, modular, ridge
 from gradnets_fast.apps.files import write_json
 from gradnets_fast.apps.train.losses import mean_squared_error
-from gradnets_fast.nn import GradNet
 
 LIMIT = 2_000_000_000
 """Bytes, on the CPU."""
@@ -34,40 +34,33 @@ PRECISION = 1.05
 SMALLEST = 1024
 MOST_ROWS = 2**31
 _NO_MEMORY = r"can't allocate memory|Cannot allocate memory|MemoryError|bad_alloc"
-NETWORKS: dict[str, Callable[[], GradNet]] = {
-    "mRidgeGradNet, d = 2, h = 64": lambda: mRidgeGradNet(2, 64),
-    "mGradNetC, 4 layers, d = 2, h = 64": lambda: mGradNetC(4, 2, 64),
-    "mGradNetC, 4 layers, d = 64, h = 1024": lambda: mGradNetC(4, 64, 1024),
-    "mGradNetM, 4 modules, d = 8, h = 256": lambda: mGradNetM(4, 8, 256),
-}
-CONTENDERS: dict[str, Callable[[GradNet], Callable[..., Any]]] = {"eager": plain, "ours": lambda net: net}
+_CASES = (ridge(1, 2, 64), cascade(1, 2, 64), cascade(1, 64, 1024), modular(1, 8, 256, "softmax"))
+NETWORKS: dict[str, NetworkCase] = {f"{case.family}, d = {case.d}, h = {case.h}": case for case in _CASES}
+CONTENDERS = ("eager", "ours")
+Fits = Callable[[str, str, int], bool]
+"""(network, contender, batch) -> whether a step fits into memory."""
 
 
 def step(name: str, contender: str, batch: int, device: str) -> float:
     """Trains one step, after a small one; returns the loss."""
     torch.manual_seed(0)
-    net = NETWORKS[name]().to(device)
-    function = CONTENDERS[contender](net)
+    case = NETWORKS[name]
+    net = case.make().to(device)
+    parameters = dict(net.named_parameters())
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
-    in_dim = next(p.shape[-1] for p in net.parameters() if p.dim() == 2)
     loss = torch.zeros(())
     for rows in (min(batch, SMALLEST), batch):
-        x, g = (torch.randn(rows, in_dim, device=device) for _ in range(2))
+        x, g = (torch.randn(rows, case.d, device=device) for _ in range(2))
         optimizer.zero_grad()
-        loss = mean_squared_error(function(x), g)
+        f = net(x) if contender == "ours" else case.reference(parameters, x)
+        loss = mean_squared_error(f, g)
         loss.backward()
         optimizer.step()
     return loss.item()
 
 
 def fits(name: str, contender: str, batch: int, device: str) -> bool:
-    """Whether a step can be trained.
-
-    Raises:
-        RuntimeError: it fails for another reason than memory.
-    """
-    if device == "cpu":
-        return _fits_a_process(name, contender, batch)
+    """Whether a step can be trained on a GPU, in this process."""
     try:
         step(name, contender, batch, device)
     except torch.OutOfMemoryError:
@@ -77,7 +70,12 @@ def fits(name: str, contender: str, batch: int, device: str) -> bool:
     return True
 
 
-def _fits_a_process(name: str, contender: str, batch: int) -> bool:
+def fits_a_process(name: str, contender: str, batch: int) -> bool:
+    """Whether a step can be trained on the CPU, in a process that may have LIMIT bytes.
+
+    Raises:
+        RuntimeError: it fails for another reason than memory.
+    """
     command = [sys.executable, "-m", "bench.largest_batch"]
     trial = ["--trial", name, "--contender", contender, "--batch", str(batch)]
     path = os.pathsep.join([str(RESULTS.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -89,25 +87,38 @@ def _fits_a_process(name: str, contender: str, batch: int) -> bool:
     return run.returncode == 0
 
 
-def largest(name: str, contender: str, device: str) -> int:
+def largest(name: str, contender: str, fits: Fits) -> int:
     """The largest batch, to `PRECISION`."""
     low, high = 0, SMALLEST
-    while high <= MOST_ROWS and fits(name, contender, high, device):
+    while high <= MOST_ROWS and fits(name, contender, high):
         low, high = high, 2 * high
     while low and high / low > PRECISION:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(name, contender, middle, device) else (low, middle)
+        low, high = (middle, high) if fits(name, contender, middle) else (low, middle)
     return low
 
 
-def search(device: str, limit: int, file: Path, where: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Finds every network's largest batches, and writes the file after each; limit: bytes there are, for the file."""
+def search(
+    fits: Fits,
+    limit: int,
+    has_time: Callable[[], bool],
+    write: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
+) -> bool:
+    """Finds every network's largest batches, and writes them after each; whether there was time for all.
+
+    limit: the bytes that there are, for the file.
+    """
     rows: list[dict[str, Any]] = []
     for name in NETWORKS:
-        found = {contender: largest(name, contender, device) for contender in CONTENDERS}
+        if not has_time():
+            say(f"{name}: not run, for want of time")
+            continue
+        found = {contender: largest(name, contender, fits) for contender in CONTENDERS}
         rows.append({"network": name, "largest": found, "gain": found["ours"] / found["eager"]})
         say(f"{name}: {found}, {rows[-1]['gain']:.1f} times")
-        write_json(file, {"environment": where, "bytes": limit, "rows": rows})
+        write({"bytes": limit, "rows": rows})
+    return len(rows) == len(NETWORKS)
 
 
 def main() -> None:
@@ -123,8 +134,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial is None:
-        file = options.out / "largest_batch_cpu.json"
-        search("cpu", LIMIT, file, environment(), lambda line: print(line, flush=True))
+        file, where = options.out / "largest_batch_cpu.json", {"environment": environment()}
+        say = partial(print, flush=True)
+        search(fits_a_process, LIMIT, lambda: True, lambda found: write_json(file, where | found), say)
         return
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     print(step(options.trial, options.contender, options.batch, "cpu"))

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS, ROOT
-from gradnets_fast.apps.bench.readable import duration, times
-from gradnets_fast.apps.bench.results import over_compile, size
+from gradnets_fast.apps.bench.figure import save_figure
+from gradnets_fast.apps.bench.readable import duration, size, times, title
+from gradnets_fast.apps.bench.results import over_compile
 from gradnets_fast.apps.bench.work import JOBS
 
 
@@ -183,7 +184,7 @@ def _cpu_note(result: dict[str, Any]) -> str:
 
 
 def gpus(folder: Path = RESULTS) -> str:
-    """Of each GPU with measurements: times, share of the bound, gains; nothing where there are none."""
+    """Times, gains and shares of the bound of each GPU with measurements; nothing where there are none."""
     tables = []
     for path in sorted(folder.glob("*/measurements.json")):
         tables.append(gpu(json.loads(path.read_text(encoding="utf-8")), path.parent.name))
@@ -211,27 +212,30 @@ def first_steps(result: dict[str, Any], name: str) -> str:
     return "\n".join([*lines, "", note])
 
 
-_GPU_JOBS = ("forward", "backward", "step")
-_SHOWN = {"h": (256, 1024), "dtype": ("bf16", "tf32")}
+_SHOWN = {"h": (64, 256, 1024), "dtype": ("bfloat16", "tf32")}
 """What docs/benchmarks.md has of a GPU's rows; the result file and the figure have all."""
 
 
 def gpu(result: dict[str, Any], name: str) -> str:
     """The rows of one GPU, forward / backward / step, and where they were measured."""
     lines = [
-        "| dtype, layers or modules | B, d, h | eager | ours | gain over eager | over torch.compile | of the bound |",
+        "| operator | B, d, h | eager | ours | gain over eager | over torch.compile | of the bound |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        ours, eager = row["contenders"]["ours"], row["contenders"].get("eager", {})
-        if "failed" in ours or any(row[key] not in shown for key, shown in _SHOWN.items()):
+        ours, eager = (row["contenders"].get(who, {}) for who in ("ours", "eager"))
+        if "milliseconds" not in ours or any(row[key] not in shown for key, shown in _SHOWN.items()):
             continue
-        cells = [_jobs(partial(_time, outcome)) for outcome in (eager, ours)]
-        cells += [_jobs(partial(_gain, row, who)) for who in ("eager", "compile")]
-        cells.append(_jobs(partial(_of_bound, ours)))
-        network = "" if row["network"] == "cascade" else f"{row['network']}, "
-        size = f"{row['batch']}, {row['d']}, {row['h']}"
-        lines.append(f"| {row['dtype']}, {network}{row['layers']} | {size} | {' | '.join(cells)} |")
+        jobs, gains = list(row["flops"]), row["gain"].get("ours", {})
+        cells = [
+            [_time(eager, job) for job in jobs],
+            [_time(ours, job) for job in jobs],
+            [times(gains.get(job)) for job in jobs],
+            [times(over_compile(row, job)) for job in jobs],
+            [f"{ours['of_bound'][job]:.0%}" if job in ours["of_bound"] else "" for job in jobs],
+        ]
+        texts = (jobs[0] if len({*jobs}) == 1 else " / ".join(job or "–" for job in jobs) for jobs in cells)
+        lines.append(f"| {title(row)} | {size(row)} | {' | '.join(text or '–' for text in texts)} |")
     where = result["environment"]
     note = (
         "Forward / backward / step, medians of interleaved runs, each result first verified against float64. Eager is "
@@ -244,48 +248,9 @@ def gpu(result: dict[str, Any], name: str) -> str:
     return "\n".join([*lines, "", note])
 
 
-def _jobs(cell: Callable[[str], str]) -> str:
-    cells = [cell(job) for job in _GPU_JOBS]
-    return cells[0] if len(set(cells)) == 1 else " / ".join(cells)
-
-
 def _time(outcome: dict[str, Any], job: str) -> str:
-    missing = outcome.get("failed") or outcome.get("missing")
-    return duration(outcome[job]["milliseconds"]) if job in outcome else missing or "–"
-
-
-def _gain(row: dict[str, Any], who: str, job: str) -> str:
-    """Over the fastest of the contenders whose name begins so."""
-    gains = [gain[job] for name, gain in row["gain"].items() if name.startswith(who) and job in gain]
-    return times(min(gains)) if gains else "–"
-
-
-def _of_bound(outcome: dict[str, Any], job: str) -> str:
-    return f"{outcome[job]['of_bound']:.0%}" if job in outcome else "–"
-
-
-def figure(result: dict[str, Any], path: Path) -> None:
-    """The share of the bound and the gain over eager of each row, as bars."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in result["rows"] if "failed" not in row["contenders"]["ours"]]
-    drawing = Figure(figsize=(9, 1.5 + 0.28 * len(rows)), layout="constrained")
-    shares, gain = drawing.subplots(1, 2, sharey=True)
-    positions = range(len(rows))
-    for offset, job in zip((-0.2, 0.2), ("forward", "backward")):
-        places = [p + offset for p in positions]
-        shares.barh(
-            places, [100 * r["contenders"]["ours"].get(job, {}).get("of_bound", 0.0) for r in rows], 0.38, label=job
-        )
-        gain.barh(places, [r["gain"].get("eager", {}).get(job, 0.0) for r in rows], 0.38, label=job)
-    shares.set_yticks(list(positions), [row["label"] for row in rows], fontsize=7)
-    shares.invert_yaxis()
-    shares.set_xlabel("% of the bound")
-    gain.set_xlabel("times as fast as eager PyTorch")
-    gain.axvline(1.0, color="0.4", linewidth=0.8)
-    shares.legend(fontsize=7)
-    drawing.suptitle(result["environment"]["device"])
-    drawing.savefig(path, dpi=150)
+    spread = outcome.get("milliseconds", {}).get(job)
+    return duration(spread["median"]) if spread else outcome.get("missing") or outcome.get("reason") or "–"
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -336,7 +301,7 @@ def _placed(text: str, name: str, table: str) -> str:
 def write() -> None:
     """The documents' tables, and a figure beside each GPU's measurements."""
     for path in sorted(RESULTS.glob("*/measurements.json")):
-        figure(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
+        save_figure(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
     for document in DOCUMENTS:
         document.write_text(rendered(document, document.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from gradnets_fast import mGradNetC
-from gradnets_fast.apps.bench.plain import plain
 from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.losses import Objective, decibel
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer, training_step
 from gradnets_fast.nn import GradNet, GradNetM, RidgeGradNet
+from gradnets_fast.nn.registry import REFERENCES
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 NETWORKS = {
@@ -26,6 +26,11 @@ NETWORKS = {
     "modules": lambda: GradNetM(2, 5, 33, "weighted_softmax"),
     "soft maximum": lambda: GradNetM(2, 5, 33, combine="logsumexp"),
 }
+
+
+def plain(net: GradNet) -> Callable[[Tensor], Tensor]:
+    parameters, arguments = dict(net.named_parameters()), {"activation": net.spec.label, "monotone": net.monotone}
+    return lambda x: REFERENCES[type(net)](parameters, x, **arguments)
 
 
 @pytest.mark.parametrize("dtype", HALF.values(), ids=list(HALF))

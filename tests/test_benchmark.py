@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from test_benchmark_options import invoke as invoke_in_columns
 
 import gradnets_fast
 from gradnets_fast import reference
@@ -26,7 +26,6 @@ from gradnets_fast.apps.bench.measurement import Spread, WallClock, calls_per_sa
 from gradnets_fast.apps.bench.presets import CASES, PRESETS, registry_cases
 from gradnets_fast.apps.bench.runner import Plan
 from gradnets_fast.apps.bench.verification import chosen_rows, exact, fault, results, yardstick
-from gradnets_fast.apps.cli import app
 from gradnets_fast.nn import registry
 
 TINY = NetworkCase(
@@ -43,11 +42,7 @@ WITHOUT_COMPILE = {name: CONTENDERS[name] for name in PRESETS["quick"].contender
 SHORT = Plan(3, 1.0)
 
 
-def invoke(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"COLUMNS": "120"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
+invoke = partial(invoke_in_columns, columns=120)
 
 
 @pytest.fixture

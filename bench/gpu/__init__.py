@@ -2,7 +2,8 @@
 
     pip install --no-build-isolation --no-deps -e .
 
-installs from a checkout.  Only the part prebuilt uses the C++ extension; without waiting for its compilation:
+installs from a checkout; only torch and Triton are needed besides.  The part prebuilt alone uses the C++ extension;
+without waiting for its compilation:
 
     ln -s ../kernels gradnets_fast/kernels
 
@@ -13,7 +14,8 @@ installs from a checkout.  Only the part prebuilt uses the C++ extension; withou
     python -m bench.gpu --part memory      # the largest batch that a step fits into memory, beside eager PyTorch's
     python -m bench.gpu --part tables      # the README's table and the figures, from the result files; needs no GPU
 
-Checks and measurements each stop when --minutes are over, the most important cases having come first; the files, in
-bench/results/<gpu>/, are written after each case, and name those that were not run.  A smaller set of checks runs in
-Triton's interpreter, on the CPU: TRITON_INTERPRET=1 python -m bench.gpu --part checks --small
+Each part stops when its --minutes are over, the most important cases having come first, and a part that fails keeps no
+other from running; the files, in bench/results/<gpu>/, are written after each case, and name those that were not run.
+What is measured are the cases of `gradnets-fast bench --preset gpu`, each in a process with a time limit.  A smaller
+set of checks runs in Triton's interpreter, on the CPU: TRITON_INTERPRET=1 python -m bench.gpu --part checks --small
 """

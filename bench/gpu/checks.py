@@ -15,7 +15,8 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 import gradnets_fast
-from bench.gpu.operators import BACKEND, Call, Function, evaluated, prepared, quantity, step
+from bench.gpu.calls import BACKEND, Call, Function, evaluated, prepared, step
+from gradnets_fast.apps.bench.draws import quantity
 from gradnets_fast.apps.bench.verification import allowed
 
 _SLEEP_CYCLES = 50_000_000
@@ -29,7 +30,10 @@ _LIBRARY = ("gemm", "cutlass", "xmma")
 
 @dataclass(frozen=True)
 class Check:
-    """One call, and the kinds of check that it goes through: names of KINDS."""
+    """One call, and the kinds of check that it goes through: names of KINDS.
+
+    variant: a name of `calls.VARIANTS`.  precision: one of `precision.PRECISIONS`.  size: (batch, d, h).
+    """
 
     operator: str
     variant: str
@@ -79,7 +83,7 @@ def accuracy(call: Call) -> Finding:
 
 @contextmanager
 def _poisoned_memory() -> Iterator[None]:
-    """Within it torch.empty returns NaN: part of deterministic mode, whose refusals are not the matter here."""
+    """Has torch.empty return NaN: part of deterministic mode, whose refusals are not the matter here."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -89,7 +93,7 @@ def _poisoned_memory() -> Iterator[None]:
 
 
 def strides(call: Call) -> Finding:
-    """The same from tensors that are not contiguous, with NaN between their numbers."""
+    """What `accuracy` checks, from tensors that are not contiguous, with NaN between their numbers."""
     eager, exact = evaluated(call.eager, call.tensors, call.g), call.truth()
     findings = []
     for layout in (_padded, _every_other, _transposed):
@@ -117,7 +121,7 @@ def _transposed(t: Tensor) -> Tensor:
 
 
 def repeats(call: Call) -> Finding:
-    """The same bits at every run."""
+    """Whether every run gives the same bits."""
     first = evaluated(call.ours, call.tensors, call.g)
     for _ in range(_REPETITIONS):
         again = evaluated(call.ours, call.tensors, call.g)
@@ -235,7 +239,7 @@ def device(call: Call) -> Finding:
 
 
 def large(call: Call) -> Finding:
-    """So many hidden values that plain PyTorch computes them piece by piece."""
+    """Accuracy where batch × hidden units are so many that plain PyTorch computes them piece by piece."""
     got = evaluated(call.ours, call.tensors, call.g)
     return judged(call, got, in_pieces(call.eager, call, False), in_pieces(call.exact, call, True))
 

@@ -33,7 +33,7 @@ def found(part: str, small: bool) -> torch.device:
 
 
 def folder(device: torch.device, out: Path) -> Path:
-    """Where this device's results go.
+    """The folder of this device's results.
 
     >>> folder(CPU, Path("results"))
     PosixPath('results/interpreter')

@@ -5,48 +5,111 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
 
+import gradnets_fast
+from bench import largest_batch
 from bench.environment import ROOT
-from bench.gpu import checks, measure
-from bench.gpu.cases import JOBS, Budget, Case, Rates
+from bench.gpu import checks, prebuilt
+from bench.gpu.calls import BACKEND
 from bench.gpu.checks import Check
-from bench.gpu.workers import Answer, Task, Worker, WorkerError, command, share
+from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command, pool, share
+from gradnets_fast.apps.bench import results, runner
+from gradnets_fast.apps.bench.contenders import CONTENDERS, ours
+from gradnets_fast.apps.bench.machine import Machine
+from gradnets_fast.apps.bench.operators import OperatorCase
+from gradnets_fast.apps.bench.presets import PRESETS, compilers, gpu_cases
+from gradnets_fast.apps.bench.readable import duration, percent, times
 
-_CHECK_SECONDS, _CASE_SECONDS, _WARM_SECONDS, _GRACE_SECONDS = 180.0, 240.0, 90.0, 30.0
+_CHECK_SECONDS, _CASE_SECONDS, _WARM_SECONDS, _RATES_SECONDS = 180.0, 240.0, 90.0, 120.0
 _WARM_SHARE = 0.25
 """Of the time for measurements, at most, is for compiling the kernels of all cases side by side."""
+
+_WARM_BATCH, _PROBES = 4096, 3
+_MOST_LARGE = 2
+"""Checks side by side of which each takes a good part of a GPU's memory."""
 
 _WATCHING = (("memcheck", "--leak-check", "no"), ("racecheck",))
 _REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """What cuBLAS needs to repeat its sums, and PyTorch's deterministic mode asks for."""
 
+_FEW_COMPILERS = {"TORCHINDUCTOR_COMPILE_THREADS": "2"}
 _SANITIZER, _SANITIZER_SHARE = "compute-sanitizer", 0.2
 _WRONG = 9
 Say = Callable[[str], None]
+Write = Callable[[dict[str, Any]], None]
 
 
 def answered(role: str, task: Task, place: torch.device) -> Answer:
     """What a worker does with a task."""
-    if role == "checks":
-        return checks.run(Check(**(task | {"size": tuple(task["size"]), "kinds": tuple(task["kinds"])})), place)
-    if "case" not in task:
-        return measure.measured_rates(place)
-    case = Case(**task["case"])
-    if "rates" not in task:
-        measure.warm(case, place)
-        return {}
     try:
-        return measure.measured(case, place, task["compilers"], Rates(**task["rates"]))
+        return _ROLES[role](task, place)
     finally:
-        measure.freed()
+        _free(place)
+
+
+def _checked(task: Task, place: torch.device) -> Answer:
+    return checks.run(_check(task), place)
+
+
+def _check(task: Task) -> Check:
+    return Check(**(task | {"size": tuple(task["size"]), "kinds": tuple(task["kinds"])}))
+
+
+def _measured(task: Task, place: torch.device) -> Answer:
+    """The machine's rates, the compilation of a case's kernels, or one row of the results."""
+    plan = _plan(place)
+    if "dtypes" in task:
+        machine = Machine(place, task["dtypes"], plan.clock())
+        for _ in range(_PROBES):
+            machine.probe()
+        return machine.to_json()
+    case = next(case for case in gpu_cases() if case.label == task["case"])
+    if "contenders" in task:
+        row = runner.run_case(case, {name: CONTENDERS[name] for name in task["contenders"]}, plan)
+        x = torch.empty(case.batch, case.d, dtype=case.precision.dtype, device=place)
+        return row | {"kernel": gradnets_fast.explain(case.operator, x, backend=BACKEND).kernel}
+    with case.precision.active():
+        problem = case.problem(place, _WARM_BATCH)
+        built = ours(problem)
+        with built.active():
+            built.forward()
+            built.step(problem.g)
+    return {}
+
+
+def _plan(place: torch.device) -> runner.Plan:
+    preset = PRESETS["gpu"]
+    return runner.Plan(preset.rounds, preset.seconds, preset.memory_from, place)
+
+
+def _fits(task: Task, place: torch.device) -> Answer:
+    return {"fits": largest_batch.fits(task["network"], task["contender"], task["batch"], str(place))}
+
+
+_ROLES: dict[str, Callable[[Task, torch.device], Answer]] = {
+    "checks": _checked,
+    "measure": _measured,
+    "prebuilt": prebuilt.compared,
+    "memory": _fits,
+}
+ROLES = tuple(_ROLES)
+
+
+def _free(place: torch.device) -> None:
+    """Gives cached memory back to the GPU, for the other processes."""
+    if place.type == "cuda":
+        from gradnets_fast.apps.bench.gpu import freed
+
+        freed()
 
 
 def healthy() -> bool:
@@ -59,10 +122,8 @@ def healthy() -> bool:
     return True
 
 
-def run_checks(
-    listed: list[Check], count: int, budget: Budget, write: Callable[[dict[str, Any]], None], say: Say
-) -> bool:
-    """Runs checks side by side, `count` at a time; whether all passed that were run.
+def run_checks(listed: list[Check], count: int, budget: Budget, write: Write, say: Say) -> bool:
+    """Runs checks side by side, `count` at a time but few of the large ones; whether all passed that were run.
 
     A fifth of the time is left for compute-sanitizer, where it is installed.
     """
@@ -70,23 +131,20 @@ def run_checks(
 
     def done(task: Task, answer: Answer | WorkerError) -> None:
         if isinstance(answer, WorkerError):
-            label = Check(**(task | {"size": tuple(task["size"])})).label
-            answer = {"label": label, "findings": {"process": {"fault": str(answer), "numbers": {}}}}
+            answer = {"label": _check(task).label, "findings": {"process": {"fault": str(answer), "numbers": {}}}}
         add(content, answer, say)
         write(content)
 
     reserve = 0.0 if shutil.which(_SANITIZER) is None else _SANITIZER_SHARE * budget.seconds
-    workers = [Worker(command("checks"), _REPEATABLE) for _ in range(count)]
-    seconds = partial(_at_most, _CHECK_SECONDS, budget)
-    left = share(map(asdict, listed), workers, seconds, lambda: budget.left() > reserve, done)
-    content["not_run"] = [Check(**task).label for task in left]
+    with pool(command("checks"), count, _REPEATABLE) as workers:
+        for large, group in groupby(listed, key=lambda check: "large" in check.kinds):
+            side_by_side = workers[:_MOST_LARGE] if large else workers
+            seconds, has_time = lambda: budget.within(_CHECK_SECONDS), lambda: budget.left() > reserve
+            left = share(map(asdict, group), side_by_side, seconds, has_time, done)
+            content["not_run"] += [_check(task).label for task in left]
     write(content)
-    say(f"{content['passed']} checks passed, {content['failed']} failed, {len(left)} were not run")
+    say(f"{content['passed']} checks passed, {content['failed']} failed, {len(content['not_run'])} were not run")
     return not content["failed"]
-
-
-def _at_most(seconds: float, budget: Budget) -> float:
-    return min(seconds, max(0.0, budget.left()) + _GRACE_SECONDS)
 
 
 def add(content: dict[str, Any], answer: Answer, say: Say) -> None:
@@ -98,100 +156,145 @@ def add(content: dict[str, Any], answer: Answer, say: Say) -> None:
             say(f"FAILED {answer['label']}: {kind}: {finding['fault']}")
 
 
-def sanitized(watched: list[Check], budget: Budget, write: Callable[[dict[str, Any]], None], say: Say) -> bool:
-    """The checks under compute-sanitizer, where it is installed; whether it found nothing in the time that was left."""
+def sanitized(watched: list[Check], budget: Budget, write: Write, say: Say) -> bool:
+    """Whether compute-sanitizer, where it is installed, got through the checks and found nothing."""
     program = shutil.which(_SANITIZER)
     if program is None:
         write({_SANITIZER: "not installed"})
         return True
+    with pool(command("checks"), 1) as workers:  # compiles the kernels, which takes long under a program that watches
+        share(map(asdict, watched), workers, lambda: budget.within(_CHECK_SECONDS), lambda: True, lambda *_: None)
     found: dict[str, Any] = {}
     for number, (tool, *options) in enumerate(_WATCHING):
-        seconds = max(_GRACE_SECONDS, budget.left() / (len(_WATCHING) - number))
-        found[tool] = _watch([program, "--tool", tool, *options, "--error-exitcode", str(_WRONG)], watched, seconds)
+        seconds = budget.within(budget.left() / (len(_WATCHING) - number))
+        line = [program, "--tool", tool, *options, "--error-exitcode", str(_WRONG), *command("checks")]
+        found[tool] = watch(line, [asdict(check) for check in watched], max(1.0, seconds))
         say(f"{_SANITIZER} {tool}: {found[tool]['summary']}")
         write({_SANITIZER: found})
-    return all(tool["code"] in (0, None) for tool in found.values())
+    return all(tool["code"] == 0 for tool in found.values())
 
 
-def _watch(program: list[str], watched: list[Check], seconds: float) -> dict[str, Any]:
-    tasks = "".join(f"{json.dumps(asdict(check))}\n" for check in watched)
+def watch(line: list[str], tasks: list[Task], seconds: float) -> dict[str, Any]:
+    """Runs a worker under a program, both of which end when time is up; code: None if they did not get through."""
     # A cache would hide reads and writes beyond a tensor's end.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    pipe = subprocess.PIPE
+    run = subprocess.Popen(
+        line, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment, start_new_session=True
+    )
     try:
-        run = subprocess.run(
-            [*program, *command("checks")],
-            input=tasks,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-            timeout=seconds,
-        )
+        out, errors = run.communicate("".join(f"{json.dumps(task)}\n" for task in tasks), timeout=seconds)
     except subprocess.TimeoutExpired:
         return {"code": None, "summary": f"not through after {seconds:.0f} seconds"}
-    lines = (run.stdout + run.stderr).splitlines()
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.communicate()
+    lines = (out + errors).splitlines()
     answers = sum('"fault": null' in line for line in lines)
     summary = next((line.strip("= ") for line in reversed(lines) if "SUMMARY" in line), "no summary")
-    code = run.returncode or (0 if answers == len(watched) else _WRONG)
+    code = run.returncode or (0 if answers == len(tasks) else _WRONG)
     return {
         "code": code,
-        "summary": f"{summary}; {answers} of {len(watched)} checks",
+        "summary": f"{summary}; {answers} of {len(tasks)} checks",
         "tail": lines[-20:] if code else [],
     }
 
 
-def run_measurements(
-    listed: list[Case], count: int, budget: Budget, write: Callable[[dict[str, Any]], None], say: Say
-) -> bool:
+def run_measurements(listed: list[OperatorCase], count: int, budget: Budget, write: Write, say: Say) -> bool:
     """Measures the cases one after the other; whether all that were run are right."""
-    _warm(listed, count, lambda: budget.left() > (1 - _WARM_SHARE) * budget.seconds)
-    worker = Worker(command("measure"))
-    rates = worker.ask({}, _CASE_SECONDS)
-    content: dict[str, Any] = {"rates": rates, "rows": [], "not_run": [case.label for case in listed]}
-    for case in listed:
-        compilers = budget.affordable(case)
-        if compilers is None:
-            break
-        task = {"case": asdict(case), "compilers": compilers, "rates": asdict(Rates.of(rates))}
-        row = _measured(worker, task, case, budget)
-        content["rows"].append(row)
-        content["not_run"].remove(case.label)
-        write(content)
-        say(line(row))
-    worker.close()
-    write(content)
-    say(f"{len(content['rows'])} cases measured, {len(content['not_run'])} were not run")
-    return not any("failed" in row["contenders"]["ours"] for row in content["rows"])
+    _warm(listed, count, budget)
+    not_run = [case.label for case in listed]
+    header = {"preset": "gpu", "rounds": PRESETS["gpu"].rounds, "not_run": not_run}
+    rows: list[dict[str, Any]] = []
+    with pool(command("measure"), 1, _FEW_COMPILERS) as (worker,):
+        machine = worker.ask({"dtypes": sorted({case.dtype for case in listed})}, _RATES_SECONDS)
+        for case in listed:
+            if not budget.affordable(["case"]):
+                break
+            rows.append(_row(worker, case, ("ours", "eager", "authors"), budget))
+            works = budget.affordable(["case", *compilers(case)])[1:]
+            if works and "skipped" not in rows[-1]:
+                # The first row stays if a compiler breaks, or takes too long.
+                whole = _row(worker, case, ("ours", "eager", "authors", *works), budget)
+                rows[-1] = rows[-1] | {"compilers": whole["skipped"]} if "skipped" in whole else whole
+            not_run.remove(case.label)
+            write(results.content(rows, machine, header))
+            say(line(results.derived(rows[-1], machine)))
+    result = results.content(rows, machine, header)
+    write(result)
+    say(f"{len(rows)} cases measured, {len(not_run)} were not run")
+    return not results.wrong(result) and not any("skipped" in row for row in rows)
 
 
-def _warm(listed: list[Case], count: int, has_time: Callable[[], bool]) -> None:
+def _warm(listed: list[OperatorCase], count: int, budget: Budget) -> None:
     """Has kernels compiled side by side, for any h; what fails here will be seen when it is measured."""
-    kernels: dict[tuple[str, int, int, str], Case] = {}
+    kernels: dict[Any, OperatorCase] = {}
     for case in listed:
-        kernels.setdefault((case.network, case.d, case.layers, case.dtype), case)
-    workers = [Worker(command("measure")) for _ in range(count)]
-    tasks = [{"case": asdict(case)} for case in kernels.values()]
-    share(tasks, workers, lambda: _WARM_SECONDS, has_time, lambda *_: None)
+        kernels.setdefault((case.operator, case.tensors, case.d, case.dtype), case)
+    tasks = [{"case": case.label} for case in kernels.values()]
+    reserve = (1 - _WARM_SHARE) * budget.seconds
+    with pool(command("measure"), count) as workers:
+        share(tasks, workers, lambda: _WARM_SECONDS, lambda: budget.left() > reserve, lambda *_: None)
 
 
-def _measured(worker: Worker, task: Task, case: Case, budget: Budget) -> dict[str, Any]:
+def _row(worker: Worker, case: OperatorCase, names: tuple[str, ...], budget: Budget) -> dict[str, Any]:
     start = time.monotonic()
+    works = [name for name in names if name in budget.longest]
     try:
-        row = worker.ask(task, _at_most(_CASE_SECONDS, budget))
+        row = worker.ask({"case": case.label, "contenders": names}, budget.within(_CASE_SECONDS))
     except WorkerError as error:
-        return {**asdict(case), "label": case.label, "contenders": {"ours": {"failed": str(error)}}, "gain": {}}
-    compiling = {name: seconds for name, seconds in row["seconds"].items() if name in case.compilers}
-    budget.spent("case", time.monotonic() - start - sum(compiling.values()))
-    for name, seconds in compiling.items():
-        budget.spent(name, seconds)
+        known = {key: getattr(case, key) for key in ("label", "family", "variant", "batch", "d", "h", "dtype")}
+        return {**known, "target": None, "contenders": {}, "skipped": str(error)}
+    seconds = time.monotonic() - start
+    if not works:
+        budget.spent("case", seconds)
+    for work in works:
+        budget.spent(work, seconds / len(works))
     return row
 
 
 def line(row: dict[str, Any]) -> str:
     """One case in a line."""
-    ours = row["contenders"]["ours"]
-    if "failed" in ours:
-        return f"{row['label']}: FAILED {ours['failed']}"
-    parts = [f"{job} {ours[job]['milliseconds']:.3f} ms ({ours[job]['of_bound']:.0%})" for job in JOBS if job in ours]
-    parts += [f"{name} {gain['step']:.2f}x" for name, gain in row["gain"].items() if "step" in gain]
+    own = row["contenders"].get("ours", {})
+    if "milliseconds" not in own:
+        return f"{row['label']}: FAILED {row.get('skipped') or own.get('reason')}"
+    parts = [
+        f"{job} {duration(spread['median'])} ({percent(own['of_bound'][job])})"
+        for job, spread in own["milliseconds"].items()
+    ]
+    gains = {name: gain["step"] for name, gain in row["gain"].items() if "step" in gain and name != "eager"}
+    parts += [f"{times(gain)} of eager by {name}" for name, gain in gains.items()]
     return f"{row['label']}: {', '.join(parts)}"
+
+
+def run_prebuilt(place: torch.device, count: int, budget: Budget, write: Write, say: Say) -> bool:
+    """Runs every case of `prebuilt` by both; whether no result is wrong and every launch that was compiled ran."""
+    prebuilt.ensure(place, budget.within(budget.seconds), say)
+    content: dict[str, Any] = prebuilt.nothing()
+
+    def done(task: Task, answer: Answer | WorkerError) -> None:
+        prebuilt.add(content["results"], prebuilt.label(*task["case"]), answer, say)
+        write(content)
+
+    with pool(command("prebuilt"), count) as workers:
+        tasks = [{"case": case} for case in prebuilt.cases()]
+        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), lambda: budget.left() > 0, done)
+    content["results"]["not begun"] = [prebuilt.label(*task["case"]) for task in left]
+    write(content)
+    found = content["results"]
+    say(", ".join(f"{len(value) if isinstance(value, list) else value} {name}" for name, value in found.items()))
+    write(content | {"first_steps": prebuilt.first_steps(budget.within, say)})
+    return not found["wrong"] and not found["not run"] and found["ran"] > 0
+
+
+def run_memory(place: torch.device, budget: Budget, write: Write, say: Say) -> bool:
+    """Finds the largest batches, each trial in a worker; whether there was time for all."""
+    with pool(command("memory"), 1) as (worker,):
+
+        def fits(network: str, contender: str, batch: int) -> bool:
+            task = {"network": network, "contender": contender, "batch": batch}
+            return bool(worker.ask(task, budget.within(_CASE_SECONDS))["fits"])
+
+        memory = torch.cuda.get_device_properties(place).total_memory
+        return largest_batch.search(fits, memory, lambda: budget.left() > 0, write, say)

@@ -32,6 +32,7 @@ REPEATS = 3
 WAYS = ("ahead of time", "compiled", "compiled earlier")
 """By kernels compiled ahead of time; by Triton with nothing in its cache; by Triton with all of it there."""
 
+_FIRST_SECONDS = 120.0
 _SWITCH = "GRADNETS_FAST_PREBUILT"
 _AGREEMENT = {"half": 2e-2, "tf32x3": 1e-4, "ieee": 1e-4}
 """Relative difference that rounding explains, where the file was made by another version of Triton."""
@@ -41,7 +42,7 @@ NETWORKS: dict[str, Callable[..., torch.nn.Module]] = {
     "mGradNetC, 4 layers, tanh": lambda d, h, **factory: gradnets_fast.mGradNetC(4, d, h, "tanh", **factory),
     "mGradNetM, 4 modules, softmax": lambda d, h, **factory: gradnets_fast.mGradNetM(4, d, h, "softmax", **factory),
 }
-"""Those of `kernels.hot`."""
+"""The networks of `kernels.hot`."""
 
 
 def step(name: str, d: int, h: int, half: bool, device: torch.device) -> list[Tensor]:
@@ -65,48 +66,59 @@ def cases() -> Iterator[tuple[str, int, int, bool]]:
             yield name, d, h, half
 
 
-def compared(device: torch.device, say: Say) -> dict[str, Any]:
-    """Runs every case by both; says which results differ by more than rounding, and what did not run that should."""
+def label(name: str, d: int, h: int, half: bool) -> str:
+    """For people."""
+    return f"{name} d={d} h={h} {'bfloat16' if half else 'float32'}"
+
+
+def compared(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Runs a case by both: the largest difference, and what ran ahead of time and what did not that should have."""
+    name, d, h, half = task["case"]
+    step(name, d, h, half, device)  # names its own launcher when it is first used
+    ran, refused = [], []
+
+    def counted(kernel: Any, *launch: Any) -> bool:
+        done: bool = _prebuilt.launched(kernel, *launch)
+        (ran if done else refused).append(_prebuilt.name_of(kernel))
+        return done
+
+    launching.try_first(counted)
+    ours = step(name, d, h, half, device)
+    launching.try_first(None)
+    theirs = step(name, d, h, half, device)
+    launching.try_first(_prebuilt.launched)
     architecture = configuration.tabulated(capability_of(device.index))
-    result: dict[str, Any] = {"equal": 0, "within rounding": 0, "wrong": [], "ran": 0, "not run": []}
-    for name, d, h, half in cases():
-        label = f"{name} d={d} h={h} {'bfloat16' if half else 'float32'}"
-        step(name, d, h, half, device)  # names its own launcher when it is first used
-        refused: list[str] = []
-
-        def counted(kernel: Any, *launch: Any, refused: list[str] = refused) -> bool:
-            ran = _prebuilt.launched(kernel, *launch)
-            result["ran"] += ran
-            refused += [] if ran else [_prebuilt.name_of(kernel)]
-            return ran
-
-        launching.try_first(counted)
-        ours = step(name, d, h, half, device)
-        launching.try_first(None)
-        theirs = step(name, d, h, half, device)
-        launching.try_first(_prebuilt.launched)
-        kind = "half" if half else configuration.float32_kind(capability_of(device.index))
-        known = [k for k in refused if not hot.left_out(architecture, name, k, kind, d, h % 64 == 0)]
-        result["not run"] += [f"{label}: {kernel}" for kernel in known]
-        _judge(result, label, ours, theirs, _AGREEMENT[kind], say)
-    say(
-        f"{result['equal']} cases equal, {result['within rounding']} within rounding, {len(result['wrong'])} wrong; "
-        f"{result['ran']} launches, {len(result['not run'])} left to Triton that are in the file"
-    )
-    return result
+    kind = "half" if half else configuration.float32_kind(capability_of(device.index))
+    return {
+        "equal": all(torch.equal(a, b) for a, b in zip(ours, theirs)),
+        "difference": max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in zip(ours, theirs)),
+        "allowed": _AGREEMENT[kind],
+        "ran": len(ran),
+        "not run": [k for k in refused if not hot.left_out(architecture, name, k, kind, d, h % 64 == 0)],
+    }
 
 
-def _judge(
-    result: dict[str, Any], label: str, ours: list[Tensor], theirs: list[Tensor], allowed: float, say: Say
-) -> None:
-    difference = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in zip(ours, theirs))
-    if all(torch.equal(a, b) for a, b in zip(ours, theirs)):
-        result["equal"] += 1
-    elif difference <= allowed:
-        result["within rounding"] += 1
+def nothing() -> dict[str, Any]:
+    """The result file before any case."""
+    results = {"equal": 0, "within rounding": 0, "wrong": [], "ran": 0, "not run": []}
+    return {"file": prebuilt.status()[1], "results": results}
+
+
+def add(results: dict[str, Any], case: str, answer: dict[str, Any] | Exception, say: Say) -> None:
+    """Counts a case's answer; says whether its results differ by more than rounding."""
+    if isinstance(answer, Exception):
+        results["wrong"].append({"case": case, "fault": str(answer)})
+        say(f"FAILED {case}: {answer}")
+        return
+    results["ran"] += answer["ran"]
+    results["not run"] += [f"{case}: {kernel}" for kernel in answer["not run"]]
+    if answer["equal"]:
+        results["equal"] += 1
+    elif answer["difference"] <= answer["allowed"]:
+        results["within rounding"] += 1
     else:
-        result["wrong"].append({"case": label, "difference": difference})
-        say(f"WRONG {label}: differs by {difference:.2g}")
+        results["wrong"].append({"case": case, "difference": answer["difference"]})
+        say(f"WRONG {case}: differs by {answer['difference']:.2g}")
 
 
 _FIRST = """
@@ -124,32 +136,37 @@ print(time.perf_counter() - start)
 """
 
 
-def first_steps(say: Say) -> list[dict[str, Any]]:
-    """Seconds that the first step of a process takes, its imports and the GPU's start left out."""
+def first_steps(limit: Callable[[float], float], say: Say) -> list[dict[str, Any]]:
+    """Seconds that the first step of a process takes, its imports and the GPU's start left out; limit: of a process."""
     rows = []
     for case in (("mGradNetC, 4 layers, tanh", 2, 256, False), ("mGradNetC, 4 layers, tanh", 64, 1024, True)):
         with tempfile.TemporaryDirectory() as folder:
             seconds: dict[str, list[float]] = {way: [] for way in WAYS}
             for repeat in range(REPEATS):
                 cache = str(Path(folder, str(repeat)))
-                seconds["ahead of time"].append(_first_step(case, "1", cache + "-ahead"))
-                seconds["compiled"].append(_first_step(case, "0", cache))
-                seconds["compiled earlier"].append(_first_step(case, "0", cache))
+                for way, switch, own in zip(WAYS, "100", (cache + "-ahead", cache, cache)):
+                    seconds[way].append(_first_step(case, switch, own, limit(_FIRST_SECONDS)))
         medians = {way: vars(Spread.of(values)) for way, values in seconds.items()}
         rows.append({"case": case, "seconds": medians})
         say(f"first step of {case}: " + ", ".join(f"{way} {m['median']:.3f} s" for way, m in medians.items()))
     return rows
 
 
-def _first_step(case: tuple[Any, ...], switch: str, cache: str) -> float:
+def _first_step(case: tuple[Any, ...], switch: str, cache: str, seconds: float) -> float:
     environment = {**os.environ, _SWITCH: switch, "TRITON_CACHE_DIR": cache}
     command = [sys.executable, "-c", _FIRST, json.dumps(case)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment, timeout=seconds
+    )
     return float(run.stdout.split()[-1])
 
 
-def ensure(device: torch.device, say: Say) -> None:
-    """Compiles the kernels for this GPU, if the installation has none that it runs."""
+def ensure(device: torch.device, seconds: float, say: Say) -> None:
+    """Compiles the kernels for this GPU, if the installation has none that it runs.
+
+    Raises:
+        subprocess.SubprocessError: that fails, or takes longer than so many seconds.
+    """
     capability = capability_of(device.index)
     archive = prebuilt.installed()
     if isinstance(archive, prebuilt.Archive) and any(prebuilt.runs_on(t, capability) for t in archive.targets()):
@@ -157,16 +174,6 @@ def ensure(device: torch.device, say: Say) -> None:
     start = time.perf_counter()
     architecture = configuration.tabulated(capability)
     command = [sys.executable, "-m", "gradnets_fast.kernels.prebuild", "--out", str(prebuilt.PATH)]
-    subprocess.run([*command, "--architectures", str(architecture)], check=True, cwd=ROOT)
+    subprocess.run([*command, "--architectures", str(architecture)], check=True, cwd=ROOT, timeout=seconds)
     _prebuilt.forget()
     say(f"kernels for {architecture} compiled in {time.perf_counter() - start:.0f} s")
-
-
-def run(device: torch.device, write: Callable[[dict[str, Any]], None], say: Say) -> bool:
-    """The whole part; whether no result is wrong and every launch of a case that was compiled ran."""
-    ensure(device, say)
-    found: dict[str, Any] = {"file": prebuilt.status()[1], "results": compared(device, say)}
-    write(found)
-    write(found | {"first_steps": first_steps(say)})
-    results = found["results"]
-    return not results["wrong"] and not results["not run"] and results["ran"] > 0

@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from bench.gpu.calls import operators, variants
 from bench.gpu.checks import ON_CPU, ON_GPU, Check
-from bench.gpu.operators import PRECISIONS, operators, quantity, variants
+from gradnets_fast.apps.bench.draws import quantity
 
 Size = tuple[int, int, int]
+
+_PRECISIONS = ("bfloat16", "tf32", "ieee", "float32", "float16")
+_SOME = ("bfloat16", "float32")
 
 ROUTES: tuple[Size, ...] = ((97, 3, 65), (333, 64, 256), (150, 300, 257))
 """(batch, d, h): narrow rows, rows that fit into a tile, and wider ones."""
@@ -19,17 +23,17 @@ OTHERS: tuple[Size, ...] = (
     *((33, 9, 64), (1000, 16, 200), (515, 33, 67), (257, 130, 333), (129, 256, 129)),
     (33, 1024, 100),
 )
-"""Just past tiles and their multiples, and widths where the route changes."""
+"""Sizes just past tiles and their multiples, and widths where the route changes."""
 
 LONG: tuple[Size, ...] = ((100_003, 3, 1000), (70_001, 64, 1024), (70_001, 32, 1000))
-"""Many programs share the sums over the batch."""
+"""Sizes where many programs share the sums over the batch."""
 
 LARGE: tuple[Size, ...] = (((1 << 21) + 3, 2, 1024), ((1 << 21) + 3, 32, 1024), ((1 << 19) + 3, 300, 4096))
 """B·h > 2³¹."""
 
 INTERPRETED: tuple[Size, ...] = ((33, 3, 35), (41, 20, 35), (17, 260, 20))
 WATCHED: tuple[Size, ...] = ((97, 3, 65), (70, 20, 65))
-"""For programs that slow kernels down a hundredfold."""
+"""Sizes for programs that slow kernels down a hundredfold."""
 
 
 def listed(place: torch.device, small: bool) -> list[Check]:
@@ -45,9 +49,9 @@ def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
     values = [name for name in names if quantity(name) == "value"]
     derived = [name for name in names if quantity(name) != "value"]
     yield from _product(values, slice(0, 2), ROUTES, kinds)
-    yield from _product(values, slice(0, 1), ROUTES, ("compiled",), ("bf16", "fp32-default"))
-    yield from _product(values, slice(0, 2), LONG, ("large", "repeats"), ("bf16", "fp32-default"))
-    yield from _product(values, slice(0, 1), LARGE, ("large",), ("bf16", "fp32-default"))
+    yield from _product(values, slice(0, 1), ROUTES, ("compiled",), _SOME)
+    yield from _product(values, slice(0, 2), LONG, ("large", "repeats"), _SOME)
+    yield from _product(values, slice(0, 1), LARGE, ("large",), _SOME)
     yield from _product(derived, slice(0, 1), ROUTES, kinds)
     yield from _product(values, slice(None), (*OTHERS, *ROUTES), kinds)
     yield from _product(derived, slice(1, None), ROUTES, kinds)
@@ -57,13 +61,17 @@ def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
 def _small(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
     values = [name for name in names if quantity(name) == "value"]
     derived = [name for name in names if quantity(name) != "value"]
-    yield from _product(values, slice(0, 2), INTERPRETED, kinds, ("bf16", "tf32", "fp32-default"))
-    yield from _product(derived, slice(0, 1), ((9, 3, 17), (5, 260, 9)), kinds, ("bf16", "fp32-default"))
+    yield from _product(values, slice(0, 2), INTERPRETED, kinds, ("bfloat16", "tf32", "float32"))
+    yield from _product(derived, slice(0, 1), ((9, 3, 17), (5, 260, 9)), kinds, _SOME)
 
 
 def watched(place: torch.device) -> list[Check]:
-    """Those that compute-sanitizer watches."""
-    return list(_product(operators(place), slice(0, 2), WATCHED, ("plain",), ("bf16", "fp32-default")))
+    """The few that compute-sanitizer watches: every f by both routes, and what derives from them by one."""
+    names = operators(place)
+    values = [name for name in names if quantity(name) == "value"]
+    derived = [name for name in names if name.startswith("ridge_")]
+    found = _product(values, slice(0, 1), WATCHED, ("plain",), _SOME[:1])
+    return [*found, *_product(derived, slice(0, 1), WATCHED[:1], ("plain",), _SOME[1:])]
 
 
 def _product(
@@ -71,9 +79,9 @@ def _product(
     which: slice,
     sizes: Sequence[Size],
     kinds: tuple[str, ...],
-    precisions: Sequence[str] = tuple(PRECISIONS),
+    precisions: Sequence[str] = _PRECISIONS,
 ) -> Iterator[Check]:
-    """which: of the operators' variants."""
+    """Checks of every operator at every size, in every precision; which: of each operator's variants."""
     for size in sizes:
         for name in names:
             for variant in variants(name)[which]:

@@ -12,16 +12,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import IO, Any
 
 from bench.environment import ROOT
 
 Task = dict[str, Any]
 Answer = dict[str, Any]
-_TAIL = 300
+_TAIL, _GRACE_SECONDS = 300, 30.0
 _LAST = "last"
 """In an answer: whether the process ends after it."""
 
@@ -35,7 +37,7 @@ class Worker:
     """A process that is started when a task needs it, and again after one that it did not survive.
 
     Attributes:
-        command: that starts it.
+        command: what starts it.
         environment: variables that it has besides those here.
     """
 
@@ -99,9 +101,63 @@ class Worker:
         self._errors.close()
 
 
-def command(role: str, *options: str) -> list[str]:
-    """That starts a worker of this program."""
-    return [sys.executable, "-m", "bench.gpu", "--worker", role, *options]
+def command(role: str) -> list[str]:
+    """The command line of a worker of this program."""
+    return [sys.executable, "-m", "bench.gpu", "--worker", role]
+
+
+@contextlib.contextmanager
+def pool(
+    line: Sequence[str], count: int, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[list[Worker]]:
+    """As many workers of a command line, which end with the block."""
+    workers = [Worker(line, environment) for _ in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+@dataclass
+class Budget:
+    """What there is time for, going by what took longest so far.
+
+    Attributes:
+        seconds: in all.
+        now: the clock.
+        longest: seconds that a kind of work took at most; to begin with, a guess.
+    """
+
+    seconds: float
+    now: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._end = self.now() + self.seconds
+        self.longest = {"case": 8.0, "compile": 15.0, "compile, max-autotune": 60.0}
+        self._seen: set[str] = set()
+
+    def left(self) -> float:
+        """Seconds until the end."""
+        return self._end - self.now()
+
+    def within(self, seconds: float) -> float:
+        """A limit for a task that may take so long: not far beyond the end."""
+        return min(seconds, max(0.0, self.left()) + _GRACE_SECONDS)
+
+    def spent(self, work: str, seconds: float) -> None:
+        """Learns how long some work took."""
+        self.longest[work] = max(seconds, self.longest[work] if work in self._seen else 0.0)
+        self._seen.add(work)
+
+    def affordable(self, works: Iterable[str]) -> list[str]:
+        """The first of some works that there is time for together."""
+        chosen: list[str] = []
+        for work in works:
+            if sum(self.longest[w] for w in (*chosen, work)) > self.left():
+                break
+            chosen.append(work)
+        return chosen
 
 
 def serve(handle: Callable[[Task], Answer], healthy: Callable[[], bool]) -> None:
@@ -143,7 +199,6 @@ def share(
             with lock:
                 if not stop.is_set():
                     done(task, answer)
-        worker.close()
 
     threads = [threading.Thread(target=serve_one, args=(worker,), daemon=True) for worker in workers]
     try:

@@ -24,6 +24,16 @@ __all__ = ["GradNetC", "GradNetM", "RidgeGradNet", "mGradNetC", "mGradNetM", "mR
 
 _IN_DIM, _EMBED_DIM, _DEPTH = 3, 11, 3
 
+REFERENCES: dict[type[GradNet], Callable[..., Tensor]] = {
+    RidgeGradNet: reference.ridge_gradnet,
+    mRidgeGradNet: reference.ridge_gradnet,
+    GradNetC: reference.gradnet_c,
+    mGradNetC: reference.gradnet_c,
+    GradNetM: reference.gradnet_m,
+    mGradNetM: reference.gradnet_m,
+}
+"""Every architecture's (parameters, x, activation=…, monotone=…) -> f(x) in plain PyTorch."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -93,17 +103,12 @@ def _case(
     key = tuple(activation) if isinstance(activation, list) else activation
     names = key if isinstance(key, tuple) else (key,)
     arguments: dict[str, Any] = {"activation": key, "monotone": module.monotone, **extra}
-    forward, potential = (partial(_call, function, arguments) for function in functions)
+    forward, potential = (partial(function, **arguments) for function in functions)
     label = "-".join([module.__name__, "+".join(names), *(f"{k}={v}" for k, v in options.items() if k != "activation")])
     smooth = all(TABLE[name].continuous_derivatives >= 2 for name in names if name in TABLE)
     bases = tuple(name for name in names if name in TABLE)
     make = partial(module, **sizes, **options)
     return Case(label, make, forward, potential, module.monotone, smooth, bases)
-
-
-def _call(function: Any, arguments: dict[str, Any], parameters: Any, x: Tensor) -> Tensor:
-    result: Tensor = function(parameters, x, **arguments)
-    return result
 
 
 def _elementwise(module: type[GradNet]) -> list[str | list[str]]:

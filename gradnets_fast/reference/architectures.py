@@ -1,4 +1,4 @@
-"""Every architecture from its state_dict alone, in the structure of the authors' code: W x is recomputed in each layer.
+"""Every architecture from its state_dict alone, as a user of plain PyTorch would write it.
 
 `parameters` maps the names of a module's state_dict to tensors; `activation` is a basis name, "weighted_tanh",
 "weighted_softmax", "softmax" or a tuple of basis names (a learned mixture).
@@ -39,18 +39,21 @@ def _activate(
         shrink = function("identity", z) - tanh
         return a * tanh + b * shrink if monotone else a * tanh - b * shrink
     if isinstance(activation, tuple):
-        weight = positive(parameters[f"{prefix}.weight"])
-        return sum((weight[k] * function(name, z) for k, name in enumerate(activation)), torch.zeros_like(z))
+        first, *others = zip(positive(parameters[f"{prefix}.weight"]), activation)
+        total: Tensor = first[0] * function(first[1], z)
+        for weight, name in others:
+            total = total + weight * function(name, z)
+        return total
     return function(activation, z)
 
 
 def _add_linear(parameters: Parameters, f: Tensor, x: Tensor) -> Tensor:
     if "linear.V" in parameters:
         V = parameters["linear.V"]
-        return f + F.linear(F.linear(x, V), V.T)
+        return f + x @ (V.T @ V)
     if "linear.S" in parameters:
         S = parameters["linear.S"]
-        return f + F.linear(x, (S + S.T) / 2)
+        return f + x @ ((S + S.T) / 2)
     return f
 
 
@@ -88,12 +91,17 @@ def gradnet_c(
     activation: Activation,
     monotone: bool,
     reuse_penultimate_activation: bool = False,
+    recompute: bool = False,
 ) -> Tensor:
-    """GradNet-C / mGradNet-C (arXiv 2404.07361): W shared by L cascaded layers."""
+    """GradNet-C / mGradNet-C (arXiv 2404.07361): W shared by L cascaded layers.
+
+    recompute: W x in each layer, as the authors' code does, rather than once.
+    """
     W = parameters["W"]
+    u = None if recompute else x @ W.T
     hidden = _gradnet_c_hidden(
         parameters,
-        lambda layer: F.linear(x, W, parameters[f"bias.{layer}"]),
+        lambda layer: (x @ W.T if u is None else u) + parameters[f"bias.{layer}"],
         activation,
         monotone,
         reuse_penultimate_activation,
@@ -149,7 +157,7 @@ def gradnet_m(
     Where there is a "sharpness" κ, the soft maximum LSE_m(exp(κ) F_m + offset_m)/exp(κ) takes the place of Σ_m F_m.
     """
     alpha = _sign_constraint(monotone)(parameters["alpha"])
-    gradients = []
+    gradients, potentials = [], []
     for m in range(alpha.shape[0]):
         prefix = f"mmgn_modules.{m}"
         W = parameters[f"{prefix}.W"]
@@ -160,9 +168,10 @@ def gradnet_m(
             total = antiderivative(activation, z).sum(-1, keepdim=True)
             hidden = TRANSFORM_VALUES[transform][1](total) * value(activation, z)
         gradients.append(alpha[m] * F.linear(hidden, W.T))
-    if "sharpness" in parameters:
-        potentials = _module_potentials(parameters, x, activation, monotone, transform)
-        shares = _scores(parameters, potentials).softmax(-1)
+        if "sharpness" in parameters:
+            potentials.append(alpha[m] * _module_potential(parameters, prefix, activation, monotone, transform, z))
+    if potentials:
+        shares = _scores(parameters, torch.stack(potentials, -1)).softmax(-1)
         gradients = [shares[..., m, None] * gradient for m, gradient in enumerate(gradients)]
     f = sum(gradients, parameters["bias"].expand_as(x))
     return _add_linear(parameters, f, x)
@@ -185,7 +194,12 @@ def gradnet_m_potential(
     parameters: Parameters, x: Tensor, *, activation: str, monotone: bool, transform: str | None = None
 ) -> Tensor:
     """F with ∇F = gradnet_m."""
-    potentials = _module_potentials(parameters, x, activation, monotone, transform)
+    alpha, terms = _sign_constraint(monotone)(parameters["alpha"]), []
+    for m in range(alpha.shape[0]):
+        prefix = f"mmgn_modules.{m}"
+        z = F.linear(x, parameters[f"{prefix}.W"], parameters[f"{prefix}.b"])
+        terms.append(alpha[m] * _module_potential(parameters, prefix, activation, monotone, transform, z))
+    potentials = torch.stack(terms, -1)
     if "sharpness" in parameters:
         total = _scores(parameters, potentials).logsumexp(-1) / parameters["sharpness"].exp()
     else:
@@ -193,23 +207,16 @@ def gradnet_m_potential(
     return total + x @ parameters["bias"] + _linear_potential(parameters, x)
 
 
-def _module_potentials(
-    parameters: Parameters, x: Tensor, activation: str, monotone: bool, transform: str | None
+def _module_potential(
+    parameters: Parameters, prefix: str, activation: str, monotone: bool, transform: str | None, z: Tensor
 ) -> Tensor:
-    """F_m of every module, (…, M)."""
-    positive = _sign_constraint(monotone)
-    alpha = positive(parameters["alpha"])
-    potentials = []
-    for m in range(alpha.shape[0]):
-        prefix = f"mmgn_modules.{m}"
-        z = F.linear(x, parameters[f"{prefix}.W"], parameters[f"{prefix}.b"])
-        if transform is not None:
-            term = TRANSFORM_VALUES[transform][0](antiderivative(activation, z).sum(-1))
-        else:
-            tau = F.softplus(parameters[f"{prefix}.beta"]).squeeze(0)
-            term = torch.logsumexp(tau * z, -1) / tau
-            if activation == "weighted_softmax":
-                a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
-                term = a * term + b * torch.logsumexp(-tau * z, -1) / tau
-        potentials.append(alpha[m] * term)
-    return torch.stack(potentials, -1)
+    """F_m of a module without its weight α_m; z = W_m x + b_m, (…, h); returns (…,)."""
+    if transform is not None:
+        return TRANSFORM_VALUES[transform][0](antiderivative(activation, z).sum(-1))
+    temperature = F.softplus(parameters[f"{prefix}.beta"]).squeeze(0)
+    potential = torch.logsumexp(temperature * z, -1)
+    if activation == "weighted_softmax":
+        positive = _sign_constraint(monotone)
+        a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
+        potential = a * potential + b * torch.logsumexp(-temperature * z, -1)
+    return potential / temperature

@@ -33,16 +33,23 @@ def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequen
 
     Shapes: u (…, h); scale β, shift s (L, h); coef C (L, K, h); basis: K names.
     """
-    mixed = torch.zeros((), dtype=u.dtype, device=u.device)
-    for layer in range(scale.shape[0]):
-        mixed = _mix(value, coef[layer], basis, scale[layer] * u + shift[layer] + mixed)
-    return mixed
+    z = scale[0] * u + shift[0]
+    for layer in range(1, scale.shape[0]):
+        z = scale[layer] * u + shift[layer] + _mix(value, coef[layer - 1], basis, z)
+    return _mix(value, coef[-1], basis, z)
 
 
-def cascade_slope(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+def cascade_slope(
+    u: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coef: Tensor,
+    basis: Sequence[str],
+    derivative: Callable[[str, Tensor], Tensor] = derivative,
+) -> Tensor:
     """φ'(u): z_0' = β_0, z_l' = β_l + Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}', φ' = Σ_k C_{L−1,k} b_k'(z_{L−1}) z_{L−1}'.
 
-    Shapes: as `cascade`.
+    Shapes: as `cascade`.  derivative: (name, z) -> b'(z).
     """
     z, slope = scale[0] * u + shift[0], scale[0]
     for layer in range(1, scale.shape[0]):

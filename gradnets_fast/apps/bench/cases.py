@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,6 @@ import torch
 from torch import Tensor
 
 from ...nn import GradNet, GradNetC, GradNetM
-from ...reference.architectures import Parameters
-from .plain import plain
 from .precision import PRECISIONS, Precision
 from .work import Work, products, transcendental, work
 
@@ -38,8 +37,8 @@ class Problem:
         exact: (parameters, *points) -> the result, for float64.
         eager: (*points) -> the result, in plain PyTorch as a user would write it.
         ours: the same by the package.
-        authors: the same in the authors' structure, where there is one.
-        work: of each job.
+        authors: the same in the authors' structure, where that is another.
+        work: what each job takes at least.
         eps: of the dtype, or of the numbers that products round their factors to.
         in_float32: makes the same problem in float32, where that is another contender.
     """
@@ -102,11 +101,12 @@ class NetworkCase(Case):
 
     Attributes:
         make: (**factory) -> the network; factory: device, dtype.
-        reference: (parameters, x) -> f(x) in the authors' structure, which recomputes W x in each layer.
+        reference: (parameters, x) -> f(x), a function of `gradnets_fast.reference`; with recompute=True in the authors'
+            structure, where that is another.
     """
 
     make: Callable[..., GradNet]
-    reference: Callable[[Parameters, Tensor], Tensor]
+    reference: Callable[..., Tensor]
 
     def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
         """The network's parameters and points from a fixed seed."""
@@ -124,15 +124,17 @@ class NetworkCase(Case):
     def _of(self, net: GradNet, x: Tensor, g: Tensor) -> Problem:
         parameters = dict(net.named_parameters())
         modules = net.num_modules if isinstance(net, GradNetM) else 1
-        counts, tensors = products("value", self.d), (x, g, *parameters.values())
+        recomputes = "recompute" in inspect.signature(self.reference).parameters
+        counts, tensors = products("value", self.d), ([x], parameters.values(), g)
         return Problem(
             points=(x,),
             parameters=parameters,
             g=g,
             exact=self.reference,
-            eager=plain(net),
+            # Lambdas, so that torch.compile sees the parameters as inputs of one function.
+            eager=lambda x: self.reference(parameters, x),
             ours=net,
-            authors=lambda x: self.reference(parameters, x),
+            authors=(lambda x: self.reference(parameters, x, recompute=True)) if recomputes else None,
             work=work(counts, float(len(x) * self.h * modules), self.d, _evaluations(net), tensors),
             eps=PRECISIONS[self.dtype].eps,
         )
@@ -144,7 +146,7 @@ class NetworkCase(Case):
 
 
 def _evaluations(net: Any) -> int:
-    """Of special functions for each hidden value in one pass."""
+    """Special functions for each hidden unit in one pass."""
     if isinstance(net, GradNetM):
         return 2 if net.spec.kind == "weighted_softmax" else transcendental(net.spec.basis)
     layers: Iterable[Any] = net.nonlinearity if isinstance(net, GradNetC) else [net.act]

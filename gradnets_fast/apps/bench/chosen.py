@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,22 +11,19 @@ from typing import Any
 
 import torch
 
-from ... import functional, nn, reference
+from ... import functional
 from ...activations import TABLE, TRANSFORMS
 from ...errors import check_choice, check_positive, message
+from ...nn import registry
 from . import draws, operators
 from .cases import Case, NetworkCase
 from .precision import PRECISIONS
 
 OPERATORS = tuple(functional.__all__)
-NETWORKS = ("RidgeGradNet", "mRidgeGradNet", "GradNetC", "mGradNetC", "GradNetM", "mGradNetM")
+NETWORKS = {module.__name__: module for module in registry.REFERENCES}
 DEFAULT_SHAPE = "16384x32x256"
 _NETWORK_DEPTH = 4
-_REFERENCES: dict[str, Callable[..., Any]] = {
-    "RidgeGradNet": reference.ridge_gradnet,
-    "GradNetC": reference.gradnet_c,
-    "GradNetM": reference.gradnet_m,
-}
+_ON_A_GPU = ("tf32", "ieee")
 
 
 @dataclass(frozen=True)
@@ -42,17 +40,10 @@ class Choice:
     dtypes: tuple[str, ...] = ()
 
     def given(self) -> list[str]:
-        """The names of the options."""
-        return [f"--{_OPTIONS.get(name, name)}" for name, value in vars(self).items() if value not in (None, ())]
-
-    def words(self) -> list[str]:
-        """The options as they are typed."""
-        values = [value for value in vars(self).values() if value not in (None, ())]
-        typed = [",".join(value) if isinstance(value, tuple) else str(value) for value in values]
-        return [word for pair in zip(self.given(), typed) for word in pair]
-
-
-_OPTIONS = {"operators": "operator", "networks": "network", "shapes": "shape", "dtypes": "dtype"}
+        """The options that were given."""
+        values = {name: value for name, value in vars(self).items() if value not in (None, ())}
+        # One that may be repeated is named by its singular.
+        return [f"--{name.removesuffix('s') if isinstance(value, tuple) else name}" for name, value in values.items()]
 
 
 def cases(choice: Choice, device: torch.device) -> list[Case]:
@@ -67,17 +58,17 @@ def cases(choice: Choice, device: torch.device) -> list[Case]:
     for name in choice.operators:
         check_choice("bench", "operator", name, OPERATORS)
     for name in choice.networks:
-        check_choice("bench", "network", name, NETWORKS)
+        check_choice("bench", "network", name, tuple(NETWORKS))
     dtypes = choice.dtypes or ("float32",)
     for dtype in dtypes:
         check_choice("bench", "dtype", dtype, list(PRECISIONS))
-        if dtype == "tf32" and device.type != "cuda":
+        if dtype in _ON_A_GPU and device.type != "cuda":
             fix = "choose float32, or add --device cuda"
-            raise ValueError(message("bench", "dtype", f"a dtype of {device.type}", "'tf32'", fix))
+            raise ValueError(message("bench", "dtype", f"a dtype of {device.type}", repr(dtype), fix))
     _check_fit(choice)
     shapes = [_parsed(shape) for shape in choice.shapes or (DEFAULT_SHAPE,)]
     makers = [*map(partial(_operator, choice), choice.operators), *map(partial(_network, choice), choice.networks)]
-    found = [make(dtype, shape) for make in makers for dtype in dtypes for shape in shapes]
+    found = [make(dtype, *shape) for make in makers for dtype in dtypes for shape in shapes]
     return list({case.label: case for case in found}.values())
 
 
@@ -91,35 +82,34 @@ def _parsed(shape: str) -> tuple[int, int, int]:
     return batch, d, h
 
 
+_TAKEN_BY = {
+    "layers": ("ridge or GradNetC", {"ridge", "GradNetC"}),
+    "modules": ("modules or GradNetM", {"softmax_modules", "transformed_modules", "GradNetM"}),
+    "activation": (
+        "anything but softmax modules",
+        {"ridge", "transformed_modules", "RidgeGradNet", "GradNetC", "GradNetM"},
+    ),
+    "transform": ("transformed_modules or GradNetM", {"transformed_modules", "GradNetM"}),
+}
+"""For each option the operators and networks that take it: in words, and as families."""
+
+
 def _check_fit(choice: Choice) -> None:
-    """Raises ValueError for an option that is of nothing that was chosen."""
-    families = {draws.family(name) for name in choice.operators}
-    bare = {name.removeprefix("m") for name in choice.networks}
-    fits = {
-        "layers": bool("ridge" in families or "GradNetC" in bare),
-        "modules": bool(families & {"softmax_modules", "transformed_modules"} or "GradNetM" in bare),
-        "activation": bool(families & {"ridge", "transformed_modules"} or bare),
-        "transform": bool("transformed_modules" in families or "GradNetM" in bare),
-    }
-    of = {
-        "layers": "ridge or GradNetC",
-        "modules": "modules or GradNetM",
-        "activation": "anything but softmax modules",
-        "transform": "transformed_modules or GradNetM",
-    }
-    for name, fit in fits.items():
+    """Raises ValueError for an option that nothing chosen takes."""
+    families = {draws.family(name) for name in choice.operators} | {name.removeprefix("m") for name in choice.networks}
+    for name, (words, takers) in _TAKEN_BY.items():
         value = getattr(choice, name)
-        if value is not None and not fit:
-            chosen = ", ".join([*choice.operators, *choice.networks])
-            raise ValueError(message("bench", name, f"an operator or network of {of[name]}", chosen, "leave it out"))
+        if value is not None and not families & takers:
+            got = ", ".join([*choice.operators, *choice.networks])
+            raise ValueError(message("bench", name, f"an operator or network of {words}", got, "leave it out"))
         if value is not None and name in ("layers", "modules"):
             check_positive("bench", name, value)
     if choice.transform is not None:
         check_choice("bench", "transform", choice.transform, list(TRANSFORMS))
 
 
-Maker = Callable[[str, tuple[int, int, int]], Case]
-"""(dtype, (batch, d, h)) -> a case."""
+Maker = Callable[[str, int, int, int], Case]
+"""(dtype, batch, d, h) -> a case."""
 
 
 def _operator(choice: Choice, name: str) -> Maker:
@@ -132,34 +122,26 @@ def _operator(choice: Choice, name: str) -> Maker:
         fix = "choose one name, or the operator ridge"
         raise ValueError(message("bench", "activation", f"one basis function for {name}", choice.activation, fix))
     transform = (choice.transform or "half_square") if family == "transformed_modules" else ""
-
-    def make(dtype: str, shape: tuple[int, int, int]) -> Case:
-        batch, d, h = shape
-        return operators.named(name, depth or 1, basis, transform, dtype)(batch=batch, d=d, h=h)
-
-    return make
+    return lambda dtype, batch, d, h: operators.named(name, depth or 1, basis, transform, dtype)(batch=batch, d=d, h=h)
 
 
 def _network(choice: Choice, name: str) -> Maker:
-    bare, monotone = name.removeprefix("m"), name.startswith("m")
-    module = getattr(nn, name)
-    modular = bare == "GradNetM"
+    module = NETWORKS[name]
+    sizes = {p.removeprefix("num_") for p in inspect.signature(module).parameters if p.startswith("num_")}
+    modular = "modules" in sizes
     activation = choice.activation or ("softmax" if modular and choice.transform is None else "tanh")
     key: Any = tuple(activation.split("+")) if "+" in activation else activation
-    options: dict[str, Any] = {"activation": list(key) if isinstance(key, tuple) else key}
     extra = {"transform": choice.transform} if modular and choice.transform is not None else {}
-    depth = (choice.modules if modular else choice.layers) or _NETWORK_DEPTH
-    sizes = [] if bare == "RidgeGradNet" else [depth]
-    unit = "module" if modular else "layer"
-    family = ", ".join([name, *(f"{n} {unit}" + ("" if n == 1 else "s") for n in sizes)])
-    variant = " ".join([activation, *extra.values()])
-    function = partial(_REFERENCES[bare], activation=key, monotone=monotone, **extra)
+    options = {f"num_{size}": getattr(choice, size) or _NETWORK_DEPTH for size in sizes}
+    words = [f"{n} {size if n > 1 else size.removesuffix('s')}" for size, n in zip(sizes, options.values())]
+    options |= {"activation": list(key) if isinstance(key, tuple) else key, **extra}
+    function = partial(registry.REFERENCES[module], activation=key, monotone=module.monotone, **extra)
 
-    def make(dtype: str, shape: tuple[int, int, int]) -> Case:
-        batch, d, h = shape
-        network = partial(module, *sizes, d, h, **options, **extra)
+    def make(dtype: str, batch: int, d: int, h: int) -> Case:
+        network = partial(module, in_dim=d, embed_dim=h, **options)
         network()  # refuses what does not fit before anything is measured
-        heading = family if dtype == "float32" else f"{family}, {dtype}"
+        heading = ", ".join([name, *words, *([] if dtype == "float32" else [dtype])])
+        variant = " ".join([activation, *extra.values()])
         return NetworkCase(heading, variant, batch, d, h, dtype, make=network, reference=function)
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from ...errors import check_choice, check_positive, message
 from ..files import prepare_folder, write_json
 from . import chosen, comparison, report, results
 from .cases import Case
+from .chosen import Choice
 from .contenders import CONTENDERS, Builder, check_backend, fastest_backend, is_ours
 from .environment import environment
 from .presets import PRESETS, select
 from .readable import times
-from .request import Request
 from .runner import Plan, run, threads
 
 WRONG, SLOWER, INTERRUPTED = 1, 3, 130
@@ -30,7 +31,31 @@ _WIDEST = 1000
 _DEFAULT_PRESET = "quick"
 _CHOSEN_ROUNDS, _CHOSEN_SECONDS = 30, 10.0
 _CHOSEN_MEMORY_FROM = 2**18
-"""Batch × hidden: of less than a megabyte a process's peak says nothing."""
+"""Batch × hidden units: of less than a megabyte a process's peak says nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked for; see its help.  command: what was typed."""
+
+    out: Path
+    command: str
+    device: str = "cpu"
+    preset: str | None = None
+    choice: Choice = field(default_factory=Choice)
+    backends: tuple[str, ...] = ()
+    compile: bool | None = None
+    memory: bool | None = None
+    rounds: int | None = None
+    threads: int | None = None
+    case: str = ""
+    only_list: bool = False
+    compare: Path | None = None
+    against: Path | None = None
+
+    def chooses(self) -> list[str]:
+        """The options given that choose cases."""
+        return [*self.choice.given(), *["--backend"] * bool(self.backends)]
 
 
 def bench(console: Console, request: Request) -> int:
@@ -92,7 +117,7 @@ def _checked_device(name: str) -> torch.device:
 
 
 def _name(device: torch.device) -> str:
-    """Of the files."""
+    """The result files' name without its ending."""
     return f"cuda-{device.index}" if device.index else device.type
 
 
@@ -124,11 +149,11 @@ def _cases(request: Request, device: torch.device) -> list[tuple[Case, Mapping[s
     return found
 
 
-def _with_compile(names: tuple[str, ...], wanted: bool | None) -> tuple[str, ...]:
-    if wanted is None:
+def _with_compile(names: tuple[str, ...], asked: bool | None) -> tuple[str, ...]:
+    if asked is None:
         return names
     others = tuple(name for name in names if name != "compile")
-    return (others[0], "compile", *others[1:]) if wanted else others
+    return (others[0], "compile", *others[1:]) if asked else others
 
 
 def _builders(names: tuple[str, ...]) -> Mapping[str, Builder]:
@@ -154,7 +179,7 @@ def _measured(
 ) -> dict[str, Any] | None:
     """The result file, which is written after each case; None if the run was interrupted."""
     header = {
-        "environment": environment(request.command(), plan.device),
+        "environment": environment(request.command, plan.device),
         "preset": None if request.chooses() else request.preset or _DEFAULT_PRESET,
         "rounds": plan.rounds,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ from rich.text import Text
 from ...errors import message
 from .contenders import is_ours
 from .measurement import MINIMUM_ROUNDS
-from .readable import duration, percent, times, two_digits
-from .results import Row
-from .work import JOBS
+from .readable import Row, duration, percent, times, two_digits
 
 SMALLEST_CHANGE = 0.05
-"""Of a ratio, as its logarithm: nothing below counts as a change, however little the samples scatter."""
+"""The logarithm of a ratio below which nothing counts as a change, however little the samples scatter."""
 
 _FOR_FEW_ROUNDS = 6.0
 """The quantiles of n samples are widened by this over n − 1: those of three or four say little."""
@@ -32,18 +29,15 @@ _ENVIRONMENT = ("processor", "device", "driver", "threads", "instruction_set", "
 _MACHINE = ("processor", "device", "threads")
 """Where these differ, times cannot be compared; ratios can."""
 
-_SPREAD = ("median", "low", "high")
-
 
 @dataclass(frozen=True)
 class Change:
-    """Of one case, contender and job.
+    """How one contender did a job of one case, before and after.
 
     Attributes:
         before, after: eager PyTorch's median over the contender's, in each run.
         milliseconds: the contender's medians.
-        noise: how much the logarithm of the ratio may differ by chance.
-        own_noise: the same of the contender's time.
+        noise, own_noise: how much the logarithms of the ratio and of the contender's time may differ by chance.
         same_machine: whether times, too, can be compared.
     """
 
@@ -99,14 +93,14 @@ class Comparison:
 
 
 def load(path: Path, option: str) -> dict[str, Any]:
-    """Reads a result file; option: that named it, for the message.
+    """Reads a result file; option: the one that named it, for the message.
 
     Raises:
         OSError, ValueError: it cannot be read, or is no result file.
     """
     argument, fix = f"{option} {path}", "pass the JSON file of an earlier run"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OSError(message("bench", argument, "a file that can be read", error.strerror, fix)) from error
     except ValueError as error:
@@ -114,7 +108,7 @@ def load(path: Path, option: str) -> dict[str, Any]:
     fault = _fault(content)
     if fault is not None:
         raise ValueError(message("bench", argument, "a result file of gradnets-fast bench", fault, fix))
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def _fault(content: Any) -> str | None:
@@ -124,83 +118,71 @@ def _fault(content: Any) -> str | None:
     if not isinstance(content.get("environment"), dict) or not isinstance(content.get("rows"), list):
         return "an object without environment and rows"
     for number, row in enumerate(content["rows"]):
-        if not isinstance(row, dict) or not isinstance(row.get("label"), str):
-            return f"a row {number} without label"
-        contenders = row.get("contenders")
-        if not isinstance(contenders, dict) or not all(isinstance(c, dict) for c in contenders.values()):
-            return f"a row {number} without contenders"
-        if not isinstance(row.get("rounds", 0), int):
-            return f"a row {number} whose rounds are no number"
-        if not all(_is_timed_or_not(c) for c in contenders.values()):
-            return f"a row {number} whose milliseconds are not medians and quantiles of {' and '.join(JOBS)}"
+        try:
+            right = isinstance(row["label"], str) and isinstance(row.get("rounds", 0), int)
+            right = right and all(map(_is_timed_or_not, row["contenders"].values()))
+        except (AttributeError, KeyError, TypeError):
+            right = False
+        if not right:
+            return f"a row {number} without label, rounds, or contenders with medians and quantiles of each job"
     return None
 
 
 def _is_timed_or_not(outcome: dict[str, Any]) -> bool:
     if "milliseconds" not in outcome:
-        return outcome.get("status") not in (None, "timed")
-    jobs = outcome["milliseconds"]
-    spreads = [jobs.get(job) for job in JOBS] if isinstance(jobs, dict) else [None]
-    return all(isinstance(s, dict) and all(_is_time(s.get(key)) for key in _SPREAD) for s in spreads)
-
-
-def _is_time(number: object) -> bool:
-    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
+        return bool(outcome["status"] != "timed")
+    times = [spread[key] for spread in outcome["milliseconds"].values() for key in ("median", "low", "high")]
+    return bool(times) and all(type(t) in (int, float) and 0 < t < math.inf for t in times)
 
 
 def compared(before: dict[str, Any], after: dict[str, Any]) -> Comparison:
     """What changed from one run to another."""
-    found = Comparison()
     where, there = before["environment"], after["environment"]
     same_machine = all(where.get(key) == there.get(key) for key in _MACHINE)
     rows, others = ({row["label"]: row for row in result["rows"]} for result in (before, after))
+    found = Comparison(
+        only_before=[label for label in rows if label not in others],
+        only_after=[label for label in others if label not in rows],
+        environment={k: (where.get(k), there.get(k)) for k in _ENVIRONMENT if where.get(k) != there.get(k)},
+    )
     for label, row in rows.items():
-        if label not in others:
-            found.only_before.append(label)
-            continue
-        _compare_row(found, row, others[label], same_machine)
-    found.only_after = [label for label in others if label not in rows]
-    differing = [key for key in _ENVIRONMENT if where.get(key) != there.get(key)]
-    found.environment = {key: (where.get(key), there.get(key)) for key in differing}
+        if label in others:
+            _compare_row(found, row, others[label], same_machine)
     return found
 
 
 def _compare_row(found: Comparison, row: Row, other: Row, same_machine: bool) -> None:
+    eager = [r["contenders"].get("eager", {}).get("milliseconds", {}) for r in (row, other)]
     for name, old in row["contenders"].items():
         if not is_ours(name) or "milliseconds" not in old:
             continue
         new = other["contenders"].get(name)
         if new is None and "skipped" not in other:
             continue  # not asked for this time
-        if new is None or "milliseconds" not in new:
-            reason = other.get("skipped") or (new or {}).get("reason") or "no reason given"
-            found.lost.append(f"{row['label']}: {name}: {reason}")
-            continue
-        if all("milliseconds" in r["contenders"].get("eager", {}) for r in (row, other)):
-            found.changes += [_change(row, other, name, job, same_machine) for job in JOBS]
+        now = new or {}
+        times = now.get("milliseconds", {})
+        lost = [job for job in old["milliseconds"] if job not in times]
+        if lost:
+            reason = other.get("skipped") or now.get("reason") or now.get("missing") or "no reason given"
+            which = "" if len(lost) == len(old["milliseconds"]) else f" {', '.join(lost)}"
+            found.lost.append(f"{row['label']}: {name}{which}: {reason}")
+        rounds = min(r.get("rounds", MINIMUM_ROUNDS) for r in (row, other))
+        for job in times:
+            if all(job in of for of in (old["milliseconds"], *eager)):
+                spreads = [of[job] for of in (old["milliseconds"], times, *eager)]
+                found.changes.append(_change(row["label"], name, job, spreads, rounds, same_machine))
 
 
-def _change(row: Row, other: Row, name: str, job: str, same_machine: bool) -> Change:
-    own, eager = ([r["contenders"][who]["milliseconds"][job] for r in (row, other)] for who in (name, "eager"))
-    widths, own_widths = ([_half_width(spread) for spread in spreads] for spreads in ([*own, *eager], own))
-    few = 1 + _FOR_FEW_ROUNDS / max(1, min(r.get("rounds", MINIMUM_ROUNDS) for r in (row, other)) - 1)
-    before, after = (e["median"] / s["median"] for e, s in zip(eager, own))
-    return Change(
-        row["label"],
-        name,
-        job,
-        before,
-        after,
-        (own[0]["median"], own[1]["median"]),
-        max(SMALLEST_CHANGE, few * math.hypot(*widths)),
-        max(SMALLEST_CHANGE, few * math.hypot(*own_widths)),
-        same_machine,
-    )
-
-
-def _half_width(spread: dict[str, float]) -> float:
-    """Half the distance of the 10 % and 90 % quantiles' logarithms."""
-    return math.log(spread["high"] / spread["low"]) / 2
+def _change(
+    label: str, name: str, job: str, spreads: list[dict[str, float]], rounds: int, same_machine: bool
+) -> Change:
+    """spreads: the contender's before and after, then eager PyTorch's."""
+    old, new, eager_old, eager_new = (spread["median"] for spread in spreads)
+    # Half the distance of the 10 % and 90 % quantiles' logarithms.
+    widths = [math.log(spread["high"] / spread["low"]) / 2 for spread in spreads]
+    few = 1 + _FOR_FEW_ROUNDS / max(1, rounds - 1)
+    noise, own_noise = (max(SMALLEST_CHANGE, few * math.hypot(*w)) for w in (widths, widths[:2]))
+    return Change(label, name, job, eager_old / old, eager_new / new, (old, new), noise, own_noise, same_machine)
 
 
 def shown(comparison: Comparison) -> RenderableType:
@@ -219,13 +201,9 @@ def shown(comparison: Comparison) -> RenderableType:
     for title, labels in (("the old", comparison.only_before), ("the new", comparison.only_after)):
         if labels:
             lines.append(f"only in {title} file: {'; '.join(labels)}")
-    lines += _warnings(comparison)
+    for key, (old, new) in comparison.environment.items():
+        lines.append(f"environments differ: {key.replace('_', ' ')} was {old}, is {new}")
     return Group(*tables, Text("\n".join(lines)))
-
-
-def _warnings(comparison: Comparison) -> Iterator[str]:
-    for key, (before, after) in comparison.environment.items():
-        yield f"environments differ: {key.replace('_', ' ')} was {before}, is {after}"
 
 
 def _table(title: str, changes: list[Change]) -> Table:

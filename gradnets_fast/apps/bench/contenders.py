@@ -34,7 +34,7 @@ class Contender:
     backend: str | None = None
 
     def active(self) -> AbstractContextManager[None]:
-        """Within it, `forward` and `step` run on the backend."""
+        """Has `forward` and `step` run on the backend within it."""
         return nullcontext() if self.backend is None else use_backend(self.backend)
 
     def forward(self) -> Tensor:
@@ -61,15 +61,15 @@ def eager(problem: Problem) -> Contender:
     return of_function(problem.eager, problem)
 
 
-def compiled(problem: Problem, dynamic: bool = False) -> Contender:
-    """torch.compile of `eager`; compiled at the first call."""
+def compiled(problem: Problem, dynamic: bool = False, mode: str | None = None) -> Contender:
+    """torch.compile of `eager` in one of its modes; compiled at the first call."""
     # Without the reset, eight cases in, the limit on recompilations of one function would be reached.
     torch.compiler.reset()
-    return of_function(torch.compile(problem.eager, dynamic=dynamic, fullgraph=True), problem)
+    return of_function(torch.compile(problem.eager, dynamic=dynamic, fullgraph=True, mode=mode), problem)
 
 
 def authors(problem: Problem) -> Contender | None:
-    """The authors' structure: W x in every layer; None for an operator, which is no network of theirs."""
+    """The authors' structure, W x in every layer; None where that is no other than eager PyTorch's."""
     return None if problem.authors is None else of_function(problem.authors, problem)
 
 
@@ -100,6 +100,7 @@ def ours_float32(problem: Problem) -> Contender | None:
 CONTENDERS: Mapping[str, Builder] = {
     "eager": eager,
     "compile": compiled,
+    "compile, max-autotune": partial(compiled, mode="max-autotune-no-cudagraphs"),
     "authors": authors,
     "ours": ours,
     "ours float32": ours_float32,

@@ -1,10 +1,11 @@
-"""Each operator's tensors, drawn from normal numbers."""
+"""Each operator's tensors, drawn from normal numbers: used by benchmarks, the checks of bench.gpu, and the doctor."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 from ... import functional
 
 _DERIVED = ("jvp", "potential", "divergence", "jacobian")
-Function = Callable[..., Tensor]
 Normal = Callable[..., Tensor]
 """(*shape) -> a float64 tensor of normal numbers."""
 
@@ -43,71 +43,72 @@ class Variant:
 
     Attributes:
         family: the operators' common name.
-        draw: (normal, d, h) -> the tensors that follow the points.
-        settings: the arguments that are no tensors.
-        keywords: the names of the last tensors before the bias, where they are keywords.
+        depth: layers of a cascade, or modules.
+        basis: names of the activation table; none for softmax modules.
+        transform: of transformed modules; else empty.
+        bare: without the parameters that may be left out: scale and coefficients of one layer, weights of the second
+            softmax of each module.
+        signed: a cascade's scales are of any sign, rather than near 1, as networks begin with.
+        combined: modules are combined by their soft maximum, rather than summed.
     """
 
     family: str
-    draw: Callable[[Normal, int, int], list[Tensor]]
-    settings: dict[str, Any] = field(default_factory=dict)
-    keywords: tuple[str, ...] = ()
+    depth: int
+    basis: tuple[str, ...] = ()
+    transform: str = ""
+    bare: bool = False
+    signed: bool = False
+    combined: bool = False
 
-    def bound(self, function: Function) -> Function:
-        """A family's function as one of the tensors alone."""
+    @property
+    def modules(self) -> int:
+        """How many matrices W there are."""
+        return 1 if self.family == "ridge" else self.depth
 
-        def call(*tensors: Tensor) -> Tensor:
-            *others, bias = tensors
-            last = len(others) - len(self.keywords)
-            keywords = dict(zip(self.keywords, others[last:]))
-            return function(*others[:last], bias, **self.settings, **keywords)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the functional operators that are no tensors."""
+        if self.family == "ridge":
+            return {"basis": self.basis} | ({"scale": None, "coef": None} if self.bare else {})
+        if self.family == "softmax_modules":
+            return {"negative": None} if self.bare else {}
+        return {"basis": self.basis[0], "transform": self.transform}
 
-        return call
-
-
-def ridge(layers: int, *basis: str, positive: bool = False) -> Variant:
-    """A cascade; positive: with scales near 1, as networks begin with, rather than of any sign."""
-
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        scale = normal(layers, h)
-        # Halved coefficients: at full size each layer of a mixture magnifies rounding errors, until chance decides
-        # whose second derivatives are better.
-        vectors = [scale.sigmoid() + 0.5 if positive else scale, normal(layers, h), normal(layers, len(basis), h) / 2]
-        return [normal(h, d) / d**0.5, *vectors, normal(d)]
-
-    return Variant("ridge", draw, {"basis": basis})
-
-
-def softmax_modules(modules: int) -> Variant:
-    """Of both signs."""
-
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        temperature = normal(modules).abs() + 0.1
-        weights = [normal(modules), normal(modules)]
-        return [normal(modules, h, d) / d**0.5, normal(modules, h), temperature, *weights, normal(d)]
-
-    return Variant("softmax_modules", draw)
+    def draw(self, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
+        """The parameters, W first and the bias last."""
+        drawn = _FAMILIES[self.family](self, normal, d, h)
+        if self.combined:
+            # Convex modules with potentials of order 1: of large ones the rounding errors are relative errors of f.
+            drawn = {name: t.abs() if t.dim() == 1 else t for name, t in drawn.items()}
+            drawn |= {"sharpness": (normal().abs() + 1) / h**0.5, "offset": normal(self.depth)}
+        return drawn | {"bias": normal(d)}
 
 
-def transformed_modules(modules: int, basis: str, transform: str) -> Variant:
-    """A transform of each module's sum."""
+def _ridge(variant: Variant, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
+    W = {"W": normal(h, d) / d**0.5}
+    if variant.bare:
+        return W | {"shift": normal(1, h)}
+    scale = normal(variant.depth, h)
+    scale = scale if variant.signed else scale.sigmoid() + 0.5
+    # Halved coefficients: at full size each layer of a mixture magnifies rounding errors, until chance decides
+    # whose second derivatives are better.
+    coef = normal(variant.depth, len(variant.basis), h) / 2
+    return W | {"scale": scale, "shift": normal(variant.depth, h), "coef": coef}
 
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        return [normal(modules, h, d) / d**0.5, normal(modules, h), normal(modules) / h, normal(d)]
 
-    return Variant("transformed_modules", draw, {"basis": basis, "transform": transform})
+def _softmax_modules(variant: Variant, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
+    modules = variant.depth
+    drawn = {"W": normal(modules, h, d) / d**0.5, "b": normal(modules, h)}
+    drawn |= {"temperature": normal(modules).abs() + 0.1, "positive": normal(modules)}
+    return drawn if variant.bare else drawn | {"negative": normal(modules)}
 
 
-def soft_maximum(variant: Variant) -> Variant:
-    """Modules combined by their soft maximum."""
+def _transformed_modules(variant: Variant, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
+    modules = variant.depth
+    return {"W": normal(modules, h, d) / d**0.5, "b": normal(modules, h), "weight": normal(modules) / h}
 
-    def draw(normal: Normal, d: int, h: int) -> list[Tensor]:
-        *parameters, bias = variant.draw(normal, d, h)
-        # Convex modules with potentials of order 1: of large ones the rounding errors are relative errors of f.
-        numbers = [t.abs() if t.dim() == 1 else t for t in parameters]
-        return [*numbers, (normal().abs() + 1) / h**0.5, normal(len(parameters[0])), bias]
 
-    return Variant(variant.family, draw, variant.settings, ("sharpness", "offset"))
+_FAMILIES = {"ridge": _ridge, "softmax_modules": _softmax_modules, "transformed_modules": _transformed_modules}
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,12 @@ class Drawn:
     """An operator's tensors.
 
     Attributes:
-        points: x, or x and v.
-        parameters: by name, the bias last.
+        points: by name: x, or x and v.
+        parameters: by name, W first and the bias last.
         g: the gradient of the result.
     """
 
-    points: list[Tensor]
+    points: dict[str, Tensor]
     parameters: dict[str, Tensor]
     g: Tensor
 
@@ -133,24 +134,19 @@ def drawn(
     generator: torch.Generator,
     device: torch.device | str,
 ) -> Drawn:
-    """Tensors that the generator's seed alone determines, on every device; size: (batch, d, h)."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
+    """Tensors that the generator's seed alone determines; size: (batch, d, h)."""
+    normal = partial(torch.randn, generator=generator, dtype=torch.float64, device=generator.device)
     (batch, d, h), computed = size, quantity(operator)
-    points = [normal(batch, d) for _ in range(2 if computed == "jvp" else 1)]
+    names = [name for name in inspect.signature(getattr(functional, operator)).parameters if name in ("x", "v")]
+    points = {name: normal(batch, d).to(device, dtype) for name in names}
     # As users of mixed precision have them: besides f itself, whose vectors may be in 16 bits too.
     narrow = dtype in (torch.bfloat16, torch.float16) and computed != "value"
     vectors = torch.float32 if narrow else dtype
-    weight, *others = variant.draw(normal, d, h)
-    tensors = [weight.to(device, dtype), *(t.to(device, vectors) for t in others)]
+    parameters = variant.draw(normal, d, h)
     shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(computed, (batch, d))
-    positional = len(points) + len(tensors) - len(variant.keywords)
-    *names, bias = list(inspect.signature(getattr(functional, operator)).parameters)[len(points) : positional]
     return Drawn(
-        [p.to(device, dtype) for p in points],
-        dict(zip([*names, *variant.keywords, bias], tensors)),
+        points,
+        {name: t.to(device, dtype if name == "W" else vectors) for name, t in parameters.items()},
         # A sixteenth, for sums over the batch to fit into float16.
         (normal(*shape) / 16).to(device, dtype),
     )

@@ -1,7 +1,12 @@
-"""The figure of a run: bars of gain over eager PyTorch, case by case."""
+"""The figure of a run: for each case and job a bar for each contender, with its gain over eager PyTorch.
+
+A preset's bars are the gains themselves, from 1 on; those of chosen cases are rates, up to what the machine allows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,97 +15,149 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ..files import write_atomically
-from .readable import times
-from .results import size
-from .style import COLOURS, INK, NAMES, legend, where
-from .work import JOBS
+from .environment import place
+from .readable import Row, size, times, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TARGET = "#c1440e"
-_BAR, _GAP, _HEADING = 1.0, 0.9, 1.6
-_INCHES_PER_BAR = 0.17
-_CLEARANCE = 1.5  # how much longer than a bar its number reaches, as a factor
+_INK, _MARK = "#1b3a4b", "#c1440e"
+_STYLES = {
+    "eager": ("PyTorch", "#d7dde1"),
+    "authors": ("authors' structure", "#b8c4cc"),
+    "compile": ("torch.compile", "#e0a458"),
+    "compile, max-autotune": ("torch.compile, max-autotune", "#c98a3a"),
+    "ours": ("gradnets_fast", "#1b6b93"),
+    "ours float32": ("in float32", "#7fb3c8"),
+    "reference": ("gradnets_fast, reference", "#8d99ae"),
+    "cpp": ("gradnets_fast, cpp", "#1b6b93"),
+    "triton": ("gradnets_fast, triton", "#2a9d6f"),
+}
+"""Each contender's name in the legend and colour, in the order of the bars."""
+
+_TITLES = {"forward": "forward", "backward": "backward", "step": "step: forward and backward"}
+_GAP, _HEADING = 0.9, 1.6
+"""Between cases, and above each family, in bars."""
+
+_INCHES_PER_BAR, _MOST_INCHES = 0.17, 300.0
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a figure shows.
+
+    Attributes:
+        length: (row, contender, job) -> a bar's end, or None for no bar.
+        start: where bars begin.
+        mark: (row, job) -> where to draw a line across a case's bars, or None.
+        marked: the name of these lines in the legend.
+        unit: below the axis.
+    """
+
+    length: Callable[[Row, str, str], float | None]
+    start: float
+    mark: Callable[[Row, str], float | None]
+    marked: str
+    unit: str
+
+
+_GAINS = _Kind(
+    length=lambda row, name, job: row["gain"].get(name, {}).get(job),
+    start=1.0,
+    mark=lambda row, job: (row["target"] or {}).get(job),
+    marked="target",
+    unit="gain over eager PyTorch",
+)
+_RATES = _Kind(
+    length=lambda row, name, job: row["contenders"].get(name, {}).get("gflops", {}).get(job),
+    start=0.0,
+    mark=lambda row, job: 1e-6 * row["flops"][job] / row["bound"][job]["milliseconds"],
+    marked="what the machine allows",
+    unit="GFLOP/s",
+)
 
 
 def save_figure(result: dict[str, Any], path: Path) -> None:
-    """Draws what a run is about and writes it as PNG, atomically: gains of a preset, rates of chosen cases."""
-    from .throughput import drawn
-
+    """Draws gains of a preset, or rates of chosen cases, and writes them as PNG, atomically."""
     matplotlib.use("Agg")
-    figure = _gains(result) if result["preset"] is not None else drawn(result)
+    figure = _drawn(result, _RATES if result["preset"] is None else _GAINS)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
 
-def _gains(result: dict[str, Any]) -> Figure:
-    rows = [row for row in result["rows"] if row["gain"]]
-    names = [name for name in COLOURS if any(name in row["gain"] for row in rows)]
-    places = _places(rows, names)
-    height = max((bottom for _, _, bottom in places), default=1.0)
-    figure = Figure(figsize=(13, max(2.6, 1.3 + _INCHES_PER_BAR * height)), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, job in zip(axes, JOBS):
-        _draw(axis, job, rows, names, places)
-        axis.set_ylim(height, 0)
-    axes[0].set_yticks([y for _, y, _ in places], [_label(row) for row in rows])
-    legend(figure, axes[0])
-    figure.suptitle(f"Gain over eager PyTorch: {where(result)}", color=INK)
+def _drawn(result: dict[str, Any], kind: _Kind) -> Figure:
+    jobs = list(result["rows"][0]["flops"]) if result["rows"] else ["forward", "step"]
+    bars = [[n for n in _STYLES if any(kind.length(row, n, job) for job in jobs)] for row in result["rows"]]
+    shown = [(row, names) for row, names in zip(result["rows"], bars) if names]
+    ends = _ends(shown)
+    height = min(_MOST_INCHES, max(2.6, 1.3 + _INCHES_PER_BAR * ends[-1]))
+    figure = Figure(figsize=(13, height), layout="constrained")
+    axes = figure.subplots(1, len(jobs), sharey=True)
+    for axis, job in zip(axes, jobs):
+        _panel(axis, job, shown, ends, kind)
+    middles = [end - (_GAP + len(names)) / 2 for (_, names), end in zip(shown, ends)]
+    axes[0].set_yticks(middles, [_label(row) for row, _ in shown])
+    axes[0].set_ylim(ends[-1], 0)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
+    where = result["environment"]
+    figure.suptitle(f"{place(where)}, torch {where['torch']}", color=_INK)
     return figure
 
 
-def _places(rows: list[dict[str, Any]], names: list[str]) -> list[tuple[str, float, float]]:
-    """For each row its heading, empty but at a family's first, the middle of its bars, and their lower end."""
-    places: list[tuple[str, float, float]] = []
-    bottom, family = 0.0, None
-    for row in rows:
-        heading = row["family"] if row["family"] != family else ""
-        family = row["family"]
-        top = bottom + (_HEADING if heading else 0.0) + _GAP / 2
-        bars = _BAR * sum(name in row["gain"] for name in names)
-        bottom = top + bars + _GAP / 2
-        places.append((heading, top + bars / 2, bottom))
-    return places
+def _ends(shown: list[tuple[Row, list[str]]]) -> list[float]:
+    """The lower end of each case, a heading above each family's first."""
+    ends, bottom = [], 0.0
+    for k, (row, names) in enumerate(shown):
+        heading = k == 0 or row["family"] != shown[k - 1][0]["family"]
+        bottom += heading * _HEADING + len(names) + _GAP
+        ends.append(bottom)
+    return ends or [1.0]
 
 
-def _label(row: dict[str, Any]) -> str:
+def _label(row: Row) -> str:
     return ", ".join(part for part in (row["variant"].replace("_", " "), size(row)) if part)
 
 
-def _draw(axis: Axes, job: str, rows: list[dict[str, Any]], names: list[str], places: list[Any]) -> None:
-    gains = [row["gain"][name][job] for row in rows for name in names if name in row["gain"]] or [1.0]
-    targets = [row["target"][job] for row in rows if row["target"]]
-    axis.set_xscale("log")
+def _panel(axis: Axes, job: str, shown: list[tuple[Row, list[str]]], ends: list[float], kind: _Kind) -> None:
+    lengths = [kind.start or 1.0]
+    if kind is _GAINS:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
+    family = None
+    for (row, names), end in zip(shown, ends):
+        top = end - _GAP / 2 - len(names)
+        if row["family"] != family:
+            family = row["family"]
+            text = family if kind is _GAINS else title({**row, "variant": ""})
+            axis.text(0.0, top - 0.35, text, transform=axis.get_yaxis_transform(), weight="bold", color=_INK)
+        for k, name in enumerate(names):
+            length = kind.length(row, name, job)
+            if length is not None:
+                lengths.append(length)
+                _bar(axis, top + k + 0.5, length, kind.start, name, row["gain"].get(name, {}).get(job))
+        mark = kind.mark(row, job)
+        if mark is not None:
+            lengths.append(mark)
+            axis.plot([mark, mark], [top, top + len(names)], color=_MARK, linewidth=2, label=kind.marked)
+    _once(axis)
+    low, high = min(lengths), max(lengths)
     # Room for the numbers at the bars' ends.
-    low, high = min(0.8, *gains), max(1.3, *gains, *targets)
-    axis.set_xlim(low * (low / high) ** 0.14, high * (high / low) ** 0.14)
-    seen: set[str] = set()
-    for row, (heading, middle, _) in zip(rows, places):
-        present = [name for name in names if name in row["gain"]]
-        top = middle - _BAR * len(present) / 2
-        if heading and job == JOBS[0]:
-            transform = axis.get_yaxis_transform()
-            axis.text(-0.01, top - 0.35, heading, transform=transform, weight="bold", ha="right", color=INK)
-        for k, name in enumerate(present):
-            target = row["target"][job] if row["target"] and name == "ours" else None
-            label = "" if name in seen else NAMES[name]
-            _bar(axis, top + _BAR * (k + 0.5), row["gain"][name][job], name, label, target)
-            seen.add(name)
-        if row["target"]:
-            y = top + _BAR * (present.index("ours") + 0.5) if "ours" in present else middle
-            label = "" if "target" in seen else "target"
-            axis.plot([row["target"][job]] * 2, [y - 0.5, y + 0.5], color=_TARGET, linewidth=2, label=label)
-            seen.add("target")
-    axis.axvline(1.0, color=INK, linewidth=1.0)
-    axis.set_title(job if job == "forward" else "step: forward and backward", color=INK)
-    _tidy(axis)
+    axis.set_xlim((low * 0.7, high * 1.5) if kind is _GAINS else (0.0, 1.12 * high))
+    axis.set_title(_TITLES[job], color=_INK)
+    axis.set_xlabel(kind.unit, color=_INK)
+    axis.axvline(kind.start, color=_INK, linewidth=1.0)
+    axis.minorticks_off()
+    axis.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
+    axis.grid(axis="x", alpha=0.25)
+    axis.set_axisbelow(True)
+    axis.spines[:].set_visible(False)
 
 
-def _bar(axis: Axes, y: float, gain: float, name: str, label: str, target: float | None) -> None:
-    axis.barh(y, gain - 1.0, left=1.0, height=0.86 * _BAR, color=COLOURS[name], label=label)
-    right = gain >= 1.0
-    # The number clears the target's mark where that would cross it.
-    end = target if target is not None and right and gain < target < _CLEARANCE * gain else gain
+def _bar(axis: Axes, y: float, end: float, start: float, name: str, gain: float | None) -> None:
+    label, colour = _STYLES[name]
+    axis.barh(y, end - start, left=start, height=0.86, color=colour, label=label)
+    right = end >= start
     axis.annotate(
         times(gain),
         (end, y),
@@ -109,19 +166,17 @@ def _bar(axis: Axes, y: float, gain: float, name: str, label: str, target: float
         ha="left" if right else "right",
         va="center",
         fontsize=7.5,
-        color=INK,
-        weight="bold" if name == "ours" else "normal",
+        color=_INK,
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
 
 
-def _tidy(axis: Axes) -> None:
-    low, high = axis.get_xlim()
-    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if low <= t <= high]
-    axis.set_xticks(ticks, [f"{t:g}×" for t in ticks])
-    axis.minorticks_off()
-    axis.tick_params(length=0, labelsize=8.5, labelcolor=INK)
-    axis.grid(axis="x", alpha=0.25)
-    axis.set_axisbelow(True)
-    for side in ("top", "right", "left", "bottom"):
-        axis.spines[side].set_visible(False)
+def _once(axis: Axes) -> None:
+    """Leaves each name in the legend once."""
+    seen: set[str] = set()
+    artists: list[Any] = [*axis.containers, *axis.lines]
+    for artist in artists:
+        label = str(artist.get_label())
+        if label in seen:
+            artist.set_label("_")
+        seen.add(label)

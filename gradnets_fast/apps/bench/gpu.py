@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import subprocess
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from .measurement import Job, Sampler
+from .measurement import Job, JobsSampler, Sampler
+
+if TYPE_CHECKING:
+    from .contenders import Contender
 
 _SLEEP_CYCLES = 4_000_000
 """Two milliseconds, in which Python enqueues a step: its own time is not to be counted between two launches."""
@@ -28,7 +31,8 @@ class EventClock:
         self._flushed = torch.empty(size, dtype=torch.int8, device=device)
 
     def milliseconds(self, *stages: Callable[[], object]) -> list[float]:
-        """Of each of some stages that follow one another, from cold caches, all enqueued before the first begins."""
+        """What each of some stages takes that follow one another, from cold caches, all enqueued before the first
+        begins."""
         events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
         self._flushed.zero_()
         torch.cuda._sleep(_SLEEP_CYCLES)
@@ -39,15 +43,30 @@ class EventClock:
         events[-1].synchronize()
         return [a.elapsed_time(b) for a, b in pairwise(events)]
 
-    def sampler(self, job: Job, active: Callable[[], AbstractContextManager[None]]) -> Sampler:
+    def sampler(self, job: Job) -> Sampler:
         """Samples of one call each."""
+        job()
+        return lambda: 1e-3 * self.milliseconds(job)[0]
 
-        def take() -> float:
-            with active():
-                return 1e-3 * self.milliseconds(job)[0]
+    def samplers(self, contender: Contender, g: Tensor, jobs: Sequence[str]) -> dict[str, JobsSampler]:
+        """A sampler of the forward pass without a graph, and one of the step and the backward pass in it."""
+        leaves, held = [*contender.points, *contender.parameters], []
 
-        take()
-        return take
+        def forward() -> dict[str, float]:
+            with contender.active():
+                return {"forward": 1e-3 * self.milliseconds(contender.forward)[0]}
+
+        def step() -> dict[str, float]:
+            # Not a backward pass over a graph that is kept: compiled ones reuse its memory, and refuse.
+            with contender.active():
+                first, second = self.milliseconds(
+                    lambda: held.append(contender.call(*contender.points)),
+                    lambda: torch.autograd.grad(held.pop(), leaves, g, allow_unused=True),
+                )
+            return {"backward": 1e-3 * second, "step": 1e-3 * (first + second)}
+
+        both = {"forward": forward, "step": step}
+        return {job: both[job] for job in jobs}
 
 
 def peak_bytes(job: Job, device: torch.device) -> int:
@@ -74,7 +93,7 @@ def tanh_rate(multiprocessors: int, hertz: float) -> float:
 
 
 def special_function_rate(device: torch.device) -> float:
-    """That of a GPU, at its highest clock."""
+    """What `tanh_rate` says of a GPU at its highest clock."""
     return tanh_rate(torch.cuda.get_device_properties(device).multi_processor_count, clock(device))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -16,17 +15,18 @@ _BY_PRODUCTS_OF = {
     "float64": {"float64": 1},
     "float32": {"float32": 1, "tf32": 3},
     "tf32": {"tf32": 1},
+    "ieee": {"float32": 1},
     "bfloat16": {"bfloat16": 1, "float32": 1},
     "float16": {"float16": 1, "float32": 1},
 }
 """How many products of which precisions do for one of each dtype; three of TF32 keep float32's digits."""
 
 _CPU_SIZES, _GPU_SIZES = (2048, 2**25, 2**22), (8192, 2**28, 2**26)
-"""Of a square matrix, and elements to copy and to take tanh of."""
+"""Rows of a square matrix, and elements to copy and to take tanh of."""
 
 _OF_ONE_THREAD, _SHORT_SAMPLES = 2**15, 20
-"""Elements that PyTorch leaves to one thread, in its cache.  Other programs may delay so short a job by more than it
-takes, so that the fastest sample counts."""
+"""Elements few enough for one thread and its cache; so short that only the fastest of several samples says anything
+on a busy machine."""
 
 
 class Machine:
@@ -34,9 +34,9 @@ class Machine:
 
     def __init__(self, device: torch.device, dtypes: Iterable[str], clock: Clock) -> None:
         on_gpu = device.type == "cuda"
-        wanted = {precision for dtype in ("float32", *dtypes) for precision in _BY_PRODUCTS_OF[dtype]}
+        involved = {precision for dtype in ("float32", *dtypes) for precision in _BY_PRODUCTS_OF[dtype]}
         # A CPU has no TF32, and PyTorch's products in float16 would take minutes on most.
-        self._precisions = [p for p in PRECISIONS if p in wanted and (on_gpu or p not in ("tf32", "float16"))]
+        self._precisions = [p for p in PRECISIONS if p in involved and (on_gpu or p not in ("tf32", "float16"))]
         self._device, self._clock = device, clock
         self._sizes = _GPU_SIZES if on_gpu else _CPU_SIZES
         self._rates: dict[str, list[float]] = {}
@@ -65,7 +65,7 @@ class Machine:
 
     def _take(self, key: str, amount: float, job: Job, samples: int = 1) -> None:
         job()
-        sampler = self._clock.sampler(job, nullcontext)
+        sampler = self._clock.sampler(job)
         self._rates.setdefault(key, []).append(1e-9 * amount / min(sampler() for _ in range(samples)))
 
     def to_json(self) -> dict[str, dict[str, float]]:
@@ -78,7 +78,9 @@ def _products_key(precision: str) -> str:
 
 
 def rates(machine: Mapping[str, Mapping[str, float]], dtype: str, quantile: str = "median") -> dict[str, float]:
-    """Of each resource, a second, for cases of a dtype; machine: what `to_json` gave; quantile: one of a `Spread`.
+    """How much of each resource there is a second, for cases of a dtype.
+
+    machine: what `to_json` gave.  quantile: one of a `Spread`.
 
     >>> machine = {"mm_gflops": 3.0, "mm_tf32_gflops": 12.0, "copy_gb_per_s": 2.0, "special_g_per_s": 1.0}
     >>> rates({name: {"median": rate} for name, rate in machine.items()}, "float32")

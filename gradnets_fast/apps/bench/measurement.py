@@ -6,12 +6,17 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .contenders import Contender
 
 SAMPLE_SECONDS = 2e-3
 MINIMUM_ROUNDS = 3
@@ -23,13 +28,21 @@ _QUANTILES = (0.5, 0.1, 0.9)
 Job = Callable[[], object]
 Sampler = Callable[[], float]
 """Takes one sample: seconds per call."""
+JobsSampler = Callable[[], dict[str, float]]
+"""Takes one sample of one or more jobs at once: seconds per call, by job."""
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
     """Times jobs on one kind of device."""
 
-    def sampler(self, job: Job, active: Callable[[], AbstractContextManager[None]]) -> Sampler:
-        """Takes samples of a job within `active`, after a warm-up."""
+    def sampler(self, job: Job) -> Sampler:
+        """Takes samples of a job, after a warm-up."""
+        ...
+
+    def samplers(self, contender: Contender, g: Tensor, jobs: Sequence[str]) -> dict[str, JobsSampler]:
+        """Takes samples of a contender's jobs, some of `work.JOBS`; g: the gradient of the result."""
         ...
 
 
@@ -43,7 +56,7 @@ class Spread:
 
     @staticmethod
     def of(samples: list[float]) -> Spread:
-        """That of some samples."""
+        """The quantiles of some samples."""
         points = torch.tensor(_QUANTILES, dtype=torch.float64)
         return Spread(*torch.tensor(samples, dtype=torch.float64).quantile(points).tolist())
 
@@ -68,8 +81,8 @@ def calls_per_sample(job: Job) -> int:
 class WallClock:
     """Times jobs that are done when they return."""
 
-    def sampler(self, job: Job, active: Callable[[], AbstractContextManager[None]]) -> Sampler:
-        """Samples of as many calls as the clock needs, which a first few show."""
+    def sampler(self, job: Job, active: Callable[[], AbstractContextManager[None]] = nullcontext) -> Sampler:
+        """Samples within `active` of as many calls as the clock needs, which a first few show."""
         with active():
             calls = calls_per_sample(job)
 
@@ -79,11 +92,23 @@ class WallClock:
 
         return take
 
+    def samplers(self, contender: Contender, g: Tensor, jobs: Sequence[str]) -> dict[str, JobsSampler]:
+        """A sampler for each job."""
+        calls: dict[str, Job] = {"forward": contender.forward, "step": partial(contender.step, g)}
+        return {job: self._named(job, self.sampler(calls[job], contender.active)) for job in jobs}
+
+    @staticmethod
+    def _named(name: str, sampler: Sampler) -> JobsSampler:
+        return lambda: {name: sampler()}
+
 
 def interleaved(
-    samplers: Mapping[str, Sampler], rounds: int, seconds: float, now: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Samples of every job, taken in turns, in another order each round.
+    samplers: Mapping[str, Callable[[], T]],
+    rounds: int,
+    seconds: float,
+    now: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[T]]:
+    """Samples of every sampler, taken in turns, in another order each round.
 
     The rounds end at `rounds`, or after `seconds` if there are MINIMUM_ROUNDS by then; before SETTLED_SECONDS have
     passed, there are up to MORE_ROUNDS times as many.
@@ -91,7 +116,7 @@ def interleaved(
     names = list(samplers)
     order = random.Random(0)
     start = now()
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[str, list[T]] = {name: [] for name in names}
     with without_collection():
         for number in range(MORE_ROUNDS * rounds):
             passed = now() - start

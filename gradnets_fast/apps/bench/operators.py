@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import functional, reference
 from ...reference.ridge import PANELLED_RULE
-from . import draws
+from . import draws, eager
 from .cases import Case, Problem
-from .plain_operators import plain_operator
 from .work import products, transcendental, work
 
-_WITHOUT_CURVATURE = "identity"
-"""The transform without a second derivative."""
+_DRAWN_ON_THE_CPU = 2**24
+"""So many numbers at most are the same on every device; more would keep a GPU waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,73 +26,77 @@ class OperatorCase(Case):
 
     Attributes:
         operator: its name.
-        depth: layers of a cascade, or modules.
-        basis: names of the activation table; none for softmax modules.
-        transform: of transformed modules; else empty.
+        tensors: its parameters and settings.
     """
 
     operator: str
-    depth: int
-    basis: tuple[str, ...] = ()
-    transform: str = ""
+    tensors: draws.Variant
 
     def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
         """The operator's tensors from a fixed seed."""
         size = (batch or self.batch, self.d, self.h)
-        variant, generator = self.tensors(), torch.Generator().manual_seed(0)
-        drawn = draws.drawn(self.operator, variant, self.precision.dtype, size, generator, device)
+        generator = torch.Generator(device if size[0] * self.d > _DRAWN_ON_THE_CPU else "cpu").manual_seed(0)
+        drawn = draws.drawn(self.operator, self.tensors, self.precision.dtype, size, generator, device)
         parameters = {name: t.requires_grad_() for name, t in drawn.parameters.items()}
-        points = tuple(p.requires_grad_() for p in drawn.points)
-        own = tuple(parameters.values())
-        exact = variant.bound(getattr(reference, self.operator))
-        plain = variant.bound(plain_operator(self.operator))
-        public = variant.bound(getattr(functional, self.operator))
-
-        def exactly(given: Mapping[str, Tensor], *points: Tensor) -> Tensor:
-            return exact(*points, *given.values())
-
+        points = tuple(p.requires_grad_() for p in drawn.points.values())
+        arguments = parameters | self.tensors.settings
+        exact, plain, public = oracle(self.operator, self.tensors), eager.function(self.operator), self._public()
         return Problem(
             points=points,
             parameters=parameters,
             g=drawn.g,
-            exact=exactly,
-            eager=lambda *points: plain(*points, *own),
-            ours=lambda *points: public(*points, *own),
-            authors=None,
+            exact=lambda given, *points: exact(*points, **given),
+            eager=lambda *points: plain(*points, **arguments),
+            ours=lambda *points: public(*points, **arguments),
+            authors=(lambda x: eager.authors_ridge(x, **arguments)) if self._recomputes() else None,
             work=work(
                 products(draws.quantity(self.operator), self.d, self._means()),
-                float(size[0] * self.h * self._modules()),
+                float(size[0] * self.h * self.tensors.modules),
                 self.d,
                 self._evaluations(),
-                (*points, *own, drawn.g),
+                (points, tuple(parameters.values()), drawn.g),
             ),
             eps=self.precision.eps,
         )
 
-    def tensors(self) -> draws.Variant:
-        """How they are drawn."""
-        family = draws.family(self.operator)
-        if family == "ridge":
-            return draws.ridge(self.depth, *self.basis, positive=True)
-        if family == "softmax_modules":
-            return draws.softmax_modules(self.depth)
-        return draws.transformed_modules(self.depth, self.basis[0], self.transform)
+    def _recomputes(self) -> bool:
+        return self.operator == "ridge" and self.tensors.depth > 1
 
-    def _modules(self) -> int:
-        return 1 if draws.family(self.operator) == "ridge" else self.depth
+    def _public(self) -> Callable[..., Tensor]:
+        function: Callable[..., Tensor] = getattr(functional, self.operator)
+        return function
 
     def _means(self) -> int:
-        if not self.basis:
-            return 2
-        return int(self.transform not in ("", _WITHOUT_CURVATURE))
+        """Mean rows whose squares enter the Jacobian: see `work.products`."""
+        if not self.tensors.basis:
+            return 1 if self.tensors.bare else 2
+        return int(self.tensors.transform not in ("", "identity"))
 
     def _evaluations(self) -> int:
-        """Of special functions for each hidden value in one pass; of a deep cascade's potential at each node."""
-        if not self.basis:
-            return 2
-        layers = self.depth if draws.family(self.operator) == "ridge" else 1
-        nodes = len(PANELLED_RULE) if layers > 1 and draws.quantity(self.operator) == "potential" else 1
-        return layers * nodes * transcendental(self.basis)
+        """Special functions for each hidden unit of each module in one pass; a deep potential takes them at each
+        node."""
+        tensors = self.tensors
+        if not tensors.basis:
+            return 1 if tensors.bare else 2
+        own = transcendental(tensors.basis)
+        if tensors.family == "ridge":
+            deep_potential = tensors.depth > 1 and draws.quantity(self.operator) == "potential"
+            return tensors.depth * own * (len(PANELLED_RULE) if deep_potential else 1)
+        # Their antiderivatives take an exponential and a logarithm besides.
+        return own if tensors.transform == "identity" else 3 * own
+
+
+def oracle(operator: str, variant: draws.Variant) -> Callable[..., Tensor]:
+    """The operator of `gradnets_fast.reference` of (*points, **parameters), for float64."""
+    function = getattr(reference, operator)
+    if variant.family == "ridge" and variant.bare:
+        return partial(_with_ones, function, variant.basis)
+    return partial(function, **variant.settings)
+
+
+def _with_ones(function: Callable[..., Tensor], basis: Any, *points: Tensor, shift: Tensor, **others: Tensor) -> Tensor:
+    one = torch.ones_like(shift)
+    return function(*points, scale=one, shift=shift, coef=one.unsqueeze(1), basis=basis, **others)
 
 
 def named(operator: str, depth: int, basis: tuple[str, ...], transform: str, dtype: str) -> partial[OperatorCase]:
@@ -101,16 +105,23 @@ def named(operator: str, depth: int, basis: tuple[str, ...], transform: str, dty
     >>> named("ridge_jvp", 4, ("tanh", "softplus"), "", "bfloat16")(batch=8, d=2, h=3).label
     'ridge_jvp, 4 layers, bfloat16 tanh+softplus 8x2x3'
     """
-    unit = "layer" if draws.family(operator) == "ridge" else "module"
+    return of_variant(operator, draws.Variant(draws.family(operator), depth, basis, transform), dtype)
+
+
+def of_variant(operator: str, tensors: draws.Variant, dtype: str) -> partial[OperatorCase]:
+    """`named`, of any variant.
+
+    >>> of_variant("softmax_modules", draws.Variant("softmax_modules", 4, bare=True), "tf32")(batch=8, d=2, h=3).label
+    'softmax_modules, 4 modules, tf32 bare 8x2x3'
+    """
+    unit, depth = "layer" if tensors.family == "ridge" else "module", tensors.depth
     words = [operator, f"{depth} {unit}" + ("" if depth == 1 else "s"), *([] if dtype == "float32" else [dtype])]
-    variant = " ".join(part for part in ("+".join(basis), transform) if part)
+    variant = ["+".join(tensors.basis), tensors.transform, "bare" * tensors.bare, "soft maximum" * tensors.combined]
     return partial(
         OperatorCase,
         family=", ".join(words),
-        variant=variant,
+        variant=" ".join(filter(None, variant)),
         dtype=dtype,
         operator=operator,
-        depth=depth,
-        basis=basis,
-        transform=transform,
+        tensors=tensors,
     )

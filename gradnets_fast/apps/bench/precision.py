@@ -25,7 +25,7 @@ class Precision:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within it, float32 products are computed so; afterwards as PyTorch starts."""
+        """Computes float32 products so within it; afterwards as PyTorch starts."""
         if self.matmul is None:
             yield
             return
@@ -44,5 +44,6 @@ PRECISIONS = {
     "float32": Precision(torch.float32, None, 2.0**-23),
     "tf32": Precision(torch.float32, "high", 2.0**-10),
     "bfloat16": Precision(torch.bfloat16, None, 2.0**-7),
+    "ieee": Precision(torch.float32, "highest", 2.0**-23),
     "float16": Precision(torch.float16, None, 2.0**-10),
 }

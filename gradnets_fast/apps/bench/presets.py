@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
-from ... import reference
 from ...errors import message
-from ...nn import mGradNetC, mGradNetM, mRidgeGradNet, registry
+from ...nn import GradNet, mGradNetC, mGradNetM, mRidgeGradNet, registry
 from .cases import Case, NetworkCase, Target
+from .draws import Variant
+from .operators import OperatorCase, of_variant
 
 _DEPTH = 4
 _REGISTRY_BATCH, _REGISTRY_DIM, _REGISTRY_HIDDEN = 4096, 16, 64
@@ -17,66 +19,75 @@ _HIDDEN_FOR_EXP = 8
 """The transform exp is of a sum F over the hidden units: an error of F is multiplied by F, and e^F soon overflows."""
 
 
-def _ridge(batch: int, d: int, h: int, *gains: float) -> NetworkCase:
-    function = partial(reference.ridge_gradnet, activation="tanh", monotone=True)
-    make, target = partial(mRidgeGradNet, d, h), Target(*gains)
-    return NetworkCase("mRidgeGradNet", "", batch, d, h, make=make, reference=function, target=target)
+def _network(
+    module: type[GradNet], sizes: tuple[int, ...], shape: tuple[int, int, int], activation: str, *gains: float
+) -> NetworkCase:
+    """A monotone network; sizes: the number of layers or modules, if it has any; gains: a target."""
+    unit = "modules" if module is mGradNetM else "layers"
+    _, d, h = shape
+    return NetworkCase(
+        ", ".join([module.__name__, *(f"{depth} {unit}" for depth in sizes)]),
+        activation if module is mGradNetM else "",
+        *shape,
+        make=partial(module, *sizes, d, h, activation),
+        reference=partial(registry.REFERENCES[module], activation=activation, monotone=True),
+        target=Target(*gains) if gains else None,
+    )
 
 
-def _cascade(batch: int, d: int, h: int, *gains: float) -> NetworkCase:
-    function = partial(reference.gradnet_c, activation="tanh", monotone=True)
-    make, target = partial(mGradNetC, _DEPTH, d, h), Target(*gains)
-    return NetworkCase(f"mGradNetC, {_DEPTH} layers", "", batch, d, h, make=make, reference=function, target=target)
+def ridge(batch: int, d: int, h: int, *gains: float) -> NetworkCase:
+    """mRidgeGradNet; gains: a target, if there is one."""
+    return _network(mRidgeGradNet, (), (batch, d, h), "tanh", *gains)
 
 
-def _modular(batch: int, d: int, h: int, activation: str, *gains: float) -> NetworkCase:
-    function = partial(reference.gradnet_m, activation=activation, monotone=True)
-    make = partial(mGradNetM, _DEPTH, d, h, activation)
-    target = Target(*gains) if gains else None
-    family = f"mGradNetM, {_DEPTH} modules"
-    return NetworkCase(family, activation, batch, d, h, make=make, reference=function, target=target)
+def cascade(batch: int, d: int, h: int, *gains: float) -> NetworkCase:
+    """mGradNetC with four layers; gains: a target, if there is one."""
+    return _network(mGradNetC, (_DEPTH,), (batch, d, h), "tanh", *gains)
+
+
+def modular(batch: int, d: int, h: int, activation: str, *gains: float) -> NetworkCase:
+    """mGradNetM with four modules; gains: a target, if there is one."""
+    return _network(mGradNetM, (_DEPTH,), (batch, d, h), activation, *gains)
+
+
+def _with(case: NetworkCase, words: str, **options: str) -> NetworkCase:
+    make = partial(case.make, **options)
+    return replace(case, family=f"{case.family}, {words}", make=make, target=None)
 
 
 def _soft_maximum(batch: int, d: int, h: int, activation: str) -> NetworkCase:
-    summed = _modular(batch, d, h, activation)
-    make = partial(mGradNetM, _DEPTH, d, h, activation, combine="logsumexp")
-    return replace(summed, family=f"{summed.family}, soft maximum", make=make)
-
-
-def _with_linear(case: NetworkCase) -> NetworkCase:
-    make = partial(case.make, linear="psd")
-    return replace(case, family=f"{case.family}, linear part", make=make, target=None)
+    return _with(modular(batch, d, h, activation), "soft maximum", combine="logsumexp")
 
 
 def _bfloat16(case: NetworkCase) -> NetworkCase:
-    return replace(case, family=f"{case.family}, bfloat16", dtype="bfloat16", target=None)
+    return replace(_with(case, "bfloat16"), dtype="bfloat16")
 
 
 CASES = (
-    _ridge(65536, 2, 64, 8, 10),
-    _ridge(65536, 32, 629, 5.5, 4),
-    _ridge(65536, 64, 1024, 3.2, 2.3),
-    _ridge(16384, 256, 948, 1.75, 1.35),
-    _ridge(8192, 1024, 1003, 1.35, 1.1),
-    _ridge(1000, 2, 128, 3, 3),
-    _ridge(100, 256, 948, 1.2, 1.05),
-    _ridge(100, 2, 7, 2, 2.5),
-    _ridge(1, 256, 948, 2, 1.1),
-    _ridge(1, 2, 7, 1, 1),
-    _cascade(65536, 2, 64, 6, 6),
-    _cascade(65536, 32, 629, 20, 11),
-    _cascade(65536, 64, 1024, 12, 7, 20),
-    _cascade(16384, 256, 948, 5, 3.8),
-    _modular(16384, 8, 256, "softmax", 2.5, 2.5),
-    _modular(16384, 64, 256, "softmax", 1.6, 1.4),
-    _modular(16384, 64, 256, "weighted_softmax", 2, 1.8),
+    ridge(65536, 2, 64, 8, 10),
+    ridge(65536, 32, 629, 5.5, 4),
+    ridge(65536, 64, 1024, 3.2, 2.3),
+    ridge(16384, 256, 948, 1.75, 1.35),
+    ridge(8192, 1024, 1003, 1.35, 1.1),
+    ridge(1000, 2, 128, 3, 3),
+    ridge(100, 256, 948, 1.2, 1.05),
+    ridge(100, 2, 7, 2, 2.5),
+    ridge(1, 256, 948, 2, 1.1),
+    ridge(1, 2, 7, 1, 1),
+    cascade(65536, 2, 64, 6, 6),
+    cascade(65536, 32, 629, 20, 11),
+    cascade(65536, 64, 1024, 12, 7, 20),
+    cascade(16384, 256, 948, 5, 3.8),
+    modular(16384, 8, 256, "softmax", 2.5, 2.5),
+    modular(16384, 64, 256, "softmax", 1.6, 1.4),
+    modular(16384, 64, 256, "weighted_softmax", 2, 1.8),
     _soft_maximum(16384, 8, 256, "softmax"),
     _soft_maximum(16384, 64, 256, "softmax"),
     _soft_maximum(16384, 64, 256, "weighted_softmax"),
-    _with_linear(_ridge(65536, 64, 1024, 1, 1)),
-    _with_linear(_ridge(16384, 256, 948, 1, 1)),
-    _bfloat16(_ridge(65536, 64, 1024, 1, 1)),
-    _bfloat16(_ridge(16384, 256, 948, 1, 1)),
+    _with(ridge(65536, 64, 1024), "linear part", linear="psd"),
+    _with(ridge(16384, 256, 948), "linear part", linear="psd"),
+    _bfloat16(ridge(65536, 64, 1024)),
+    _bfloat16(ridge(16384, 256, 948)),
 )
 _QUICK_BATCH_TIMES_HIDDEN = 65536 * 64
 _LARGE = 2**24
@@ -98,19 +109,64 @@ def registry_cases() -> Iterator[Case]:
         yield NetworkCase(family, variant, batch, d, h, make=make, reference=entry.reference)
 
 
+_GPU_DTYPES = ("bfloat16", "tf32", "ieee", "float32")
+_GPU_BATCH, _WIDE_BATCH, _WIDE = 2**20, 2**17, 256
+_GPU_MODULES = (
+    Variant("softmax_modules", 4, bare=True),
+    Variant("softmax_modules", 4),
+    Variant("softmax_modules", 4, bare=True, combined=True),
+    Variant("transformed_modules", 4, ("tanh",), "half_square"),
+)
+
+
+def gpu_cases() -> list[OperatorCase]:
+    """What the kernels are measured with on a GPU, the most telling first."""
+    found = []
+    for dtype, layers, h, d in product(_GPU_DTYPES, (1, 4), (1024, 4096), (2, 8, 32, 64, 128, 256, 1024)):
+        batch = _WIDE_BATCH if d >= _WIDE else _GPU_BATCH
+        cascade = Variant("ridge", layers, ("tanh",), bare=layers == 1)
+        found.append(of_variant("ridge", cascade, dtype)(batch=batch, d=d, h=h))
+    for dtype, layers, d in product(("bfloat16", "float32"), (1, 4), (2, 32)):
+        cascade = Variant("ridge", layers, ("tanh",), bare=layers == 1)
+        found.append(of_variant("ridge", cascade, dtype)(batch=65536, d=d, h=64))
+    for modules, dtype, d in product(_GPU_MODULES, ("bfloat16", "float32"), (8, 32, 64, 128)):
+        found.append(of_variant(modules.family, modules, dtype)(batch=_GPU_BATCH, d=d, h=256))
+    return sorted(found, key=_rank)
+
+
+def _rank(case: OperatorCase) -> tuple[int, ...]:
+    hidden = case.h * case.tensors.modules
+    cascade = case.tensors.family == "ridge"
+    middle = case.dtype == "bfloat16" and case.h == 1024 and case.d in (32, 64, 128)
+    modular = case.dtype == "bfloat16" and case.d == 64 and not cascade
+    group = 0 if middle else 1 if modular else 2
+    return group, hidden, _GPU_DTYPES.index(case.dtype), case.tensors.depth, case.d
+
+
+def compilers(case: OperatorCase) -> tuple[str, ...]:
+    """The contenders by torch.compile that a case of a GPU has: compiling takes longer than all else, so few have."""
+    if case.tensors.family != "ridge":
+        return ("compile",) if case.dtype == "bfloat16" and case.d == 64 else ()
+    if case.h != 1024 or case.dtype not in ("bfloat16", "tf32") or case.d not in (2, 32, 64, 128, 256):
+        return ()
+    if case.dtype == "tf32":
+        return ("compile",) if case.d == 64 else ()
+    return ("compile", "compile, max-autotune") if case.d == 64 else ("compile",)
+
+
 @dataclass(frozen=True)
 class Preset:
     """What one run of the command measures.
 
     Attributes:
         cases: makes the cases.
-        contenders: names that `contenders.builder` knows.
+        contenders: names in `contenders.CONTENDERS`.
         rounds: samples of each contender and job, at least; short cases get more.
         seconds: a case stops earlier than that once it has three rounds and used this time.
         memory_from: batch × hidden from which on the extra memory of a step is measured; None for never.
     """
 
-    cases: Callable[[], Iterator[Case]]
+    cases: Callable[[], Iterable[Case]]
     contenders: tuple[str, ...]
     rounds: int
     seconds: float
@@ -123,8 +179,9 @@ _WITHOUT_COMPILE = ("eager", "authors", "ours")
 
 PRESETS = {
     "quick": Preset(quick_cases, _WITHOUT_COMPILE, 30, 1.5),
-    "full": Preset(lambda: iter(CASES), _ALL, 30, 40.0, memory_from=_LARGE),
+    "full": Preset(lambda: CASES, _ALL, 30, 40.0, memory_from=_LARGE),
     "registry": Preset(registry_cases, _WITHOUT_COMPILE, 20, 2.0),
+    "gpu": Preset(gpu_cases, ("eager", "ours"), 30, 1.5, memory_from=1),
 }
 
 

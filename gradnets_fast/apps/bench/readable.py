@@ -1,10 +1,29 @@
-"""Numbers to read: times, ratios, rates."""
+"""Numbers to read: times, ratios, rates, sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+Row = dict[str, Any]
+"""What a result file has of one case: see `results.derived`."""
 
 _UNITS = ((1e3, "µs"), (1.0, "ms"), (1e-3, "s"))
+
+
+def size(row: Row) -> str:
+    """B, d, h."""
+    return f"{row['batch']}, {row['d']}, {row['h']}"
+
+
+def title(row: Row) -> str:
+    """Family, variant and dtype.
+
+    >>> title({"family": "ridge, 4 layers", "variant": "tanh", "dtype": "float32"})
+    'ridge, 4 layers, tanh, float32'
+    """
+    dtype = "" if row["dtype"] in row["family"] else row["dtype"]
+    return ", ".join(filter(None, (row["family"], row["variant"].replace("_", " "), dtype)))
 
 
 def times(ratio: float | None) -> str:

@@ -11,10 +11,9 @@ from rich.text import Text
 
 from .contenders import is_ours
 from .environment import place
-from .readable import amount, duration, flop_rate, percent, quantiles, times, two_digits
-from .results import Row, over_compile, reasons, size
+from .readable import Row, amount, duration, flop_rate, percent, quantiles, size, times, title, two_digits
+from .results import over_compile, reasons
 from .runner import TIMED, UNAVAILABLE
-from .work import JOBS
 
 _REACHED, _MISSED, _BAD, _OURS = "green", "yellow", "bold red", "bold"
 _BYTES_PER_MB = 1e6
@@ -28,7 +27,10 @@ def tables(result: dict[str, Any]) -> Iterator[Table | Text]:
     if len(shown) <= _MOST_DETAILED:
         for row in shown:
             # Not the table's title, which would be wrapped to its width.
-            yield Text.assemble((_heading(row), "bold"), *((f"\n{_needs(row, job)}", "dim") for job in JOBS))
+            yield Text.assemble(
+                (f"{title(row)}, batch, d, h = {size(row)}", "bold"),
+                *((f"\n{_needs(row, job)}", "dim") for job in row["flops"]),
+            )
             yield _details(row)
     if result["preset"] is not None:
         families: dict[str, list[Row]] = {}
@@ -55,21 +57,14 @@ def _details(row: Row) -> Table:
     headings = ["median", "10–90 %", "rate", "GB/s", "of bound", "/eager", *["/compile"] * compiled]
     for heading in [*headings, *["extra MB"] * memory]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for job in JOBS:
+    for job in row["flops"]:
         for position, (name, outcome) in enumerate(row["contenders"].items()):
             cells = _measured(row, name, outcome, job, compiled)
             if memory:
                 cells.append(_megabytes(outcome.get("memory_bytes")) if job == "step" else "")
             table.add_row("" if position else job, name, *cells, style=_OURS if is_ours(name) else "")
-        if job != JOBS[-1]:
-            table.add_section()
+        table.add_section()
     return table
-
-
-def _heading(row: Row) -> str:
-    dtype = "" if row["dtype"] in row["family"] else f", {row['dtype']}"
-    variant = f", {row['variant'].replace('_', ' ')}" if row["variant"] else ""
-    return f"{row['family']}{variant}{dtype}, batch, d, h = {size(row)}"
 
 
 def _needs(row: Row, job: str) -> str:
@@ -80,7 +75,7 @@ def _needs(row: Row, job: str) -> str:
 
 
 def _measured(row: Row, name: str, outcome: dict[str, Any], job: str, compiled: bool) -> list[str | Text]:
-    if outcome["status"] != TIMED:
+    if job not in outcome.get("milliseconds", {}):
         return [_time(outcome, job), *[""] * (5 + compiled)]
     spread = outcome["milliseconds"][job]
     return [
@@ -90,7 +85,7 @@ def _measured(row: Row, name: str, outcome: dict[str, Any], job: str, compiled: 
         two_digits(outcome["gb_per_s"][job]),
         percent(outcome["of_bound"][job]),
         times(row["gain"].get(name, {}).get(job)),
-        *[times(None if name == "compile" else over_compile(row, job, name))] * compiled,
+        *[times(None if name.startswith("compile") else over_compile(row, job, name))] * compiled,
     ]
 
 
@@ -115,8 +110,9 @@ def _gains(family: str, rows: list[Row]) -> Table:
     for row in rows:
         above, below = (row["variant"].replace("_", " "), size(row)) if row["variant"] else (size(row), "")
         below = "" if one_size else below
-        table.add_row(above, "forward", *_cells(row, "forward", names, targets))
-        table.add_row(below, "step", *_cells(row, "step", names, targets))
+        for job in row["flops"]:
+            place = {"forward": above, "step": below}.get(job, "")
+            table.add_row(place, job, *_cells(row, job, names, targets))
     return table
 
 
@@ -131,7 +127,7 @@ def _cells(row: Row, job: str, names: list[str], targets: bool) -> Iterator[str 
     if "compile" in names:
         yield times(over_compile(row, job))
     for key, form in (("gflops", "{:.0f}"), ("of_mm", "{:.0%}"), ("of_bandwidth", "{:.0%}")):
-        yield form.format(row[key][job]) if key in row else ""
+        yield form.format(row[key][job]) if job in row.get(key, {}) else ""
 
 
 def _judged(gain: float | None, target: float | None) -> Text:
@@ -141,9 +137,9 @@ def _judged(gain: float | None, target: float | None) -> Text:
 
 def _time(outcome: dict[str, Any], job: str) -> str | Text:
     status = outcome.get("status")
-    if status == TIMED:
+    if job in outcome.get("milliseconds", {}):
         return duration(outcome["milliseconds"][job]["median"])
-    return Text("" if status is None else "none" if status == UNAVAILABLE else status, style=_BAD)
+    return Text("" if status is None else "none" if status in (TIMED, UNAVAILABLE) else status, style=_BAD)
 
 
 def _memory(rows: list[Row]) -> Table:

@@ -10,10 +10,9 @@ from typing import Any
 from ..files import write_atomically, write_json
 from .contenders import is_ours
 from .machine import rates
+from .readable import Row
 from .runner import UNAVAILABLE, WRONG
-from .work import JOBS, bounds
-
-Row = dict[str, Any]
+from .work import bounds
 
 
 def content(rows: list[Row], machine: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -25,18 +24,22 @@ def derived(row: Row, machine: dict[str, Any]) -> Row:
     """The row with gains, and with how near each contender comes to the machine's rates.
 
     bound: for each job the milliseconds that the scarcest resource needs at the best tenth of the rates, and which that
-    is.  gain: for each contender but eager and each job, eager's median over its own.  Of each contender and job,
-    gflops, gb_per_s, and of_bound, the bound as a fraction of its median.  Of ours alone, of_mm: its gflops as a
-    fraction of torch.mm's; of_bandwidth: the time in which copy_ would move the minimum bytes, as a fraction of its
+    is.  gain: for each contender but eager and each job, eager's median over its own.  For each contender and job:
+    gflops, gb_per_s, and of_bound, the bound as a fraction of its median.  For ours alone: of_mm, its gflops as a
+    fraction of torch.mm's; of_bandwidth, the time in which copy_ would move the minimum bytes, as a fraction of its
     own.  memory_gain: eager's extra bytes over each other contender's.
     """
-    timed = {name: c for name, c in row["contenders"].items() if "milliseconds" in c}
-    medians = {name: {job: c["milliseconds"][job]["median"] for job in JOBS} for name, c in timed.items()}
-    others = [name for name in medians if name != "eager" and "eager" in medians]
-    row = {**row, "gain": {n: {job: medians["eager"][job] / medians[n][job] for job in JOBS} for n in others}}
+    if "flops" not in row:  # nothing came of it
+        return {**row, "gain": {}}
+    medians = {
+        name: {job: spread["median"] for job, spread in c["milliseconds"].items()}
+        for name, c in row["contenders"].items()
+        if "milliseconds" in c
+    }
+    row = {**row, "gain": _gains(medians)}
     # A bound is what the machine can do, which on a busy one is more than it mostly does.
     needs, at_best = (_needs(row, rates(machine, row["dtype"], quantile)) for quantile in ("median", "high"))
-    row["bound"] = {job: _largest(at_best[job]) for job in JOBS}
+    row["bound"] = {job: _largest(at_best[job]) for job in row["flops"]}
     row["contenders"] = {
         name: outcome | _rates(row, medians[name]) if name in medians else outcome
         for name, outcome in row["contenders"].items()
@@ -44,17 +47,31 @@ def derived(row: Row, machine: dict[str, Any]) -> Row:
     if "ours" in medians:
         own = medians["ours"]
         row["gflops"] = row["contenders"]["ours"]["gflops"]
-        row["of_mm"] = {job: needs[job]["products"] / own[job] for job in JOBS}
-        row["of_bandwidth"] = {job: needs[job]["memory"] / own[job] for job in JOBS}
+        row["of_mm"] = {job: needs[job]["products"] / median for job, median in own.items()}
+        row["of_bandwidth"] = {job: needs[job]["memory"] / median for job, median in own.items()}
     memory = {name: c["memory_bytes"] for name, c in row["contenders"].items() if c.get("memory_bytes")}
     if "eager" in memory:
         row["memory_gain"] = {name: memory["eager"] / size for name, size in memory.items() if name != "eager"}
     return row
 
 
+def _gains(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Eager's medians over the others', of the jobs that both could do.
+
+    >>> _gains({"eager": {"forward": 6.0, "step": 9.0}, "ours": {"forward": 2.0}})
+    {'ours': {'forward': 3.0}}
+    """
+    if "eager" not in medians:
+        return {}
+    eager = medians.pop("eager")
+    found = {name: {job: eager[job] / own[job] for job in own if job in eager} for name, own in medians.items()}
+    medians["eager"] = eager
+    return found
+
+
 def _needs(row: Row, of_dtype: dict[str, float]) -> dict[str, dict[str, float]]:
     work = ("flops", "minimum_bytes", "evaluations")
-    return {job: bounds({key: row[key][job] for key in work}, of_dtype) for job in JOBS}
+    return {job: bounds({key: row[key][job] for key in work}, of_dtype) for job in row["flops"]}
 
 
 def _largest(needs: dict[str, float]) -> dict[str, Any]:
@@ -62,24 +79,23 @@ def _largest(needs: dict[str, float]) -> dict[str, Any]:
     return {"milliseconds": needs[by], "by": by}
 
 
-def _rates(row: Row, median: dict[str, float]) -> dict[str, dict[str, float]]:
+def _rates(row: Row, medians: dict[str, float]) -> dict[str, dict[str, float]]:
     return {
-        "gflops": {job: 1e-6 * row["flops"][job] / median[job] for job in JOBS},
-        "gb_per_s": {job: 1e-6 * row["minimum_bytes"][job] / median[job] for job in JOBS},
-        "of_bound": {job: row["bound"][job]["milliseconds"] / median[job] for job in JOBS},
+        "gflops": {job: 1e-6 * row["flops"][job] / median for job, median in medians.items()},
+        "gb_per_s": {job: 1e-6 * row["minimum_bytes"][job] / median for job, median in medians.items()},
+        "of_bound": {job: row["bound"][job]["milliseconds"] / median for job, median in medians.items()},
     }
 
 
 def over_compile(row: Row, job: str, name: str = "ours") -> float | None:
-    """A contender's gain over torch.compile."""
-    if not {"compile", name} <= row["gain"].keys():
-        return None
-    ratio: float = row["gain"][name][job] / row["gain"]["compile"][job]
-    return ratio
+    """A contender's gain over torch.compile, the faster of its modes."""
+    others = [gain[job] for mode, gain in row["gain"].items() if mode.startswith("compile") and job in gain]
+    own = row["gain"].get(name, {}).get(job)
+    return None if own is None or not others else own / max(others)
 
 
 def wrong(result: dict[str, Any]) -> list[str]:
-    """What was wrong of ours, case by case."""
+    """The results of ours that were wrong, case by case."""
     found = [(row, name, outcome) for row in result["rows"] for name, outcome in row["contenders"].items()]
     return [
         f"{row['label']}: {name}: {outcome['reason']}"
@@ -96,11 +112,6 @@ def reasons(result: dict[str, Any]) -> list[str]:
             if "skipped" not in row and outcome.get("status") in (WRONG, UNAVAILABLE):
                 found.setdefault(f"{name} {outcome['status']}: {outcome['reason']}", row["label"])
     return [f"{label}: {reason}" for reason, label in found.items()]
-
-
-def size(row: Row) -> str:
-    """B, d, h."""
-    return f"{row['batch']}, {row['d']}, {row['h']}"
 
 
 def write(result: dict[str, Any], folder: Path, name: str) -> list[Path]:
@@ -126,26 +137,26 @@ def _csv(result: dict[str, Any]) -> str:
     writer.writeheader()
     for row in result["rows"]:
         for name, outcome in row["contenders"].items():
-            for job in JOBS:
+            for job in row["flops"]:
                 writer.writerow(_csv_line(row, name, outcome, job))
     return buffer.getvalue()
 
 
 def _csv_line(row: Row, name: str, outcome: dict[str, Any], job: str) -> Row:
     line = {key: row[key] for key in _COLUMNS if key in row}
-    line |= {"job": job, "contender": name, "reason": outcome.get("reason") or ""}
+    line |= {"job": job, "contender": name, "reason": outcome.get("reason") or outcome.get("missing") or ""}
     line |= {key: outcome[key] for key in ("backend", "status", "relative_error") if key in outcome}
     line |= {"bound_ms": row["bound"][job]["milliseconds"], "bound_by": row["bound"][job]["by"]}
-    if "milliseconds" in outcome:
+    if job in outcome.get("milliseconds", {}):
         spread = outcome["milliseconds"][job]
         line |= {"median_ms": spread["median"], "q10_ms": spread["low"], "q90_ms": spread["high"]}
         line |= {key: outcome[key][job] for key in ("gflops", "gb_per_s", "of_bound")}
-    if name in row["gain"]:
+    if job in row["gain"].get(name, {}):
         line["gain"] = row["gain"][name][job]
-        line["over_compile"] = "" if name == "compile" else over_compile(row, job, name)
-    if name == "ours" and "of_mm" in row:
+        line["over_compile"] = "" if name.startswith("compile") else over_compile(row, job, name)
+    if name == "ours" and job in row.get("of_mm", {}):
         line |= {key: row[key][job] for key in ("of_mm", "of_bandwidth")}
-        line["target"] = "" if row["target"] is None else row["target"][job]
+        line["target"] = (row["target"] or {}).get(job, "")
     if job == "step" and outcome.get("memory_bytes"):
         line["memory_bytes"] = outcome["memory_bytes"]
     return line

@@ -15,11 +15,12 @@ from . import memory, verification
 from .cases import Case, Problem
 from .contenders import Builder, Contender, is_ours
 from .machine import Machine
-from .measurement import Clock, Job, Spread, WallClock, interleaved
+from .measurement import Clock, JobsSampler, Spread, WallClock, interleaved
 from .work import JOBS
 
 CPU = torch.device("cpu")
 TIMED, WRONG, UNAVAILABLE = "timed", "wrong", "unavailable"
+_OUT_OF_MEMORY = "out of memory"
 _UNAVAILABLE_IF = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -40,7 +41,7 @@ class Plan:
     device: torch.device = CPU
 
     def clock(self) -> Clock:
-        """That of the device."""
+        """The clock for the device: CUDA events, or wall time."""
         if self.device.type == "cuda":
             from .gpu import EventClock
 
@@ -50,7 +51,7 @@ class Plan:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Within it, torch and the kernels use `count` threads; None changes nothing."""
+    """Has torch and the kernels use `count` threads within it; None changes nothing."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -106,7 +107,9 @@ def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clo
 
 
 def _description(case: Case, problem: Problem) -> dict[str, Any]:
-    work = {key: {job: getattr(problem.work[job], key) for job in JOBS} for key in ("flops", "minimum_bytes")}
+    jobs = problem.work if problem.g.is_cuda else JOBS
+    keys = ("flops", "minimum_bytes", "evaluations")
+    work = {key: {job: getattr(problem.work[job], key) for job in jobs} for key in keys}
     return {
         "label": case.label,
         "family": case.family,
@@ -117,7 +120,6 @@ def _description(case: Case, problem: Problem) -> dict[str, Any]:
         "dtype": case.dtype,
         "target": None if case.target is None else vars(case.target),
         **work,
-        "evaluations": {job: problem.work[job].evaluations for job in JOBS},
     }
 
 
@@ -143,15 +145,24 @@ def _names(problem: Problem) -> list[str]:
 def _judged(name: str, contender: Contender, problem: Problem, known: tuple[Any, Any, Any]) -> dict[str, Any]:
     """Whether a contender is right, and how far from the truth."""
     rows, truth, eager = known
+    outcome: dict[str, Any] = {}
     try:
         got = verification.results(contender, problem, rows)
     except _UNAVAILABLE_IF as error:
-        if is_ours(name) and not _is_lack_of_memory(error):
-            raise
-        return _unavailable(error)
+        if not _is_lack_of_memory(error):
+            if is_ours(name):
+                raise
+            return _unavailable(error)
+        outcome["missing"] = _OUT_OF_MEMORY
+    if outcome:  # beyond the handler, so that the failed call's tensors are gone
+        _free(problem.g.device)
+        try:
+            got = [verification.value(contender, rows)]
+        except _UNAVAILABLE_IF as error:
+            return _unavailable(error)
     # Eager PyTorch is held to half the digits, as the yardstick is: its sums over a whole batch may be worse.
     fault = verification.fault(got, got if name == "eager" else eager, truth, problem.eps, _names(problem))
-    outcome = {"status": WRONG if fault else TIMED, "reason": fault}
+    outcome |= {"status": WRONG if fault else TIMED, "reason": fault}
     if contender.backend is not None:
         outcome["backend"] = contender.backend
     return {**outcome, "relative_error": verification.relative_error(got, truth)}
@@ -164,7 +175,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
 def _unavailable(error: Exception) -> dict[str, Any]:
     first = (str(error).strip().splitlines() or [""])[0]
     if _is_lack_of_memory(error):
-        return {"status": UNAVAILABLE, "reason": "out of memory"}
+        return {"status": UNAVAILABLE, "reason": _OUT_OF_MEMORY}
     return {"status": UNAVAILABLE, "reason": first if is_message(first) else f"{type(error).__name__}: {first}"}
 
 
@@ -177,19 +188,33 @@ def _free(device: torch.device) -> None:
 
 def _time(problem: Problem, ready: Mapping[str, Contender], outcomes: dict[str, Any], plan: Plan, clock: Clock) -> int:
     """Adds milliseconds to the outcomes; returns how many rounds there were."""
-    samplers = {}
+    samplers: dict[str, JobsSampler] = {}
     for name, contender in ready.items():
         g = problem.g.to(contender.points[0].dtype)
-        jobs: dict[str, Job] = {"forward": contender.forward, "step": partial(contender.step, g)}
-        for job in JOBS:
-            samplers[f"{name}/{job}"] = clock.sampler(jobs[job], contender.active)
+        jobs = JOBS[:1] if "missing" in outcomes[name] else JOBS
+        for job, sampler in clock.samplers(contender, g, jobs).items():
+            samplers[f"{name}/{job}"] = partial(_sampled, sampler, job, outcomes[name])
     if not samplers:
         return 0
-    samples = interleaved(samplers, plan.rounds, plan.seconds)
+    taken = interleaved(samplers, plan.rounds, plan.seconds)
     for name in ready:
-        milliseconds = {job: [1e3 * s for s in samples[f"{name}/{job}"]] for job in JOBS}
-        outcomes[name]["milliseconds"] = {job: vars(Spread.of(values)) for job, values in milliseconds.items()}
-    return len(next(iter(samples.values())))
+        samples: dict[str, list[float]] = {}
+        for at_once in (s for job in JOBS for s in taken.get(f"{name}/{job}", [])):
+            for job, seconds in at_once.items():
+                samples.setdefault(job, []).append(1e3 * seconds)
+        outcomes[name]["milliseconds"] = {job: vars(Spread.of(values)) for job, values in samples.items()}
+    return len(next(iter(taken.values())))
+
+
+def _sampled(sampler: JobsSampler, job: str, outcome: dict[str, Any]) -> dict[str, float]:
+    """A sample, or nothing where memory runs out, or has for a step."""
+    if job == "step" and "missing" in outcome:
+        return {}
+    try:
+        return sampler()
+    except torch.OutOfMemoryError:
+        outcome["missing"] = _OUT_OF_MEMORY
+        return {}
 
 
 def _memory(case: Case, name: str, contender: Contender, problem: Problem, device: torch.device) -> int | None:

@@ -35,13 +35,13 @@ def _leaves(problem: Problem) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
 
 def yardstick(problem: Problem, rows: Tensor) -> list[Tensor]:
-    """The same by eager PyTorch, of these rows alone: it is there where a whole batch needs too much memory."""
+    """What `results` gives, by eager PyTorch of these rows alone: it is there where a whole batch lacks memory."""
     few = problem.part(rows)
     return results(of_function(few.eager, few), few, torch.arange(len(rows), device=few.g.device))
 
 
 def results(contender: Contender, problem: Problem, rows: Tensor) -> list[Tensor]:
-    """The same of a contender, from calls on the whole batch; f without a graph comes last."""
+    """What `exact` gives, by a contender's calls on the whole batch; f without a graph comes last."""
     count = len(contender.points)
     with contender.active():
         # A cotangent that is 0 elsewhere makes the parameters' gradients of the whole batch those of these rows.
@@ -52,6 +52,12 @@ def results(contender: Contender, problem: Problem, rows: Tensor) -> list[Tensor
         found = [torch.zeros_like(t) if d is None else d for t, d in zip(leaves, gradients)]
         of_points = [d[rows] for d in found[:count]]
         return [f.detach()[rows], *of_points, *found[count:], contender.forward()[rows]]
+
+
+def value(contender: Contender, rows: Tensor) -> Tensor:
+    """The result f at these rows, without a graph."""
+    with contender.active():
+        return contender.forward()[rows]
 
 
 def relative_error(got: Sequence[Tensor], truth: Sequence[Tensor]) -> float:

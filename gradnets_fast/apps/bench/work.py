@@ -10,6 +10,8 @@ from torch import Tensor
 from ...activations import TABLE
 
 JOBS = ("forward", "step")
+"""What is timed everywhere; on a GPU the backward pass too, as a part of the step."""
+
 RESOURCES = ("products", "memory", "special functions")
 
 _PRODUCTS = {"value": (2, 7), "jvp": (3, 11), "potential": (1, 4), "divergence": (1, 4), "jacobian": (1, 4)}
@@ -59,18 +61,25 @@ def transcendental(names: Iterable[str]) -> int:
 
 
 def work(
-    counts: Mapping[str, float], hidden: float, d: int, evaluations: int, tensors: Iterable[Tensor]
+    counts: Mapping[str, float],
+    hidden: float,
+    d: int,
+    evaluations: int,
+    tensors: tuple[Iterable[Tensor], Iterable[Tensor], Tensor],
 ) -> dict[str, Work]:
-    """The work of each job.
+    """The work of each job, and that of the backward pass where that is a job of its own.
 
-    counts: what `products` gave.  hidden: batch × h, of all modules.  evaluations: of special functions for each hidden
-    value and pass.  tensors: those that a forward pass reads or writes; a step has as many gradients besides.
+    counts: what `products` gave.  hidden: batch × hidden units, of all modules.  evaluations: of special functions for
+    each of these in one pass.  tensors: points, parameters, and the gradient of the result, which is as large as that.
     """
-    size = float(sum(t.nbytes for t in tensors))
-    passes = {"forward": 1, "step": 2}
+    points, parameters = (float(sum(t.nbytes for t in some)) for some in tensors[:2])
+    result = float(tensors[2].nbytes)
+    forward, step = (2.0 * hidden * d * counts[job] for job in JOBS)
+    once = hidden * evaluations
     return {
-        job: Work(2.0 * hidden * d * counts[job], passes[job] * size, passes[job] * hidden * evaluations)
-        for job in JOBS
+        "forward": Work(forward, points + result + parameters, once),
+        "backward": Work(step - forward, 2 * points + result + 2 * parameters, once),
+        "step": Work(step, 2 * (points + result + parameters), 2 * once),
     }
 
 

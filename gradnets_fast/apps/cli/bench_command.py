@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +13,14 @@ from rich.console import Console
 from ..bench.chosen import NETWORKS, Choice
 from .errors import help_of, one_line_errors
 
-_PRESET = "quick (small networks), full (all, and torch.compile), registry (every activation). (default: quick)"
+_PRESET = (
+    "quick (small networks), full (all, and torch.compile), registry (every activation), gpu (large operators). "
+    "(default: quick)"
+)
 _OPERATOR = (
     "Operator of gradnets_fast.functional, such as ridge or softmax_modules_jvp; several: repeat, or join by commas."
 )
-_DTYPES = ("float32", "tf32 (on a GPU)", "bfloat16", "float16", "float64")
+_DTYPES = ("float32", "tf32 and ieee (on a GPU)", "bfloat16", "float16", "float64")
 _YOUR_OWN, _RUN, _COMPARE = "Cases of your own", "The run", "Comparison"
 
 
@@ -111,10 +116,10 @@ def bench(
     130 after Ctrl-C, which keeps what was measured.
     """
     from ..bench import command
-    from ..bench.request import Request
 
-    request = Request(
+    request = command.Request(
         out=out,
+        command=f"gradnets-fast {shlex.join(sys.argv[1:])}",
         device=device,
         preset=preset,
         choice=Choice(
