@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from release import archive, cuda, sbom  # noqa: E402
 
+EDITABLE = ROOT / "build" / "editable"
 EPOCH = os.environ.get("SOURCE_DATE_EPOCH")
 """Builds of one source in one environment, under one such date, are the same bytes."""
 
@@ -33,7 +34,7 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve()
+        build = self._folder
         configure = [
             "cmake",
             "-S",
@@ -54,9 +55,14 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "_C"], check=True)
 
+    @property
+    def _folder(self) -> Path:
+        """Where CMake builds: for an editable installation a lasting folder, whose kernels tests link."""
+        return EDITABLE if self.editable_mode else Path(self.build_temp).resolve()
+
     def facts(self) -> dict[str, Any]:
         """What CMake found, for the bill of materials: see CMakeLists.txt."""
-        found: dict[str, Any] = json.loads((Path(self.build_temp) / "facts.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((self._folder / "facts.json").read_text(encoding="utf-8"))
         return found
 
 

@@ -14,7 +14,7 @@ import pytest
 import test_derivative_operators
 
 import test_operators
-from cmake_build import ROOT, poisoned_build, run
+from cmake_build import ROOT, kernels, poisoned_build, run
 from gradnets_fast.ops import _cpp
 
 INSTRUCTION_SETS = _cpp.extension().available_instruction_sets()
@@ -31,19 +31,19 @@ sys.path.insert(0, sys.argv[3])
 import test_operators
 torch.use_deterministic_algorithms(True)
 torch.manual_seed(0)
-checked = 0
-for call in test_operators.CALLS:
-    for size in test_operators.SIZES:
-        for dtype in test_operators.DTYPES:
-            print(call.name, size, dtype, file=sys.stderr)
-            test_operators.check_values_and_gradients(call, size, dtype)
-            checked += 1
+from covering import with_each_in_turn
+checked, first = 0, int(sys.argv[4])
+dtypes = [*test_operators.DTYPES[first:], *test_operators.DTYPES[:first]]
+for call, size, dtype in with_each_in_turn(dtypes, test_operators.CALLS, test_operators.SIZES):
+    print(call.name, size, dtype, file=sys.stderr)
+    test_operators.check_values_and_gradients(call, size, dtype)
+    checked += 1
 import test_derivative_operators as derivatives
 for call in test_operators.CALLS:
-    for suffix in derivatives.SCALARS:
-        for size in derivatives.SCALAR_SIZES[1:3]:
-            print(call.name, suffix, size, file=sys.stderr)
-            derivatives.check_scalar(suffix, call, size, torch.float32)
+    for quantity in derivatives.QUANTITIES:
+        for size in derivatives.QUANTITY_SIZES[1:3]:
+            print(call.name, quantity, size, file=sys.stderr)
+            derivatives.check_quantity(quantity, call, size, torch.float32)
             checked += 1
 print(checked, "cases")
 """
@@ -57,10 +57,11 @@ def _poisoned_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_instruction_set(name: str, poisoned_build: Path) -> None:
+    """Each case in one of the dtypes, and in another for each instruction set."""
     (extension,) = poisoned_build.glob("_C*.so")
-    command = [sys.executable, "-c", CHECK, str(extension), name, str(ROOT / "tests")]
-    first = len(test_operators.SIZES) * len(test_operators.DTYPES)
-    cases = len(test_operators.CALLS) * (first + 2 * len(test_derivative_operators.SCALARS))
+    place = str(INSTRUCTION_SETS.index(name) % len(test_operators.DTYPES))
+    command = [sys.executable, "-c", CHECK, str(extension), name, str(ROOT / "tests"), place]
+    cases = len(test_operators.CALLS) * (len(test_operators.SIZES) + 2 * len(test_derivative_operators.QUANTITIES))
     assert run(*command, GRADNETS_FAST_CPU_ISA=name).strip() == f"{cases} cases"
 
 
@@ -112,13 +113,14 @@ def test_threads_of_a_runtime_that_another_extension_has_loaded(poisoned_build: 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, of binutils")
-def test_units_of_one_instruction_set_share_no_symbols(poisoned_build: Path) -> None:
+def test_units_of_one_instruction_set_share_no_symbols() -> None:
     """A weak symbol outside the unit's namespace could be linked into code for machines without its instructions."""
-    objects = sorted(poisoned_build.glob("CMakeFiles/kernels_*.dir/**/*.o"))
-    compiler_knows_bf16 = "GRADNETS_COMPILER_KNOWS_BF16:INTERNAL=1" in (poisoned_build / "CMakeCache.txt").read_text()
+    folder = kernels()
+    objects = sorted(folder.glob("CMakeFiles/kernels_*.dir/**/*.o"))
+    compiler_knows_bf16 = "GRADNETS_COMPILER_KNOWS_BF16:INTERNAL=1" in (folder / "CMakeCache.txt").read_text()
     assert len(objects) == (3 + compiler_knows_bf16 if platform.machine() == "x86_64" else 1)
     for path in objects:
-        name = path.relative_to(poisoned_build / "CMakeFiles").parts[0].removeprefix("kernels_").removesuffix(".dir")
+        name = path.relative_to(folder / "CMakeFiles").parts[0].removeprefix("kernels_").removesuffix(".dir")
         symbols = subprocess.run(["nm", str(path)], capture_output=True, text=True, check=True).stdout
         for line in symbols.splitlines():
             kind, symbol = line[17:18], line[19:]

@@ -31,7 +31,7 @@ from packaging.requirements import Requirement
 
 import few_kernels
 import gradnets_fast
-from cmake_build import ROOT, poisoned_build, shared_folder
+from cmake_build import ROOT, kernels, shared_folder
 from release import check_wheel, cuda, sbom, smoke
 
 pytestmark = pytest.mark.slow
@@ -57,9 +57,12 @@ def _copy(source: Path, folder: Path) -> Path:
     return shutil.copytree(source, folder, ignore=ignored)
 
 
-def _built(source: Path, folder: Path, kernels: Path, **variables: str) -> Path:
+def _built(source: Path, folder: Path, **variables: str) -> Path:
     """A folder with the archive and the wheel; the kernels are those of another build: compiling them takes minutes."""
-    options = {"GRADNETS_FAST_CMAKE_ARGS": f"-DGRADNETS_KERNELS={kernels}", "SOURCE_DATE_EPOCH": str(EPOCH)} | variables
+    options = {
+        "GRADNETS_FAST_CMAKE_ARGS": f"-DGRADNETS_KERNELS={kernels()}",
+        "SOURCE_DATE_EPOCH": str(EPOCH),
+    } | variables
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**options, "PATH": tools}.items():
@@ -70,10 +73,9 @@ def _built(source: Path, folder: Path, kernels: Path, **variables: str) -> Path:
 
 @pytest.fixture(scope="module", name="dist")
 def _dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kernels = poisoned_build(tmp_path_factory)
     with shared_folder("wheel", tmp_path_factory) as folder:
         if not (folder / "done").exists():
-            _built(ROOT, folder, kernels)
+            _built(ROOT, folder)
             (folder / "done").touch()
     return folder / "dist"
 
@@ -204,10 +206,8 @@ def test_the_licence_of_pybind11_is_its_own() -> None:
     assert (ROOT / "licenses" / "pybind11.txt").read_text(encoding="utf-8") == own.read_text(encoding="utf-8")
 
 
-def test_builds_of_one_date_are_the_same_bytes(
-    dist: Path, source: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    again = _built(source, tmp_path / "another", poisoned_build(tmp_path_factory))
+def test_builds_of_one_date_are_the_same_bytes(dist: Path, source: Path, tmp_path: Path) -> None:
+    again = _built(source, tmp_path / "another")
     for path in dist.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
@@ -215,18 +215,18 @@ def test_builds_of_one_date_are_the_same_bytes(
 def test_a_wheel_with_kernels_of_a_gpu_has_their_file_and_says_so(
     source: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    kernels = few_kernels.archive(tmp_path_factory)
-    dist = _built(source, tmp_path, poisoned_build(tmp_path_factory), **{cuda.VARIABLE: str(kernels)})
+    of_gpu = few_kernels.archive(tmp_path_factory)
+    dist = _built(source, tmp_path, **{cuda.VARIABLE: str(of_gpu)})
     (archive,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
     assert archive.name == f"{BUILT}.tar.gz"
     version = f"{gradnets_fast.__version__}+cu13"
     assert wheel.name.startswith(f"gradnets_fast-{version}-")
     files = _files(wheel)
-    assert files[cuda.PLACE.as_posix()] == kernels.read_bytes()
+    assert files[cuda.PLACE.as_posix()] == of_gpu.read_bytes()
     bill = json.loads(files[f"gradnets_fast-{version}.dist-info/{sbom.FOLDER}/gradnets_fast.cdx.json"])
     assert bill["metadata"]["component"]["version"] == version
     tools = {tool["name"]: tool["version"] for tool in bill["formulation"][0]["components"]}
-    assert tools["Triton"] == few_kernels.manifest_of(kernels)["triton"]
+    assert tools["Triton"] == few_kernels.manifest_of(of_gpu)["triton"]
 
 
 def test_smoke_asks_for_the_kernels_that_a_version_promises() -> None:
