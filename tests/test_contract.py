@@ -1,4 +1,8 @@
-"""The contract that every registered architecture fulfils on every backend."""
+"""The contract that every registered architecture fulfils on every backend.
+
+Every case meets what depends on its activation, on compiled kernels.  What depends on the structure alone, and the
+reference, which most tests compare with, are for the representatives: a few activations of each structure.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from torch import Tensor
 from torch.func import functional_call, jacrev, jvp, vmap
 
 import gradnets_fast
+from gradnets_fast.activations import TABLE
 from gradnets_fast.nn import GradNet
 from gradnets_fast.nn.registry import Case, cases
 from oracle import assert_as_good_as_eager, outputs_and_gradients
@@ -23,18 +28,46 @@ BACKENDS = ("reference", "cpp")
 DERIVATIVES = ("jvp", "divergence", "jacobian")
 POINTS = 23
 
-all_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
-all_backends = pytest.mark.parametrize("backend", BACKENDS)
+OF_KINDS = ("tanh", "softplus", "relu")
+"""Bounded, smooth and unbounded, with a kink."""
 
 
-@pytest.fixture(params=BACKENDS)
-def _on_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    with gradnets_fast.use_backend(request.param):
-        yield
+def structure(case: Case) -> str:
+    """A case's label without its activation, where that is one of the table's functions."""
+    network, activation, *options = case.label.split("-")
+    return "-".join([network, "*" if activation in TABLE else activation, *options])
+
+
+def is_representative(case: Case) -> bool:
+    """Whether the activation is one of `OF_KINDS`, or all that its structure has.
+
+    Monotone networks differ from the others by a softplus of their parameters, and have one activation each.
+    """
+    activation = case.label.split("-")[1]
+    alone = sum(structure(other) == structure(case) for other in CASES) == 1
+    return activation not in TABLE or alone or activation in (OF_KINDS[1:2] if case.monotone else OF_KINDS)
+
+
+REPRESENTATIVES = [case for case in CASES if is_representative(case)]
+WITH_KERNELS_OF_THEIR_OWN = [case for case in CASES if not case.monotone or case in REPRESENTATIVES]
+
+
+def each(*cases_of_backend: tuple[str, list[Case]]) -> pytest.MarkDecorator:
+    """The cases of each backend that is named."""
+    pairs = [
+        pytest.param(case, backend, id=f"{backend}-{case.label}")
+        for backend, chosen in cases_of_backend
+        for case in chosen
+    ]
+    return pytest.mark.parametrize(("case", "backend"), pairs)
+
+
+every_case = each(("cpp", CASES), ("reference", REPRESENTATIVES))
+representatives = each(("cpp", REPRESENTATIVES), ("reference", REPRESENTATIVES))
 
 
 @pytest.fixture
-def _derivatives_on_backend(backend: str) -> Iterator[None]:
+def _on_backend(backend: str) -> Iterator[None]:
     with gradnets_fast.use_backend(backend):
         yield
 
@@ -54,7 +87,11 @@ def test_labels_are_unique() -> None:
     assert len({case.label for case in CASES}) == len(CASES)
 
 
-@all_cases
+def test_every_structure_has_a_representative() -> None:
+    assert {structure(case) for case in REPRESENTATIVES} == {structure(case) for case in CASES}
+
+
+@every_case
 @pytest.mark.usefixtures("_on_backend")
 def test_forward_and_gradients_match_the_reference_architecture(case: Case) -> None:
     for dtype in (torch.float64, torch.float32):
@@ -75,7 +112,7 @@ def test_forward_and_gradients_match_the_reference_architecture(case: Case) -> N
         )
 
 
-@all_cases
+@each(("cpp", REPRESENTATIVES))
 @pytest.mark.usefixtures("_on_backend")
 def test_gradcheck_and_gradgradcheck(case: Case) -> None:
     net, x = make(case)
@@ -91,7 +128,7 @@ def test_gradcheck_and_gradgradcheck(case: Case) -> None:
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True, atol=1e-5, rtol=1e-3)
 
 
-@all_cases
+@representatives
 @pytest.mark.usefixtures("_on_backend")
 def test_jacobian_is_symmetric(case: Case) -> None:
     net, x = make(case)
@@ -101,7 +138,7 @@ def test_jacobian_is_symmetric(case: Case) -> None:
     assert (jacobian - jacobian.mT).abs().amax() <= 1e-13 * scale
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.monotone], ids=lambda case: case.label)
+@each(*((backend, [case for case in CASES if case.monotone]) for backend in BACKENDS))
 @pytest.mark.usefixtures("_on_backend")
 def test_monotone_jacobian_is_positive_semidefinite(case: Case) -> None:
     net, x = make(case)
@@ -121,8 +158,7 @@ def test_the_eigenvalue_check_can_fail() -> None:
     assert min(smallest) < -0.1
 
 
-@all_cases
-@all_backends
+@every_case
 def test_gradient_of_the_potential_is_the_network(case: Case, backend: str) -> None:
     net, x = make(case)
     x.requires_grad_()
@@ -135,7 +171,7 @@ def test_gradient_of_the_potential_is_the_network(case: Case, backend: str) -> N
     assert (gradient - f).abs().max() <= 1e-12 * f.abs().max()
 
 
-@all_cases
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_potential_matches_the_reference_architecture(case: Case) -> None:
     net, x = make(case)
     potential = net.potential(x)
@@ -144,7 +180,7 @@ def test_potential_matches_the_reference_architecture(case: Case) -> None:
     assert (difference - difference[0]).abs().max() <= tolerance * (1 + potential.abs().max())
 
 
-@all_cases
+@representatives
 @pytest.mark.usefixtures("_on_backend")
 def test_every_parameter_gets_a_gradient(case: Case) -> None:
     net, x = make(case)
@@ -159,7 +195,7 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
             assert parameter.grad.any(), name
 
 
-@all_cases
+@pytest.mark.parametrize("case", REPRESENTATIVES, ids=lambda case: case.label)
 def test_state_dict_pickle_and_copy_round_trip(case: Case) -> None:
     net, x = make(case)
     expected = net(x)
@@ -173,7 +209,7 @@ def test_state_dict_pickle_and_copy_round_trip(case: Case) -> None:
         assert repr(twin) == repr(net)
 
 
-@all_cases
+@representatives
 @pytest.mark.usefixtures("_on_backend")
 def test_shapes_strides_and_the_empty_batch(case: Case) -> None:
     net, x = make(case)
@@ -190,7 +226,7 @@ def test_shapes_strides_and_the_empty_batch(case: Case) -> None:
     assert all(p.grad is None or not p.grad.any() for p in net.parameters())
 
 
-@all_cases
+@every_case
 @pytest.mark.usefixtures("_on_backend")
 def test_nan_stays_in_its_row(case: Case) -> None:
     net, x = make(case)
@@ -202,14 +238,13 @@ def test_nan_stays_in_its_row(case: Case) -> None:
     assert torch.equal(f[others], expected[others])
 
 
-def derivative_cases(smooth_only: bool = False) -> pytest.MarkDecorator:
-    """Every architecture's every derivative on every backend that has it."""
+def each_derivative(*cases_of_backend: tuple[str, list[Case]]) -> pytest.MarkDecorator:
+    """Every derivative of the cases of each backend that is named."""
     triples = [
         pytest.param(case, name, backend, id=f"{name}-{backend}-{case.label}")
-        for case in CASES
-        if case.smooth or not smooth_only
+        for backend, chosen in cases_of_backend
+        for case in chosen
         for name in DERIVATIVES
-        for backend in BACKENDS
     ]
     return pytest.mark.parametrize(("case", "name", "backend"), triples)
 
@@ -255,8 +290,7 @@ def leaves(net: GradNet, x: Tensor) -> list[Tensor]:
     return [x, v, *(p.detach() for p in net.parameters())]
 
 
-@all_cases
-@all_backends
+@every_case
 def test_derivatives_are_those_of_the_network_and_agree_with_each_other(case: Case, backend: str) -> None:
     net, x = make(case)
 
@@ -281,8 +315,8 @@ def test_derivatives_are_those_of_the_network_and_agree_with_each_other(case: Ca
     close(derivative("divergence", x), jacobian.diagonal(dim1=-2, dim2=-1).sum(-1))
 
 
-@derivative_cases()
-@pytest.mark.usefixtures("_derivatives_on_backend")
+@each_derivative(("cpp", WITH_KERNELS_OF_THEIR_OWN), ("reference", REPRESENTATIVES))
+@pytest.mark.usefixtures("_on_backend")
 def test_derivatives_and_their_gradients_match_the_reference_architecture(case: Case, name: str) -> None:
     for dtype in (torch.float64, torch.float32):
         net, x = make(case, dtype)
@@ -295,8 +329,8 @@ def test_derivatives_and_their_gradients_match_the_reference_architecture(case: 
         assert_as_good_as_eager(ours, outputs_and_gradients(eager, tensors, g), exact)
 
 
-@derivative_cases(smooth_only=True)
-@pytest.mark.usefixtures("_derivatives_on_backend")
+@each_derivative(("cpp", [case for case in REPRESENTATIVES if case.smooth]))
+@pytest.mark.usefixtures("_on_backend")
 def test_gradcheck_of_derivatives(case: Case, name: str) -> None:
     net, x = make(case)
     function = by_formula(net, name)
@@ -306,8 +340,8 @@ def test_gradcheck_of_derivatives(case: Case, name: str) -> None:
     assert check(lambda *values: function(list(values)) / size, inputs, fast_mode=True, atol=1e-6, rtol=1e-4)
 
 
-@derivative_cases()
-@pytest.mark.usefixtures("_derivatives_on_backend")
+@each_derivative(("cpp", REPRESENTATIVES), ("reference", REPRESENTATIVES))
+@pytest.mark.usefixtures("_on_backend")
 def test_shapes_strides_and_nan_of_derivatives(case: Case, name: str) -> None:
     net, x = make(case)
     _, v, *_ = leaves(net, x)
