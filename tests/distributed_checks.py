@@ -181,7 +181,7 @@ def accelerated_models_are_divided_too(folder: Path) -> None:
 
 @check(2)
 def operators_take_distributed_parameters(folder: Path) -> None:
-    """The functional form, with two mesh dimensions of which one divides the neurons."""
+    """The functional form, with two mesh dimensions of which one divides the hidden units."""
     mesh = init_device_mesh("cpu", (2, 1))
     W, shift = torch.nn.init.uniform_(torch.empty(7, 3)), torch.zeros(1, 7)
     for tensor in (W, shift):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import gradnets_fast
+from covering import in_turn
 from gradnets_fast import reference
 from gradnets_fast.ops import _cpp
 from oracle import assert_as_good_as_eager, assert_rounded_once, outputs_and_gradients, second_gradients
@@ -26,7 +27,7 @@ PATHS = {
     "few coordinates, fewer rows": [(1, 3, 41), (2, 7, 33)],
     "small batch": [(1, 16, 5), (1, 129, 301), (2, 17, 33), (17, 19, 131), (32, 64, 96), (7, 601, 251), (32, 33, 7)],
     "one block": [(33, 33, 3), (64, 130, 20), (67, 515, 19)],
-    "split over neurons": [(33, 41, 401), (200, 33, 193), (130, 70, 130), (129, 37, 259), (1439, 9, 149)],
+    "divided hidden units": [(33, 41, 401), (200, 33, 193), (130, 70, 130), (129, 37, 259), (1439, 9, 149)],
     "many rows": [(1601, 9, 37), (1601, 11, 131)],
 }
 """(batch, d, h) for each way through csrc, just past its limits and those of vectors, tiles, blocks and panels."""
@@ -139,16 +140,12 @@ def check_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: to
         assert_rounded_once(result.ours, float32, result.exact)
 
 
-@each_call
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     check_values_and_gradients(call, size, dtype)
 
 
-@each_call
-@pytest.mark.parametrize("size", [(97, 3, 65), (17, 19, 131), (129, 37, 259)], ids=str)
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@in_turn("call, size, dtype", HALVES, CALLS, [(97, 3, 65), (17, 19, 131), (129, 37, 259)])
 def test_points_in_sixteen_bits_with_vectors_in_float32(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -187,7 +184,7 @@ def test_third_derivatives_are_refused_with_the_way_out(call: Call) -> None:
 @each_call
 @pytest.mark.parametrize("size", [(3000, 3, 100), (17, 601, 251), (500, 37, 259), (3000, 20, 150)], ids=str)
 def test_bitwise_equal_for_any_thread_count(call: Call, size: tuple[int, int, int]) -> None:
-    """Narrow, small batch, split over neurons, many rows: each with enough work for several threads."""
+    """Narrow, small batch, divided hidden units, many rows: each with enough work for several threads."""
     threads = torch.get_num_threads()
     for dtype in (torch.float32, torch.bfloat16):
         tensors, g = drawn(call, size, dtype)
@@ -202,11 +199,10 @@ def test_bitwise_equal_for_any_thread_count(call: Call, size: tuple[int, int, in
             assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
-@each_call
-@pytest.mark.parametrize(("d", "h"), [(3, 65), (20, 150), (37, 259), (9, 131)])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_row_does_not_depend_on_its_batch(call: Call, d: int, h: int, dtype: torch.dtype) -> None:
+@in_turn("call, size, dtype", DTYPES, CALLS, [(3, 65), (20, 150), (37, 259), (9, 131)])
+def test_a_row_does_not_depend_on_its_batch(call: Call, size: tuple[int, int], dtype: torch.dtype) -> None:
     """Bitwise, in batches of more than 32 rows; fewer are summed in another order."""
+    d, h = size
     (x, *parameters), g = drawn(call, (1700, d, h), dtype)
     whole = outputs_and_gradients(call.ours, [x, *parameters], g)
     for rows in (slice(1, 1550), slice(100, 133), slice(777, 1000)):
@@ -295,9 +291,7 @@ def test_a_temperature_that_underflows_has_finite_gradients() -> None:
         torch.testing.assert_close(ours, expected)
 
 
-@each_call
-@pytest.mark.parametrize("size", [(6, 3, 5), (6, 17, 5), (50, 17, 5), (50, 9, 131)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@in_turn("call, size, dtype", DTYPES, CALLS, [(6, 3, 5), (6, 17, 5), (50, 17, 5), (50, 9, 131)])
 def test_an_infinite_gradient_stays_in_its_row(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors, g = drawn(call, size, dtype)
     finite = outputs_and_gradients(call.ours, tensors, g)[1]
@@ -344,7 +338,7 @@ def test_infinity_and_nan_follow_the_reference() -> None:
 @pytest.mark.parametrize("size", [(6, 2, 5), (6, 17, 5), (50, 17, 5), (50, 9, 131)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_bounded_network_is_finite_at_infinity(size: tuple[int, int, int], dtype: torch.dtype) -> None:
-    """Kernels pad neurons, and the weights 0 of padding times infinity are NaN."""
+    """Kernels pad hidden units, and the weights 0 of padding times infinity are NaN."""
     call = ridge_call(1, ("tanh",))
     tensors = [t.to(dtype) for t in call.draw(*size)]
     tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
@@ -433,7 +427,7 @@ def test_derivatives_of_constant_slopes_have_zero_gradients_rather_than_none() -
 _MEMORY_SCRIPT = """
 import resource, torch, gradnets_fast
 torch.set_num_threads(2)
-batch, d, h = 150_000, 4, 1024
+batch, d, h = 60_000, 4, 1024
 net = gradnets_fast.{network}
 x = torch.randn(batch, d, requires_grad=True)
 net(x[:100]).sum().backward()
@@ -445,7 +439,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (ba
 
 @pytest.mark.parametrize("network", ["mGradNetC(4, d, h)", "mGradNetM(2, d, h, 'weighted_softmax')"])
 def test_a_step_stores_nothing_of_size_batch_times_hidden(network: str) -> None:
-    """One float32 array of that size would be 614 MB; all extra memory together stays below a fifth of it."""
+    """One float32 array of that size would be 246 MB; all extra memory together stays below a fifth of it."""
     script = _MEMORY_SCRIPT.format(network=network)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 0.2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from test_derivative_operators import SCALARS, cotangent, doubles
+from test_derivative_operators import QUANTITIES, cotangent, doubles
 from torch import Tensor
 
 import gradnets_fast
@@ -92,7 +92,7 @@ def test_values_and_gradients(family: str, backend: str, size: tuple[int, int, i
 
 @each_family
 @each_backend
-@pytest.mark.parametrize("suffix", [*(f"_{s}" for s in SCALARS), "_jvp"])
+@pytest.mark.parametrize("suffix", [*(f"_{s}" for s in QUANTITIES), "_jvp"])
 def test_derivatives_and_their_gradients(family: str, backend: str, suffix: str) -> None:
     size = (7, 3, 9)
     tensors, g = draw(family, size, torch.float32), torch.randn(size[:2])
@@ -146,7 +146,7 @@ def test_the_soft_maximum_is_the_gradient_of_its_potential_and_near_the_maximum(
 
 @each_family
 @each_backend
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's word of padded neurons, whose b is not of this size
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of padded hidden units, whose b is not so large
 def test_hidden_values_of_ten_thousand_do_not_overflow(family: str, backend: str) -> None:
     tensors = draw(family, (9, 3, 5), torch.float32)
     tensors[1] *= 1e4

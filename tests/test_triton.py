@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import gradnets_fast
+from covering import in_turn
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE
 from gradnets_fast.kernels import launch, launching
@@ -56,9 +57,7 @@ def test_sizes_take_the_routes_that_they_are_listed_for(route: str) -> None:
             assert f"{route} route" in kernel
 
 
-@each_call
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@each_dtype
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors, g = drawn(call, size, dtype)
     result = compare(call, tensors, g)
@@ -100,9 +99,7 @@ def test_the_pool_of_an_address_is_that_of_its_segment() -> None:
     assert pools == {4095: None, 4096: (0, 0), 5119: (0, 0), 5120: (3, 0), 5631: (3, 0), 5632: None}
 
 
-@pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("size", ONE_EACH, ids=str)
-@each_dtype
+@in_turn("name, size, dtype", DTYPES, list(TABLE), ONE_EACH)
 def test_every_activation(name: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     call = ridge_call(2, (name,), "triton")
     tensors, g = drawn(call, size, dtype)
@@ -110,9 +107,7 @@ def test_every_activation(name: str, size: tuple[int, int, int], dtype: torch.dt
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 
-@each_call
-@pytest.mark.parametrize("size", ONE_EACH, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@in_turn("call, size, dtype", DTYPES[1:], CALLS, ONE_EACH)
 def test_points_in_sixteen_bits_with_vectors_in_float32(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -149,9 +144,8 @@ def test_tensors_that_are_left_out(size: tuple[int, int, int], absent: tuple[str
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 
-@each_call
-@pytest.mark.parametrize("size", ONE_EACH, ids=str)
-def test_only_what_is_needed_gets_a_gradient(call: Call, size: tuple[int, int, int]) -> None:
+@in_turn("size, call", CALLS, ONE_EACH)
+def test_only_what_is_needed_gets_a_gradient(size: tuple[int, int, int], call: Call) -> None:
     check_only_what_is_needed(call, size)
 
 
@@ -168,9 +162,8 @@ def check_only_what_is_needed(call: Call, size: tuple[int, int, int]) -> None:
                 torch.testing.assert_close(leaf.grad, expected, rtol=1e-5, atol=1e-6)
 
 
-@each_call
-@pytest.mark.parametrize("size", ONE_EACH, ids=str)
-def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call, size: tuple[int, int, int]) -> None:
+@in_turn("size, call", CALLS, ONE_EACH)
+def test_strides_of_every_tensor_and_of_the_incoming_gradient(size: tuple[int, int, int], call: Call) -> None:
     check_strides(call, size)
 
 

@@ -8,20 +8,21 @@ from functools import partial
 import pytest
 import torch
 from test_derivative_operators import (
-    SCALARS,
+    QUANTITIES,
     check_directions,
-    check_scalar,
+    check_quantity,
     cotangent,
-    directional,
     doubles,
     draw,
-    scalar_of,
+    jvp_by_autograd,
+    quantity_of,
 )
 from torch import Tensor
 
 import gradnets_fast
+from covering import in_turn, label, with_each_in_turn
 from gradnets_fast import reference
-from gradnets_fast.ops import by_reference
+from gradnets_fast.ops import recompute
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 from test_operators import Call, ridge_call
 
@@ -38,29 +39,40 @@ CALLS = [
 ]
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_suffix = pytest.mark.parametrize("suffix", SCALARS)
+each_quantity = pytest.mark.parametrize("quantity", QUANTITIES)
 
 
-@each_suffix
-@each_call
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@each_dtype
+DEEP_POTENTIALS = [
+    ("potential", CALLS[1], SIZES[2], torch.float32),
+    ("potential", CALLS[1], SIZES[0], torch.float16),
+    ("potential", CALLS[3], SIZES[0], torch.bfloat16),
+]
+"""The 128 nodes of a deep cascade take the interpreter long."""
+
+QUANTITY_CASES = [
+    case
+    for case in with_each_in_turn(DTYPES, QUANTITIES, CALLS, SIZES)
+    if case[0] != "potential" or case[1] not in (CALLS[1], CALLS[3])
+]
+
+
+@pytest.mark.parametrize(("quantity", "call", "size", "dtype"), [*QUANTITY_CASES, *DEEP_POTENTIALS], ids=label)
 def test_potential_divergence_jacobian_and_their_gradients(
-    suffix: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
+    quantity: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    deep = suffix == "potential" and call in (CALLS[1], CALLS[3])
-    if deep and (call, dtype) != (CALLS[1], torch.float32):
-        size = SIZES[0]  # the 128 nodes of a deep cascade take the interpreter long
-    check_scalar(suffix, call, size, dtype, "triton")
+    check_quantity(quantity, call, size, dtype, "triton")
 
 
-@each_call
-@pytest.mark.parametrize("size", [*SIZES, (70, 20, 33)], ids=str)
-@each_dtype
+@in_turn("call, size, dtype", DTYPES, CALLS, [*SIZES, (70, 20, 33)])
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     check_directions(call, size, dtype, jvp_of(call))
+
+
+def one_call(quantity: str) -> Call:
+    """A cascade of two layers, but of one where that is by far the quicker."""
+    return CALLS[0] if quantity == "potential" else CALLS[1]
 
 
 def jvp_of(call: Call) -> Callable[[list[Tensor]], Tensor]:
@@ -68,32 +80,32 @@ def jvp_of(call: Call) -> Callable[[list[Tensor]], Tensor]:
     return lambda tensors: gradnets_fast.ridge_jvp(*tensors, basis=basis, backend="triton")
 
 
-@each_suffix
+@each_quantity
 @each_dtype
-def test_rows_that_no_tile_holds(suffix: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_reference, "ELEMENTS", 1)  # a row at a time
-    check_scalar(suffix, CALLS[1], TOO_WIDE, dtype, "triton")
+def test_rows_that_no_tile_holds(quantity: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recompute, "VALUES", 1)  # a row at a time
+    check_quantity(quantity, CALLS[1], TOO_WIDE, dtype, "triton")
 
 
 def test_jvp_of_rows_that_no_tile_holds() -> None:
     tensors, v, g = draw(CALLS[1], TOO_WIDE, torch.float32)
     tensors.insert(1, v)
     truth, eager = (
-        outputs_and_gradients(directional(CALLS[1].exact), t, c)
+        outputs_and_gradients(jvp_by_autograd(CALLS[1].exact), t, c)
         for t, c in ((doubles(tensors), g.double()), (tensors, g))
     )
     assert_as_good_as_eager(outputs_and_gradients(jvp_of(CALLS[1]), tensors, g), eager, truth)
 
 
 @pytest.mark.parametrize("absent", [("scale",), ("coef",), ("scale", "coef", "bias")], ids=str)
-@pytest.mark.parametrize("suffix", [*SCALARS, "jvp"])
-def test_tensors_that_are_left_out(suffix: str, absent: tuple[str, ...]) -> None:
-    (x, W, scale, shift, coef, bias), v, g = draw(CALLS[1], (6, 5, 9), torch.float32)
-    names = ("x", "v", "W", "scale", "shift", "coef", "bias") if suffix == "jvp" else ("x", *ALL[1:])
+@pytest.mark.parametrize("quantity", [*QUANTITIES, "jvp"])
+def test_tensors_that_are_left_out(quantity: str, absent: tuple[str, ...]) -> None:
+    (x, W, scale, shift, coef, bias), v, g = draw(one_call(quantity), (6, 5, 9), torch.float32)
+    names = ("x", "v", "W", "scale", "shift", "coef", "bias") if quantity == "jvp" else ("x", *ALL[1:])
     values = {"x": x, "v": v, "W": W, "scale": scale, "shift": shift, "coef": coef, "bias": bias}
     given = {name: values[name] for name in names if name not in absent}
     ones = {"scale": torch.ones_like(scale), "coef": torch.ones_like(coef), "bias": torch.zeros(5)}
-    operator = getattr(gradnets_fast, f"ridge_{suffix}")
+    operator = getattr(gradnets_fast, f"ridge_{quantity}")
 
     def call(backend: str, tensors: list[Tensor]) -> Tensor:
         arguments: dict[str, Tensor | None] = dict.fromkeys(absent)
@@ -103,7 +115,7 @@ def test_tensors_that_are_left_out(suffix: str, absent: tuple[str, ...]) -> None
         result: Tensor = operator(*(arguments[name] for name in names), basis="tanh", backend=backend)
         return result
 
-    rows = cotangent(suffix, g) if suffix != "jvp" else g
+    rows = cotangent(quantity, g) if quantity != "jvp" else g
     tensors = list(given.values())
     eager = outputs_and_gradients(partial(call, "reference"), tensors, rows)
     truth = outputs_and_gradients(partial(call, "reference"), doubles(tensors), rows.double())
@@ -113,13 +125,13 @@ def test_tensors_that_are_left_out(suffix: str, absent: tuple[str, ...]) -> None
 ALL = ("x", "W", "scale", "shift", "coef", "bias")
 
 
-@pytest.mark.parametrize("suffix", [*SCALARS, "jvp"])
-def test_only_what_is_needed_gets_a_gradient(suffix: str) -> None:
-    tensors, v, g = draw(CALLS[1], (6, 5, 40), torch.float32)
+@pytest.mark.parametrize("quantity", [*QUANTITIES, "jvp"])
+def test_only_what_is_needed_gets_a_gradient(quantity: str) -> None:
+    tensors, v, g = draw(one_call(quantity), (6, 5, 40), torch.float32)
     tensors = tensors[:5]
-    rows = cotangent(suffix, g) if suffix != "jvp" else g
-    operator = getattr(gradnets_fast, f"ridge_{suffix}")
-    if suffix == "jvp":
+    rows = cotangent(quantity, g) if quantity != "jvp" else g
+    operator = getattr(gradnets_fast, f"ridge_{quantity}")
+    if quantity == "jvp":
         tensors.insert(1, v)
 
     def ours(leaves: list[Tensor]) -> Tensor:
@@ -134,11 +146,11 @@ def test_only_what_is_needed_gets_a_gradient(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("d", [3, 260])
-@pytest.mark.parametrize("suffix", [*SCALARS, "jvp"])
-def test_leading_dimensions_strides_and_empty_batches(suffix: str, d: int) -> None:
+@pytest.mark.parametrize("quantity", [*QUANTITIES, "jvp"])
+def test_leading_dimensions_strides_and_empty_batches(quantity: str, d: int) -> None:
     tensors, v, _ = draw(CALLS[0], (6, d, 5), torch.float32)
-    operator = partial(getattr(gradnets_fast, f"ridge_{suffix}"), basis="tanh", backend="triton")
-    rows = [tensors[0], v] if suffix == "jvp" else [tensors[0]]
+    operator = partial(getattr(gradnets_fast, f"ridge_{quantity}"), basis="tanh", backend="triton")
+    rows = [tensors[0], v] if quantity == "jvp" else [tensors[0]]
     parameters = tensors[1:5]
     result = operator(*rows, *parameters)
     folded = operator(*(r.view(2, 3, d).transpose(0, 1) for r in rows), *parameters)
@@ -151,7 +163,7 @@ def test_leading_dimensions_strides_and_empty_batches(suffix: str, d: int) -> No
 
 
 def test_a_jacobian_is_exactly_symmetric() -> None:
-    jacobian = scalar_of(CALLS[1], "jacobian", "triton")([t.float() for t in CALLS[1].draw(3, 70, 33)])
+    jacobian = quantity_of(CALLS[1], "jacobian", "triton")([t.float() for t in CALLS[1].draw(3, 70, 33)])
     assert torch.equal(jacobian, jacobian.mT)
 
 

@@ -6,14 +6,15 @@ from functools import partial
 
 import pytest
 import torch
-from test_derivative_operators import SCALARS, check_directions, check_scalar, doubles
+from test_derivative_operators import QUANTITIES, check_directions, check_quantity, doubles
 from test_triton import check_only_what_is_needed, check_strides
 from torch import Tensor
 
 import gradnets_fast
+from covering import in_turn
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.kernels import launch
-from gradnets_fast.ops import by_reference
+from gradnets_fast.ops import recompute
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 from test_operators import Call, check_vectors_in_float32, compare, drawn, softmax_call, transformed_call
 
@@ -48,9 +49,7 @@ def test_the_kernels_run(call: Call) -> None:
     assert "interpreter" in kernel
 
 
-@each_call
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@each_dtype
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     check(call, size, dtype)
 
@@ -62,16 +61,14 @@ def test_every_transform(transform: str, dtype: torch.dtype) -> None:
     check(transformed_call(2, "softplus", transform, "triton"), (41, 5, 3), dtype)
 
 
-@pytest.mark.parametrize("basis", TABLE)
-@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@in_turn("basis, dtype", DTYPES[:2], list(TABLE))
 def test_every_basis_function(basis: str, dtype: torch.dtype) -> None:
     check(transformed_call(2, basis, "half_square", "triton"), MIDDLE, dtype)
 
 
-@each_call
-@each_dtype
+@in_turn("call, dtype", DTYPES, CALLS)
 def test_rows_that_no_tile_holds(call: Call, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_reference, "ELEMENTS", 100)  # a few rows at a time
+    monkeypatch.setattr(recompute, "VALUES", 100)  # a few rows at a time
     explanation = gradnets_fast.explain(call.name.split("-")[0], torch.zeros(1, 300), backend="triton")
     assert "PyTorch's own operators, in pieces of the batch" in explanation.kernel
     check(call, TOO_WIDE, dtype)
@@ -113,19 +110,14 @@ def test_second_derivatives(call: Call) -> None:
     assert_as_good_as_eager(second_gradients(call.ours, tensors, g), second_gradients(call.exact, tensors, g), truth)
 
 
-@each_call
-@pytest.mark.parametrize("suffix", SCALARS)
-@pytest.mark.parametrize("size", [(4, 1, 2), (9, 33, 40)], ids=str)
-@each_dtype
+@in_turn("call, quantity, size, dtype", DTYPES, CALLS, QUANTITIES, [(4, 1, 2), (9, 33, 40)])
 def test_potential_divergence_jacobian_and_their_gradients(
-    call: Call, suffix: str, size: tuple[int, int, int], dtype: torch.dtype
+    call: Call, quantity: str, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    check_scalar(suffix, call, size, dtype, "triton")
+    check_quantity(quantity, call, size, dtype, "triton")
 
 
-@each_call
-@pytest.mark.parametrize("size", [(7, 3, 65), TOO_WIDE], ids=str)
-@each_dtype
+@in_turn("call, size, dtype", DTYPES, CALLS, [(7, 3, 65), TOO_WIDE])
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -146,9 +138,7 @@ def _jvp(call: Call, tensors: list[Tensor]) -> Tensor:
     return result
 
 
-@pytest.mark.filterwarnings(
-    "ignore::RuntimeWarning"
-)  # NumPy's word of padded hidden units, whose b is not of this size
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of padded hidden units, whose b is not so large
 @each_call
 def test_hidden_values_of_ten_thousand(call: Call) -> None:
     tensors, g = drawn(call, (41, 5, 35), torch.float32)
