@@ -67,10 +67,7 @@ def exact_and_condition(name: str, which: str, x: float) -> tuple[mpmath.mpf, mp
     """The true value, and |x·derivative|: what a relative error of the argument does to it."""
     function, point = EXACT[name], mpf(x)
     if which == "antiderivative":
-        kinks = sorted({mpf(0), point, *(mpf(k) for k in ("-0.5", "0.5") if min(0, x) < float(k) < max(0, x))})
-        pieces = kinks if x > 0 else kinks[::-1]
-        integral = mpmath.quad(function, _refined(pieces))
-        return AT_ZERO.get(name, mpf(0)) + integral, abs(point * function(point))
+        return integral(name, x), abs(point * function(point))
     order = OUTPUTS.index(which) - 1
     # erf(25) is 1 − 10⁻²⁷³: numerical differentiation must resolve that.
     with mpmath.workdps(400 if abs(x) > 5 else 60):
@@ -122,6 +119,15 @@ def test_compiled_transforms_at_infinity(name: str) -> None:
         out = torch.full_like(t, math.nan)
         _cpp.extension().evaluate_transform(list(TRANSFORMS).index(name), order, 2, t.data_ptr(), out.data_ptr())
         assert not out.isnan().any()
+
+
+@lru_cache(maxsize=None)
+def integral(name: str, x: float) -> mpmath.mpf:
+    """Φ(x), from the next of `POINTS` towards 0: each stretch of the axis is integrated once."""
+    nearer = max((p for p in POINTS if p * x > 0 and abs(p) < abs(x)), key=abs, default=0.0)
+    kinks = [mpf(k) for k in ("-0.5", "0.5") if min(nearer, x) < float(k) < max(nearer, x)]
+    rest = mpmath.quad(EXACT[name], _refined([mpf(nearer), *kinks, mpf(x)]))
+    return (integral(name, nearer) if nearer else AT_ZERO.get(name, mpf(0))) + rest
 
 
 def _refined(pieces: list[mpmath.mpf]) -> list[mpmath.mpf]:

@@ -58,6 +58,19 @@ def test_autocast_keeps_parameters_and_their_gradients_in_float32(name: str, dty
         assert error <= 2 * eager_error + floor
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_autocast_leaves_float64_alone(name: str) -> None:
+    net: GradNet = NETWORKS[name]().double()
+    x, v = torch.randn(2, 7, 5, dtype=torch.float64)
+
+    def results() -> list[Tensor]:
+        return [net(x), net.potential(x), net.jvp(x, v), net.divergence(x), net.jacobian(x)]
+
+    expected = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(ours, other) for ours, other in zip(results(), expected))
+
+
 def test_sums_over_many_hidden_units_and_points_are_in_float32() -> None:
     """In bfloat16 a sum of 4096 equal terms would stop at 256 of them."""
     net = RidgeGradNet(1, 4096, "identity")

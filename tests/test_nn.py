@@ -147,11 +147,12 @@ def test_potential_of_a_deep_cascade_is_accurate_far_from_zero() -> None:
         assert deep.potential(point).item() == pytest.approx(net.potential(point).item(), rel=tolerance)
 
 
-def test_small_scale_potential_has_no_cancellation() -> None:
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_small_scale_potential_has_no_cancellation(backend: str) -> None:
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     one = torch.ones(1, 1, dtype=torch.float64)
     for scale in (1e-12, 0.0, 1e-3, 0.5):
-        F = gf.ridge_potential(x, one, scale * one, 0.7 * one, one[None])
+        F = gf.ridge_potential(x, one, scale * one, 0.7 * one, one[None], backend=backend)
         ahead = (torch.log(torch.cosh(scale * x + 0.7)) - math.log(math.cosh(0.7))) / scale if scale > 1e-4 else None
         expected = x * math.tanh(0.7) + scale * x**2 / 2 / math.cosh(0.7) ** 2 if ahead is None else ahead
         torch.testing.assert_close(F, expected[:, 0], rtol=1e-11, atol=1e-13)
