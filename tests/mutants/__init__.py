@@ -1,0 +1,1 @@
+"""Seeded faults, and what of the suite catches each: `python -m tests.mutants`, or `make mutants`."""
