@@ -14,6 +14,8 @@ import pytest
 from few_kernels import FEW, HERE, archive, manifest_of, python
 from gradnets_fast.ops import _cpp
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 from pathlib import Path
 import torch

@@ -306,6 +306,7 @@ def probe(request: pytest.FixtureRequest, kernel: Path, tmp_path_factory: pytest
     return told | {"backend": request.param, "cases": made, "id": metadata(variant)["id"]}
 
 
+@pytest.mark.slow
 def test_by_itself_it_is_as_accurate_as_pytorch_to_second_order(probe: dict[str, Any]) -> None:
     assert probe["cases"].keys() >= {*functional.__all__}
     assert probe["results"].keys() == probe["cases"].keys()
@@ -316,6 +317,7 @@ def test_by_itself_it_is_as_accurate_as_pytorch_to_second_order(probe: dict[str,
             assert_as_good_as_eager(ours, derive(exact, tensors, g), derive(exact, doubles, g.double()))
 
 
+@pytest.mark.slow
 def test_by_itself_it_imports_torch_and_triton_only(probe: dict[str, Any]) -> None:
     assert {name for _, name in probe["imports"]} <= ALLOWED
     assert ("triton" in {name for _, name in probe["imports"]}) == (probe["backend"] == "triton")
@@ -323,11 +325,13 @@ def test_by_itself_it_imports_torch_and_triton_only(probe: dict[str, Any]) -> No
     assert f"{probe['id']}.ops.autograd" in importers
 
 
+@pytest.mark.slow
 def test_by_itself_it_never_sees_the_package(probe: dict[str, Any]) -> None:
     assert not [name for name in probe["modules"] if name.partition(".")[0] == "gradnets_fast"]
     assert f"{probe['id']}.ops._cpp" in probe["modules"]
 
 
+@pytest.mark.slow
 def test_without_the_extension_the_reference_runs_on_the_cpu_and_explain_says_why(probe: dict[str, Any]) -> None:
     missing = f"cannot be imported (No module named '{probe['id']}._C'); pip install gradnets_fast brings it"
     assert "backend   reference: the fastest that can run this call" in probe["explanation"]
@@ -376,6 +380,7 @@ assert len(graphs) == len({copy.ridge for copy in copies}) == 3
 """
 
 
+@pytest.mark.slow
 def test_it_lives_beside_the_package_and_beside_another_build(kernel: Path) -> None:
     isolated(BESIDE, TESTS, kernel / "build", TRITON_INTERPRET="1")
 
@@ -398,6 +403,7 @@ for name in old.__all__:
 """
 
 
+@pytest.mark.slow
 def test_earlier_versions_of_kernels_find_the_same_functions(kernel: Path, tmp_path: Path) -> None:
     """In the Hub's cache, where each file is a link to one with another name."""
     variant = tmp_path / "snapshot" / "torch-universal"
@@ -410,6 +416,7 @@ def test_earlier_versions_of_kernels_find_the_same_functions(kernel: Path, tmp_p
     isolated(EARLIER, TESTS, variant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "namespace"),
     [("gradnets_fast", "gradnets_fast"), ("vendor.grad_nets", "vendor_grad_nets"), ("_k_cpu_1f", "_k_cpu_1f")],
