@@ -10,16 +10,14 @@ Each family's arguments besides the points are a `Network` (`Ridge`, `SoftmaxMod
 methods compute the five; modules and the functions here are thin over it.
 """
 
-from . import _ridge, _softmax_modules, _transformed_modules
+from . import _modules, _ridge
 from ._checks import autocast as autocast
+from ._modules import *
+from ._network import NETWORKS as NETWORKS
 from ._network import Network as Network
+from ._network import Ridge as Ridge
+from ._network import SoftmaxModules as SoftmaxModules
+from ._network import TransformedModules as TransformedModules
 from ._ridge import *
-from ._softmax_modules import *
-from ._transformed_modules import *
 
-_FILES = (_ridge, _softmax_modules, _transformed_modules)
-
-NETWORKS: dict[str, type[Network]] = {cls.family.name: cls for cls in Network.__subclasses__()}
-"""The families by the names of their operators."""
-
-__all__ = [name for file in _FILES for name in file.__all__ if name.islower()]
+__all__ = _ridge.__all__ + _modules.__all__

@@ -1,18 +1,20 @@
-"""`Network`: what all families of operators share, the arguments of a call besides its points.
+"""`Network`: the arguments of a call besides its points, as an object with a method for each quantity.
 
-The public functions (`ridge`, …) and the modules of gradnets_fast/nn make a `Network` and call its methods; each of
-them goes to `run` in _dispatch.py.  A family is a subclass, in a file of its own.
+The public functions (`ridge`, …) and the modules of gradnets_fast/nn make one and call its methods; each of them goes
+to `run` in _dispatch.py.  A family is a subclass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..ops import Backends
-from ..ops.families import Family
+from ..ops import OPERATORS, Backends
+from ..ops.families import RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, Family
+from ._checks import checked_modules, checked_ridge, checked_soft_maximum, checked_transformed
 from ._dispatch import run
 
 
@@ -68,3 +70,90 @@ class Network:
             TypeError, ValueError: naming the argument, what was expected, what came, and the fix.
         """
         raise NotImplementedError(f"{type(self).__name__} does not check its arguments")
+
+
+@dataclass
+class Ridge(Network):
+    """A network of the ridge family; the fields are the arguments of `ridge`."""
+
+    W: Tensor
+    scale: Tensor | None
+    shift: Tensor
+    coef: Tensor | None
+    bias: Tensor | None = None
+    basis: str | Sequence[str] = "tanh"
+
+    family: ClassVar[Family] = RIDGE
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["ridge"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.W, self.scale, self.shift, self.coef
+
+    def names(self) -> tuple[str | Sequence[str], str]:
+        return self.basis, ""
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, Ridge]:
+        arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis)
+        x, W, shift, names = checked_ridge(where, x, *arguments)
+        return x, Ridge(W, self.scale, shift, self.coef, self.bias, names)
+
+
+@dataclass
+class SoftmaxModules(Network):
+    """A network of the family; the fields are the arguments of `softmax_modules`."""
+
+    W: Tensor
+    b: Tensor
+    temperature: Tensor
+    positive: Tensor
+    negative: Tensor | None = None
+    bias: Tensor | None = None
+    sharpness: Tensor | None = None
+    offset: Tensor | None = None
+
+    family: ClassVar[Family] = SOFTMAX_MODULES
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["softmax_modules"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.W, self.b, self.temperature, self.positive, self.negative
+
+    def names(self) -> tuple[str | Sequence[str], str]:
+        return (), ""
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, SoftmaxModules]:
+        numbers = {"temperature": self.temperature, "positive": self.positive, "negative": self.negative}
+        x, W = checked_modules(where, x, self.W, self.b, self.bias, **numbers)
+        offset = checked_soft_maximum(where, self.sharpness, self.offset, x, W)
+        return x, replace(self, W=W, offset=offset)
+
+
+@dataclass
+class TransformedModules(Network):
+    """A network of the family; the fields are the arguments of `transformed_modules`."""
+
+    W: Tensor
+    b: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    basis: str = "tanh"
+    transform: str = "half_square"
+    sharpness: Tensor | None = None
+    offset: Tensor | None = None
+
+    family: ClassVar[Family] = TRANSFORMED_MODULES
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["transformed_modules"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.W, self.b, self.weight
+
+    def names(self) -> tuple[str | Sequence[str], str]:
+        return self.basis, self.transform
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, TransformedModules]:
+        x, W = checked_transformed(where, x, self.W, self.b, self.weight, self.bias, self.basis, self.transform)
+        offset = checked_soft_maximum(where, self.sharpness, self.offset, x, W)
+        return x, replace(self, W=W, offset=offset)
+
+
+NETWORKS: dict[str, type[Network]] = {cls.family.name: cls for cls in (Ridge, SoftmaxModules, TransformedModules)}
+"""The families by the names of their operators."""

@@ -1,49 +1,17 @@
 """The ridge family: f(x) = φ(x Wᵀ) W + bias.
 
-`Ridge` holds the arguments of a call; the modules of gradnets_fast/nn make it themselves, the public functions of this
-file for their callers.
+Every function makes a `Network` of its arguments and calls the method of its name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from ..ops import OPERATORS, Backends
-from ..ops.families import RIDGE, Family
-from ._checks import checked_ridge
-from ._network import Network
+from ._network import Ridge
 
-__all__ = ["Ridge", "ridge", "ridge_divergence", "ridge_jacobian", "ridge_jvp", "ridge_potential"]
-
-
-@dataclass
-class Ridge(Network):
-    """A network of the ridge family; the fields are the arguments of `ridge`."""
-
-    W: Tensor
-    scale: Tensor | None
-    shift: Tensor
-    coef: Tensor | None
-    bias: Tensor | None = None
-    basis: str | Sequence[str] = "tanh"
-
-    family: ClassVar[Family] = RIDGE
-    operators: ClassVar[dict[str, Backends]] = OPERATORS["ridge"]
-
-    def parameters(self) -> tuple[Tensor | None, ...]:
-        return self.W, self.scale, self.shift, self.coef
-
-    def names(self) -> tuple[str | Sequence[str], str]:
-        return self.basis, ""
-
-    def checked(self, where: str, x: Tensor) -> tuple[Tensor, Ridge]:
-        arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis)
-        x, W, shift, names = checked_ridge(where, x, *arguments)
-        return x, Ridge(W, self.scale, shift, self.coef, self.bias, names)
+__all__ = ["ridge", "ridge_divergence", "ridge_jacobian", "ridge_jvp", "ridge_potential"]
 
 
 def ridge(

@@ -1,7 +1,7 @@
 """Modules combined by log-sum-exp on the cpp backend: composed of kernels that give a module's f and F at once.
 
 Nothing of size batch × h is in memory, only (batch, M, d), and every derivative is that of the parts.  Called by
-_dispatch.py; the formulas are those of gradnets_fast/reference/soft_maximum.py, with kernels in place of PyTorch.
+_dispatch.py; the formulas are those of gradnets_fast/reference/modules.py, with kernels in place of PyTorch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..ops import autograd
 from ..ops.families import Settings
-from ..reference import soft_maximum
-from ..reference.soft_maximum import ModuleFunctions
+from ..reference.modules import SOFT_MAXIMUM, ModuleFunctions
 
 if TYPE_CHECKING:
     from ._network import Network
@@ -31,7 +30,7 @@ def combined(network: Network, quantity: str, points: tuple[Tensor, ...], settin
     parameters = [None if t is None else t.to(dtype) for t in network.parameters()]
     wide_points = [point.to(dtype) for point in points]
     sharpness, offset = network.sharpness.to(dtype), network.offset.to(dtype)
-    function = soft_maximum.FUNCTIONS[quantity]
+    function = SOFT_MAXIMUM[quantity]
     result = function(_by_kernels(network, settings), *wide_points, parameters, sharpness, offset)
     if network.bias is not None and quantity in ("value", "potential"):
         bias = network.bias.to(dtype)

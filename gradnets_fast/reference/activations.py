@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = ["ANTIDERIVATIVES", "DERIVATIVES", "VALUES", "antiderivative", "derivative", "value"]
+
 
 def _softplus(x: Tensor) -> Tensor:
     # torch's default threshold of 20 drops log1p(e^{-x}), up to 2e-9, which float64 sees.

@@ -16,6 +16,15 @@ from .activations import antiderivative, value
 from .modules import TRANSFORM_VALUES
 from .ridge import PANELLED_RULE
 
+__all__ = [
+    "gradnet_c",
+    "gradnet_c_potential",
+    "gradnet_m",
+    "gradnet_m_potential",
+    "ridge_gradnet",
+    "ridge_gradnet_potential",
+]
+
 Parameters = Mapping[str, Tensor]
 Activation = str | tuple[str, ...]
 

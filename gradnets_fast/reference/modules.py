@@ -1,20 +1,38 @@
-"""The module family: f(x) = Σ_m (gradient of a convex or smooth potential of W_m x + b_m) + bias.
+"""The families of modules: f(x) = Σ_m (gradient of a convex or smooth potential of W_m x + b_m) + bias.
 
-With sharpness κ () and offset c (M,) the potentials are not summed, but combined as in `soft_maximum`.
+With sharpness κ > 0 () and offset c (M,) the potentials F_m are not summed, but combined by log-sum-exp, the soft
+maximum F(x) = LSE_m(κ F_m + c_m)/κ.  Log-sum-exp is convex and nondecreasing in each argument, so that convex F_m make
+a convex F.  With G_m = ∇F_m, H_m = ∇²F_m and s = softmax_m(κ F_m + c_m):
+
+    f = Σ_m s_m G_m        J = Σ_m s_m [H_m + κ (G_m − f)(G_m − f)ᵀ]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import soft_maximum
 from .activations import antiderivative, derivative, sech_squared, sigmoid, value
 from .ridge import gram
+
+__all__ = [
+    "TRANSFORM_VALUES",
+    "softmax_modules",
+    "softmax_modules_divergence",
+    "softmax_modules_jacobian",
+    "softmax_modules_jvp",
+    "softmax_modules_potential",
+    "transformed_modules",
+    "transformed_modules_divergence",
+    "transformed_modules_jacobian",
+    "transformed_modules_jvp",
+    "transformed_modules_potential",
+]
 
 
 def softmax_modules(
@@ -35,7 +53,7 @@ def softmax_modules(
     """
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.value(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
+        combined = soft_maximum_value(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
         return (combined if bias is None else combined + bias).to(x.dtype)
     f = torch.zeros_like(x)
     for m in range(W.shape[0]):
@@ -63,7 +81,7 @@ def softmax_modules_jvp(
     """J(x) v = Σ_m Σ_± τ_m p_m W_mᵀ[π ⊙ (a − π·a)], a = W_m v, with (p, π) = (p, softmax(z)), (q, softmax(−z))."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jvp(_SOFTMAX, x, v, (W, b, temperature, positive, negative), sharpness, offset)
+        return soft_maximum_jvp(_SOFTMAX, x, v, (W, b, temperature, positive, negative), sharpness, offset)
     tangent = torch.zeros_like(x)
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         a = v @ W_m.T
@@ -87,7 +105,7 @@ def softmax_modules_divergence(
     """tr J(x) = Σ_m Σ_± τ_m p_m [Σ_j π_j |w_mj|² − |W_mᵀπ|²], terms as in `softmax_modules_jvp`; returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.divergence(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
+        return soft_maximum_divergence(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
     trace = torch.zeros_like(x[..., 0])
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         mean = pi.to(W.dtype) @ W_m
@@ -110,7 +128,7 @@ def softmax_modules_jacobian(
     """J(x) = Σ_m Σ_± τ_m p_m W_mᵀ(diag π − ππᵀ)W_m, terms as in `softmax_modules_jvp`; returns (…, d, d)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jacobian(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
+        return soft_maximum_jacobian(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
     jacobian = x.new_zeros(*x.shape, x.shape[-1])
     for W_m, weight, pi in _softmax_terms(x, W, b, temperature, positive, negative):
         mean = pi.to(W.dtype) @ W_m
@@ -149,7 +167,7 @@ def softmax_modules_potential(
     """F = Σ_m [p_m LSE(z_m) + q_m LSE(−z_m)]/τ_m + bias·x, with ∇F = softmax_modules; returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.potential(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
+        combined = soft_maximum_potential(_SOFTMAX, x, (W, b, temperature, positive, negative), sharpness, offset)
         return (combined if bias is None else combined + x @ bias.to(x.dtype)).to(x.dtype)
     potential = torch.zeros_like(x[..., 0])
     for m in range(W.shape[0]):
@@ -192,7 +210,7 @@ def transformed_modules(
     """
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.value(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
+        combined = soft_maximum_value(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
         return (combined if bias is None else combined + bias).to(x.dtype)
     f = torch.zeros_like(x)
     for m in range(W.shape[0]):
@@ -218,7 +236,7 @@ def transformed_modules_jvp(
     """J(x) v = Σ_m a_m W_mᵀ[ρ''(F_m) (σ·W_m v) σ + ρ'(F_m) σ' ⊙ W_m v], σ = σ(z_m)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jvp(_transformed(basis, transform), x, v, (W, b, weight), sharpness, offset)
+        return soft_maximum_jvp(_transformed(basis, transform), x, v, (W, b, weight), sharpness, offset)
     tangent = torch.zeros_like(x)
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         s, a = value(basis, z), v @ W[m].T
@@ -242,7 +260,7 @@ def transformed_modules_divergence(
     """tr J(x) = Σ_m a_m [ρ''(F_m) |∇F_m|² + ρ'(F_m) Σ_j σ'(z_mj) |w_mj|²], ∇F_m = W_mᵀσ(z_m); returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.divergence(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
+        return soft_maximum_divergence(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
     trace = torch.zeros_like(x[..., 0])
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         gradient = value(basis, z).to(W.dtype) @ W[m]
@@ -266,7 +284,7 @@ def transformed_modules_jacobian(
     """J(x) = Σ_m a_m [ρ''(F_m) ∇F_m∇F_mᵀ + ρ'(F_m) W_mᵀ diag(σ'(z_m)) W_m]; returns (…, d, d)."""
     if sharpness is not None:
         assert offset is not None
-        return soft_maximum.jacobian(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
+        return soft_maximum_jacobian(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
     jacobian = x.new_zeros(*x.shape, x.shape[-1])
     for m, z, first, second in _transformed_terms(x, W, b, weight, basis, transform):
         gradient = value(basis, z).to(W.dtype) @ W[m]
@@ -301,7 +319,7 @@ def transformed_modules_potential(
     """F = Σ_m a_m ρ(F_m) + bias·x, with ∇F = transformed_modules; returns (…,)."""
     if sharpness is not None:
         assert offset is not None
-        combined = soft_maximum.potential(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
+        combined = soft_maximum_potential(_transformed(basis, transform), x, (W, b, weight), sharpness, offset)
         return (combined if bias is None else combined + x @ bias.to(x.dtype)).to(x.dtype)
     potential = torch.zeros_like(x[..., 0])
     for m in range(W.shape[0]):
@@ -328,12 +346,103 @@ def _wide(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+Parameters = Sequence["Tensor | None"]
+
+
+@dataclass(frozen=True)
+class ModuleFunctions:
+    """The functions of one module, of (x, [v], *parameters) without bias: (f, F) at once, F, J v, tr J and J.
+
+    F is in float32 at least: an absolute error of κF is a relative one of s.
+    """
+
+    value_and_potential: Callable[..., tuple[Tensor, Tensor]]
+    potential: Callable[..., Tensor]
+    jvp: Callable[..., Tensor]
+    divergence: Callable[..., Tensor]
+    jacobian: Callable[..., Tensor]
+
+
+def soft_maximum_value(
+    module: ModuleFunctions, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor
+) -> Tensor:
+    """f(x), (…, d); parameters: of all modules, (M, …)."""
+    s, G = _shares_and_gradients(module, x, parameters, sharpness, offset)
+    return (s.unsqueeze(-1) * G).sum(-2).to(x.dtype)
+
+
+def soft_maximum_potential(
+    module: ModuleFunctions, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor
+) -> Tensor:
+    """F(x), (…,)."""
+    potentials = torch.stack([module.potential(x, *one) for one in _each_module(parameters)], -1)
+    return ((sharpness * potentials + offset).logsumexp(-1) / sharpness).to(x.dtype)
+
+
+def soft_maximum_jvp(
+    module: ModuleFunctions, x: Tensor, v: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor
+) -> Tensor:
+    """J(x) v, (…, d)."""
+    s, G = _shares_and_gradients(module, x, parameters, sharpness, offset)
+    along = (G * v.unsqueeze(-2)).sum(-1)
+    turned = s * (along - (s * along).sum(-1, keepdim=True)) * sharpness
+    curved = torch.stack([module.jvp(x, v, *one) for one in _each_module(parameters)], -2)
+    return (s.unsqueeze(-1) * curved + turned.unsqueeze(-1) * G).sum(-2).to(x.dtype)
+
+
+def soft_maximum_divergence(
+    module: ModuleFunctions, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor
+) -> Tensor:
+    """tr J(x), (…,)."""
+    s, G = _shares_and_gradients(module, x, parameters, sharpness, offset)
+    apart = G - (s.unsqueeze(-1) * G).sum(-2, keepdim=True)
+    curved = torch.stack([module.divergence(x, *one) for one in _each_module(parameters)], -1)
+    return (s * (curved + sharpness * apart.square().sum(-1))).sum(-1).to(x.dtype)
+
+
+def soft_maximum_jacobian(
+    module: ModuleFunctions, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor
+) -> Tensor:
+    """J(x), (…, d, d)."""
+    s, G = _shares_and_gradients(module, x, parameters, sharpness, offset)
+    apart = G - (s.unsqueeze(-1) * G).sum(-2, keepdim=True)
+    total = sharpness * ((s.unsqueeze(-1) * apart).mT @ apart.to(s.dtype))
+    for m, one in enumerate(_each_module(parameters)):
+        total = total + s[..., m, None, None] * module.jacobian(x, *one)
+    return total.to(x.dtype)
+
+
+SOFT_MAXIMUM: dict[str, Callable[..., Tensor]] = {
+    "value": soft_maximum_value,
+    "potential": soft_maximum_potential,
+    "jvp": soft_maximum_jvp,
+    "divergence": soft_maximum_divergence,
+    "jacobian": soft_maximum_jacobian,
+}
+"""Each quantity as a function of (module, x, [v], parameters, sharpness, offset)."""
+
+
+def _each_module(parameters: Parameters) -> list[list[Tensor | None]]:
+    """The parameters of each module, (1, …)."""
+    first = parameters[0]
+    assert first is not None
+    return [[None if t is None else t[m : m + 1] for t in parameters] for m in range(len(first))]
+
+
+def _shares_and_gradients(
+    module: ModuleFunctions, x: Tensor, parameters: Parameters, sharpness: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """s, (…, M), and G, (…, M, d)."""
+    gradients, potentials = zip(*(module.value_and_potential(x, *one) for one in _each_module(parameters)))
+    return (sharpness * torch.stack(potentials, -1) + offset).softmax(-1), torch.stack(gradients, -2)
+
+
 def _module_functions(
     value: Callable[..., Tensor],
     potential: Callable[..., Tensor],
     *others: Callable[..., Tensor],
     settings: tuple[str, ...],
-) -> soft_maximum.ModuleFunctions:
+) -> ModuleFunctions:
     """The functions of one module, of (x, [v], *parameters); others: J v, tr J, J."""
 
     def of_one(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -345,7 +454,7 @@ def _module_functions(
     def both(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         return of_one(value)(*tensors), wide_potential(*tensors)
 
-    return soft_maximum.ModuleFunctions(both, wide_potential, *map(of_one, others))
+    return ModuleFunctions(both, wide_potential, *map(of_one, others))
 
 
 _SOFTMAX = _module_functions(
@@ -356,7 +465,7 @@ _SOFTMAX = _module_functions(
 )
 
 
-def _transformed(basis: str, transform: str) -> soft_maximum.ModuleFunctions:
+def _transformed(basis: str, transform: str) -> ModuleFunctions:
     return _module_functions(
         transformed_modules,
         transformed_modules_potential,

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .activations import antiderivative, derivative, value
 
+__all__ = ["cascade", "cascade_slope", "ridge", "ridge_divergence", "ridge_jacobian", "ridge_jvp", "ridge_potential"]
+
 QUADRATURE_PANELS = 8
 QUADRATURE_NODES = 16
 
