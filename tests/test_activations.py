@@ -20,7 +20,7 @@ from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, TRANSFORMS, codegen
 from gradnets_fast.activations.spec import SMOOTH
 from gradnets_fast.ops import _cpp
-from gradnets_fast.reference.ridge import SMOOTH as ORACLE_SMOOTH
+from gradnets_fast.reference.activations import SMOOTH as ORACLE_SMOOTH
 
 mpmath.mp.dps = 60
 mpf = mpmath.mpf

@@ -112,6 +112,10 @@ DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
 """b', written so that autograd's derivative of it, b'', is accurate too; at kinks both are torch's."""
 
 
+SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "sin", "arctan", "erf"})
+"""The analytic ones, which quadrature integrates to rounding on short intervals."""
+
+
 def value(name: str, x: Tensor) -> Tensor:
     """The basis function `name`, elementwise."""
     return VALUES[name](x)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .activations import antiderivative, derivative, value
+from .activations import SMOOTH, antiderivative, derivative, value
 
 __all__ = ["cascade", "cascade_slope", "ridge", "ridge_divergence", "ridge_jacobian", "ridge_jvp", "ridge_potential"]
 
@@ -159,9 +159,6 @@ def ridge_potential(
     beyond = (u - anchor) * sum(w * cascade(anchor + t * (u - anchor), *parameters) for t, w in SINGLE_PANEL_RULE)
     F = (value(anchor, *parameters) + beyond).sum(-1)
     return (F if bias is None else F + x @ bias.to(x.dtype)).to(x.dtype)
-
-
-SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "sin", "arctan", "erf"})
 
 
 def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
