@@ -1,7 +1,7 @@
 """The caller of the Triton kernels for families of modules: one pair of kernels serves f, J(x) v and the potential.
 
 `ModuleKernels` are the kernels of one operator, called by autograd.py and through PyTorch's dispatcher; they call
-kernels/modules_launch.py.  Quantities and sizes without a kernel are computed by the reference in pieces of the batch.
+kernels/modules_launch.py.  Sizes and gradients without a kernel are computed by the reference in pieces of the batch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ModuleKernels:
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
         named, quantity = self._named(tensors), self._quantity.name
         mode = modules_mode(x, settings)
-        if quantity in ("divergence", "jacobian") or not _has_tiles(mode, x, named):
+        if not _has_tiles(mode, x, named):
             return recompute.forward(self._operator, tensors, settings)
         launch, network, points = kernel_module("modules_launch"), _network(named), plain(x)
         result: Tensor

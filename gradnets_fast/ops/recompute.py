@@ -21,9 +21,30 @@ DOUBLE_BACKWARD_VALUES = 2**20
 """The same for the double backward, of which autograd keeps several times as much."""
 
 
+class Recomputed:
+    """The kernels of an operator that has none: its reference, in pieces of the batch."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+
+    def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        """Return None: the tensors have not been checked."""
+        return None
+
+    def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
+        """Return the result."""
+        return forward(self._operator, tensors, settings)
+
+    def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
+        """Return the gradients of <g, result> in the tensors that `needs` marks."""
+        return backward(self._operator, g, tensors, settings, needs)
+
+
 def forward(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
     """Return the operator's result, without a graph."""
     x = _points(tensors)
+    if not x.numel():
+        return x.new_empty(operator.result_shape(x))
     points, parameters = _flat(operator, tensors)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         pieces = [
