@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from . import families
 from ._cpp import CppKernels
 from ._triton import RidgeKernels
 from ._triton_modules import ModuleKernels
-from .families import FAMILIES, QUANTITIES, Family
 from .operator import Kernels, Operator
 from .recompute import Recomputed
 from .registration import register
@@ -25,25 +25,33 @@ class Backends(NamedTuple):
     triton: Operator
 
 
-_QUANTITIES_BY_KERNELS: dict[Callable[[Operator], Kernels], tuple[str, ...]] = {
-    CppKernels: ("value", "jvp", "potential", "divergence", "jacobian", "value_and_potential"),
-    RidgeKernels: ("value", "jvp", "potential", "divergence", "jacobian"),
-    ModuleKernels: ("value", "jvp", "potential"),
+_FIVE = ("value", "jvp", "potential", "divergence", "jacobian")
+
+_COMPILED: dict[tuple[str, str], tuple[Callable[[Operator], Kernels], tuple[str, ...]]] = {
+    ("cpp", "ridge"): (CppKernels, _FIVE),
+    ("cpp", "softmax_modules"): (CppKernels, (*_FIVE, "value_and_potential")),
+    ("cpp", "transformed_modules"): (CppKernels, (*_FIVE, "value_and_potential")),
+    ("triton", "ridge"): (RidgeKernels, _FIVE),
+    ("triton", "softmax_modules"): (ModuleKernels, ("value", "jvp", "potential")),
+    ("triton", "transformed_modules"): (ModuleKernels, ("value", "jvp", "potential")),
 }
-"""What compiled kernels compute; the reference computes the rest in pieces of the batch."""
+"""Backend and family → what calls their compiled kernels, and the quantities that these compute.
+
+The reference computes the rest, in pieces of the batch.
+"""
 
 
-def _kernels(backend: str, family: Family, quantity: str) -> Callable[[Operator], Kernels]:
+def _kernels(backend: str, family: families.Family, quantity: str) -> Callable[[Operator], Kernels]:
     """Return what makes the kernels of an operator."""
-    compiled = CppKernels if backend == "cpp" else ModuleKernels if family.of_modules else RidgeKernels
-    return compiled if quantity in _QUANTITIES_BY_KERNELS[compiled] else Recomputed
+    compiled, quantities = _COMPILED.get((backend, family.name), (Recomputed, ()))
+    return compiled if quantity in quantities else Recomputed
 
 
-def _operators(family: Family) -> dict[str, Backends]:
+def _operators(family: families.Family) -> dict[str, Backends]:
     """Make and register the operators of a family, J v first, which others need for their second derivatives."""
     made: dict[str, Backends] = {}
     for name in sorted(family.quantities, key=lambda name: name != "jvp"):
-        quantity = QUANTITIES[name]
+        quantity = families.QUANTITIES[name]
         jvp = made["jvp"] if name in ("value", "value_and_potential") else None
         made[name] = Backends(
             register(Operator(family, quantity, "cpp", _kernels("cpp", family, name), jvp and jvp.cpp)),
@@ -52,4 +60,4 @@ def _operators(family: Family) -> dict[str, Backends]:
     return made
 
 
-OPERATORS = {name: _operators(family) for name, family in FAMILIES.items()}
+OPERATORS = {name: _operators(family) for name, family in families.FAMILIES.items()}
