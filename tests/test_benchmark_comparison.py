@@ -197,14 +197,8 @@ def test_compare_after_measuring(measured: Result, tmp_path: Path) -> None:
         ("[]", ["a JSON list"]),
         ("{}", ["without environment and rows"]),
         ('{"environment": {}, "rows": [1]}', ["a row 0 without label"]),
-        (
-            '{"environment": {}, "rows": [{"label": "a", "contenders": {}, "rounds": "3"}]}',
-            ["a row 0 without label, rounds"],
-        ),
-        (
-            '{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": 1}}]}',
-            ["a row 0 without label, rounds, or contenders"],
-        ),
+        ('{"environment": {}, "rows": [{"label": "a", "contenders": {}, "rounds": "3"}]}', ["a row 0 without label"]),
+        ('{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": 1}}]}', ["rounds, or contenders"]),
         ('{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": {}}}]}', ["medians and quantiles"]),
         (
             '{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": {"milliseconds": {"forward": 1}}}}]}',
