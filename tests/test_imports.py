@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def imports(path: Path) -> set[str]:
 def files(room: str) -> list[Path]:
     place = PACKAGE / room
     return sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files("")}
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = {}
+    for module, path in MODULES.items():
+        graph[module] = {name if name in MODULES else name.rpartition(".")[0] for name in named(path)} & set(MODULES)
+        graph[module].discard(module)  # a package that names its own files
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("application", APPLICATIONS)
