@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from .errors import check_choice, check_positive, message
+from .nn.base import METHODS
 
 __all__ = ["warmup"]
-
-METHODS = ("forward", "jvp", "potential", "divergence", "jacobian")
 
 
 def warmup(

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .errors import message
 from .functional._ranks import smallest_part
 from .nn import GradNet
+from .nn.base import METHODS
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -127,7 +128,7 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
             scalar.register_post_accumulate_grad_hook(mean_over_ranks)
             _AVERAGED[scalar] = True
     if isinstance(model, GradNet):
-        for method in ("potential", "jvp", "divergence", "jacobian"):
+        for method in METHODS[1:]:
             fsdp.register_fsdp_forward_method(model, method)
     return model
 

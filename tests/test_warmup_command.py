@@ -10,9 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gradnets_fast._warmup import METHODS
 from gradnets_fast.apps.cli import app, warmup_command
 from gradnets_fast.apps.train.settings import PRECISIONS, Settings
+from gradnets_fast.nn.base import METHODS
 from gradnets_fast.nn.registry import ARCHITECTURES
 
 SMALL = ("--device", "cpu", "--embed-dim", 3, "--layers", 2)

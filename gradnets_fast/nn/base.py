@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _PLAIN = (Tensor, nn.Parameter)
 LINEAR_PARTS = ("psd", "symmetric")
+METHODS = ("forward", "potential", "jvp", "divergence", "jacobian")
+"""What a network computes, by the names of its methods."""
 
 
 class LinearMap:

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ... import nn
-from ..._warmup import METHODS
 from ..._warmup import warmup as warm
 from ...activations import TRANSFORMS
 from ...backend import use_backend
 from ...errors import check_choice, check_positive, message
 from ...explanation import explain
+from ...nn.base import METHODS
 from ...nn.modular import COMBINATIONS
 from ...nn.registry import ARCHITECTURES
 from ...ops._kernels import cache_folder
