@@ -45,17 +45,20 @@ def softmax_modules(
 
     Args:
         x: points, (…, d).
-        W: (M, h, d).
-        b: (M, h).
-        temperature: τ > 0, (M,).
-        positive: p, (M,).  Convex potential when p >= 0.
-        negative: q, (M,), or None for q = 0.  Convex potential when q >= 0.
-        bias: (d,).
+        W: the modules' weights, one row per hidden unit, (M, h, d).
+        b: added to each projection, (M, h).
+        temperature: τ > 0, by which each module's projections are multiplied, (M,).
+        positive: p, the weight of each module's softmax(z), (M,).  Convex potential when p >= 0.
+        negative: q, the weight of each module's softmax(−z), (M,); None for 0.  Convex potential when q >= 0.
+        bias: added to the result, (d,).
         sharpness: κ > 0, ().  With it the modules' potentials F_m are not summed, but combined by log-sum-exp:
             F(x) = log(Σ_m exp(κ F_m + c_m))/κ + bias·x, so that f(x) = Σ_m s_m ∇F_m + bias, s = softmax_m(κ F_m + c_m).
             F is convex when every F_m is.
         offset: c, (M,), with sharpness; None for 0.
-        backend: as in `ridge`.
+        backend: "reference", "cpp" or "triton"; by default the fastest that can.
+
+    All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x, all but W may
+    be float32.  Under autocast x and W are cast.
 
     Returns:
         f(x), (…, d), in the dtype of x.  Differentiable twice in every tensor.
@@ -94,7 +97,10 @@ def softmax_modules_potential(
         (positive[0] * z.logsumexp(-1) + negative[0] * (-z).logsumexp(-1)) / temperature[0] + x @ bias
 
     Args:
-        x, W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in `softmax_modules`.
+        x: points, (…, d).
+        W, b: (M, h, d) and (M, h).
+        temperature, positive, negative, bias: (M,) and (d,).
+        sharpness, offset, backend: as in `softmax_modules`.
 
     Returns:
         F(x), (…,), in the dtype of x.
@@ -140,8 +146,9 @@ def softmax_modules_jvp(
     Args:
         x: points, (…, d).
         v: directions, (…, d), of x's shape.
-        W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in
-            `softmax_modules`; J does not depend on bias.
+        W, b: (M, h, d) and (M, h).
+        temperature, positive, negative, bias: (M,) and (d,).
+        sharpness, offset, backend: as in `softmax_modules`; J does not depend on bias.
 
     Returns:
         J(x) v, (…, d), in the dtype of x.
@@ -182,8 +189,10 @@ def softmax_modules_divergence(
         temperature[0] * positive[0] * (pi @ W[0].square().sum(-1) - (pi @ W[0]).square().sum(-1))
 
     Args:
-        x, W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in
-            `softmax_modules`; J does not depend on bias.
+        x: points, (…, d).
+        W, b: (M, h, d) and (M, h).
+        temperature, positive, negative, bias: (M,) and (d,).
+        sharpness, offset, backend: as in `softmax_modules`; J does not depend on bias.
 
     Returns:
         tr J(x), (…,), in the dtype of x.
@@ -225,8 +234,10 @@ def softmax_modules_jacobian(
         temperature[0] * positive[0] * (W[0].T @ covariance @ W[0])
 
     Args:
-        x, W, b, temperature, positive, negative, bias, sharpness, offset, backend: as in
-            `softmax_modules`; J does not depend on bias.
+        x: points, (…, d).
+        W, b: (M, h, d) and (M, h).
+        temperature, positive, negative, bias: (M,) and (d,).
+        sharpness, offset, backend: as in `softmax_modules`; J does not depend on bias.
 
     Returns:
         J(x), (…, d, d), in the dtype of x.
@@ -266,17 +277,20 @@ def transformed_modules(
 
     Args:
         x: points, (…, d).
-        W: (M, h, d).
-        b: (M, h).
-        weight: a, (M,).
-        bias: (d,).
+        W: the modules' weights, one row per hidden unit, (M, h, d).
+        b: added to each projection, (M, h).
+        weight: a, the weight of each module, (M,).
+        bias: added to the result, (d,).
         basis: σ, a name of `gradnets_fast.activations.TABLE`; Ψ is its antiderivative there.
         transform: ρ, a name of `gradnets_fast.activations.TRANSFORMS`.
         sharpness: κ > 0, ().  With it the modules' potentials F_m are not summed, but combined by log-sum-exp:
             F(x) = log(Σ_m exp(κ F_m + c_m))/κ + bias·x, so that f(x) = Σ_m s_m ∇F_m + bias, s = softmax_m(κ F_m + c_m).
             F is convex when every F_m is.
         offset: c, (M,), with sharpness; None for 0.
-        backend: as in `ridge`.
+        backend: "reference", "cpp" or "triton"; by default the fastest that can.
+
+    All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x, all but W may
+    be float32.  Under autocast x and W are cast.
 
     Returns:
         f(x), (…, d), in the dtype of x.  Differentiable twice in every tensor.
@@ -314,7 +328,10 @@ def transformed_modules_potential(
         weight[0] * log_cosh(x @ W[0].T + b[0]).sum(-1) ** 2 / 2 + x @ bias
 
     Args:
-        x, W, b, weight, bias, basis, transform, sharpness, offset, backend: as in `transformed_modules`.
+        x: points, (…, d).
+        W, b: (M, h, d) and (M, h).
+        weight, bias: (M,) and (d,).
+        basis, transform, sharpness, offset, backend: as in `transformed_modules`.
 
     Returns:
         F(x), (…,), in the dtype of x.
@@ -360,8 +377,9 @@ def transformed_modules_jvp(
     Args:
         x: points, (…, d).
         v: directions, (…, d), of x's shape.
-        W, b, weight, bias, basis, transform, sharpness, offset, backend: as in
-            `transformed_modules`; J does not depend on bias.
+        W, b: (M, h, d) and (M, h).
+        weight, bias: (M,) and (d,).
+        basis, transform, sharpness, offset, backend: as in `transformed_modules`; J does not depend on bias.
 
     Returns:
         J(x) v, (…, d), in the dtype of x.
@@ -404,8 +422,10 @@ def transformed_modules_divergence(
         weight[0] * ((s @ W[0]).square().sum(-1) + F * ((1 - s**2) @ W[0].square().sum(-1)))
 
     Args:
-        x, W, b, weight, bias, basis, transform, sharpness, offset, backend: as in
-            `transformed_modules`; J does not depend on bias.
+        x: points, (…, d).
+        W, b: (M, h, d) and (M, h).
+        weight, bias: (M,) and (d,).
+        basis, transform, sharpness, offset, backend: as in `transformed_modules`; J does not depend on bias.
 
     Returns:
         tr J(x), (…,), in the dtype of x.
@@ -448,8 +468,10 @@ def transformed_modules_jacobian(
         weight[0] * (g[..., None] * g[..., None, :] + F[..., None, None] * (W[0].T * (1 - s**2)[..., None, :] @ W[0]))
 
     Args:
-        x, W, b, weight, bias, basis, transform, sharpness, offset, backend: as in
-            `transformed_modules`; J does not depend on bias.
+        x: points, (…, d).
+        W, b: (M, h, d) and (M, h).
+        weight, bias: (M,) and (d,).
+        basis, transform, sharpness, offset, backend: as in `transformed_modules`; J does not depend on bias.
 
     Returns:
         J(x), (…, d, d), in the dtype of x.

@@ -42,11 +42,14 @@ def ridge(
         basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1.
         backend: "reference", "cpp" or "triton"; by default the fastest that can.
 
+    All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x, the vectors
+    (scale, shift, coef, bias) may be float32.  Under autocast x and W are cast.
+
     Returns:
         f(x), (…, d), in the dtype of x.  Differentiable twice in every tensor.
 
     Raises:
-        TypeError, ValueError: an argument's type, dtype, device or shape, before any work.
+        TypeError: an argument's type, layout or dtype.  ValueError: its shape or device, or an unknown name.
         BackendUnavailableError: a backend was named that cannot run the call.
 
     Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361, GradNet-C.
@@ -81,7 +84,11 @@ def ridge_potential(
         (log_cosh(x @ W.T + shift[0]) - log_cosh(shift[0])).sum(-1) + x @ bias
 
     Args:
-        x, W, scale, shift, coef, bias, basis, backend: as in `ridge`.
+        x: points, (…, d).
+        W: one row per hidden unit, (h, d).
+        scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
+        bias: (d,); adds bias·x.
+        basis, backend: as in `ridge`.
 
     Returns:
         F(x), (…,), in the dtype of x.
@@ -120,8 +127,11 @@ def ridge_jvp(
 
     Args:
         x: points, (…, d).
-        v: directions, (…, d), of x's shape.
-        W, scale, shift, coef, bias, basis, backend: as in `ridge`; J does not depend on bias.
+        v: directions, (…, d), of x's shape and dtype.
+        W: one row per hidden unit, (h, d).
+        scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
+        bias: (d,), on which J does not depend.
+        basis, backend: as in `ridge`.
 
     Returns:
         J(x) v, (…, d), in the dtype of x.
@@ -157,7 +167,11 @@ def ridge_divergence(
         slope @ W.square().sum(-1)
 
     Args:
-        x, W, scale, shift, coef, bias, basis, backend: as in `ridge`; J does not depend on bias.
+        x: points, (…, d).
+        W: one row per hidden unit, (h, d).
+        scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
+        bias: (d,), on which J does not depend.
+        basis, backend: as in `ridge`.
 
     Returns:
         tr J(x), (…,), in the dtype of x.
@@ -193,7 +207,11 @@ def ridge_jacobian(
         W.T * slope.unsqueeze(-2) @ W
 
     Args:
-        x, W, scale, shift, coef, bias, basis, backend: as in `ridge`; J does not depend on bias.
+        x: points, (…, d).
+        W: one row per hidden unit, (h, d).
+        scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
+        bias: (d,), on which J does not depend.
+        basis, backend: as in `ridge`.
 
     Returns:
         J(x), (…, d, d), in the dtype of x.

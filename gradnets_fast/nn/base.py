@@ -97,7 +97,15 @@ class LinearPart(LinearMap, nn.Module):
 class GradNet(nn.Module):
     """A network that is the gradient of a scalar potential.
 
-    A subclass names its family of operators and maps its parameters to their arguments, in `_effective`.
+    A subclass names its family of operators and maps its parameters to their arguments, in `_effective`; the methods
+    here follow from that.
+
+    Shapes: x (…, d) → forward and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).
+
+    Raises:
+        TypeError, ValueError, BackendUnavailableError: as `gradnets_fast.ridge`, of the points or the parameters.
+
+    Source: Chaudhari, Pranav, Moura, "Gradient Networks", arXiv 2404.07361.
 
     Attributes:
         family: the class of gradnets_fast.functional whose operators compute it, for example `Ridge`.
@@ -149,12 +157,30 @@ class GradNet(nn.Module):
         raise RuntimeError(message(where, "parameters", "whole on this rank, or divided by parallelize", "a part", fix))
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x), (…, d)."""
+        """Return f(x), the gradient of the potential at points x (…, d), (…, d).
+
+        Equivalent to:
+            torch.autograd.grad(net.potential(x).sum(), x)[0]
+
+        >>> import torch
+        >>> from gradnets_fast import mGradNetC
+        >>> net, x = mGradNetC(3, 2, 5), torch.randn(4, 2, requires_grad=True)
+        >>> torch.allclose(net(x), torch.autograd.grad(net.potential(x).sum(), x)[0], atol=1e-5)
+        True
+        """
         f = self._network().value(x)
         return f if self.linear is None else self.linear.added_to(f, x)
 
     def potential(self, x: Tensor) -> Tensor:
-        """F(x) with ∇F = f, (…,): in closed form, or for cascades as `gradnets_fast.ridge_potential` says."""
+        """Return the potential F(x) with ∇F = f at points x (…, d), (…,).
+
+        In closed form; of cascades with more than one layer by quadrature, as `gradnets_fast.ridge_potential` says.
+
+        >>> import torch
+        >>> from gradnets_fast import mRidgeGradNet
+        >>> mRidgeGradNet(2, 5).potential(torch.zeros(4, 2)).shape
+        torch.Size([4])
+        """
         F = self._network().potential(x)
         return F if self.linear is None else F + self.linear.potential(x)
 
