@@ -56,7 +56,7 @@ def _tables() -> bool:
     from bench import tables
 
     if not list(RESULTS.glob("*/measurements.json")):
-        _say(f"no measurements of a GPU in {RESULTS}: the README stays as it is")
+        _say(f"no measurements of a GPU in {RESULTS}: the documents stay as they are")
         return True
     tables.write()
     _say(tables.gpus())
