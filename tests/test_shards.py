@@ -58,6 +58,14 @@ def test_columns_come_in_any_order(tmp_path: Path) -> None:
     assert torch.equal(gradients[rows], loaded.g)
 
 
+def test_shards_come_by_name_whatever_the_file_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / name for name in ("a.npz", "b.npz", "c.npz")]
+    for path in paths:
+        path.touch()
+    monkeypatch.setattr("glob.glob", lambda *_, **__: list(map(str, reversed(paths))))
+    assert shards_of(tmp_path) == paths
+
+
 def test_shards_of_folders_patterns_and_files(tmp_path: Path) -> None:
     folder = tmp_path / "a [1]"
     inner = folder / "inner.parquet"

@@ -27,6 +27,7 @@ from gradnets_fast.apps.files import write_atomically
 from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.data import load_samples
 from gradnets_fast.apps.train.fields import make_field
+from gradnets_fast.apps.train.problem import make_problem
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
 from gradnets_fast.nn.registry import ARCHITECTURES
@@ -270,6 +271,24 @@ def test_data_files(suffix: str, tmp_path: Path) -> None:
     assert code == 0, error
     assert path.name in text
     assert (tmp_path / "out" / "figure.png").exists()
+
+
+def test_a_cosine_begins_at_the_learning_rate() -> None:
+    trainer = Trainer(Settings(schedule="cosine", steps=4, samples=100, batch_size=10, lr=0.5))
+    rates = []
+    while trainer.step < 4:
+        trainer.advance()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, 0.25 * (1 + np.cos(np.pi * np.arange(4) / 4)))
+
+
+def test_a_network_is_tested_on_points_that_it_never_saw(tmp_path: Path) -> None:
+    x, g = samples()
+    problem = make_problem(Settings(field=None, data=str(write_samples(tmp_path / "data.npz", x, g))))
+    seen, kept = ({tuple(point) for point in points.tolist()} for points in (problem.source.x, problem.test_x))
+    assert kept
+    assert not seen & kept
+    assert len(seen | kept) == len(x)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".npy"])
