@@ -45,13 +45,20 @@ def __getattr__(name: str) -> Any:
         value: Any = ["__version__", *(public for home in homes for public in home.__all__)]
     elif name in _SUBMODULES:
         value = importlib.import_module(f".{name}", __name__)
-    elif name.startswith("_") or name not in __getattr__("__all__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     else:
-        homes = [importlib.import_module(f".{home}", __name__) for home in _HOMES]
-        value = next(getattr(home, name) for home in homes if name in home.__all__)
+        value = _public(name)
     globals()[name] = value
     return value
+
+
+def _public(name: str) -> Any:
+    """Return a public name from the first of the homes that has it."""
+    if not name.startswith("_"):
+        for home in _HOMES:
+            module = importlib.import_module(f".{home}", __name__)
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

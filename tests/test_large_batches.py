@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,33 +34,30 @@ def test_more_hidden_values_than_32_bits_count(net: GradNet) -> None:
         torch.testing.assert_close(g[rows], slope[: len(g[rows])])
 
 
-def test_the_search_finds_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_finds_the_largest_batch() -> None:
     limit, tried = 54_321, []
 
-    def fits(name: str, contender: str, batch: int, device: str) -> bool:
+    def fits(name: str, contender: str, batch: int) -> bool:
         tried.append(batch)
         return batch <= limit
 
-    monkeypatch.setattr(largest_batch, "fits", fits)
-    found = largest_batch.largest("net", "ours", "cpu")
+    found = largest_batch.largest("net", "ours", fits)
     assert limit / largest_batch.PRECISION <= found <= limit
     assert len(tried) < 20
     limit = 100
-    assert largest_batch.largest("net", "ours", "cpu") == 0
+    assert largest_batch.largest("net", "ours", fits) == 0
 
 
-def test_a_process_has_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_process_has_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     """One array of a batch × hidden values alone, which eager keeps, would be more than the limit."""
     name = "mGradNetC, 4 layers, d = 2, h = 64"
     rows = largest_batch.LIMIT // (4 * 64) + 1
-    assert largest_batch.fits(name, "ours", rows, "cpu")
-    assert not largest_batch.fits(name, "eager", rows, "cpu")
+    assert largest_batch.fits_a_process(name, "ours", rows)
+    assert not largest_batch.fits_a_process(name, "eager", rows)
     # Batches below the first are not searched, and the file says what was found.
     monkeypatch.setattr(largest_batch, "NETWORKS", {name: largest_batch.NETWORKS[name]})
-    monkeypatch.setattr(largest_batch, "fits", lambda name, contender, batch, device: batch <= 2048)
-    file = tmp_path / "file.json"
-    largest_batch.search("cpu", 17, file, {"device": "cpu"}, lambda line: None)
-    written = json.loads(file.read_text())
+    written: dict[str, Any] = {}
+    assert largest_batch.search(lambda *case: case[-1] <= 2048, 17, lambda: True, written.update, lambda line: None)
     assert written["bytes"] == 17
     assert written["rows"][0]["gain"] == 1.0
 

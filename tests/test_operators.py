@@ -443,3 +443,12 @@ def test_a_step_stores_nothing_of_size_batch_times_hidden(network: str) -> None:
     script = _MEMORY_SCRIPT.format(network=network)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 0.2
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp", "triton"])
+@pytest.mark.parametrize("quantity", ["", "_potential", "_divergence", "_jacobian"])
+def test_no_coefficients_stand_for_ones_of_every_basis_function(quantity: str, backend: str) -> None:
+    x, W, shift = torch.randn(5, 3), torch.randn(4, 3), torch.randn(2, 4)
+    operator, basis = getattr(gradnets_fast, f"ridge{quantity}"), ("tanh", "softplus")
+    expected = operator(x, W, None, shift, torch.ones(2, 2, 4), None, basis, backend=backend)
+    torch.testing.assert_close(operator(x, W, None, shift, None, None, basis, backend=backend), expected)

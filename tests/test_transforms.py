@@ -274,3 +274,14 @@ def test_compiled_networks_run_the_registered_operators(network: str) -> None:
     compiled = torch.compile(net, backend=inspected, fullgraph=True)(x)
     assert f"torch.ops.gradnets_fast.{net.operator_name}(" in code[0]
     torch.testing.assert_close(compiled, net(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("network", ["mGradNetC(2, 3, 8)", "mGradNetM(2, 3, 8)"])
+def test_a_traced_network_computes_at_other_points(network: str, grad: bool) -> None:
+    net, x, y = eval(f"gf.{network}"), torch.randn(5, 3), torch.randn(7, 3)
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(net, x)
+        torch.testing.assert_close(traced(y), net(y))

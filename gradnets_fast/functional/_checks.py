@@ -32,8 +32,13 @@ def checked_ridge(
     coef: Tensor | None,
     bias: Tensor | None,
     basis: str | Sequence[str],
-) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
-    """Check the arguments of the ridge family; return x and W after autocast, shift (L, h), and the basis names."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, tuple[str, ...]]:
+    """Check the arguments of the ridge family.
+
+    Returns:
+        x and W after autocast; shift (L, h); coef, with ones in place of None where it has more than one function, as
+        kernels take it; and the names of the basis functions.
+    """
     check_basis(where, (basis,) if isinstance(basis, str) else basis)
     names = (basis,) if isinstance(basis, str) else tuple(basis)
     check_weight(where, W, "(h, d)")
@@ -49,7 +54,9 @@ def checked_ridge(
     check_like(where, "scale", scale, (layers, h), "(L, h)", x, optional=True)
     check_like(where, "coef", coef, (layers, len(names), h), "(L, K, h)", x, optional=True)
     check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
-    return x, W, shift, names
+    if coef is None and len(names) > 1:
+        coef = shift.new_ones(layers, len(names), h)
+    return x, W, shift, coef, names
 
 
 def checked_modules(

@@ -49,17 +49,20 @@ def run(network: Network, quantity: str, points: Points, backend: str | None) ->
 def _attempt(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor | None:
     """Return the result of the C++ kernels without any check in Python, or None if the call is out of the ordinary.
 
-    It is where torch.compile, autocast, a transform, a soft maximum or another backend is about, or where the kernels
-    reject a tensor; the caller then takes the checked way.
+    Out of the ordinary means torch.compile, a tracer, autocast, a transform, a soft maximum, another backend, or a
+    tensor that the kernels refuse; the caller then takes the checked way.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or _cpp.why_unavailable() is not None:
+        return None
+    if backend not in (None, "cpp"):
         return None
     named = backend or _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE)
     is_sum = network.sharpness is None and network.offset is None
     if named not in ("", "cpp") or not is_sum or not autograd.no_transform_is_active():
         return None
     basis, transform = network.names()
-    if not isinstance(basis, (str, tuple)) or not isinstance(transform, str):
+    names = basis if isinstance(basis, tuple) else (basis,)
+    if not all(isinstance(name, str) for name in (*names, transform)):
         return None
     settings = known_settings(network.family.name, basis, transform)
     if settings is None:

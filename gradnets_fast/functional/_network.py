@@ -64,7 +64,7 @@ class Network:
         raise NotImplementedError(f"{type(self).__name__} does not say what its functions are")
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Any]:
-        """Return the points and the network as they count, after autocast.
+        """Return the points and the network as kernels take them, after autocast.
 
         Raises:
             TypeError, ValueError: naming the argument, what was expected, what came, and the fix.
@@ -94,8 +94,8 @@ class Ridge(Network):
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Ridge]:
         arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis)
-        x, W, shift, names = checked_ridge(where, x, *arguments)
-        return x, Ridge(W, self.scale, shift, self.coef, self.bias, names)
+        x, W, shift, coef, names = checked_ridge(where, x, *arguments)
+        return x, Ridge(W, self.scale, shift, coef, self.bias, names)
 
 
 @dataclass

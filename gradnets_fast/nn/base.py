@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (Tensor, nn.Parameter)
 LINEAR_PARTS = ("psd", "symmetric")
-METHODS = ("forward", "potential", "jvp", "divergence", "jacobian")
+METHODS = ("forward", "jvp", "potential", "divergence", "jacobian")
 """What a network computes, by the names of its methods."""
 
 
@@ -140,7 +140,7 @@ class GradNet(nn.Module):
         found: Tensor = getattr(self, name) if parameter is None else parameter
         return found
 
-    def _network(self) -> Network:
+    def _effective_checked(self) -> Network:
         """Return `_effective`, after a check that its parameters are whole or divided by `parallelize`."""
         network = self._effective()
         if type(network.W) not in _PLAIN:
@@ -168,7 +168,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net(x), torch.autograd.grad(net.potential(x).sum(), x)[0], atol=1e-5)
         True
         """
-        f = self._network().value(x)
+        f = self._effective_checked().value(x)
         return f if self.linear is None else self.linear.added_to(f, x)
 
     def potential(self, x: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class GradNet(nn.Module):
         >>> mRidgeGradNet(2, 5).potential(torch.zeros(4, 2)).shape
         torch.Size([4])
         """
-        F = self._network().potential(x)
+        F = self._effective_checked().potential(x)
         return F if self.linear is None else F + self.linear.potential(x)
 
     def jvp(self, x: Tensor, v: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.jvp(x, v), torch.func.jvp(net, (x,), (v,))[1], atol=1e-5)
         True
         """
-        product = self._network().jvp(x, v)
+        product = self._effective_checked().jvp(x, v)
         return product if self.linear is None else product + self.linear(v)
 
     def divergence(self, x: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.divergence(x), net.jacobian(x).diagonal(dim1=-2, dim2=-1).sum(-1), atol=1e-5)
         True
         """
-        divergence = self._network().divergence(x)
+        divergence = self._effective_checked().divergence(x)
         return divergence if self.linear is None else divergence + self.linear.trace()
 
     def jacobian(self, x: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.jacobian(x), torch.func.vmap(torch.func.jacrev(net))(x), atol=1e-5)
         True
         """
-        jacobian = self._network().jacobian(x)
+        jacobian = self._effective_checked().jacobian(x)
         # Autocast leaves (S + Sᵀ)/2 in float32.
         return jacobian if self.linear is None else jacobian + self.linear.matrix().to(jacobian.dtype)
 

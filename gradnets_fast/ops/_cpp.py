@@ -114,12 +114,14 @@ class CppKernels:
     def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
         """Return the result, or None if a shape, dtype, stride or device is not such as kernels read.
 
-        The kernels check that themselves: a call for few points skips the checks in Python, which cost as much.
+        The kernels check that themselves: the checks in Python, which it skips, cost as much as a small call.
         """
         x = tensors[0]
         if x is None or type(x) not in _PLAIN or not x.is_cpu:
             return None
         if self._point_count == 2 and getattr(tensors[1], "shape", None) != x.shape:
+            return None
+        if self._quantity.result == "matrix" and not _is_of_width(x, tensors[1]):
             return None
         return self._forward(tensors, settings)
 
@@ -218,6 +220,11 @@ class CppKernels:
         """Return points, W and parameters as kernels read them."""
         sums = _SUM_DTYPE[dtype]
         return [_dense(t, dtype if i < self._stored else sums) for i, t in enumerate(tensors)]
+
+
+def _is_of_width(x: Tensor, W: Any) -> bool:
+    """Return whether points have as many coordinates as W: a Jacobian of others might be too large for any memory."""
+    return x.dim() > 0 and x.shape[-1:] == getattr(W, "shape", ())[-1:]
 
 
 @lru_cache(maxsize=None)

@@ -174,7 +174,7 @@ class RidgeKernels:
         x = _points(tensors)
         if not x.numel():
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
-        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
+        parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
         if not self._has_kernels(mode, x):
             return recompute.forward(self._operator, tensors, settings)
         launch, quantity = kernel_module("launch"), self._quantity.name
@@ -192,7 +192,7 @@ class RidgeKernels:
         x, targets = _points(tensors), those_needed(tensors, needs)
         if not x.numel():
             return zeros_for(targets)
-        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
+        parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
         if not self._has_kernels(mode, x):
             return recompute.backward(self._operator, g, tensors, settings, needs)
         launch, quantity, count = kernel_module("launch"), self._quantity, self._point_count
@@ -217,7 +217,7 @@ class RidgeKernels:
         v = plain(_points(tensors[1:]).to(x.dtype)) if self._point_count == 2 else None
         return launch.Batch(plain(x), g=g, v=v)
 
-    def _parameters(self, tensors: Tensors) -> Any:
+    def _parameters(self, tensors: Tensors, settings: Settings) -> Any:
         """Return W, scale, shift and coef as launches take them.
 
         Kernels that were compiled ahead of time have a scale and a coefficient: ones stand for None.
@@ -229,7 +229,7 @@ class RidgeKernels:
         if scale is None:
             scale = torch.ones_like(shift)
         if coef is None:
-            coef = shift.new_ones(shift.shape[0], 1, W.shape[0])
+            coef = shift.new_ones(shift.shape[0], len(settings.basis), W.shape[0])
         return kernel_module("launch").Parameters(W, scale, shift, coef)
 
     def _mode(self, tensors: Tensors, settings: Settings) -> Any:

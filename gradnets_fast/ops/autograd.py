@@ -4,9 +4,9 @@ An operator is linear algebra around a scalar potential, so its Jacobian in x is
 S(x, θ) = <g, f(x; θ)>, the backward pass is ∇S, and differentiating that once more in the direction v is the
 Hessian of S times v; both second-order rules below rest on this.
 
-`gradnets_fast/functional` calls `run` and, for small batches, `recorded`.  In eager mode the autograd Functions of this
-file run (torch.func needs them); while torch.compile traces, the operators of registration.py do (the compiler needs
-those).
+`gradnets_fast/functional` calls `run` or, on its short way, `recorded`.  In eager mode the autograd Functions of this
+file run (torch.func needs them); under torch.compile and torch.jit.trace, the operators of registration.py do, for what
+is traced is operators.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _registered = getattr(torch.ops, NAMESPACE)
 
 def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
     """Return the operator's result by kernels, differentiable twice."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         if torch._C._are_functorch_transforms_active():
             # The compiler cannot trace an autograd.Function with a jvp inside torch.func.
             return operator.by_reference(tensors, settings)
@@ -58,7 +58,7 @@ def recorded(operator: Operator, result: Tensor, tensors: Tensors, settings: Set
 
 
 def no_transform_is_active() -> bool:
-    """Return whether no torch.func transform, dispatch mode or forward-mode level is active.
+    """Return whether no torch.func transform, dispatch mode, forward-mode level or tracer is active.
 
     Plain tensors can then take the cheap autograd.Function `_Recorded`.
     """
@@ -67,6 +67,7 @@ def no_transform_is_active() -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
     )
 
 

@@ -1,6 +1,6 @@
 """What the families of operators are: the one table of quantities, and the tensors and settings of each family.
 
-Argument checks, registered operators, the callers of compiled kernels and the reference all read this table.  To add a
+Registered operators, the callers of compiled kernels and the calls of the reference follow this table.  To add a
 quantity, add a row to `QUANTITIES`; to add a family, add a `Family` and its name in `FAMILIES`.
 """
 
@@ -62,7 +62,9 @@ def known_settings(family: str, basis: str | tuple[str, ...], transform: str) ->
     if family == "softmax_modules":
         return settings
     known = bool(settings.basis) and all(name in TABLE for name in settings.basis)
-    return settings if known and (family == "ridge" or transform in TRANSFORMS) else None
+    if family == "transformed_modules":
+        known = known and isinstance(basis, str) and transform in TRANSFORMS
+    return settings if known else None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Quantity:
         name: its name; the operator of a family is called <family>_<name>, and <family> alone for "value".
         points: the arguments of x's shape, (…, d).
         result: of one row of x: "vector" (d,), "number" (), "matrix" (d, d), or "vector and number" (d + 1,).
-        takes_bias: whether the kernels add the bias; of the potential it is linear, and added outside of them.
+        takes_bias: whether the kernels add the bias; the potential's bias·x is added outside of them.
     """
 
     name: str

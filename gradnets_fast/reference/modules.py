@@ -333,7 +333,8 @@ def value_and_potential(family: str, x: Tensor, **arguments: Any) -> Tensor:
     value, potential = (softmax_modules, softmax_modules_potential)
     if family == "transformed_modules":
         value, potential = (transformed_modules, transformed_modules_potential)  # type: ignore[assignment]
-    f, F = value(x, bias=None, **arguments), potential(x, bias=None, **_widened(arguments))
+    wide = _widened({"x": x, **arguments})
+    f, F = value(x, bias=None, **arguments), potential(bias=None, **wide)
     return torch.cat([f, F.to(f.dtype).unsqueeze(-1)], -1)
 
 
