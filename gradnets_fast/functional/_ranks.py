@@ -1,7 +1,7 @@
 """Operators whose parameters are divided among the ranks of a mesh: each rank computes its part of the sum.
 
-f is a sum over neurons (ridge) or over modules, and so are J v, the potential, the divergence and the Jacobian.  What a
-rank holds of the parameters is an operator of its own; one all-reduce adds the parts.
+f is a sum over hidden units (ridge) or over modules, and so are J v, the potential, the divergence and the Jacobian.
+What a rank holds of the parameters is an operator of its own; one all-reduce adds the parts.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def over_ranks(
 ) -> Tensor:
     """function(points, parameters), where W, the first of the parameters, is a DTensor; the same on every rank.
 
-    Placements, for each dimension of W's mesh: a ridge's neurons stay as W has them, Shard(0) or Replicate(); modules
-    are dealt to the ranks if there are some for each.  Other parameters follow W.  The points are plain tensors, equal
-    on all ranks.  Gradients of parameters come placed as the parameters are.
+    Placements, for each dimension of W's mesh: a ridge's hidden units stay as W has them, Shard(0) or Replicate();
+    modules are dealt to the ranks if there are some for each.  Other parameters follow W.  The points are plain
+    tensors, equal on all ranks.  Gradients of parameters come placed as the parameters are.
     """
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
@@ -98,7 +98,7 @@ def smallest_part(units: int, sizes: Sequence[int]) -> int:
 
 
 def _divided(W: Any) -> list[bool]:
-    """For each dimension of the mesh, whether its ranks have different neurons or modules."""
+    """For each dimension of the mesh, whether its ranks have different hidden units or modules."""
     if W.dim() == 2:
         return [placement.is_shard(0) for placement in W.placements]
     chosen: list[bool] = []

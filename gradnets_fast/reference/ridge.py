@@ -1,4 +1,4 @@
-"""The ridge family: f(x) = φ(x Wᵀ) W + bias, φ a cascade of per-neuron scalar functions."""
+"""The ridge family: f(x) = φ(x Wᵀ) W + bias, φ a cascade of scalar functions."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ... import functional
+from ...ops.families import QUANTITIES
 
-_DERIVED = ("jvp", "potential", "divergence", "jacobian")
+_DERIVED = QUANTITIES.keys() - {"value"}
 Normal = Callable[..., Tensor]
 """(*shape) -> a float64 tensor of normal numbers."""
 
