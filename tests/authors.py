@@ -36,7 +36,7 @@ class WeightedSoftmax(nn.Module):
 
 
 class Cascade(nn.Module):
-    """Of 2024: with softplus of the weights; or raw, where the last activation is the last but one."""
+    """The network of 2024: with softplus of the weights; or raw, where the last activation is the last but one."""
 
     def __init__(self, activation: Callable[[], nn.Module], monotone: bool, last: int, layers: int = 3) -> None:
         super().__init__()

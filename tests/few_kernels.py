@@ -17,7 +17,7 @@ from gradnets_fast.kernels import compiler, configuration, prebuild, prebuilt
 
 HERE = Path(__file__).resolve().parent
 FEW = {("entry.forward", 2, True), ("entry.backward", 128, False), ("modules_entry.backward", 8, True)}
-"""Of `hot`'s kernels those that are compiled: with one layer, in bfloat16, for the gradients of everything."""
+"""The kernels of `hot` that are compiled: with one layer, in bfloat16, for the gradients of everything."""
 
 
 def few(architecture: int) -> list[tuple[int, compiler.Launch]]:

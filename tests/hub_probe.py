@@ -61,7 +61,7 @@ def record(package: str) -> Imports:
 
 
 def results(kernel: ModuleType, oracle: ModuleType, inputs: dict[str, Any]) -> dict[str, list[list[Tensor]]]:
-    """Of each operator and network: outputs and gradients, and the gradients of those."""
+    """Outputs and gradients of each operator and network, and the gradients of those."""
     found = {}
     for label, case in inputs.items():
         function = {"operator": _operator, "network": _network}[case["kind"]](kernel, case)

@@ -15,7 +15,7 @@ from gradnets_fast.backend import BackendUnavailableError
 
 X = torch.zeros(4, 2)
 FLOAT8 = torch.float8_e5m2
-"""Of no kernel in csrc."""
+"""A dtype that no kernel of csrc reads."""
 
 
 def test_automatic_choice() -> None:

@@ -31,7 +31,7 @@ from gradnets_fast.apps.bench.readable import duration, percent, times
 
 _CHECK_SECONDS, _CASE_SECONDS, _WARM_SECONDS, _RATES_SECONDS = 180.0, 240.0, 90.0, 120.0
 _WARM_SHARE = 0.25
-"""Of the time for measurements, at most, is for compiling the kernels of all cases side by side."""
+"""The most of the time for measurements that may go to compiling the kernels of all cases side by side."""
 
 _WARM_BATCH, _PROBES = 4096, 3
 _MOST_LARGE = 2

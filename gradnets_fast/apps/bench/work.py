@@ -15,12 +15,12 @@ JOBS = ("forward", "step")
 RESOURCES = ("products", "memory", "special functions")
 
 _PRODUCTS = {"value": (2, 7), "jvp": (3, 11), "potential": (1, 4), "divergence": (1, 4), "jacobian": (1, 4)}
-"""Of batch × h × d: forward, and with the backward pass, which computes the first ones again."""
+"""Operations, in units of batch × h × d: forward, and with the backward pass, which computes u again."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one job.
+    """The work of one job.
 
     Attributes:
         flops: floating-point operations of the matrix products.
