@@ -175,8 +175,8 @@ def _recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]
 
 
 def _forget() -> None:
-    _triton._mode.cache_clear()
-    _triton_modules._mode.cache_clear()
+    _triton._mode_of.cache_clear()
+    _triton_modules._mode_of.cache_clear()
 
 
 def _steps(net: gradnets_fast.nn.GradNet, d: int, kind: str) -> None:
@@ -222,7 +222,7 @@ def test_modules_launch_what_is_compiled(
 def _explained(net: gradnets_fast.nn.GradNet, x: torch.Tensor, kind: str, known: dict[Any, Any]) -> None:
     """What `explain` asks for is there."""
     layers = getattr(net, "num_layers", 1)
-    mode = _triton._mode(0, kind, layers, ("tanh",))
+    mode = _triton._mode_of(0, kind, layers, ("tanh",))
     passes = _triton_account.passes(net.operator_name, x, mode, vars(net._effective()))
     assert list(passes) == ["f", "its gradients"]
     for kernel, constants in passes.values():

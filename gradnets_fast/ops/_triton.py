@@ -134,11 +134,11 @@ def architecture_of(device: int) -> int:
 
 def ridge_mode(x: Tensor, layers: int, settings: Settings) -> Any:
     """Return the constants with which kernels of the ridge family are compiled for points like x."""
-    return _mode(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), layers, settings.basis)
+    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), layers, settings.basis)
 
 
 @lru_cache(maxsize=None)
-def _mode(device: int, kind: str, layers: int, basis: tuple[str, ...]) -> Any:
+def _mode_of(device: int, kind: str, layers: int, basis: tuple[str, ...]) -> Any:
     smooth = tuple(TABLE[name].smooth for name in basis)
     return kernel_module("mode").Mode(architecture_of(device), kind, basis, layers, smooth)
 

@@ -97,11 +97,11 @@ def _points(tensors: Tensors) -> Tensor:
 
 def modules_mode(x: Tensor, settings: Settings) -> Any:
     """Return the constants with which kernels of modules are compiled for points like x."""
-    return _mode(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), settings)
+    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), settings)
 
 
 @lru_cache(maxsize=None)
-def _mode(device: int, kind: str, settings: Settings) -> Any:
+def _mode_of(device: int, kind: str, settings: Settings) -> Any:
     (basis,) = settings.basis or ("",)
     return kernel_module("mode").ModulesMode(architecture_of(device), kind, basis, settings.transform)
 
