@@ -60,11 +60,10 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
     is_sum = network.sharpness is None and network.offset is None
     if named not in ("", "cpp") or not is_sum or not autograd.no_transform_is_active():
         return None
-    basis, transform = network.names()
-    names = basis if isinstance(basis, tuple) else (basis,)
-    if not all(isinstance(name, str) for name in (*names, transform)):
+    try:
+        settings = known_settings(network.family.name, *network.names())
+    except TypeError:  # a list, or what is no name
         return None
-    settings = known_settings(network.family.name, basis, transform)
     if settings is None:
         return None
     operator = network.operators[quantity].cpp

@@ -56,8 +56,12 @@ def settings_of(basis: str | Sequence[str], transform: str = "") -> Settings:
 
 
 @lru_cache(maxsize=None)
-def known_settings(family: str, basis: str | tuple[str, ...], transform: str) -> Settings | None:
-    """Return the settings of a call, or None if a name is not in the tables; for calls whose names are not checked."""
+def known_settings(family: str, basis: str | Sequence[str], transform: str) -> Settings | None:
+    """Return the settings of a call whose names are not checked, or None if a name is not in the tables.
+
+    Raises:
+        TypeError: basis is a list, or no sequence of names at all.
+    """
     settings = settings_of(basis, transform)
     if family == "softmax_modules":
         return settings
