@@ -41,7 +41,7 @@ The reference computes the rest, in pieces of the batch.
 """
 
 
-def _kernels(backend: str, family: families.Family, quantity: str) -> Callable[[Operator], Kernels]:
+def _kernels_of(backend: str, family: families.Family, quantity: str) -> Callable[[Operator], Kernels]:
     """Return what makes the kernels of an operator."""
     compiled, quantities = _COMPILED.get((backend, family.name), (Recomputed, ()))
     return compiled if quantity in quantities else Recomputed
@@ -54,8 +54,8 @@ def _operators(family: families.Family) -> dict[str, Backends]:
         quantity = families.QUANTITIES[name]
         jvp = made["jvp"] if name in ("value", "value_and_potential") else None
         made[name] = Backends(
-            register(Operator(family, quantity, "cpp", _kernels("cpp", family, name), jvp and jvp.cpp)),
-            register(Operator(family, quantity, "triton", _kernels("triton", family, name), jvp and jvp.triton)),
+            register(Operator(family, quantity, "cpp", _kernels_of("cpp", family, name), jvp and jvp.cpp)),
+            register(Operator(family, quantity, "triton", _kernels_of("triton", family, name), jvp and jvp.triton)),
         )
     return made
 
