@@ -25,6 +25,20 @@ class WeightedTanh(nn.Module):
         return self.a * torch.tanh(z) - self.b * F.tanhshrink(z)
 
 
+class FreshWeightedTanh(WeightedTanh):
+    """As the authors' code begins: the same in every layer."""
+
+    def __init__(self, monotone: bool) -> None:
+        super().__init__(monotone)
+        nn.init.constant_(self.a, 0.5)
+        nn.init.constant_(self.b, 0.5)
+
+
+class UsersTanh(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.tanh(z)
+
+
 class WeightedSoftmax(nn.Module):
     def __init__(self, monotone: bool) -> None:
         super().__init__()
@@ -233,6 +247,12 @@ NETWORKS: dict[str, Network] = {
     "GradNet_C, weighted, last but one": cascade(
         lambda: WeightedTanh(False), "GradNetC(reuse_penultimate_activation=True)", False, last=-2
     ),
+    "GradNet_C, fresh": cascade(lambda: FreshWeightedTanh(False), "GradNetC", False),
+    "GradNet_C, fresh, last but one": cascade(
+        lambda: FreshWeightedTanh(False), "GradNetC(reuse_penultimate_activation=True)", False, last=-2
+    ),
+    "GradNet_C, a user's activation": cascade(UsersTanh, "GradNetC", False),
+    "mGradNet_C, gelu": Network(lambda: Cascade(nn.GELU, True, -1), "PositiveGradNetC", monotone=False),
     "mGradNet_M": modular(lambda: nn.Softmax(dim=-1), "mGradNetM", True),
     "mGradNet_M, weighted": modular(lambda: WeightedSoftmax(True), "mGradNetM", True),
     "GradNet_M": modular(lambda: WeightedSoftmax(False), "GradNetM", False),

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from authors import (
     CMGN,
@@ -180,6 +182,87 @@ def test_the_form_is_told_from_others_by_values() -> None:
     assert "GradNetC differs by" in entry.reason
     assert type(net) is Scaled
     assert torch.equal(net(x), f)
+
+
+def test_the_form_is_told_from_others_by_gradients() -> None:
+    """In equal parameters values cannot tell the right one from others; those of a user's adapter may be any."""
+
+    class Twice(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Parameter(self.offset.detach().clone())
+
+    class Detached(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.detach())
+
+    class WithoutGradients(Plain):
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    register_adapter(Twice, "ridge", lambda module: {**plain_arguments(module), "shift": module.other})
+    register_adapter(Detached, "ridge", plain_arguments)
+    register_adapter(WithoutGradients, "ridge", plain_arguments)
+    for net, reason in (
+        (Twice(), "Adapted differs by"),
+        (Detached(), "Adapted has another gradient of x"),
+        (WithoutGradients(), "Adapted is differentiable"),
+    ):
+        parameters = {name: (parameter, parameter.clone()) for name, parameter in net.named_parameters()}
+        (entry,) = accelerate(net).skipped
+        assert entry.reason.startswith(reason)
+        for name, parameter in net.named_parameters():
+            was, value = parameters[name]
+            assert parameter is was
+            assert torch.equal(parameter, value)
+            assert parameter.grad is None
+
+
+@pytest.mark.parametrize("name", ["mGradNet_C, tanh", "mGradNet_M", "C_MGN, tanh", "M_MGN", "plain"])
+def test_parametrized_weights(name: str) -> None:
+    """Before and after, removed before and after `restore`."""
+    for early, removed in ((True, False), (False, False), (True, True), (False, True)):
+        net, x = network(name), torch.randn(5, D)
+        was, owner = type(net), net
+        (key, *_) = [key for key, value in net.named_parameters() if value.dim() == 2]
+        path, _, key = key.rpartition(".")
+        owner = net.get_submodule(path)
+
+        def normalise(owner: nn.Module = owner, key: str = key) -> None:
+            weight_norm(owner, key)
+
+        if early:
+            normalise()
+        expected = outputs(net, x)
+        (entry,) = accelerate(net)
+        assert (entry.was, entry.now) == (was.__name__, NETWORKS[name].becomes)
+        assert_close(outputs(net, x), expected)
+        if not early:
+            normalise()
+        outputs(net, x)[0].sum().backward()
+        assert all(p.grad is not None for p in owner.parametrizations[key].parameters())  # type: ignore[index, union-attr]
+        if removed:
+            remove_parametrizations(owner, key)
+        assert isinstance(net, GradNet)
+        assert_close(outputs(net, x), expected)
+        assert restore(net) == 1
+        assert isinstance(net, was)
+        assert_close(outputs(net, x), expected)
+        assert is_parametrized(owner) is not removed
+        if not removed:
+            remove_parametrizations(owner, key)
+        assert type(net) is was
+        assert_close(outputs(net, x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_a_hook_computes_are_refused() -> None:
+    net = Cascade(nn.Tanh, True, -1)
+    nn.utils.weight_norm(net, "W")
+    (entry,) = accelerate(net).skipped
+    assert entry.reason.startswith("its W is no parameter, but what a hook computes: use torch.nn.utils.parametriz")
+    assert type(net) is Cascade
 
 
 def test_a_log_determinant_of_something_else_is_refused() -> None:

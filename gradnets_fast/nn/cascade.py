@@ -48,6 +48,8 @@ class GradNetC(GradNet):
     """
 
     family = Ridge
+    _positive = False
+    """Whether softplus of beta and alpha are the weights."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class GradNetC(GradNet):
     def _effective(self) -> Ridge:
         L = self.num_layers
         beta, alpha = torch.stack(list(self.beta)), torch.stack(list(self.alpha))
-        if self.monotone:
+        if self._positive:
             beta, alpha = F.softplus(beta), F.softplus(alpha)
         shift = beta * torch.stack(list(self.bias)[:L])
         coef = alpha.unsqueeze(1)
@@ -134,4 +136,4 @@ class mGradNetC(GradNetC):
     100
     """
 
-    monotone = True
+    monotone = _positive = True

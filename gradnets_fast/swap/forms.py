@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .. import functional
 from ..activations import TABLE
@@ -17,7 +18,8 @@ from ..errors import check_choice, message
 from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
 from ..nn.activation import WEIGHTED_SOFTMAX, WEIGHTED_TANH
 from .activation import names_of
-from .networks import AND_LOG_DETERMINANT, CMGN, MMGN, Adapted, Arguments, Matrix
+from .networks import AND_LOG_DETERMINANT, CMGN, MMGN, Adapted, Arguments, Matrix, PositiveGradNetC
+from .parametrized import class_of, named_tensors
 
 OPERATORS = tuple(functional.NETWORKS)
 _WIDE = (1.0, 16.0)
@@ -102,12 +104,16 @@ def register_adapter(
 
 def forms(module: nn.Module) -> list[Form | str] | None:
     """The forms that a module may take, the likeliest first, or why not; None if it has no such structure."""
-    adapter = _ADAPTERS.get(type(module))
+    adapter = _ADAPTERS.get(class_of(module))
     if adapter is not None:
         return [_adapted(module, adapter)]
     for names, candidates in _STRUCTURES.items():
-        if _has(module, names):
+        missing = _missing(module, names)
+        if not missing:
             return list(candidates(module))
+        if all(isinstance(vars(module).get(name), Tensor) for name in missing):
+            fix = "use torch.nn.utils.parametrizations instead of a hook"
+            return [f"its {', '.join(missing)} is no parameter, but what a hook computes: {fix}"]
     return None
 
 
@@ -119,9 +125,10 @@ def with_log_determinant(form: Form) -> Iterator[Form]:
         yield replace(form, label=f"{form.label} and {name}", cls=AND_LOG_DETERMINANT[form.cls], attributes=attributes)
 
 
-def _has(module: nn.Module, names: tuple[str, ...]) -> bool:
-    own = {*module._parameters.keys(), *module._modules.keys()}
-    return not isinstance(module, GradNet) and own.issuperset(names)
+def _missing(module: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """The names that are none of a module's parameters and parts; all of them if the module is ours."""
+    own = {name.partition(".")[0] for name, _ in named_tensors(module)} | module._modules.keys()
+    return [name for name in names if isinstance(module, GradNet) or name not in own]
 
 
 def _adapted(module: nn.Module, adapter: Adapter) -> Form:
@@ -139,7 +146,10 @@ def _cascades(module: Any) -> Iterator[Form | str]:
     layers = len(module.nonlinearity)
     activation = _activation(module.nonlinearity[0], WEIGHTED_TANH)
     for cls in _likeliest_first(module, mGradNetC, GradNetC):
-        yield _form(module, cls, layers, d, h, activation)
+        form = _form(module, cls, layers, d, h, activation)
+        if isinstance(form, str) and cls is mGradNetC:  # its activation may fall
+            form = _form(module, PositiveGradNetC, layers, d, h, activation)
+        yield form
         # The authors' GradNet_C ends with the last activation but one.
         if cls is GradNetC and layers > 1:
             yield _form(module, cls, layers, d, h, activation, reuse_penultimate_activation=True)
@@ -178,12 +188,19 @@ _STRUCTURES: dict[tuple[str, ...], Callable[[Any], Iterator[Form | str]]] = {
 
 
 def _likeliest_first(module: nn.Module, monotone: type[GradNet], other: type[GradNet]) -> tuple[type[GradNet], ...]:
-    return (monotone, other) if type(module).__name__.lower().startswith("m") else (other, monotone)
+    return (monotone, other) if class_of(module).__name__.lower().startswith("m") else (other, monotone)
 
 
 def _activation(module: nn.Module, weighted: str) -> Any:
-    """The activation for our constructors: a name if it is learnable, with weights a and b; else the module itself."""
-    return weighted if set(module._parameters) == {"a", "b"} else module
+    """The activation for our constructors.
+
+    A name if it is learnable, with weights a and b, or if a user's class equals that function; else the module itself.
+    """
+    if {name for name, _ in named_tensors(module)} == {"a", "b"}:
+        return weighted
+    own_class = not type(module).__module__.startswith("torch.")
+    names = names_of([module], torch.empty(0, dtype=torch.float64)) if own_class else []
+    return names[0] if names else module
 
 
 def _form(module: nn.Module, cls: type[GradNet], *sizes: Any, **settings: Any) -> Form | str:
@@ -191,7 +208,7 @@ def _form(module: nn.Module, cls: type[GradNet], *sizes: Any, **settings: Any) -
     try:
         ours = cls(*sizes, **settings, device="meta")
     except (TypeError, ValueError) as error:
-        return str(error)  # such as a falling activation, which a monotone network cannot have
+        return str(error)
     options = ", ".join(f"{name}={value}" for name, value in settings.items())
     label = f"{cls.__name__}({options})" if options else cls.__name__
     return _difference(module, cls, _shapes(ours)) or _form_of(ours, module, sizes[1], label)
@@ -221,7 +238,7 @@ def _difference(module: nn.Module, cls: type[GradNet], shapes: dict[str, Any]) -
 
 
 def _shapes(module: nn.Module) -> dict[str, Any]:
-    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(module)}
 
 
 def _form_of(ours: nn.Module, theirs: nn.Module, in_dim: int, label: str) -> Form:

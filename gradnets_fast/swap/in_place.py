@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import message
 from .forms import Form, forms, with_log_determinant
+from .parametrized import class_of, take_class
 from .report import Entry, Report
-from .verification import MismatchError, is_pair, probe, values, verified
+from .verification import MismatchError, behaviour, is_pair, probe, verified
 
 _RECORD = "_before_gradnets_fast"
 
@@ -17,7 +18,8 @@ def accelerate(model: nn.Module) -> Report:
 
     A module that has the parameters of one of the architectures, by name and shape, takes on their class; the module
     itself, its Parameter objects, buffers and hooks remain, so that optimisers, averages of weights and checkpoints go
-    on as they were.  First f is computed both ways at random points: on a difference the module is left as it is.
+    on as they were.  First f and the gradients of all parameters are computed both ways at random points, at perturbed
+    parameters too: on a difference the module is left as it is.
 
     The architectures are mGradNet-C, GradNet-C, mGradNet-M and GradNet-M of arXiv 2404.07361, and C-MGN and M-MGN of
     arXiv 2301.10862, as the authors' code and its public reimplementations name their parameters.  Where forward
@@ -80,7 +82,7 @@ def _check(model: object, where: str) -> None:
 
 def _swapped(path: str, module: nn.Module) -> list[Entry]:
     """The entry of a module that has the structure of a gradient network; none for others."""
-    was = type(module).__name__
+    was = class_of(module).__name__
     try:
         candidates = forms(module)
     except Exception as error:  # a user's adapter, or a module with a part missing, may raise anything
@@ -100,15 +102,15 @@ def _first_that_agrees(module: nn.Module, able: list[Form], reasons: list[str]) 
     """The form that a module has taken on, and its difference; the refusals of others are added to `reasons`."""
     try:
         batches = probe(module, able[0].in_dim, able[0].scales)
-        before = values(module, batches)
+        before = behaviour(module, batches)
+    except MismatchError as mismatch:
+        reasons.append(f"its forward {mismatch}")
+        return None
     except Exception as error:  # as may a user's forward
         reasons.append(f"its forward fails at random points: {type(error).__name__}: {error}")
         return None
-    if is_pair(before[0]):
+    if is_pair(before.values[0]):
         able = [pair for form in able for pair in with_log_determinant(form)]
-    elif not isinstance(before[0], Tensor):
-        reasons.append(f"its forward returns a {type(before[0]).__name__}, not f or (f, log-determinant)")
-        return None
     for form in able:
         _become(module, form)
         try:
@@ -127,9 +129,9 @@ def _become(module: nn.Module, form: Form) -> None:
     # An attribute of its own, such as `monotone`, would hide the class's.
     hiding = {name for name in own if hasattr(form.cls, name) and not hasattr(nn.Module, name)}
     replaced = {name: own.pop(name) for name in hiding | (own.keys() & form.attributes.keys())}
-    own[_RECORD] = (type(module), replaced, tuple(form.attributes))
+    own[_RECORD] = (class_of(module), replaced, tuple(form.attributes))
     own.update(form.attributes)
-    module.__class__ = form.cls
+    take_class(module, form.cls)
     for name, part in form.parts.items():
         _become(module.get_submodule(name), part)
 
@@ -140,7 +142,7 @@ def _undo(module: nn.Module) -> None:
     for name in names:
         del own[name]
     own.update(replaced)
-    module.__class__ = cls
+    take_class(module, cls)
     for child in module.children():
         if _RECORD in vars(child):
             _undo(child)

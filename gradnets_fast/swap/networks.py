@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import Network, Ridge, TransformedModules
-from ..nn import GradNet
+from ..nn import GradNet, GradNetC
 from ..nn.base import LinearMap
 from ..nn.registry import ARCHITECTURES
 
@@ -50,6 +50,12 @@ class Adapted(GradNet):
 
     def _effective(self) -> Network:
         return self.family(**self.adapter(self))
+
+
+class PositiveGradNetC(GradNetC):
+    """mGradNetC with an activation that falls somewhere, such as gelu: no monotone network in spite of its weights."""
+
+    _positive = True
 
 
 class CMGN(GradNet):
@@ -132,7 +138,13 @@ AND_LOG_DETERMINANT: dict[type[nn.Module], type[nn.Module]] = {
         (_AndLogDeterminant, cls),
         {"__module__": __name__, "__doc__": f"`{cls.__name__}`, returning the log-determinant too."},
     )
-    for cls in (*(architecture.network for architecture in ARCHITECTURES.values()), Adapted, CMGN, MMGN)
+    for cls in (
+        *(architecture.network for architecture in ARCHITECTURES.values()),
+        Adapted,
+        PositiveGradNetC,
+        CMGN,
+        MMGN,
+    )
 }
 """Each class with the one that returns the log-determinant too."""
 globals().update({cls.__name__: cls for cls in AND_LOG_DETERMINANT.values()})  # pickle finds them by name
