@@ -20,7 +20,7 @@ from gradnets_fast.apps.bench import chosen
 from gradnets_fast.apps.bench.cases import Case, Problem
 from gradnets_fast.apps.bench.contenders import CONTENDERS, Contender
 from gradnets_fast.apps.bench.presets import CASES, PRESETS
-from gradnets_fast.apps.bench.verification import chosen_rows, exact, fault, results, yardstick
+from gradnets_fast.apps.bench.verification import chosen_rows, exact, judged, results, yardstick
 from gradnets_fast.apps.bench.work import JOBS
 
 OPERATORS = chosen.cases(chosen.Choice(operators=chosen.OPERATORS), torch.device("cpu"))
@@ -46,7 +46,7 @@ def _verified(case: Case, name: str) -> tuple[Contender, Tensor]:
     contender = CONTENDERS[name](problem)
     assert contender is not None
     got = results(contender, problem, rows)
-    assert fault(got, got if name == "eager" else eager, truth, problem.eps) is None
+    assert judged(problem, got, None if name == "eager" else eager, truth).fault is None
     return contender, problem.g.to(contender.points[0].dtype)
 
 

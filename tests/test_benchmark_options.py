@@ -19,13 +19,14 @@ from typer.testing import CliRunner
 
 from gradnets_fast import functional
 from gradnets_fast.activations import TABLE, TRANSFORMS
-from gradnets_fast.apps.bench import chosen, draws, memory, runner
+from gradnets_fast.apps import draws
+from gradnets_fast.apps.bench import chosen, memory, runner
 from gradnets_fast.apps.bench.cases import Case
 from gradnets_fast.apps.bench.chosen import Choice
 from gradnets_fast.apps.bench.contenders import CONTENDERS
 from gradnets_fast.apps.bench.operators import OperatorCase
 from gradnets_fast.apps.bench.runner import Plan
-from gradnets_fast.apps.bench.verification import chosen_rows, exact, fault, results, yardstick
+from gradnets_fast.apps.bench.verification import chosen_rows, exact, judged, results, yardstick
 from gradnets_fast.apps.cli import app
 from gradnets_fast.backend import BACKENDS
 
@@ -56,10 +57,10 @@ def operators(**options: Any) -> list[Case]:
 def faults(case: Case, names: tuple[str, ...]) -> dict[str, str | None]:
     problem, rows = case.problem(), chosen_rows(case.batch)
     truth, eager = exact(problem, rows), yardstick(problem, rows)
-    assert fault(eager, eager, truth, problem.eps) is None
+    assert judged(problem, eager, None, truth).fault is None
     built = {name: CONTENDERS[name](problem) for name in names}
     return {
-        name: fault(results(contender, problem, rows), eager, truth, problem.eps)
+        name: judged(problem, results(contender, problem, rows), eager, truth).fault
         for name, contender in built.items()
         if contender is not None
     }

@@ -7,20 +7,21 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from gradnets_fast import functional
-from gradnets_fast.apps.doctor import command, processor, report, selftest, variables
-from gradnets_fast.apps.doctor.examination import FAILURE, GROUPS, NOTE, OK, STATUSES, WARNING, Check, Request
-from gradnets_fast.apps.train import ranks
+from few_kernels import FEW, archive
+from gradnets_fast import __version__, functional
+from gradnets_fast.apps.doctor import command, compilation, examination, gpu, report, selftest, software, variables
+from gradnets_fast.apps.doctor.examination import FAILURE, GROUPS, NOTE, OK, STATUSES, WARNING, Check, Group, Request
+from gradnets_fast.kernels import prebuilt
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -81,10 +82,9 @@ def blocked(*names: str) -> str:
 def test_a_sound_installation_passes_every_check() -> None:
     found = doctor()
     assert list(dict.fromkeys(check["group"] for check in found.values())) == [group.title for group in GROUPS]
-    assert {"python", "platform", "gradnets_fast", "torch", "extra train", "command line"} <= set(found)
-    assert {"extension", "instruction sets", "OpenMP", "threads", "driver", "GPUs"} <= set(found)
-    assert {"triton", "C compiler", "Triton's cache", "tuned table", "ahead-of-time kernels"} <= set(found)
-    assert set(variables.VARIABLES) <= set(found)
+    assert {"python", "gradnets_fast", "torch", "command line", "variables"} <= set(found)
+    assert {"extension", "instruction sets", "threads", "driver", "GPUs"} <= set(found)
+    assert {"triton", "Triton's cache", "tuned table", "ahead-of-time kernels"} <= set(found)
     for name in (f"{backend} {dtype}" for backend in ("reference", "cpp") for dtype in selftest.DTYPES):
         assert found[name]["status"] == OK
         assert found[name]["finding"].startswith(f"{2 * len(functional.__all__)} cases right")
@@ -111,6 +111,8 @@ def test_on_a_terminal_lines_end_before_its_margin_and_statuses_are_coloured(
     assert max(map(len, plain.splitlines())) <= width
     assert len(plain.splitlines()) > 4
     assert len(report.in_columns(check, None).splitlines()) == 2
+    path = "/a/folder-of-a-long-name" * 9
+    assert f"{'name' * 9} {path}" in report.in_columns(Check("name" * 9, OK, path), width).replace(f"\n{' ' * 35}", "")
     for name, value in {"COLUMNS": str(width), "TERM": "xterm", "FORCE_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -120,21 +122,14 @@ def test_on_a_terminal_lines_end_before_its_margin_and_statuses_are_coloured(
     assert "\x1b[33m  warning" in file.getvalue()
 
 
-def test_a_path_is_not_broken_and_a_long_name_keeps_its_distance() -> None:
-    path = "/a/folder-of-a-long-name" * 9
-    assert path in report.in_columns(Check("x", OK, f"{path} can be written"), 80)
-    assert f"{'name' * 9} found" in report.in_columns(Check("name" * 9, OK, "found"), None)
-
-
 OPTIONAL = ("typer", "rich", "numpy", "triton", "matplotlib", "polars", "safetensors", "pyarrow", "grain", "packaging")
 
 
 def test_with_torch_alone_everything_is_examined_by_the_standard_library() -> None:
     found = doctor(before=blocked(*OPTIONAL))
-    assert found["command line"]["status"] == found["extras"]["status"] == found["triton"]["status"] == NOTE
+    assert found["command line"]["status"] == found["triton"]["status"] == NOTE
     assert "typer" in found["command line"]["finding"]
     assert "gradnets_fast[train]" in found["command line"]["advice"]
-    assert "packaging" in found["extras"]["finding"]
     assert found["cpp float32"]["status"] == OK
 
 
@@ -216,20 +211,14 @@ ENVIRONMENTS: list[tuple[dict[str, str], Expected]] = [
             "GRADNETS_FAST_BACKEND": "nonsense",
             "GRADNETS_FAST_BACKEN": "cpp",
             "GRADNETS_FAST_TABLE": "{broken}",
-            "TRITON_INTERPRET": "0",
             "TRITON_CACHE_DIR": "{file}",
-            "CC": "{file}",
-            "RANK": "0",
         },
         {
             "extension": (FAILURE, "got mmx", "unset GRADNETS_FAST_CPU_ISA"),
             "GRADNETS_FAST_BACKEND": (FAILURE, "every call raises", "reference, cpp or triton"),
             "GRADNETS_FAST_BACKEN": (WARNING, "nothing reads it", "GRADNETS_FAST_BACKEND"),
             "tuned table": (FAILURE, "expected what gradnets-fast tune writes", "rm "),
-            "TRITON_INTERPRET": (WARNING, "for off", "unset TRITON_INTERPRET"),
             "Triton's cache": (WARNING, "is a file", "TRITON_CACHE_DIR"),
-            "C compiler": (NOTE, "does not compile what Triton needs", "unset CC"),
-            "of launchers": (NOTE, "RANK without WORLD_SIZE, MASTER_ADDR and MASTER_PORT", "torchrun"),
         },
     ),
     (
@@ -238,28 +227,24 @@ ENVIRONMENTS: list[tuple[dict[str, str], Expected]] = [
             "GRADNETS_FAST_BACKEND": "triton",
             "GRADNETS_FAST_TABLE": "{empty}",
             "TRITON_HOME": "{file}",
-            "PATH": "{folder}",
         },
         {
             "instruction sets": (NOTE, "baseline in use", "unset GRADNETS_FAST_CPU_ISA"),
-            "GRADNETS_FAST_CPU_ISA": (OK, "baseline: looked at below", ""),
+            "GRADNETS_FAST_CPU_ISA": (OK, "baseline", ""),
             "GRADNETS_FAST_BACKEND": (WARNING, "on cpu raise", "unset GRADNETS_FAST_BACKEND"),
             "tuned table": (OK, "before the package's", ""),
             "Triton's cache": (WARNING, "is a file", "TRITON_CACHE_DIR"),
-            "C compiler": (NOTE, "no gcc or clang", "install gcc"),
         },
     ),
     (
         {
             "GRADNETS_FAST_BACKEND": "cpp",
             "GRADNETS_FAST_TABLE": "{file}/table.json",
-            "TRITON_INTERPRET": "1",
             "TRITON_CACHE_DIR": "{folder}/new",
         },
         {
             "GRADNETS_FAST_BACKEND": (NOTE, "runs on it, or raises", ""),
-            "tuned table": (WARNING, "is a file", "GRADNETS_FAST_TABLE"),
-            "TRITON_INTERPRET": (NOTE, "in its interpreter", ""),
+            "tuned table": (OK, "none, so that the package's", ""),
             "Triton's cache": (OK, "/new can be written", ""),
         },
     ),
@@ -285,39 +270,16 @@ def test_variables_and_folders_are_judged(changes: dict[str, str], expected: Exp
     assert sorted(tmp_path.rglob("*")) == sorted(places.values()), "it left something"
 
 
-def test_a_checkout_that_hides_the_installed_package_is_noticed(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "*.so")
-    shutil.copytree(ROOT / "gradnets_fast", tmp_path / "gradnets_fast", ignore=ignored)
-    result = run(script(WITHOUT_SELF_TEST, "--json"), cwd=tmp_path)
-    found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}["gradnets_fast"]
-    assert found["status"] == WARNING
-    assert f"imported from {tmp_path / 'gradnets_fast'}, which hides the one installed in" in found["finding"]
-
-
-def test_a_second_openmp_runtime_and_threads_beyond_the_cores_are_noticed(tmp_path: Path) -> None:
-    some, *_ = processor.openmp_runtimes(Path("/proc/self/maps").read_text())  # other tests may have loaded more
-    second = tmp_path / "libgomp.so.1"
-    shutil.copy(some, second)
-    found = quick(f"import ctypes, torch\nctypes.CDLL({str(second)!r})\ntorch.set_num_threads(4096)\n")
-    assert found["OpenMP"]["status"] == found["threads"]["status"] == WARNING
-    assert found["OpenMP"]["finding"].startswith("2 runtimes")
-    assert str(second) in found["OpenMP"]["finding"]
-    assert f"torch.set_num_threads({processor.available_cores()})" in found["threads"]["advice"]
-
-
-READS = re.compile(r"""(?:environ(?:\.get\(|\[)|getenv\(|_VARIABLE = )["']([A-Z_]+)["']|(GRADNETS_FAST_[A-Z_]+)""")
-
-
-def test_every_variable_that_the_package_reads_is_listed() -> None:
+def test_every_variable_of_the_package_is_known() -> None:
     sources = [*(ROOT / "gradnets_fast").rglob("*.py"), *(ROOT / "kernels").glob("*.py"), *(ROOT / "csrc").iterdir()]
-    texts = [path.read_text(encoding="utf-8") for path in sources if path.parent.name != "doctor" and path.is_file()]
-    found = {a or b for text in texts for a, b in READS.findall(text)}
-    assert {"GRADNETS_FAST_CPU_ISA", "GRADNETS_FAST_BACKEND", "TRITON_INTERPRET", "LOCAL_RANK"} <= found
-    # Handed on to processes of its own; and set while kernels are compiled ahead of time.
-    others = {"PYTHONPATH", "TRITON_DISABLE_LINE_INFO"}
-    of_build = re.findall(r"GRADNETS_FAST_[A-Z_]+", (ROOT / "setup.py").read_text(encoding="utf-8"))
-    assert {*found, *of_build} - others <= set(variables.KNOWN)
-    assert variables._LAUNCHED == ranks._LAUNCHED
+    elsewhere = [
+        path
+        for path in (*sources, ROOT / "setup.py", ROOT / "release" / "cuda.py")
+        if path.parent.name != "doctor" and path.is_file()
+    ]
+    texts = [path.read_text(encoding="utf-8") for path in elsewhere]
+    found = {name for text in texts for name in re.findall(r"GRADNETS_FAST_[A-Z_]*[A-Z]", text)}
+    assert {"GRADNETS_FAST_CPU_ISA", "GRADNETS_FAST_BACKEND", "GRADNETS_FAST_CUDA"} <= found == set(variables.KNOWN)
 
 
 def _wrong_value(result: torch.Tensor) -> torch.Tensor:
@@ -343,7 +305,7 @@ def test_the_self_test_names_an_operator_that_is_wrong(
     cases = [(name, 1) for name in functional.__all__]
     check = selftest.of_cases(cases, "reference", "float32", CPU)
     assert check.status == FAILURE
-    assert check.finding.startswith(f"1 of {len(cases)} cases wrong: {operator} 4x3x8x1: ")
+    assert check.finding.startswith(f"1 of {len(cases)} cases wrong: {operator} 4x3x8: ")
     if wrong is not _raised:
         assert re.search(r"(f|gradient of \w+): error \S+, at most \S+ allowed", check.finding)
     else:
@@ -360,7 +322,7 @@ kernels.backward = lambda *given: tuple(d if d is None else d * 1.01 for d in ri
 """
     found = doctor(before=change, code=1)
     assert found["cpp float32"]["status"] == found["cpp float64"]["status"] == FAILURE
-    assert "cases wrong: ridge 33x5x17x2: gradient of x: error" in found["cpp float32"]["finding"]
+    assert "cases wrong: ridge 33x5x17: gradient of x: error" in found["cpp float32"]["finding"]
     assert "GRADNETS_FAST_BACKEND=reference" in found["cpp float32"]["advice"]
     assert found["reference float32"]["status"] == OK
 
@@ -372,3 +334,114 @@ def test_the_triton_kernels_are_tested_in_the_interpreter() -> None:
     for check in found:
         assert check.status == OK
         assert f"{len(functional.__all__)} cases right in Triton's interpreter" in check.finding
+
+
+@pytest.mark.parametrize(
+    ("asked", "driver", "cuda", "visible", "status", "advice"),
+    [
+        (False, None, None, None, NOTE, ""),
+        (True, None, None, None, FAILURE, "pytorch.org"),
+        (False, "580.65", "13.0", None, WARNING, "pytorch.org"),
+        (False, "580.65", "13.0", "", NOTE, "unset CUDA_VISIBLE_DEVICES"),
+        (True, "580.65", "13.0", "-1", FAILURE, "unset CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_why_torch_sees_no_gpu(
+    asked: bool,
+    driver: str | None,
+    cuda: str | None,
+    visible: str | None,
+    status: str,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init() -> None:
+        raise RuntimeError("No CUDA GPUs are available")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    check = gpu.why_none(asked, driver)
+    assert check.status == status
+    assert check.finding.startswith("torch sees none: RuntimeError: No CUDA GPUs are available")
+    assert advice in check.advice
+    assert bool(advice) == bool(check.advice)
+
+
+def _ahead_of_time() -> Check:
+    prebuilt.installed.cache_clear()
+    compilation._prebuilt._why_not_installed.cache_clear()
+    (check,) = compilation._ahead_of_time(Request())
+    return check
+
+
+def test_kernels_compiled_ahead_of_time_are_counted_and_a_broken_file_is_noticed(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = archive(tmp_path_factory)
+    monkeypatch.setattr(prebuilt, "PATH", file)
+    assert _ahead_of_time().status == OK
+    assert f"{len(FEW)} for sm_80" in _ahead_of_time().finding
+    with monkeypatch.context() as without:
+        without.setattr(compilation._triton, "_why_not_installed", lambda: "triton cannot be imported")
+        assert (_ahead_of_time().status, "triton cannot be" in _ahead_of_time().finding) == (NOTE, True)
+    monkeypatch.setenv("GRADNETS_FAST_PREBUILT", "0")
+    assert _ahead_of_time().finding.endswith("not used: GRADNETS_FAST_PREBUILT is 0")
+    (tmp_path / "broken.zip").write_text("no archive")
+    monkeypatch.setattr(prebuilt, "PATH", tmp_path / "broken.zip")
+    assert (_ahead_of_time().status, "pip install" in _ahead_of_time().advice) == (WARNING, True)
+    monkeypatch.undo()
+    assert _ahead_of_time().status == (OK if prebuilt.PATH.is_file() else NOTE)
+
+
+class WithGpu(Request):
+    """A request where there is a GPU for the kernels."""
+
+    def needs_kernels(self) -> bool:
+        return True
+
+
+def test_where_there_is_a_gpu_what_triton_lacks_is_graver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(compilation._triton, "_why_not_installed", lambda: "it needs triton 3.6 or later, and 3.5 is")
+    found = {check.name: check for check in Group("Triton", "compilation").checks(WithGpu())}
+    assert found["Triton's cache"].status == FAILURE
+    assert found["triton"].status == WARNING
+    assert "pip install" in found["triton"].advice
+
+
+def test_a_folder_without_execution_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_at() -> Check:
+        return compilation.writable("cache", tmp_path / "new" / "folder", FAILURE, "another folder")
+
+    assert looked_at().status == OK
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    assert (looked_at().status, "noexec" in looked_at().finding) == (FAILURE, True)
+
+
+def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def _of_something(request: Request) -> Any:
+        raise LookupError("lost")
+
+    monkeypatch.setattr(software, "CHECKS", (_of_something, software._python))
+    broken, sound = GROUPS[0].checks(Request())
+    assert (broken.name, broken.status) == ("of something", FAILURE)
+    assert "LookupError: lost" in broken.finding
+    assert broken.advice == examination.ISSUE
+    assert sound.name == "python"
+
+
+@pytest.mark.parametrize(
+    ("installed", "status"),
+    [(__version__, OK), (f"{__version__}+cu13", OK), (f"{__version__}.1", WARNING), (None, NOTE)],
+)
+def test_a_package_that_is_another_than_the_installed_one_is_noticed(
+    installed: str | None, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(software, "installed_version", lambda: installed)
+    (found,) = software._package(Request())
+    assert found.status == status

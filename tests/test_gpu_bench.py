@@ -24,13 +24,13 @@ from bench.gpu import checks, parts, prebuilt, suite
 from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
+from gradnets_fast.apps.accuracy import FLOOR_ULPS
 from gradnets_fast.apps.bench import results, runner
 from gradnets_fast.apps.bench.cases import Case
 from gradnets_fast.apps.bench.gpu import tanh_rate
 from gradnets_fast.apps.bench.machine import rates
 from gradnets_fast.apps.bench.precision import PRECISIONS
 from gradnets_fast.apps.bench.presets import compilers, gpu_cases
-from gradnets_fast.apps.bench.verification import FLOOR_ULPS
 from gradnets_fast.apps.bench.work import bounds
 from gradnets_fast.kernels import hot
 

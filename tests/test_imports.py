@@ -36,9 +36,11 @@ RULES: dict[str, set[str]] = {
 
 APPLICATIONS = {
     "apps/train": {"files"},
-    "apps/bench": {"files"},
-    "apps/doctor": set(),
+    "apps/bench": {"accuracy", "draws", "files"},
+    "apps/doctor": {"accuracy", "draws"},
     "apps/tuning.py": {"files"},
+    "apps/accuracy.py": set(),
+    "apps/draws.py": set(),
     "apps/files.py": set(),
     "apps/cli": {"files", "train", "bench", "doctor", "tuning"},
 }

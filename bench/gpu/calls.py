@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from gradnets_fast import functional, reference
-from gradnets_fast.apps.bench import draws
-from gradnets_fast.apps.bench.draws import Variant, quantity
-from gradnets_fast.apps.bench.operators import oracle
+from gradnets_fast.apps import draws
+from gradnets_fast.apps.accuracy import evaluated
 from gradnets_fast.apps.bench.precision import PRECISIONS, Precision
+from gradnets_fast.apps.draws import Variant, oracle, quantity
 from gradnets_fast.backend import why_not
 from gradnets_fast.reference.ridge import PANELLED_RULE
 
@@ -76,15 +76,11 @@ def prepared(operator: str, variant: str, precision: str, size: tuple[int, int, 
     generator = torch.Generator().manual_seed(zlib.crc32(repr((operator, variant, precision, size)).encode()))
     chosen, numbers = VARIANTS[variant], PRECISIONS[precision]
     drawn = draws.drawn(operator, chosen, numbers.dtype, size, generator, device)
-    named = drawn.points | drawn.parameters
-
-    def of_tensors(function: Callable[..., Tensor]) -> Function:
-        return lambda *tensors: function(**dict(zip(named, tensors)))
-
     ours = partial(getattr(functional, operator), **chosen.settings, backend=BACKEND)
     eager = oracle(operator, chosen)
     exact = partial(_ridge_potential, **chosen.settings) if operator == "ridge_potential" else eager
-    return Call(operator, numbers, list(named), list(named.values()), drawn.g, *map(of_tensors, (ours, eager, exact)))
+    functions = map(drawn.in_order, (ours, eager, exact))
+    return Call(operator, numbers, list(drawn.named), list(drawn.named.values()), drawn.g, *functions)
 
 
 def _ridge_potential(
@@ -94,14 +90,3 @@ def _ridge_potential(
     u = x @ W.T
     phi: Any = sum(weight * reference.cascade(t * u, scale, shift, coef, basis) for t, weight in PANELLED_RULE)
     return (u * phi).sum(-1) + x @ bias
-
-
-def evaluated(function: Function, tensors: Sequence[Tensor], g: Tensor) -> list[Tensor]:
-    """The result, and the gradients of <g, result> for every tensor."""
-    return step(function, [t.detach().requires_grad_() for t in tensors], g)
-
-
-def step(function: Function, leaves: Sequence[Tensor], g: Tensor) -> list[Tensor]:
-    """What `evaluated` gives, of leaves that require gradients."""
-    result = function(*leaves)
-    return [result.detach(), *torch.autograd.grad(result, leaves, g, materialize_grads=True)]

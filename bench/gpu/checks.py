@@ -15,9 +15,10 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 import gradnets_fast
-from bench.gpu.calls import BACKEND, Call, Function, evaluated, prepared, step
-from gradnets_fast.apps.bench.draws import quantity
-from gradnets_fast.apps.bench.verification import allowed
+from bench.gpu.calls import BACKEND, Call, Function, prepared
+from gradnets_fast.apps import accuracy
+from gradnets_fast.apps.accuracy import evaluated, step
+from gradnets_fast.apps.draws import quantity
 
 _SLEEP_CYCLES = 50_000_000
 """Some 30 ms: long after a kernel that ignores its stream would have run."""
@@ -59,22 +60,11 @@ class Finding:
 def judged(call: Call, got: Sequence[Tensor], eager: Sequence[Tensor], exact: Sequence[Tensor]) -> Finding:
     """Whether each largest error is within twice eager's plus the floor; `worst`: the largest part of that taken."""
     names = ["result", *(f"gradient of {name}" for name in call.names)]
-    largest = max(t.abs().max().item() for t in exact)
-    fault, worst = None, 0.0
-    for name, mine, theirs, truth in zip(names, got, eager, exact):
-        if mine.shape != truth.shape:
-            return Finding(f"{name}: shape {tuple(mine.shape)}, not {tuple(truth.shape)}")
-        error, of_eager = ((t.double() - truth).abs().max().item() for t in (mine, theirs))
-        limit = allowed(of_eager, largest, call.precision.eps)
-        if not math.isfinite(limit):
-            return Finding(f"{name}: eager's own error is {of_eager}, which allows anything")
-        if not error <= limit:
-            fault = fault or f"{name}: error {error:.3g}, at most {limit:.3g} allowed (eager's {of_eager:.3g})"
-        worst = max(worst, error / limit) if math.isfinite(error) else worst
-    return Finding(fault, {"worst": round(worst, 4)})
+    verdict = accuracy.judged(names, got, eager, exact, call.precision.eps)
+    return Finding(verdict.fault, {"worst": round(verdict.of_allowed, 4)})
 
 
-def accuracy(call: Call) -> Finding:
+def accurate(call: Call) -> Finding:
     """Results and gradients against float64, from memory that is NaN where nothing was written."""
     with _poisoned_memory():
         got = evaluated(call.ours, call.tensors, call.g)
@@ -93,7 +83,7 @@ def _poisoned_memory() -> Iterator[None]:
 
 
 def strides(call: Call) -> Finding:
-    """What `accuracy` checks, from tensors that are not contiguous, with NaN between their numbers."""
+    """What `accurate` checks, from tensors that are not contiguous, with NaN between their numbers."""
     eager, exact = evaluated(call.eager, call.tensors, call.g), call.truth()
     findings = []
     for layout in (_padded, _every_other, _transposed):
@@ -261,7 +251,7 @@ def plain(call: Call) -> Finding:
 
 
 KINDS: dict[str, Callable[[Call], Finding]] = {
-    "accuracy": accuracy,
+    "accuracy": accurate,
     "strides": strides,
     "repeats": repeats,
     "launches": launches,

@@ -8,7 +8,7 @@ import torch
 
 from bench.gpu.calls import operators, variants
 from bench.gpu.checks import ON_CPU, ON_GPU, Check
-from gradnets_fast.apps.bench.draws import quantity
+from gradnets_fast.apps.draws import quantity
 
 Size = tuple[int, int, int]
 

@@ -15,7 +15,8 @@ from ... import functional
 from ...activations import TABLE, TRANSFORMS
 from ...errors import check_choice, check_positive, message
 from ...nn import registry
-from . import draws, operators
+from .. import draws
+from . import operators
 from .cases import Case, NetworkCase
 from .precision import PRECISIONS
 

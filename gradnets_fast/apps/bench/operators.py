@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from ... import functional, reference
+from ... import functional
 from ...reference.ridge import PANELLED_RULE
-from . import draws, eager
+from .. import draws
+from . import eager
 from .cases import Case, Problem
 from .work import products, transcendental, work
 
@@ -40,7 +38,8 @@ class OperatorCase(Case):
         parameters = {name: t.requires_grad_() for name, t in drawn.parameters.items()}
         points = tuple(p.requires_grad_() for p in drawn.points.values())
         arguments = parameters | self.tensors.settings
-        exact, plain, public = oracle(self.operator, self.tensors), eager.function(self.operator), self._public()
+        exact, plain = draws.oracle(self.operator, self.tensors), eager.function(self.operator)
+        public = getattr(functional, self.operator)
         return Problem(
             points=points,
             parameters=parameters,
@@ -62,10 +61,6 @@ class OperatorCase(Case):
     def _recomputes(self) -> bool:
         return self.operator == "ridge" and self.tensors.depth > 1
 
-    def _public(self) -> Callable[..., Tensor]:
-        function: Callable[..., Tensor] = getattr(functional, self.operator)
-        return function
-
     def _means(self) -> int:
         """Mean rows whose squares enter the Jacobian: see `work.products`."""
         if not self.tensors.basis:
@@ -84,19 +79,6 @@ class OperatorCase(Case):
             return tensors.depth * own * (len(PANELLED_RULE) if deep_potential else 1)
         # Their antiderivatives take an exponential and a logarithm besides.
         return own if tensors.transform == "identity" else 3 * own
-
-
-def oracle(operator: str, variant: draws.Variant) -> Callable[..., Tensor]:
-    """The operator of `gradnets_fast.reference` of (*points, **parameters), for float64."""
-    function = getattr(reference, operator)
-    if variant.family == "ridge" and variant.bare:
-        return partial(_with_ones, function, variant.basis)
-    return partial(function, **variant.settings)
-
-
-def _with_ones(function: Callable[..., Tensor], basis: Any, *points: Tensor, shift: Tensor, **others: Tensor) -> Tensor:
-    one = torch.ones_like(shift)
-    return function(*points, scale=one, shift=shift, coef=one.unsqueeze(1), basis=basis, **others)
 
 
 def named(operator: str, depth: int, basis: tuple[str, ...], transform: str, dtype: str) -> partial[OperatorCase]:

@@ -9,8 +9,8 @@ from itertools import product
 
 from ...errors import message
 from ...nn import GradNet, mGradNetC, mGradNetM, mRidgeGradNet, registry
+from ..draws import Variant
 from .cases import Case, NetworkCase, Target
-from .draws import Variant
 from .operators import OperatorCase, of_variant
 
 _DEPTH = 4

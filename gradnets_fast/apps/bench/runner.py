@@ -90,7 +90,7 @@ def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clo
             return {**row, "skipped": next(outcomes[name]["reason"] for name in outcomes if is_ours(name))}
         rows = verification.chosen_rows(case.batch).to(plan.device)
         truth, eager = verification.exact(problem, rows), verification.yardstick(problem, rows)
-        fault = verification.fault(eager, eager, truth, problem.eps, _names(problem))
+        fault = verification.judged(problem, eager, None, truth).fault
         if fault is not None:
             return {**row, "contenders": {}, "skipped": f"eager PyTorch, the yardstick, is wrong: {fault}"}
         ready = {}
@@ -137,11 +137,6 @@ def _built(problem: Problem, builders: Mapping[str, Builder], outcomes: dict[str
     return built
 
 
-def _names(problem: Problem) -> list[str]:
-    points = ("x", "v")[: len(problem.points)]
-    return [*points, *problem.parameters]
-
-
 def _judged(name: str, contender: Contender, problem: Problem, known: tuple[Any, Any, Any]) -> dict[str, Any]:
     """Whether a contender is right, and how far from the truth."""
     rows, truth, eager = known
@@ -161,11 +156,11 @@ def _judged(name: str, contender: Contender, problem: Problem, known: tuple[Any,
         except _UNAVAILABLE_IF as error:
             return _unavailable(error)
     # Eager PyTorch is held to half the digits, as the yardstick is: its sums over a whole batch may be worse.
-    fault = verification.fault(got, got if name == "eager" else eager, truth, problem.eps, _names(problem))
-    outcome |= {"status": WRONG if fault else TIMED, "reason": fault}
+    found = verification.judged(problem, got, None if name == "eager" else eager, truth)
+    outcome |= {"status": WRONG if found.fault else TIMED, "reason": found.fault}
     if contender.backend is not None:
         outcome["backend"] = contender.backend
-    return {**outcome, "relative_error": verification.relative_error(got, truth)}
+    return {**outcome, "relative_error": found.relative_error}
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch.utils import collect_env
 
 from ...ops import _triton
-from ...ops._kernels import capability_of, kernel_module
+from ...ops._kernels import capability_of
 from .examination import FAILURE, NOTE, OK, WARNING, Check, Request, described, has_kernels
 
-_IN_LINUX = Path("/proc/driver/nvidia/version")
 _SELECTOR = "see the selector at pytorch.org"
 
 
 def _gpus(request: Request) -> Iterator[Check]:
     driver = collect_env.get_nvidia_driver_version(collect_env.run)
-    yield of_driver(driver, _IN_LINUX.is_file())
+    yield Check("driver", OK if driver else NOTE, f"NVIDIA's {driver}" if driver else "nvidia-smi finds none of NVIDIA")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
-        try:
-            torch.cuda.init()
-            cause = "it is given none"
-        except (AssertionError, RuntimeError) as error:
-            cause = described(error)
-        asked = request.device is not None and request.device.startswith("cuda")
-        yield why_none(cause, asked, driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        return
-    yield Check("GPUs", OK, f"torch sees {count}")
+        yield why_none(request.device is not None and request.device.startswith("cuda"), driver)
     chosen = [d.index for d in request.devices() if d.type == "cuda"] if request.device else range(count)
-    for index in chosen:
+    for index in chosen if count else ():
         if index < count:
             yield _one(index)
         else:
@@ -40,33 +30,19 @@ def _gpus(request: Request) -> Iterator[Check]:
             yield Check(f"GPU {index}", FAILURE, f"torch sees {count}, and no such one", advice)
 
 
-def of_driver(version: str | None, in_linux: bool) -> Check:
-    """Whether NVIDIA's driver answers; in_linux: whether Linux has it loaded."""
-    if version:
-        return Check("driver", OK, f"NVIDIA's {version}")
-    if in_linux:
-        advice = "in a container, start it with its GPUs: docker run --gpus all …; else install the driver anew"
-        return Check("driver", FAILURE, "Linux has NVIDIA's loaded, and nvidia-smi does not reach it", advice)
-    return Check("driver", NOTE, "none of NVIDIA: operators run on the CPU")
-
-
-def why_none(cause: str, asked: bool, driver: str | None, cuda: str | None, visible: str | None) -> Check:
-    """A finding where torch sees no GPU.
-
-    Args:
-        cause: torch's own words.
-        asked: whether a GPU was asked for.
-        driver: the version of NVIDIA's, if it answers.
-        cuda: the version that torch is built for.
-        visible: CUDA_VISIBLE_DEVICES.
-    """
-    finding, hidden = f"torch sees none: {cause}", cuda is not None and visible is not None
-    if hidden:
-        finding, advice = f"{finding}; CUDA_VISIBLE_DEVICES is {visible!r}", "unset CUDA_VISIBLE_DEVICES"
-    else:
-        advice = f"install a torch for the CUDA of the driver, or update the driver: {_SELECTOR}"
-    status = NOTE if hidden or not driver else FAILURE if cuda else WARNING
-    return Check("GPUs", FAILURE if asked else status, finding, advice if asked or driver else "")
+def why_none(asked: bool, driver: str | None) -> Check:
+    """A finding where torch sees no GPU; asked: whether one was asked for; driver: the version of NVIDIA's, if any."""
+    try:
+        torch.cuda.init()
+        finding = "torch sees none"
+    except (AssertionError, RuntimeError) as error:
+        finding = f"torch sees none: {described(error)}"
+    advice, visible = f"install a torch for the CUDA of the driver, or a driver: {_SELECTOR}", None
+    if torch.version.cuda is not None and "CUDA_VISIBLE_DEVICES" in os.environ:
+        visible, advice = os.environ["CUDA_VISIBLE_DEVICES"], "unset CUDA_VISIBLE_DEVICES"
+        finding += f"; CUDA_VISIBLE_DEVICES is {visible!r}"
+    status = FAILURE if asked else WARNING if driver and visible is None else NOTE
+    return Check("GPUs", status, finding, advice if asked or driver else "")
 
 
 def _one(index: int) -> Check:
@@ -79,12 +55,10 @@ def _one(index: int) -> Check:
         finding += f"; torch {torch.__version__} cannot compute on it: {described(error)}"
         return Check(name, FAILURE, finding, f"install a torch that has code for its architecture: {_SELECTOR}")
     refusal = _triton.why_not(device, torch.float32) if has_kernels() else "they are not part of the package"
-    if refusal is not None:
-        advice = "gradnets-fast tune" if "tune" in refusal else "see the group Triton below"
-        return Check(name, WARNING, f"{finding}; the Triton kernels do not run on it: {refusal}", advice)
-    configuration = kernel_module("configuration")
-    tuned = ", tuned on this machine" if configuration.tuned_table().is_file() else ""
-    return Check(name, OK, f"{finding}; tiles of {configuration.tabulated(capability) / 10}{tuned}")
+    if refusal is None:
+        return Check(name, OK, finding)
+    advice = "gradnets-fast tune" if "tune" in refusal else "see the group Triton below"
+    return Check(name, WARNING, f"{finding}; the Triton kernels do not run on it: {refusal}", advice)
 
 
 CHECKS = (_gpus,)

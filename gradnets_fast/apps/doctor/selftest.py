@@ -5,40 +5,34 @@ The exact results are `gradnets_fast.reference` in float64, and eager PyTorch's 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ... import functional, reference
+from ... import functional
 from ...backend import BACKENDS, ENVIRONMENT_VARIABLE, why_not
+from ..accuracy import Verdict, evaluated, half_the_digits, judged
+from ..draws import Drawn, Variant, drawn, family, oracle
 from .examination import FAILURE, ISSUE, NOTE, OK, Check, Request, described
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-SIZES = ((33, 5, 17, 2), (4, 3, 8, 1))
-"""Batch, d, h, layers or modules: one beyond a small batch, with a remainder to every vector and tile; one small."""
-_SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
-    "ridge": ({"basis": ("tanh", "softplus")}, {"basis": ("silu",)}),
-    "softmax_modules": ({}, {}),
-    "transformed_modules": ({"basis": "softplus", "transform": "log"}, {"basis": "tanh", "transform": "half_square"}),
+SIZES = ((33, 5, 17), (4, 3, 8))
+"""Batch, d, h: one beyond a small batch, with a remainder to every vector and tile; one small."""
+_VARIANTS = {
+    "ridge": (Variant("ridge", 2, ("tanh", "softplus")), Variant("ridge", 1, ("silu",))),
+    "softmax_modules": (Variant("softmax_modules", 2), Variant("softmax_modules", 1)),
+    "transformed_modules": (
+        Variant("transformed_modules", 2, ("softplus",), "log"),
+        Variant("transformed_modules", 1, ("tanh",), "half_square"),
+    ),
 }
-"""Each family's functions, at each size."""
-_DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
-    "W": lambda t: t / t.shape[-1] ** 0.5,
-    "scale": lambda t: t.sigmoid() + 0.5,
-    "coef": lambda t: t / 2,
-    "temperature": lambda t: t.abs() + 0.1,
-    "weight": lambda t: t / 16,
-}
-"""Arguments made of normal numbers, where those themselves would make f large or steep."""
+"""What is drawn for each family, at each size."""
 
 Case = tuple[str, int]
 """An operator, and its size's place in SIZES."""
-Results = dict[str, Tensor]
 
 
 def _self_test(request: Request) -> Iterator[Check]:
@@ -72,12 +66,15 @@ def of_cases(cases: Sequence[Case], backend: str, name: str, device: torch.devic
     where, errors, faults = "" if device.type == "cpu" else f" on {device}", [], []
     if backend == "triton":
         where += " in Triton's interpreter" if device.type == "cpu" else ", compiled where the cache had none"
-    for case in cases:
-        label = f"{case[0]} {'x'.join(map(str, SIZES[case[1]]))}"
+    for operator, place in cases:
+        label = f"{operator} {'x'.join(map(str, SIZES[place]))}"
         try:
-            errors.append((_error(case, backend, getattr(torch, name), device), label))
+            verdict = _verdict((operator, place), backend, getattr(torch, name), device)
+            fault = verdict.fault
+            errors.append((verdict.relative_error, label))
         except Exception as error:
-            faults.append(f"{label}: {error if isinstance(error, _WrongError) else described(error)}")
+            fault = described(error)
+        faults += [] if fault is None else [f"{label}: {fault}"]
     if not faults:
         largest, worst = max(errors)
         finding = f"{len(cases)} cases right{where}; largest relative error {largest:.1e} in {worst}"
@@ -88,85 +85,36 @@ def of_cases(cases: Sequence[Case], backend: str, name: str, device: torch.devic
     return Check(f"{backend} {name}", FAILURE, finding, ISSUE + meanwhile)
 
 
-class _WrongError(Exception):
-    """A result that errs by more than the rule allows."""
-
-
-def _error(case: Case, backend: str, dtype: torch.dtype, device: torch.device) -> float:
-    """The largest error of f and its gradients, in units of the largest exact value.
-
-    Raises:
-        _WrongError: a tensor's error is more than twice eager PyTorch's, plus 8 units in the last place of the largest
-            value; in float64, where eager's error reads 0, plus 64.
-    """
+def _verdict(case: Case, backend: str, dtype: torch.dtype, device: torch.device) -> Verdict:
+    """How a backend's result, its gradients, and the result without them compare."""
     tensors, exact, eager = _expected(case, dtype, device)
-    function = _function(functional, case, backend=backend)
+    variant, function = _variant(case), partial(getattr(functional, case[0]), backend=backend)
     with nullcontext() if backend == "cpp" else _one_thread():
-        got = _results(function, tensors, dtype)
+        got = _results(partial(function, **variant.settings), tensors)
         with torch.no_grad():
-            got["f without gradients"] = function(**tensors)
-    eps, largest = torch.finfo(dtype).eps, max(t.abs().max().item() for t in exact.values())
-    floor, worst = (64 if dtype == torch.float64 else 8) * eps * largest, 0.0
-    for name, result in got.items():
-        truth, theirs = (expected[name if name in expected else "f"] for expected in (exact, eager))
-        if result.shape != truth.shape:
-            raise _WrongError(f"{name}: shape {tuple(result.shape)}, not {tuple(truth.shape)}")
-        error, eager_error = ((t.double() - truth).abs().max().item() for t in (result, theirs))
-        allowed = 2 * min(eager_error, eps**0.5 * largest) + floor
-        if not error <= allowed:
-            raise _WrongError(f"{name}: error {error:.2g}, at most {allowed:.2g} allowed")
-        worst = max(worst, error / largest)
-    return worst
+            got.append(function(**tensors.named, **variant.settings))
+    gradients = [f"gradient of {name}" for name in tensors.named]
+    eps, names = torch.finfo(dtype).eps, ["f", *gradients, "f without gradients"]
+    return judged(names, got, [*eager, eager[0]], [*exact, exact[0]], eps, half_the_digits(eps))
+
+
+def _variant(case: Case) -> Variant:
+    return _VARIANTS[family(case[0])][case[1]]
 
 
 @lru_cache(maxsize=None)
-def _expected(case: Case, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, Tensor], Results, Results]:
-    """The tensors of a case, and what float64 and eager PyTorch make of them."""
-    tensors, function = _tensors(case, dtype, device), _function(reference, case)
+def _expected(case: Case, dtype: torch.dtype, device: torch.device) -> tuple[Drawn, list[Tensor], list[Tensor]]:
+    """A case's tensors, and what float64 and eager PyTorch make of them."""
+    tensors = drawn(case[0], _variant(case), dtype, SIZES[case[1]], torch.Generator().manual_seed(0), device)
+    function = oracle(case[0], _variant(case))
     with _one_thread():
-        exact = _results(function, {name: t.double() for name, t in tensors.items()}, dtype)
-        return tensors, exact, _results(function, tensors, dtype)
+        return tensors, _results(function, tensors, torch.float64), _results(function, tensors)
 
 
-def _results(function: Callable[..., Tensor], tensors: dict[str, Tensor], dtype: torch.dtype) -> Results:
-    """f, and the gradients of <g, f> for a random g of this dtype."""
-    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-    f = function(**leaves)
-    # A sixteenth, for sums over the batch to fit into float16.
-    g = torch.randn(f.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).div(16).to(dtype).to(f)
-    gradients = torch.autograd.grad(f, list(leaves.values()), g, materialize_grads=True)
-    return {"f": f.detach(), **{f"gradient of {name}": d for name, d in zip(leaves, gradients)}}
-
-
-def _family(operator: str) -> str:
-    return next(family for family in _SETTINGS if operator.startswith(family))
-
-
-def _function(module: Any, case: Case, **options: Any) -> Callable[..., Tensor]:
-    """The case's operator in `functional` or `reference`, as a function of its tensors by name."""
-    return partial(getattr(module, case[0]), **_SETTINGS[_family(case[0])][case[1]], **options)
-
-
-def _tensors(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """The operator's tensors by name, from a fixed seed."""
-    (operator, position), generator = case, torch.Generator().manual_seed(0)
-    family, (batch, d, h, depth) = _family(operator), SIZES[position]
-    shapes = {
-        **dict.fromkeys(("x", "v"), (batch, d)),
-        "W": (h, d) if family == "ridge" else (depth, h, d),
-        **dict.fromkeys(("scale", "shift", "b"), (depth, h)),
-        "coef": (depth, len(_SETTINGS[family][position].get("basis", ())), h),
-        **dict.fromkeys(("temperature", "positive", "negative", "weight"), (depth,)),
-        "bias": (d,),
-    }
-    # Users of mixed precision have vectors in float32, and for f itself in 16 bits too.
-    mixed, tensors = torch.finfo(dtype).bits == 16 and operator != family, {}
-    for name in inspect.signature(getattr(reference, operator)).parameters:
-        if name in shapes:
-            normal = torch.randn(shapes[name], generator=generator, dtype=torch.float64)
-            drawn = _DRAWS[name](normal) if name in _DRAWS else normal
-            tensors[name] = drawn.to(device, torch.float32 if mixed and name not in ("x", "v", "W") else dtype)
-    return tensors
+def _results(function: Callable[..., Tensor], tensors: Drawn, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """f and its gradients; dtype: in place of that of the tensors."""
+    given = [t.to(dtype or t.dtype) for t in tensors.named.values()]
+    return evaluated(tensors.in_order(function), given, tensors.g.to(dtype or tensors.g.dtype))
 
 
 @contextmanager

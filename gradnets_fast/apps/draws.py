@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import functional
-from ...ops.families import QUANTITIES
+from .. import functional, reference
+from ..ops.families import QUANTITIES
 
 _DERIVED = QUANTITIES.keys() - {"value"}
 Normal = Callable[..., Tensor]
@@ -126,6 +126,15 @@ class Drawn:
     parameters: dict[str, Tensor]
     g: Tensor
 
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Points and parameters."""
+        return self.points | self.parameters
+
+    def in_order(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function of tensors by name, as one of tensors in the order of `named`."""
+        return lambda *tensors: function(**dict(zip(self.named, tensors)))
+
 
 def drawn(
     operator: str,
@@ -151,3 +160,8 @@ def drawn(
         # A sixteenth, for sums over the batch to fit into float16.
         (normal(*shape) / 16).to(device, dtype),
     )
+
+
+def oracle(operator: str, variant: Variant) -> Callable[..., Tensor]:
+    """The operator of `gradnets_fast.reference` with the variant's settings, of tensors by name."""
+    return partial(getattr(reference, operator), **variant.settings)
