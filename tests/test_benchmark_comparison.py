@@ -46,130 +46,102 @@ def scaled(result: Result, factor: float, *contenders: str, **which: Any) -> Res
     return other
 
 
-@pytest.fixture
-def compare(tmp_path: Path) -> Callable[[Result, Result], tuple[int, str]]:
-    """The exit code and the text of --compare with --against."""
-
-    def run(before: Result, after: Result) -> tuple[int, str]:
-        for name, result in (("old", before), ("new", after)):
-            (tmp_path / f"{name}.json").write_text(json.dumps(result))
-        code, text, error = invoke("--compare", tmp_path / "old.json", "--against", tmp_path / "new.json")
-        assert not error
-        return code, text
-
-    return run
+def changed(result: Result, **environment: Any) -> Result:
+    other = copy.deepcopy(result)
+    other["environment"] |= environment
+    return other
 
 
-Compare = Callable[[Result, Result], tuple[int, str]]
-
-
-def test_a_run_beside_itself_is_unchanged(measured: Result, compare: Compare) -> None:
-    code, text = compare(measured, measured)
-    assert code == 0
-    assert "0 slower, 0 faster, 4 unchanged within noise" in text
-    assert "differ" not in text
-
-
-def test_a_regression_is_flagged(measured: Result, compare: Compare) -> None:
-    code, text = compare(measured, scaled(measured, 1.5, "cpp", label=FIRST, jobs=("step",)))
-    assert code == 3
-    assert "1 slower, 0 faster, 3 unchanged" in text
-    (line,) = [line for line in text.splitlines() if FIRST in line]
-    assert "step" in line
-    assert "−33%" in line
-    assert SECOND not in text
-
-
-def test_an_improvement_is_listed_and_no_failure(measured: Result, compare: Compare) -> None:
-    code, text = compare(measured, scaled(measured, 0.5, "cpp", label=SECOND))
-    assert code == 0
-    assert "0 slower, 2 faster, 2 unchanged" in text
-    assert text.count("+100%") == 2
-
-
-def test_a_machine_that_is_slower_altogether_is_no_regression(measured: Result, compare: Compare) -> None:
-    code, text = compare(measured, scaled(measured, 3.0, "cpp", "eager"))
-    assert code == 0
-    assert "4 unchanged" in text
-
-
-def test_a_slower_yardstick_does_not_hide_a_regression(measured: Result, compare: Compare) -> None:
-    both = scaled(scaled(measured, 3.0, "cpp", "eager"), 1.5, "cpp")
-    assert compare(measured, both)[0] == 3
-
-
-def test_an_eager_pytorch_that_something_held_up_is_no_regression(measured: Result, compare: Compare) -> None:
-    """The ratio fell, but not because of us; of two machines the ratio is all there is."""
-    held_up = scaled(measured, 5.0, "eager", jobs=("forward",))
-    code, text = compare(held_up, measured)
-    assert code == 0
-    assert "4 unchanged" in text
-    elsewhere = copy.deepcopy(measured)
-    elsewhere["environment"]["processor"] = "another"
-    code, text = compare(held_up, elsewhere)
-    assert code == 3
-    assert "2 slower" in text
-
-
-def test_few_rounds_prove_less(measured: Result, compare: Compare) -> None:
-    slower = scaled(measured, 1.25, "cpp")
-    assert compare(measured, slower)[0] == 3
-    for row in slower["rows"]:
-        row["rounds"] = 3
-    code, text = compare(measured, slower)
-    assert code == 0
-    assert "typical noise of a ratio: ±32%" in text
-
-
-def test_noise_is_not_flagged(measured: Result, compare: Compare) -> None:
-    assert compare(measured, scaled(measured, 1.04, "cpp"))[0] == 0
-    noisy = copy.deepcopy(measured)
-    for spread in spreads(noisy, "cpp"):
+def noisy(result: Result) -> Result:
+    other = copy.deepcopy(result)
+    for spread in spreads(other, "cpp"):
         spread.update(low=0.6 * spread["median"], high=1.7 * spread["median"])
-    assert compare(measured, scaled(measured, 1.3, "cpp"))[0] == 3
-    assert compare(noisy, scaled(measured, 1.3, "cpp"))[0] == 0
-    assert compare(measured, scaled(noisy, 1.3, "cpp"))[0] == 0
-    assert compare(noisy, scaled(noisy, 4.0, "cpp"))[0] == 3
+    return other
 
 
-def test_cases_of_one_file_alone_are_named(measured: Result, compare: Compare) -> None:
-    first, second = ({**measured, "rows": [row]} for row in measured["rows"])
-    code, text = compare(first, second)
-    assert code == 0
-    assert f"only in the old file: {FIRST}" in text
-    assert f"only in the new file: {SECOND}" in text
-    assert "0 slower, 0 faster, 0 unchanged" in text
+def with_rows(result: Result, **entries: Any) -> Result:
+    return {**result, "rows": [row | entries for row in result["rows"]]}
 
 
-def test_a_result_that_is_no_longer_timed_is_a_regression(measured: Result, compare: Compare) -> None:
-    wrong = copy.deepcopy(measured)
-    wrong["rows"][0]["contenders"]["cpp"] = {"status": "wrong", "reason": "f: error 1, at most 0.1 allowed"}
-    code, text = compare(measured, wrong)
-    assert code == 3
-    assert f"no longer timed: {FIRST}: cpp: f: error 1, at most 0.1 allowed" in " ".join(text.split())
-    skipped = copy.deepcopy(measured)
-    skipped["rows"][0] |= {"contenders": {}, "skipped": "no extension"}
-    assert compare(measured, skipped)[0] == 3
-    assert compare(wrong, measured)[0] == 0
+def without_cpp(result: Result, **outcome: Any) -> Result:
+    other = copy.deepcopy(result)
+    other["rows"][0]["contenders"]["cpp"] = outcome
+    return other
 
 
-def test_a_contender_that_was_not_asked_for_is_no_regression(measured: Result, compare: Compare) -> None:
+WRONG = {"status": "wrong", "reason": "f: error 1, at most 0.1 allowed"}
+Pair = Callable[[Result], tuple[Result, Result]]
+COMPARED: dict[str, tuple[Pair, int, list[str]]] = {
+    "itself": (lambda r: (r, r), 0, ["0 slower, 0 faster, 4 unchanged within noise"]),
+    "a regression": (
+        lambda r: (r, scaled(r, 1.5, "cpp", label=FIRST, jobs=("step",))),
+        *(3, ["1 slower, 0 faster, 3 unchanged", f"{FIRST} step", "−33%"]),
+    ),
+    "an improvement": (
+        lambda r: (r, scaled(r, 0.5, "cpp", label=SECOND)),
+        *(0, ["0 slower, 2 faster, 2 unchanged", f"{SECOND} forward", f"{SECOND} step", "+100%"]),
+    ),
+    "a slower machine": (lambda r: (r, scaled(r, 3.0, "cpp", "eager")), 0, ["4 unchanged"]),
+    "a slower yardstick too": (lambda r: (r, scaled(scaled(r, 3.0, "cpp", "eager"), 1.5, "cpp")), 3, ["4 slower"]),
+    # The ratio fell, but not because of us; of two machines the ratio is all there is.
+    "an eager PyTorch held up": (lambda r: (scaled(r, 5.0, "eager", jobs=("forward",)), r), 0, ["4 unchanged"]),
+    "the same on two machines": (
+        lambda r: (scaled(r, 5.0, "eager", jobs=("forward",)), changed(r, processor="another")),
+        *(3, ["2 slower", "environments differ: processor was"]),
+    ),
+    "enough rounds": (lambda r: (r, scaled(r, 1.25, "cpp")), 3, ["4 slower"]),
+    "too few rounds": (
+        lambda r: (r, with_rows(scaled(r, 1.25, "cpp"), rounds=3)),
+        *(0, ["4 unchanged", "typical noise of a ratio: ±32%"]),
+    ),
+    "a little": (lambda r: (r, scaled(r, 1.04, "cpp")), 0, ["4 unchanged"]),
+    "beyond quiet noise": (lambda r: (r, scaled(r, 1.3, "cpp")), 3, ["4 slower"]),
+    "within noise before": (lambda r: (noisy(r), scaled(r, 1.3, "cpp")), 0, ["4 unchanged"]),
+    "within noise after": (lambda r: (r, scaled(noisy(r), 1.3, "cpp")), 0, ["4 unchanged"]),
+    "beyond loud noise": (lambda r: (noisy(r), scaled(noisy(r), 4.0, "cpp")), 3, ["4 slower"]),
+    "cases of one file alone": (
+        lambda r: ({**r, "rows": r["rows"][:1]}, {**r, "rows": r["rows"][1:]}),
+        *(0, [f"only in the old file: {FIRST}", f"only in the new file: {SECOND}", "0 slower, 0 faster, 0 unchanged"]),
+    ),
+    "a wrong result": (
+        lambda r: (r, without_cpp(r, **WRONG)),
+        3,
+        [f"no longer timed: {FIRST}: cpp: {WRONG['reason']}"],
+    ),
+    "a right result again": (lambda r: (without_cpp(r, **WRONG), r), 0, ["2 unchanged"]),
+    "a skipped case": (
+        lambda r: (r, with_rows(r, contenders={}, skipped="no extension")),
+        *(3, [f"no longer timed: {SECOND}: cpp: no extension"]),
+    ),
+    "other versions": (
+        lambda r: (r, changed(r, threads=64, torch="9.9")),
+        *(0, ["environments differ: threads was 1, is 64", "environments differ: torch was"]),
+    ),
+}
+"""Runs before and after, the exit code, and what the text says."""
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_what_counts_as_slower(name: str, measured: Result, tmp_path: Path) -> None:
+    pair, code, words = COMPARED[name]
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    for path, result in zip((old, new), pair(measured)):
+        path.write_text(json.dumps(result))
+    found, text, error = invoke("--compare", old, "--against", new)
+    assert not error
+    assert found == code
+    plain = " ".join(text.split())
+    for word in words:
+        assert word in plain
+    assert ("differ" in plain) == any("differ" in word for word in words)
+
+
+def test_a_contender_that_was_not_asked_for_is_no_regression(measured: Result) -> None:
     other = copy.deepcopy(measured)
     for row in other["rows"]:
         row["contenders"]["reference"] = row["contenders"].pop("cpp")
-    code, text = compare(measured, other)
-    assert code == 0
-    assert "0 unchanged" in text
-
-
-def test_other_environments_are_named(measured: Result, compare: Compare) -> None:
-    other = copy.deepcopy(measured)
-    other["environment"] |= {"threads": 64, "torch": "9.9"}
-    code, text = compare(measured, other)
-    assert code == 0
-    assert "environments differ: threads was 1, is 64" in text
-    assert "environments differ: torch was" in text
-    assert "processor" not in text
+    found = comparison.compared(measured, other)
+    assert (found.changes, found.regressed) == ([], False)
 
 
 def test_the_committed_result_file_can_be_compared() -> None:
@@ -190,37 +162,32 @@ def test_compare_after_measuring(measured: Result, tmp_path: Path) -> None:
     assert json.loads(old.read_text())["rounds"] == 30
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("not json", ["valid JSON"]),
-        ("[]", ["a JSON list"]),
-        ("{}", ["without environment and rows"]),
-        ('{"environment": {}, "rows": [1]}', ["a row 0 without label"]),
-        ('{"environment": {}, "rows": [{"label": "a", "contenders": {}, "rounds": "3"}]}', ["a row 0 without label"]),
-        ('{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": 1}}]}', ["rounds, or contenders"]),
-        ('{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": {}}}]}', ["medians and quantiles"]),
-        (
-            '{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": {"milliseconds": {"forward": 1}}}}]}',
-            ["medians and quantiles"],
-        ),
-    ],
-)
+NO_RESULTS = {
+    "not json": "valid JSON",
+    "[]": "a result file",
+    "{}": "'environment'",
+    '{"environment": {}, "rows": [1]}': "TypeError",
+    '{"environment": {}, "rows": [{"label": "a", "contenders": {}, "rounds": "3"}]}': "TypeError",
+    '{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": 1}}]}': "TypeError",
+    '{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": {}}}]}': "'status'",
+    '{"environment": {}, "rows": [{"label": "a", "contenders": {"ours": {"status": "timed"}}}]}': "'milliseconds'",
+}
+
+
+@pytest.mark.parametrize("content", NO_RESULTS)
 @pytest.mark.parametrize("option", ["compare", "against"])
 def test_what_is_no_result_file_is_refused_before_any_measuring(
-    option: str, content: str, words: list[str], measured: Result, tmp_path: Path
+    option: str, content: str, measured: Result, tmp_path: Path
 ) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text(json.dumps(measured))
     bad.write_text(content)
     files = ["--compare", bad] if option == "compare" else ["--compare", good, "--against", bad]
     code, text, error = invoke(*files, "--out", tmp_path / "out")
-    assert code == 2
-    assert not text
+    assert (code, text) == (2, "")
     assert error.startswith(f"gradnets-fast: bench: {option} {bad}: expected ")
     assert error.count("\n") == 1
-    for word in words:
-        assert word in error
+    assert NO_RESULTS[content] in error
     assert not (tmp_path / "out").exists()
 
 
@@ -229,18 +196,13 @@ def test_what_is_no_result_file_is_refused_before_any_measuring(
     [
         (["--against", "new.json"], ["against: expected --compare", "add --compare OLD.json"]),
         (["--compare", "none.json"], ["compare none.json: expected a file that can be read"]),
+        (["--compare", "{0}", "--against", "{0}", "--operator", "ridge"], ["no cases to measure, got --operator"]),
     ],
 )
-def test_files_that_are_missing(arguments: list[str], words: list[str]) -> None:
-    code, _, error = invoke(*arguments)
+def test_options_that_do_not_fit(arguments: list[str], words: list[str], measured: Result, tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(measured))
+    code, _, error = invoke(*(word.format(path) for word in arguments))
     assert code == 2
     for word in words:
         assert word in error
-
-
-def test_comparing_two_files_measures_nothing(measured: Result, tmp_path: Path) -> None:
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(measured))
-    code, _, error = invoke("--compare", path, "--against", path, "--operator", "ridge")
-    assert code == 2
-    assert "against: expected no cases to measure, got --operator" in error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich import box
@@ -19,44 +19,53 @@ _REACHED, _MISSED, _BAD, _OURS = "green", "yellow", "bold red", "bold"
 _BYTES_PER_MB = 1e6
 _MOST_DETAILED = 30
 """Cases with a table each; of more, which nobody would read, the CSV file has the rows."""
+_MEANING = (
+    "medians and 10 % and 90 % quantiles; step: the result and the gradients of points and all parameters; rate: "
+    "of the products' operations; GB/s: of the bytes that must be read and written; of bound: the least time that "
+    "products, memory or special functions need at the rates above, as a fraction of the median; /eager, /compile: "
+    "times as fast as these; extra MB: peak memory of a step"
+)
+_MEANING_OF_GAINS = (
+    "gain: eager / ours; of mm, of copy: ours as a fraction of what torch.mm's rate and the bandwidth allow"
+)
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table | Text]:
     """Details case by case, of a preset gains family by family and memory, and the notes."""
     shown = [row for row in result["rows"] if "skipped" not in row]
-    if len(shown) <= _MOST_DETAILED:
-        for row in shown:
-            # Not the table's title, which would be wrapped to its width.
-            yield Text.assemble(
-                (f"{title(row)}, batch, d, h = {size(row)}", "bold"),
-                *((f"\n{_needs(row, job)}", "dim") for job in row["flops"]),
-            )
-            yield _details(row)
+    detailed = len(shown) <= _MOST_DETAILED
+    for row in shown if detailed else ():
+        # Not the table's title, which would be wrapped to its width.
+        yield Text.assemble(
+            (f"{title(row)}, batch, d, h = {size(row)}", "bold"),
+            *((f"\n{_needs(row, job)}", "dim") for job in row["flops"]),
+        )
+        yield _details(row)
     if result["preset"] is not None:
-        families: dict[str, list[Row]] = {}
-        for row in shown:
-            families.setdefault(row["family"], []).append(row)
-        for family, rows in families.items():
-            yield _gains(family, rows)
+        for family in dict.fromkeys(row["family"] for row in shown):
+            yield _gains([row for row in shown if row["family"] == family])
         measured = [row for row in shown if "memory_gain" in row]
         if measured:
             yield _memory(measured)
-    yield _notes(result, details=len(shown) <= _MOST_DETAILED)
+    yield _notes(result, detailed)
 
 
-def _table(title: str | None = None) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def table_of(texts: Iterable[str], numbers: Iterable[str], title: str | None = None) -> Table:
+    """A table with columns of texts, then of numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in texts:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _details(row: Row) -> Table:
-    table = _table()
     compiled = "compile" in row["contenders"]
     memory = any(outcome.get("memory_bytes") is not None for outcome in row["contenders"].values())
-    for heading in ("job", "contender"):
-        table.add_column(heading, no_wrap=True)
-    headings = ["median", "10–90 %", "rate", "GB/s", "of bound", "/eager", *["/compile"] * compiled]
-    for heading in [*headings, *["extra MB"] * memory]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ["median", "10–90 %", "rate", "GB/s", "of bound", "/eager"]
+    headings += ["/compile"] * compiled + ["extra MB"] * memory
+    table = table_of(("job", "contender"), headings)
     for job in row["flops"]:
         for position, (name, outcome) in enumerate(row["contenders"].items()):
             cells = _measured(row, name, outcome, job, compiled)
@@ -93,26 +102,28 @@ def _megabytes(size: int | None) -> str:
     return "" if size is None else f"{size / _BYTES_PER_MB:.{0 if size >= 10 * _BYTES_PER_MB else 1}f}"
 
 
-def _gains(family: str, rows: list[Row]) -> Table:
-    dtype = "" if rows[0]["dtype"] in family else f", {rows[0]['dtype']}"
-    table = _table(family + dtype)
-    names = list(dict.fromkeys(name for row in rows for name in row["contenders"]))
-    targets, compiled = any(row["target"] for row in rows), "compile" in names
-    # Variant above size in one column: side by side they would not fit.
-    one_size = len({size(row) for row in rows}) == 1
+def _names(rows: list[Row]) -> list[str]:
+    """The contenders of any of these cases."""
+    return list(dict.fromkeys(name for row in rows for name in row["contenders"]))
+
+
+def _gains(rows: list[Row]) -> Table:
+    """The cases of one family."""
+    names, sizes = _names(rows), list(map(size, rows))
+    family, dtype = rows[0]["family"], rows[0]["dtype"]
+    heading = family if dtype in family else f"{family}, {dtype}"
+    targets, compiled, one_size = any(row["target"] for row in rows), "compile" in names, len({*sizes}) == 1
     if one_size:
-        table.title = f"{family}{dtype}, batch, d, h = {size(rows[0])}"
-    table.add_column("variant" if all(row["variant"] for row in rows) else "batch, d, h", no_wrap=True)
-    table.add_column("job", no_wrap=True)
+        heading += f", batch, d, h = {sizes[0]}"
+    # Variant above size in one column: side by side they would not fit.
+    first = "variant" if all(row["variant"] for row in rows) else "batch, d, h"
     headings = [*names, "gain", *["target"] * targets, *["/compile"] * compiled, "GFLOP/s", "of mm", "of copy"]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        above, below = (row["variant"].replace("_", " "), size(row)) if row["variant"] else (size(row), "")
-        below = "" if one_size else below
+    table = table_of((first, "job"), headings, heading)
+    for row, below in zip(rows, sizes):
+        above = row["variant"].replace("_", " ") or below
+        places = {"forward": above, "step": "" if one_size or above == below else below}
         for job in row["flops"]:
-            place = {"forward": above, "step": below}.get(job, "")
-            table.add_row(place, job, *_cells(row, job, names, targets))
+            table.add_row(places.get(job, ""), job, *_cells(row, job, names, targets))
     return table
 
 
@@ -143,50 +154,37 @@ def _time(outcome: dict[str, Any], job: str) -> str | Text:
 
 
 def _memory(rows: list[Row]) -> Table:
-    table = _table("Extra memory of a step, MB")
-    names = list(dict.fromkeys(name for row in rows for name in row["contenders"]))
-    for heading in ("network", "batch, d, h"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (*names, "gain", "target"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    names = _names(rows)
+    table = table_of(("network", "batch, d, h"), (*names, "gain", "target"), "Extra memory of a step, MB")
     for row in rows:
         sizes = [row["contenders"].get(name, {}).get("memory_bytes") for name in names]
         target = (row["target"] or {}).get("memory")
-        gain = row["memory_gain"].get("ours")
         numbers = ["" if s is None else f"{s / _BYTES_PER_MB:.0f}" for s in sizes]
-        last = (_judged(gain, target), "" if target is None else f"{target:g}×")
+        last = (_judged(row["memory_gain"].get("ours"), target), "" if target is None else f"{target:g}×")
         table.add_row(f"{row['family']} {row['variant']}".strip(), size(row), *numbers, *last)
     return table
 
 
 def _notes(result: dict[str, Any], details: bool) -> Text:
-    machine = {name: rates["high"] for name, rates in result["machine"].items()}
     lines = [
         f"{place(result['environment'])}, torch {result['environment']['torch']}",
-        "the best tenth of the same run: " + ", ".join(_machine(machine)),
-        "medians and 10 % and 90 % quantiles; step: the result and the gradients of points and all parameters; rate: "
-        "of the products' operations; GB/s: of the bytes that must be read and written; of bound: the least time that "
-        "products, memory or special functions need at the rates above, as a fraction of the median; /eager, /compile: "
-        "times as fast as these; extra MB: peak memory of a step",
+        "the best tenth of the same run: " + ", ".join(_machine(result["machine"])),
+        _MEANING,
+        *[_MEANING_OF_GAINS] * (result["preset"] is not None),
+        *["a row for each contender is in the CSV file"] * (not details),
+        *(f"skipped {row['label']}: {row['skipped']}" for row in result["rows"] if "skipped" in row),
     ]
-    if result["preset"] is not None:
-        lines.append(
-            "gain: eager / ours; of mm, of copy: ours as a fraction of what torch.mm's rate and the bandwidth allow"
-        )
-    if not details:
-        lines.append("a row for each contender is in the CSV file")
-    lines += [f"skipped {row['label']}: {row['skipped']}" for row in result["rows"] if "skipped" in row]
     text = Text("\n".join(lines), style="dim")
     for reason in reasons(result):
         text.append(f"\n{reason}", style=_BAD)
     return text
 
 
-def _machine(machine: dict[str, float]) -> Iterator[str]:
-    for name, rate in machine.items():
+def _machine(machine: dict[str, dict[str, float]]) -> Iterator[str]:
+    for name, rates in machine.items():
         if name.startswith("mm_"):
             dtype = name.removeprefix("mm_").removesuffix("gflops").strip("_") or "float32"
-            yield f"torch.mm {flop_rate(rate)} in {dtype}"
-    yield f"copy_ {machine['copy_gb_per_s']:.1f} GB/s"
-    yield f"torch.tanh {machine['tanh_g_per_s']:.2f} G/s"
-    yield f"special functions {machine['special_g_per_s']:.2f} G/s"
+            yield f"torch.mm {flop_rate(rates['high'])} in {dtype}"
+    yield f"copy_ {machine['copy_gb_per_s']['high']:.1f} GB/s"
+    yield f"torch.tanh {machine['tanh_g_per_s']['high']:.2f} G/s"
+    yield f"special functions {machine['special_g_per_s']['high']:.2f} G/s"
