@@ -16,27 +16,19 @@ import pytest
 import torch
 from test_benchmark_options import invoke as invoke_in_columns
 
-import gradnets_fast
-from gradnets_fast import reference
-from gradnets_fast.apps.bench import memory, readable, runner
-from gradnets_fast.apps.bench.cases import NetworkCase, Problem, Target
+from gradnets_fast.apps.bench import chosen, memory, readable, runner
+from gradnets_fast.apps.bench.cases import Case, Problem, Target
+from gradnets_fast.apps.bench.chosen import Choice
 from gradnets_fast.apps.bench.contenders import CONTENDERS, Builder, Contender, eager, ours
 from gradnets_fast.apps.bench.machine import Machine
-from gradnets_fast.apps.bench.measurement import Spread, WallClock, calls_per_sample, interleaved
+from gradnets_fast.apps.bench.measurement import Plan, Spread, WallClock, calls_per_sample, interleaved
 from gradnets_fast.apps.bench.presets import CASES, PRESETS, registry_cases
-from gradnets_fast.apps.bench.runner import Plan
 from gradnets_fast.apps.bench.verification import chosen_rows
 from gradnets_fast.nn import registry
 
-TINY = NetworkCase(
-    "mGradNetC, 2 layers",
-    "",
-    700,
-    3,
-    5,
-    make=partial(gradnets_fast.mGradNetC, 2, 3, 5),
-    reference=partial(reference.gradnet_c, activation="tanh", monotone=True),
-    target=Target(2.0, 0.001),
+CPU = torch.device("cpu")
+TINY = dataclasses.replace(
+    *chosen.cases(Choice((), ("mGradNetC",), ("700x3x5",), layers=2), CPU), target=Target(2.0, 0.001)
 )
 WITHOUT_COMPILE = {name: CONTENDERS[name] for name in PRESETS["quick"].contenders}
 SHORT = Plan(3, 1.0)
@@ -109,19 +101,18 @@ def _wrong_gradient(problem: Problem) -> Contender:
     return dataclasses.replace(right, call=lambda x: right.call(x) + 1e-3 * (x - x.detach()))
 
 
+@pytest.mark.usefixtures("tiny_preset")
 @pytest.mark.parametrize("builder", [partial(_wrong_after, 0), partial(_wrong_after, 1), _wrong_gradient])
 def test_a_wrong_result_is_not_timed(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = runner.run_case(TINY, {"eager": eager, "ours": builder}, SHORT)
-    outcome = row["contenders"]["ours"]
-    assert outcome["status"] == "wrong"
-    assert "milliseconds" not in outcome
-    assert row["contenders"]["eager"]["status"] == "timed"
-    monkeypatch.setitem(PRESETS, "quick", dataclasses.replace(PRESETS["quick"], cases=lambda: iter([TINY])))
     monkeypatch.setattr("gradnets_fast.apps.bench.command.CONTENDERS", {**CONTENDERS, "ours": builder})
     code, text, _ = invoke("--rounds", 1, "--out", tmp_path)
     assert code == 1
-    assert "wrong result, not timed: mGradNetC, 2 layers 700x3x5: ours: " in " ".join(text.split())
-    assert json.loads((tmp_path / "cpu.json").read_text())["rows"][0]["gain"].keys() == {"authors"}
+    assert "wrong result, not timed: mGradNetC, 2 layers tanh 700x3x5: ours: " in " ".join(text.split())
+    (row,) = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert row["contenders"]["ours"]["status"] == "wrong"
+    assert "milliseconds" not in row["contenders"]["ours"]
+    assert row["contenders"]["eager"]["status"] == "timed"
+    assert row["gain"].keys() == {"authors"}
 
 
 def test_a_contender_that_cannot_run_says_why() -> None:
@@ -197,35 +188,20 @@ def test_rounds_interleave_the_jobs_and_end_in_time() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, pytest.approx(1.2), pytest.approx(2.8))
 
 
-def test_memory_of_a_step_comes_from_a_fresh_process() -> None:
-    """One array of batch × hidden is 17 MB: eager keeps several, the kernels none."""
+MEMORY = [
+    (next(case for case in CASES if case.label == "mGradNetC, 4 layers 65536x2x64"), "ours"),
+    (*chosen.cases(Choice(("ridge_jvp",), shapes=("16384x8x512",)), CPU), "cpp"),
+]
+
+
+@pytest.mark.parametrize(("case", "name"), MEMORY, ids=["network", "operator"])
+def test_memory_of_a_step_comes_from_a_fresh_process(case: Case, name: str) -> None:
+    """Eager keeps several arrays of batch × hidden, the kernels none."""
     big = torch.ones(2**27)  # a process that this one starts must not inherit its size
     del big
-    case = next(case for case in CASES if case.label == "mGradNetC, 4 layers 65536x2x64")
-    found = {name: memory.extra_bytes(case, name) for name in ("eager", "ours")}
-    assert found["eager"] > 3 * 65536 * 64 * 4
-    assert found["ours"] < found["eager"] / 5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--device", "tpu"], ["device", "cpu or cuda", "'tpu'"]),
-        (["--device", "meta"], ["device", "cpu or cuda", "'meta'"]),
-        (["--preset", "huge"], ["preset", "quick, full, registry", "'huge'"]),
-        (["--rounds", "0"], ["rounds", "got 0"]),
-        (["--threads", "-2"], ["threads", "got -2"]),
-        (["--case", "helix"], ["case", "mRidgeGradNet 65536x2x64", "'helix'", "another preset"]),
-    ],
-)
-def test_bad_options(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    code, _, error = invoke(*arguments, "--out", tmp_path / "out")
-    assert code == 2
-    assert error.startswith("gradnets-fast: bench: ")
-    assert error.count("\n") == 1
-    for word in ("expected ", "got ", "; ", *words):
-        assert word in error, error
-    assert not (tmp_path / "out").exists()
+    found = {name: memory.extra_bytes(case, name) for name in ("eager", name)}
+    assert found["eager"] > 3 * case.batch * case.h * 4
+    assert found[name] < found["eager"] / 5
 
 
 def test_unwritable_output_folder(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import os
 import subprocess
@@ -20,12 +19,12 @@ from typer.testing import CliRunner
 from gradnets_fast import functional
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.apps import draws
-from gradnets_fast.apps.bench import chosen, memory, runner
+from gradnets_fast.apps.bench import chosen, runner
 from gradnets_fast.apps.bench.cases import Case
 from gradnets_fast.apps.bench.chosen import Choice
 from gradnets_fast.apps.bench.contenders import CONTENDERS
+from gradnets_fast.apps.bench.measurement import Plan
 from gradnets_fast.apps.bench.operators import OperatorCase
-from gradnets_fast.apps.bench.runner import Plan
 from gradnets_fast.apps.bench.verification import chosen_rows, exact, judged, results, yardstick
 from gradnets_fast.apps.cli import app
 from gradnets_fast.backend import BACKENDS
@@ -141,13 +140,6 @@ def test_each_backend_is_a_contender() -> None:
         assert row["contenders"][name]["backend"] == name
 
 
-def test_memory_of_an_operator() -> None:
-    (case,) = chosen.cases(Choice(("ridge_jvp",), shapes=("16384x8x512",)), CPU)
-    found = {name: memory.extra_bytes(case, name) for name in ("eager", "cpp")}
-    assert found["eager"] > 3 * 16384 * 512 * 4
-    assert found["cpp"] < found["eager"] / 5
-
-
 def test_a_run_of_operators(tmp_path: Path) -> None:
     shapes = ["--shape", "300x3x5", "--shape", "200x4x6"]
     options = ["--no-compile", "--rounds", 3, "--threads", 1, "--out", tmp_path]
@@ -160,15 +152,11 @@ def test_a_run_of_operators(tmp_path: Path) -> None:
     assert len(result["rows"]) == 4
     for row in result["rows"]:
         assert list(row["contenders"]) == ["eager", "cpp", "reference"]
-        assert row["bound"]["forward"]["by"] in ("products", "memory", "special functions")
         for outcome in row["contenders"].values():
             median = outcome["milliseconds"]["step"]["median"]
-            assert outcome["gflops"]["step"] == pytest.approx(1e-6 * row["flops"]["step"] / median)
             assert outcome["gb_per_s"]["step"] == pytest.approx(1e-6 * row["minimum_bytes"]["step"] / median)
-            assert outcome["of_bound"]["step"] == pytest.approx(row["bound"]["step"]["milliseconds"] / median)
-    lines = list(csv.DictReader((tmp_path / "cpu.csv").read_text().splitlines()))
-    assert len(lines) == 4 * 3 * 2
-    assert (tmp_path / "cpu.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list(csv.DictReader((tmp_path / "cpu.csv").read_text().splitlines()))) == 4 * 3 * 2
+    assert (tmp_path / "cpu.png").is_file()
     assert text.count("ridge, 1 layer, tanh, float32, batch, d, h = ") == 2
     rows = [line for line in text.splitlines() if line.split()[:1] in (["cpp"], ["reference"])]
     assert len(rows) == 4 * 2 * 2
@@ -185,24 +173,6 @@ def test_torch_compile_and_memory(tmp_path: Path) -> None:
         assert outcome["memory_bytes"] >= 0
     assert "/compile" in text
     assert "extra MB" in text
-
-
-def test_a_wrong_operator_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = functional.ridge_jvp
-
-    @functools.wraps(right)
-    def wrong(*arguments: Any, **settings: Any) -> torch.Tensor:
-        return 1.001 * right(*arguments, **settings)
-
-    monkeypatch.setattr(functional, "ridge_jvp", wrong)
-    options = ["--shape", "64x3x5", "--no-compile", "--no-memory", "--rounds", 1, "--out", tmp_path]
-    code, text, _ = invoke("--operator", "ridge_jvp", *options)
-    assert code == 1
-    assert "wrong result, not timed: ridge_jvp, 1 layer tanh 64x3x5: cpp: f: error" in " ".join(text.split())
-    (row,) = json.loads((tmp_path / "cpu.json").read_text())["rows"]
-    assert row["contenders"]["cpp"]["status"] == "wrong"
-    assert "milliseconds" not in row["contenders"]["cpp"]
-    assert row["contenders"]["eager"]["status"] == "timed"
 
 
 def test_a_case_that_eager_pytorch_cannot_compute_is_skipped(tmp_path: Path) -> None:
@@ -235,6 +205,12 @@ def test_list(arguments: list[str], lines: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--device", "tpu"], ["device", "cpu or cuda", "'tpu'"]),
+        (["--device", "meta"], ["device", "cpu or cuda", "'meta'"]),
+        (["--preset", "huge"], ["preset", "quick, full, registry", "'huge'"]),
+        (["--rounds", "0"], ["rounds", "got 0"]),
+        (["--threads", "-2"], ["threads", "got -2"]),
+        (["--case", "helix"], ["case", "mRidgeGradNet 65536x2x64", "'helix'", "another preset"]),
         (["--preset", "quick", "--operator", "ridge"], ["preset", "--preset quick and --operator", "leave one out"]),
         (["--preset", "quick", "--backend", "cpp"], ["preset", "--preset quick and --backend"]),
         (["--backend", "cpp"], ["backend", "case of your own", "--operator ridge"]),
@@ -258,7 +234,7 @@ def test_list(arguments: list[str], lines: int, tmp_path: Path) -> None:
         (["--operator", "ridge", "--backend", "triton", "--dtype", "float64"], ["backend triton", "not torch.float64"]),
     ],
 )
-def test_bad_choices(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+def test_bad_options(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     code, _, error = invoke(*arguments, "--out", tmp_path / "out")
     assert code == 2
     assert error.startswith("gradnets-fast: ")

@@ -25,10 +25,11 @@ from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
 from gradnets_fast.apps.accuracy import FLOOR_ULPS
-from gradnets_fast.apps.bench import results, runner
+from gradnets_fast.apps.bench import results
 from gradnets_fast.apps.bench.cases import Case
 from gradnets_fast.apps.bench.gpu import tanh_rate
 from gradnets_fast.apps.bench.machine import rates
+from gradnets_fast.apps.bench.measurement import Plan
 from gradnets_fast.apps.bench.precision import PRECISIONS
 from gradnets_fast.apps.bench.presets import compilers, gpu_cases
 from gradnets_fast.apps.bench.work import bounds
@@ -373,7 +374,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
     monkeypatch.setattr(parts, "pool", here)
     monkeypatch.setattr(parts, "gpu_cases", lambda: listed)
     monkeypatch.setattr(parts, "compilers", lambda case: ("compile",) if case is listed[0] else ())
-    monkeypatch.setattr(parts, "_plan", lambda place: runner.Plan(1, 0.1, None, place))
+    monkeypatch.setattr(parts, "_plan", lambda place: Plan(1, 0.1, None, place))
     monkeypatch.setattr(parts, "_PROBES", 1)
     monkeypatch.setattr("gradnets_fast.apps.bench.machine._CPU_SIZES", (64, 2**10, 2**15))
     return listed

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
@@ -25,6 +25,7 @@ from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command
 from gradnets_fast.apps.bench import results, runner
 from gradnets_fast.apps.bench.contenders import CONTENDERS, ours
 from gradnets_fast.apps.bench.machine import Machine
+from gradnets_fast.apps.bench.measurement import Plan
 from gradnets_fast.apps.bench.operators import OperatorCase
 from gradnets_fast.apps.bench.presets import PRESETS, compilers, gpu_cases
 from gradnets_fast.apps.bench.readable import duration, percent, times
@@ -86,9 +87,8 @@ def _measured(task: Task, place: torch.device) -> Answer:
     return {}
 
 
-def _plan(place: torch.device) -> runner.Plan:
-    preset = PRESETS["gpu"]
-    return runner.Plan(preset.rounds, preset.seconds, preset.memory_from, place)
+def _plan(place: torch.device) -> Plan:
+    return replace(PRESETS["gpu"].plan, device=place)
 
 
 def _fits(task: Task, place: torch.device) -> Answer:
@@ -205,7 +205,7 @@ def run_measurements(listed: list[OperatorCase], count: int, budget: Budget, wri
     """Measures the cases one after the other; whether all that were run are right."""
     _warm(listed, count, budget)
     not_run = [case.label for case in listed]
-    header = {"preset": "gpu", "rounds": PRESETS["gpu"].rounds, "not_run": not_run}
+    header = {"preset": "gpu", "rounds": PRESETS["gpu"].plan.rounds, "not_run": not_run}
     rows: list[dict[str, Any]] = []
     with pool(command("measure"), 1, _FEW_COMPILERS) as (worker,):
         machine = worker.ask({"dtypes": sorted({case.dtype for case in listed})}, _RATES_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ from .cases import Case
 from .chosen import Choice
 from .contenders import CONTENDERS, Builder, check_backend, fastest_backend, is_ours
 from .environment import environment
+from .measurement import Plan
 from .presets import PRESETS, select
 from .readable import times
-from .runner import Plan, run, threads
+from .runner import run, threads
 
 WRONG, SLOWER, INTERRUPTED = 1, 3, 130
 """Exit codes."""
 
 _WIDEST = 1000
 _DEFAULT_PRESET = "quick"
-_CHOSEN_ROUNDS, _CHOSEN_SECONDS = 30, 10.0
-_CHOSEN_MEMORY_FROM = 2**18
-"""Batch × hidden units: of less than a megabyte a process's peak says nothing."""
+_CHOSEN = Plan(30, 10.0, memory_from=2**18)
+"""How cases of one's own are measured; of less than a megabyte of hidden units a process's peak says nothing."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,9 @@ def _plan(request: Request, device: torch.device) -> Plan:
         check_positive("bench", "threads", request.threads)
     if request.rounds is not None:
         check_positive("bench", "rounds", request.rounds)
-    preset = PRESETS[request.preset or _DEFAULT_PRESET]
-    rounds, seconds, memory_from = preset.rounds, preset.seconds, preset.memory_from
-    if request.chooses():
-        rounds, seconds, memory_from = _CHOSEN_ROUNDS, _CHOSEN_SECONDS, _CHOSEN_MEMORY_FROM
-    if request.memory is not None:
-        memory_from = 1 if request.memory else None
-    return Plan(request.rounds or rounds, seconds, memory_from, device)
+    plan = _CHOSEN if request.chooses() else PRESETS[request.preset or _DEFAULT_PRESET].plan
+    plan = replace(plan, device=device, rounds=request.rounds or plan.rounds)
+    return plan if request.memory is None else replace(plan, memory_from=1 if request.memory else None)
 
 
 def _measured(

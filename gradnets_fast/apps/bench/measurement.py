@@ -18,6 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .contenders import Contender
 
+CPU = torch.device("cpu")
 SAMPLE_SECONDS = 2e-3
 MINIMUM_ROUNDS = 3
 SETTLED_SECONDS, MORE_ROUNDS = 1.0, 10
@@ -100,6 +101,31 @@ class WallClock:
     @staticmethod
     def _named(name: str, sampler: Sampler) -> JobsSampler:
         return lambda: {name: sampler()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How cases are measured.
+
+    Attributes:
+        rounds: samples of each contender and job, at least; short cases get more.
+        seconds: a case stops earlier than that once it has three rounds and used this time.
+        memory_from: batch × hidden from which on the extra memory of a step is measured; None for never.
+        device: where.
+    """
+
+    rounds: int
+    seconds: float
+    memory_from: int | None = None
+    device: torch.device = CPU
+
+    def clock(self) -> Clock:
+        """The clock for the device: CUDA events, or wall time."""
+        if self.device.type == "cuda":
+            from .gpu import EventClock
+
+            return EventClock(self.device)
+        return WallClock()
 
 
 def interleaved(

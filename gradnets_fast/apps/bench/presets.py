@@ -11,6 +11,7 @@ from ...errors import message
 from ...nn import GradNet, mGradNetC, mGradNetM, mRidgeGradNet, registry
 from ..draws import Variant
 from .cases import Case, NetworkCase, Target
+from .measurement import Plan
 from .operators import OperatorCase, of_variant
 
 _DEPTH = 4
@@ -161,16 +162,12 @@ class Preset:
     Attributes:
         cases: makes the cases.
         contenders: names in `contenders.CONTENDERS`.
-        rounds: samples of each contender and job, at least; short cases get more.
-        seconds: a case stops earlier than that once it has three rounds and used this time.
-        memory_from: batch × hidden from which on the extra memory of a step is measured; None for never.
+        plan: how they are measured, wherever that is.
     """
 
     cases: Callable[[], Iterable[Case]]
     contenders: tuple[str, ...]
-    rounds: int
-    seconds: float
-    memory_from: int | None = None
+    plan: Plan
 
 
 _ALL = ("eager", "compile", "authors", "ours", "ours float32")
@@ -178,10 +175,10 @@ _ALL = ("eager", "compile", "authors", "ours", "ours float32")
 _WITHOUT_COMPILE = ("eager", "authors", "ours")
 
 PRESETS = {
-    "quick": Preset(quick_cases, _WITHOUT_COMPILE, 30, 1.5),
-    "full": Preset(lambda: CASES, _ALL, 30, 40.0, memory_from=_LARGE),
-    "registry": Preset(registry_cases, _WITHOUT_COMPILE, 20, 2.0),
-    "gpu": Preset(gpu_cases, ("eager", "ours"), 30, 1.5, memory_from=1),
+    "quick": Preset(quick_cases, _WITHOUT_COMPILE, Plan(30, 1.5)),
+    "full": Preset(lambda: CASES, _ALL, Plan(30, 40.0, memory_from=_LARGE)),
+    "registry": Preset(registry_cases, _WITHOUT_COMPILE, Plan(20, 2.0)),
+    "gpu": Preset(gpu_cases, ("eager", "ours"), Plan(30, 1.5, memory_from=1)),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,38 +14,12 @@ from . import memory, verification
 from .cases import Case, Problem
 from .contenders import Builder, Contender, is_ours
 from .machine import Machine
-from .measurement import Clock, JobsSampler, Spread, WallClock, interleaved
+from .measurement import Clock, JobsSampler, Plan, Spread, interleaved
 from .work import JOBS
 
-CPU = torch.device("cpu")
 TIMED, WRONG, UNAVAILABLE = "timed", "wrong", "unavailable"
 _OUT_OF_MEMORY = "out of memory"
 _UNAVAILABLE_IF = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How cases are measured.
-
-    Attributes:
-        rounds: samples of each contender and job, at least; short cases get more.
-        seconds: a case stops earlier than that once it has three rounds and used this time.
-        memory_from: batch × hidden from which on the extra memory of a step is measured; None for never.
-        device: where.
-    """
-
-    rounds: int
-    seconds: float
-    memory_from: int | None = None
-    device: torch.device = CPU
-
-    def clock(self) -> Clock:
-        """The clock for the device: CUDA events, or wall time."""
-        if self.device.type == "cuda":
-            from .gpu import EventClock
-
-            return EventClock(self.device)
-        return WallClock()
 
 
 @contextmanager
