@@ -64,13 +64,13 @@ def test_bounds(d: int, depth: int, forward: float, backward: float, scarce: tup
     case = _case(d=d, h=1024, dtype="bfloat16", depth=depth)
     problem = case.problem(batch=_FEW)
     work = problem.work
-    times = [bounds(vars(work[job]), rates(H100, "bfloat16")) for job in ("forward", "backward")]
+    times = [bounds(work, job, rates(H100, "bfloat16")) for job in ("forward", "backward")]
     scale = case.batch / _FEW
     assert [scale * max(t.values()) for t in times] == pytest.approx([forward, backward], rel=0.03)
     assert tuple(max(t, key=t.__getitem__) for t in times) == scarce
     points, weights = 2 * _FEW * d, sum(t.nbytes for t in problem.parameters.values())
-    assert work["backward"].minimum_bytes == 3 * points + 2 * weights
-    assert work["backward"].flops == 10 * _FEW * d * 1024
+    assert work["minimum_bytes"]["backward"] == 3 * points + 2 * weights
+    assert work["flops"]["backward"] == 10 * _FEW * d * 1024
 
 
 def test_float32_may_be_three_products_of_tf32_but_ieee_may_not() -> None:
@@ -125,11 +125,9 @@ def _times(milliseconds: float, *jobs: str) -> dict[str, Any]:
 
 
 def _row(case: Case, **contenders: Any) -> dict[str, Any]:
-    few, scale = case.problem(batch=_FEW), case.batch / _FEW
-    keys = ("flops", "minimum_bytes", "evaluations")
-    work = {key: {job: scale * getattr(w, key) for job, w in few.work.items()} for key in keys}
-    known = {key: getattr(case, key) for key in ("label", "family", "variant", "batch", "d", "h", "dtype", "target")}
-    return {**known, **work, "contenders": contenders}
+    few, scale = case.problem(batch=_FEW).work, case.batch / _FEW
+    work = {key: {job: scale * amount for job, amount in of_jobs.items()} for key, of_jobs in few.items()}
+    return {**case.facts(), **work, "contenders": contenders}
 
 
 @pytest.fixture(scope="module")

@@ -244,8 +244,7 @@ def _row(worker: Worker, case: OperatorCase, names: tuple[str, ...], budget: Bud
     try:
         row = worker.ask({"case": case.label, "contenders": names}, budget.within(_CASE_SECONDS))
     except WorkerError as error:
-        known = {key: getattr(case, key) for key in ("label", "family", "variant", "batch", "d", "h", "dtype")}
-        return {**known, "target": None, "contenders": {}, "skipped": str(error)}
+        return {**case.facts(), "contenders": {}, "skipped": str(error)}
     seconds = time.monotonic() - start
     if not works:
         budget.spent("case", seconds)

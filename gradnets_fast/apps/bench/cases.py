@@ -50,7 +50,7 @@ class Problem:
     eager: Function
     ours: Function
     authors: Function | None
-    work: Mapping[str, Work]
+    work: Work
     eps: float
     in_float32: Callable[[], Problem] | None = None
 
@@ -89,6 +89,12 @@ class Case:
     def precision(self) -> Precision:
         """What `dtype` names."""
         return PRECISIONS[self.dtype]
+
+    def facts(self) -> dict[str, Any]:
+        """What a result file has of the case itself."""
+        names = ("label", "family", "variant", "batch", "d", "h", "dtype")
+        known = {name: getattr(self, name) for name in names}
+        return {**known, "target": None if self.target is None else vars(self.target)}
 
     def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
         """The case's tensors from a fixed seed; batch: in place of the number of points."""

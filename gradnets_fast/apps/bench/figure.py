@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ..files import write_atomically
-from .environment import place
+from .environment import place as place_of
 from .readable import Row, size, times, title
 
 if TYPE_CHECKING:
@@ -77,6 +77,21 @@ _RATES = _Kind(
 )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A case in the figure: the contenders that have a bar, where the first begins, and what stands above it."""
+
+    row: Row
+    names: list[str]
+    top: float
+    heading: str
+
+    @property
+    def bottom(self) -> float:
+        """Where the last bar ends."""
+        return self.top + len(self.names)
+
+
 def save_figure(result: dict[str, Any], path: Path) -> None:
     """Draws gains of a preset, or rates of chosen cases, and writes them as PNG, atomically."""
     matplotlib.use("Agg")
@@ -86,64 +101,57 @@ def save_figure(result: dict[str, Any], path: Path) -> None:
 
 def _drawn(result: dict[str, Any], kind: _Kind) -> Figure:
     jobs = list(result["rows"][0]["flops"]) if result["rows"] else ["forward", "step"]
-    bars = [[n for n in _STYLES if any(kind.length(row, n, job) for job in jobs)] for row in result["rows"]]
-    shown = [(row, names) for row, names in zip(result["rows"], bars) if names]
-    ends = _ends(shown)
-    height = min(_MOST_INCHES, max(2.6, 1.3 + _INCHES_PER_BAR * ends[-1]))
+    places = _places(result["rows"], jobs, kind)
+    end = places[-1].bottom + _GAP / 2 if places else 1.0
+    height = min(_MOST_INCHES, max(2.6, 1.3 + _INCHES_PER_BAR * end))
     figure = Figure(figsize=(13, height), layout="constrained")
     axes = figure.subplots(1, len(jobs), sharey=True)
     for axis, job in zip(axes, jobs):
-        _panel(axis, job, shown, ends, kind)
-    middles = [end - (_GAP + len(names)) / 2 for (_, names), end in zip(shown, ends)]
-    axes[0].set_yticks(middles, [_label(row) for row, _ in shown])
-    axes[0].set_ylim(ends[-1], 0)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
+        _panel(axis, job, places, kind)
+    labels = [", ".join(filter(None, (p.row["variant"].replace("_", " "), size(p.row)))) for p in places]
+    axes[0].set_yticks([(place.top + place.bottom) / 2 for place in places], labels)
+    axes[0].set_ylim(end, 0)
+    named = dict(zip(*reversed(axes[0].get_legend_handles_labels())))
+    if named:
+        figure.legend(named.values(), named, loc="outside lower center", ncols=len(named), frameon=False)
     where = result["environment"]
-    figure.suptitle(f"{place(where)}, torch {where['torch']}", color=_INK)
+    figure.suptitle(f"{place_of(where)}, torch {where['torch']}", color=_INK)
     return figure
 
 
-def _ends(shown: list[tuple[Row, list[str]]]) -> list[float]:
-    """The lower end of each case, a heading above each family's first."""
-    ends, bottom = [], 0.0
-    for k, (row, names) in enumerate(shown):
-        heading = k == 0 or row["family"] != shown[k - 1][0]["family"]
-        bottom += heading * _HEADING + len(names) + _GAP
-        ends.append(bottom)
-    return ends or [1.0]
+def _places(rows: list[Row], jobs: list[str], kind: _Kind) -> list[_Place]:
+    """One case below the other, with a heading above each family's first."""
+    places: list[_Place] = []
+    for row in rows:
+        names = [name for name in _STYLES if any(kind.length(row, name, job) for job in jobs)]
+        if names:
+            above = places[-1].bottom + _GAP / 2 if places else 0.0
+            first = not places or row["family"] != places[-1].row["family"]
+            heading = (row["family"] if kind is _GAINS else title({**row, "variant": ""})) if first else ""
+            places.append(_Place(row, names, above + first * _HEADING + _GAP / 2, heading))
+    return places
 
 
-def _label(row: Row) -> str:
-    return ", ".join(part for part in (row["variant"].replace("_", " "), size(row)) if part)
-
-
-def _panel(axis: Axes, job: str, shown: list[tuple[Row, list[str]]], ends: list[float], kind: _Kind) -> None:
-    lengths = [kind.start or 1.0]
+def _panel(axis: Axes, job: str, places: list[_Place], kind: _Kind) -> None:
+    ends = [kind.start or 1.0]
+    for place in places:
+        # Above the plot's left edge, whatever the axis shows.
+        left = axis.get_yaxis_transform()
+        axis.text(0.0, place.top - 0.35, place.heading, transform=left, weight="bold", color=_INK)
+        for k, name in enumerate(place.names):
+            end = kind.length(place.row, name, job)
+            if end is not None:
+                ends.append(end)
+                _bar(axis, place.top + k + 0.5, end, kind.start, name, place.row["gain"].get(name, {}).get(job))
+        mark = kind.mark(place.row, job)
+        if mark is not None:
+            ends.append(mark)
+            axis.plot([mark, mark], [place.top, place.bottom], color=_MARK, linewidth=2, label=kind.marked)
     if kind is _GAINS:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
-    family = None
-    for (row, names), end in zip(shown, ends):
-        top = end - _GAP / 2 - len(names)
-        if row["family"] != family:
-            family = row["family"]
-            text = family if kind is _GAINS else title({**row, "variant": ""})
-            axis.text(0.0, top - 0.35, text, transform=axis.get_yaxis_transform(), weight="bold", color=_INK)
-        for k, name in enumerate(names):
-            length = kind.length(row, name, job)
-            if length is not None:
-                lengths.append(length)
-                _bar(axis, top + k + 0.5, length, kind.start, name, row["gain"].get(name, {}).get(job))
-        mark = kind.mark(row, job)
-        if mark is not None:
-            lengths.append(mark)
-            axis.plot([mark, mark], [top, top + len(names)], color=_MARK, linewidth=2, label=kind.marked)
-    _once(axis)
-    low, high = min(lengths), max(lengths)
     # Room for the numbers at the bars' ends.
-    axis.set_xlim((low * 0.7, high * 1.5) if kind is _GAINS else (0.0, 1.12 * high))
+    axis.set_xlim((min(ends) * 0.7, max(ends) * 1.5) if kind is _GAINS else (0.0, 1.12 * max(ends)))
     axis.set_title(_TITLES[job], color=_INK)
     axis.set_xlabel(kind.unit, color=_INK)
     axis.axvline(kind.start, color=_INK, linewidth=1.0)
@@ -157,26 +165,7 @@ def _panel(axis: Axes, job: str, shown: list[tuple[Row, list[str]]], ends: list[
 def _bar(axis: Axes, y: float, end: float, start: float, name: str, gain: float | None) -> None:
     label, colour = _STYLES[name]
     axis.barh(y, end - start, left=start, height=0.86, color=colour, label=label)
-    right = end >= start
-    axis.annotate(
-        times(gain),
-        (end, y),
-        xytext=(3 if right else -3, 0),
-        textcoords="offset points",
-        ha="left" if right else "right",
-        va="center",
-        fontsize=7.5,
-        color=_INK,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
-    )
-
-
-def _once(axis: Axes) -> None:
-    """Leaves each name in the legend once."""
-    seen: set[str] = set()
-    artists: list[Any] = [*axis.containers, *axis.lines]
-    for artist in artists:
-        label = str(artist.get_label())
-        if label in seen:
-            artist.set_label("_")
-        seen.add(label)
+    side, shift = ("left", 3) if end >= start else ("right", -3)
+    outline = [withStroke(linewidth=2.5, foreground="white")]
+    text: dict[str, Any] = {"ha": side, "va": "center", "fontsize": 7.5, "color": _INK, "path_effects": outline}
+    axis.annotate(times(gain), (end, y), xytext=(shift, 0), textcoords="offset points", **text)

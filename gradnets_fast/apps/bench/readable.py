@@ -44,7 +44,7 @@ def duration(milliseconds: float) -> str:
     ('12.3 µs', '1.23 ms', '123 ms', '1.23 s')
     """
     factor, unit = _unit(milliseconds)
-    return f"{_three_digits(milliseconds * factor)} {unit}"
+    return f"{_digits(milliseconds * factor, 3)} {unit}"
 
 
 def quantiles(spread: Mapping[str, float]) -> str:
@@ -54,15 +54,27 @@ def quantiles(spread: Mapping[str, float]) -> str:
     '0.95–12.3'
     """
     factor, _ = _unit(spread["median"])
-    return f"{_three_digits(spread['low'] * factor)}–{_three_digits(spread['high'] * factor)}"
+    return f"{_digits(spread['low'] * factor, 3)}–{_digits(spread['high'] * factor, 3)}"
 
 
 def _unit(milliseconds: float) -> tuple[float, str]:
     return next((pair for pair in _UNITS if milliseconds * pair[0] < 999.5), _UNITS[-1])
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+def _digits(value: float, count: int) -> str:
+    """As many digits, of which two at most are decimals.
+
+    >>> _digits(12.34, 3), _digits(0.123, 3), two_digits(0.123), two_digits(1.23), two_digits(123.4)
+    ('12.3', '0.12', '0.12', '1.2', '123')
+    """
+    # A value that rounds up to the next power of ten has a decimal less.
+    decimals = sum(value < 10 ** (count - n) * (1 - 0.5 * 10**-count) for n in (1, 2))
+    return f"{value:.{decimals}f}"
+
+
+def two_digits(value: float) -> str:
+    """A rate."""
+    return _digits(value, 2)
 
 
 def flop_rate(gflops: float) -> str:
@@ -71,18 +83,7 @@ def flop_rate(gflops: float) -> str:
     >>> flop_rate(2.34), flop_rate(123.4), flop_rate(1234.0)
     ('2.3 GFLOP/s', '123 GFLOP/s', '1.23 TFLOP/s')
     """
-    if gflops >= 999.5:
-        return f"{_three_digits(1e-3 * gflops)} TFLOP/s"
-    return f"{two_digits(gflops)} GFLOP/s"
-
-
-def two_digits(value: float) -> str:
-    """A rate.
-
-    >>> two_digits(0.123), two_digits(1.23), two_digits(123.4)
-    ('0.12', '1.2', '123')
-    """
-    return f"{value:.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"
+    return f"{_digits(1e-3 * gflops, 3)} TFLOP/s" if gflops >= 999.5 else f"{two_digits(gflops)} GFLOP/s"
 
 
 def amount(number: float, unit: str) -> str:
@@ -91,10 +92,9 @@ def amount(number: float, unit: str) -> str:
     >>> amount(1.23e9, "FLOP"), amount(4096, "B"), amount(12.0, "B")
     ('1.23 GFLOP', '4.10 kB', '12.0 B')
     """
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{_three_digits(number / factor)} {prefix}{unit}"
-    return f"{_three_digits(number)} {unit}"
+    prefixes = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
+    factor = next((factor for factor in prefixes if number >= factor), 1.0)
+    return f"{_digits(number / factor, 3)} {prefixes.get(factor, '')}{unit}"
 
 
 def percent(fraction: float) -> str:

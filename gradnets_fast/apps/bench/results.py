@@ -38,8 +38,11 @@ def derived(row: Row, machine: dict[str, Any]) -> Row:
     }
     row = {**row, "gain": _gains(medians)}
     # A bound is what the machine can do, which on a busy one is more than it mostly does.
-    needs, at_best = (_needs(row, rates(machine, row["dtype"], quantile)) for quantile in ("median", "high"))
-    row["bound"] = {job: _largest(at_best[job]) for job in row["flops"]}
+    needs, at_best = (
+        {job: bounds(row, job, rates(machine, row["dtype"], quantile)) for job in row["flops"]}
+        for quantile in ("median", "high")
+    )
+    row["bound"] = {job: _largest(of_job) for job, of_job in at_best.items()}
     row["contenders"] = {
         name: outcome | _rates(row, medians[name]) if name in medians else outcome
         for name, outcome in row["contenders"].items()
@@ -67,11 +70,6 @@ def _gains(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     found = {name: {job: eager[job] / own[job] for job in own if job in eager} for name, own in medians.items()}
     medians["eager"] = eager
     return found
-
-
-def _needs(row: Row, of_dtype: dict[str, float]) -> dict[str, dict[str, float]]:
-    work = ("flops", "minimum_bytes", "evaluations")
-    return {job: bounds({key: row[key][job] for key in work}, of_dtype) for job in row["flops"]}
 
 
 def _largest(needs: dict[str, float]) -> dict[str, Any]:

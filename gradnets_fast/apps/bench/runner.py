@@ -15,7 +15,7 @@ from .cases import Case, Problem
 from .contenders import Builder, Contender, is_ours
 from .machine import Machine
 from .measurement import Clock, JobsSampler, Plan, Spread, interleaved
-from .work import JOBS
+from .work import JOBS, Work
 
 TIMED, WRONG, UNAVAILABLE = "timed", "wrong", "unavailable"
 _OUT_OF_MEMORY = "out of memory"
@@ -56,7 +56,7 @@ def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clo
     with case.precision.active():
         problem = case.problem(plan.device)
         outcomes: dict[str, Any] = {}
-        row = {**_description(case, problem), "contenders": outcomes}
+        row = {**case.facts(), **_work(problem), "contenders": outcomes}
         built = _built(problem, builders, outcomes)
         # Without the kernels there is nothing to compare: the others' times would only cost time.
         if not any(map(is_ours, built)):
@@ -79,21 +79,10 @@ def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clo
     return row
 
 
-def _description(case: Case, problem: Problem) -> dict[str, Any]:
-    jobs = problem.work if problem.g.is_cuda else JOBS
-    keys = ("flops", "minimum_bytes", "evaluations")
-    work = {key: {job: getattr(problem.work[job], key) for job in jobs} for key in keys}
-    return {
-        "label": case.label,
-        "family": case.family,
-        "variant": case.variant,
-        "batch": case.batch,
-        "d": case.d,
-        "h": case.h,
-        "dtype": case.dtype,
-        "target": None if case.target is None else vars(case.target),
-        **work,
-    }
+def _work(problem: Problem) -> Work:
+    """That of the jobs which are timed: on a GPU the backward pass too."""
+    jobs = list(problem.work["flops"]) if problem.g.is_cuda else JOBS
+    return {key: {job: of_jobs[job] for job in jobs} for key, of_jobs in problem.work.items()}
 
 
 def _built(problem: Problem, builders: Mapping[str, Builder], outcomes: dict[str, Any]) -> dict[str, Contender]:

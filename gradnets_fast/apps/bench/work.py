@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -12,25 +12,15 @@ from ...activations import TABLE
 JOBS = ("forward", "step")
 """What is timed everywhere; on a GPU the backward pass too, as a part of the step."""
 
-RESOURCES = ("products", "memory", "special functions")
+RESOURCES = {"products": "flops", "memory": "minimum_bytes", "special functions": "evaluations"}
+"""What a job needs, and what `work` calls its amount."""
+
+Work = dict[str, dict[str, float]]
+"""For each job: flops, of the matrix products; minimum_bytes, which must be read and written; evaluations, of
+exponentials, tanh and the like."""
 
 _PRODUCTS = {"value": (2, 7), "jvp": (3, 11), "potential": (1, 4), "divergence": (1, 4), "jacobian": (1, 4)}
 """Operations, in units of batch × h × d: forward, and with the backward pass, which computes u again."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """The work of one job.
-
-    Attributes:
-        flops: floating-point operations of the matrix products.
-        minimum_bytes: what must be read and written.
-        evaluations: of exponentials, tanh and the like.
-    """
-
-    flops: float
-    minimum_bytes: float
-    evaluations: float
 
 
 def products(quantity: str, d: int, means: int = 0) -> dict[str, float]:
@@ -66,7 +56,7 @@ def work(
     d: int,
     evaluations: int,
     tensors: tuple[Iterable[Tensor], Iterable[Tensor], Tensor],
-) -> dict[str, Work]:
+) -> Work:
     """The work of each job, and that of the backward pass where that is a job of its own.
 
     counts: what `products` gave.  hidden: batch × hidden units, of all modules.  evaluations: of special functions for
@@ -76,19 +66,16 @@ def work(
     result = float(tensors[2].nbytes)
     forward, step = (2.0 * hidden * d * counts[job] for job in JOBS)
     once = hidden * evaluations
-    return {
-        "forward": Work(forward, points + result + parameters, once),
-        "backward": Work(step - forward, 2 * points + result + 2 * parameters, once),
-        "step": Work(step, 2 * (points + result + parameters), 2 * once),
-    }
+    moved = (points + result + parameters, 2 * points + result + 2 * parameters, 2 * (points + result + parameters))
+    amounts = {"flops": (forward, step - forward, step), "minimum_bytes": moved, "evaluations": (once, once, 2 * once)}
+    return {key: dict(zip(("forward", "backward", "step"), of_jobs)) for key, of_jobs in amounts.items()}
 
 
-def bounds(of_job: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, float]:
-    """Milliseconds that each resource needs; rates: of each resource, a second.
+def bounds(of_case: Mapping[str, Any], job: str, rates: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds that a job needs of each resource; of_case: with its work; rates: of each resource, a second.
 
-    >>> work = {"flops": 4e9, "minimum_bytes": 1e9, "evaluations": 0.0}
-    >>> bounds(work, {"products": 1e12, "memory": 1e12, "special functions": 1e9})
+    >>> work = {"flops": {"step": 4e9}, "minimum_bytes": {"step": 1e9}, "evaluations": {"step": 0.0}}
+    >>> bounds(work, "step", {"products": 1e12, "memory": 1e12, "special functions": 1e9})
     {'products': 4.0, 'memory': 1.0, 'special functions': 0.0}
     """
-    needed = (of_job["flops"], of_job["minimum_bytes"], of_job["evaluations"])
-    return {resource: 1e3 * amount / rates[resource] for resource, amount in zip(RESOURCES, needed)}
+    return {resource: 1e3 * of_case[key][job] / rates[resource] for resource, key in RESOURCES.items()}
