@@ -23,7 +23,7 @@ from gradnets_fast.apps.bench.presets import CASES, PRESETS
 from gradnets_fast.apps.bench.verification import chosen_rows, exact, judged, results, yardstick
 from gradnets_fast.apps.bench.work import JOBS
 
-OPERATORS = chosen.cases(chosen.Choice(operators=chosen.OPERATORS), torch.device("cpu"))
+OPERATORS = chosen.cases(chosen.Choice(operator=chosen.OPERATORS), torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)

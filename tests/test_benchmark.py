@@ -188,7 +188,7 @@ def test_rounds_interleave_the_jobs_and_end_in_time() -> None:
 
 MEMORY = [
     (next(case for case in CASES if case.label == "mGradNetC, 4 layers 65536x2x64"), "ours"),
-    (*chosen.cases(Choice(("ridge_jvp",), shapes=("16384x8x512",)), CPU), "cpp"),
+    (*chosen.cases(Choice(("ridge_jvp",), shape=("16384x8x512",)), CPU), "cpp"),
 ]
 
 

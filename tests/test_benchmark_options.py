@@ -50,7 +50,7 @@ def invoke(*arguments: object, columns: int = 100) -> tuple[int, str, str]:
 
 
 def operators(**options: Any) -> list[Case]:
-    return chosen.cases(Choice(operators=chosen.OPERATORS, **options), CPU)
+    return chosen.cases(Choice(operator=chosen.OPERATORS, **options), CPU)
 
 
 def faults(case: Case, names: tuple[str, ...]) -> dict[str, str | None]:
@@ -67,7 +67,7 @@ def faults(case: Case, names: tuple[str, ...]) -> dict[str, str | None]:
 
 @pytest.mark.parametrize(
     "case",
-    [*operators(shapes=("97x3x17",), layers=2, modules=2, dtypes=DTYPES), *operators(shapes=("40x33x41",))],
+    [*operators(shape=("97x3x17",), layers=2, modules=2, dtype=DTYPES), *operators(shape=("40x33x41",))],
     ids=lambda case: case.label,
 )
 def test_every_operator_is_right_by_every_rule(case: OperatorCase) -> None:
@@ -82,14 +82,14 @@ def test_every_operator_of_the_package_can_be_chosen() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_every_activation_can_be_chosen(name: str) -> None:
     for operator in ("ridge", "ridge_jvp", "ridge_potential", "transformed_modules", "transformed_modules_jvp"):
-        (case,) = chosen.cases(Choice((operator,), shapes=("60x4x9",), activation=name), CPU)
+        (case,) = chosen.cases(Choice((operator,), shape=("60x4x9",), activation=name), CPU)
         assert faults(case, ("eager", "cpp")) == {"eager": None, "cpp": None}, operator
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_every_transform_can_be_chosen(name: str) -> None:
     for operator in (o for o in chosen.OPERATORS if draws.family(o) == "transformed_modules"):
-        (case,) = chosen.cases(Choice((operator,), shapes=("60x4x5",), activation="softplus", transform=name), CPU)
+        (case,) = chosen.cases(Choice((operator,), shape=("60x4x5",), activation="softplus", transform=name), CPU)
         assert faults(case, ("eager", "cpp")) == {"eager": None, "cpp": None}, operator
 
 
@@ -103,7 +103,7 @@ def test_every_network_can_be_chosen(name: str) -> None:
 
 
 def test_labels_are_unique() -> None:
-    cases = operators(shapes=("8x2x3", "9x2x3", "8x2x3"), dtypes=("float32", "bfloat16"))
+    cases = operators(shape=("8x2x3", "9x2x3", "8x2x3"), dtype=("float32", "bfloat16"))
     assert len({case.label for case in cases}) == len(cases) == 2 * 2 * len(chosen.OPERATORS)
 
 
@@ -112,7 +112,7 @@ def test_work_counts_operations_that_a_product_by_product_evaluation_needs(opera
     """As torch counts them of eager PyTorch, which does no less: it makes both triangles, and keeps hidden values."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    (case,) = chosen.cases(Choice((operator,), shapes=("32x6x16",)), CPU)
+    (case,) = chosen.cases(Choice((operator,), shape=("32x6x16",)), CPU)
     problem = case.problem()
     counts = {}
     for job, gradients in (("forward", False), ("step", True)):
@@ -131,7 +131,7 @@ def test_work_counts_operations_that_a_product_by_product_evaluation_needs(opera
 
 def test_each_backend_is_a_contender() -> None:
     """Also in Triton's interpreter, which stands in for a GPU."""
-    (case,) = chosen.cases(Choice(("ridge",), shapes=("9x3x5",)), CPU)
+    (case,) = chosen.cases(Choice(("ridge",), shape=("9x3x5",)), CPU)
     names = ("eager", *BACKENDS)
     row = runner.run_case(case, {name: CONTENDERS[name] for name in names}, Plan(1, 0.1))
     assert list(row["contenders"]) == list(names)

@@ -20,7 +20,7 @@ import torch
 from few_kernels import FEW, archive
 from gradnets_fast import __version__, functional
 from gradnets_fast.apps.doctor import command, compilation, examination, gpu, report, selftest, software, variables
-from gradnets_fast.apps.doctor.examination import FAILURE, GROUPS, NOTE, OK, STATUSES, WARNING, Check, Group, Request
+from gradnets_fast.apps.doctor.examination import FAILURE, GROUPS, NOTE, OK, STATUSES, WARNING, Check, Request
 from gradnets_fast.kernels import prebuilt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ main()
 """
 WITHOUT_SELF_TEST = """
 from gradnets_fast.apps.doctor import examination
-examination.GROUPS = tuple(group for group in examination.GROUPS if group.title != "Self-test")
+del examination.GROUPS["Self-test"]
 """
 
 
@@ -81,7 +81,7 @@ def blocked(*names: str) -> str:
 
 def test_a_sound_installation_passes_every_check() -> None:
     found = doctor()
-    assert list(dict.fromkeys(check["group"] for check in found.values())) == [group.title for group in GROUPS]
+    assert list(dict.fromkeys(check["group"] for check in found.values())) == list(GROUPS)
     assert {"python", "gradnets_fast", "torch", "command line", "variables"} <= set(found)
     assert {"extension", "instruction sets", "threads", "driver", "GPUs"} <= set(found)
     assert {"triton", "Triton's cache", "tuned table", "ahead-of-time kernels"} <= set(found)
@@ -93,7 +93,7 @@ def test_a_sound_installation_passes_every_check() -> None:
 
 
 def test_the_text_says_what_the_json_says() -> None:
-    groups = [(group, list(group.checks(Request()))) for group in GROUPS[:2]]
+    groups = [(title, list(examination.checks(title, Request()))) for title in list(GROUPS)[:2]]
     as_json, as_text = io.StringIO(), io.StringIO()
     assert report.write_json(groups, as_json) == report.write_text(groups, as_text)
     for check in json.loads(as_json.getvalue())["checks"]:
@@ -117,7 +117,7 @@ def test_on_a_terminal_lines_end_before_its_margin_and_statuses_are_coloured(
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
     file = io.StringIO()
-    report.write_text([(GROUPS[0], [check])], file)
+    report.write_text([("Software", [check])], file)
     assert plain in re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
     assert "\x1b[33m  warning" in file.getvalue()
 
@@ -163,8 +163,8 @@ def test_a_torch_that_cannot_be_imported_is_diagnosed(broken_torch: dict[str, st
     assert found["torch"]["status"] == FAILURE
     assert "OSError: libtorch_cpu.so" in found["torch"]["finding"]
     assert found["torch"]["advice"] == "install it anew: pip install --force-reinstall torch"
-    for group in GROUPS[1:]:
-        assert found[group.title]["finding"] == "not examined, as torch cannot be imported"
+    for title in list(GROUPS)[1:]:
+        assert found[title]["finding"] == "not examined, as torch cannot be imported"
 
 
 def test_a_reader_that_stops_and_a_terminal_without_arrows_are_no_errors(broken_torch: dict[str, str]) -> None:
@@ -407,7 +407,7 @@ def test_where_there_is_a_gpu_what_triton_lacks_is_graver(tmp_path: Path, monkey
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file"))
     monkeypatch.setattr(compilation._triton, "_why_not_installed", lambda: "it needs triton 3.6 or later, and 3.5 is")
-    found = {check.name: check for check in Group("Triton", "compilation").checks(WithGpu())}
+    found = {check.name: check for check in examination.checks("Triton", WithGpu())}
     assert found["Triton's cache"].status == FAILURE
     assert found["triton"].status == WARNING
     assert "pip install" in found["triton"].advice
@@ -428,7 +428,7 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
         raise LookupError("lost")
 
     monkeypatch.setattr(software, "CHECKS", (_of_something, software._python))
-    broken, sound = GROUPS[0].checks(Request())
+    broken, sound = examination.checks("Software", Request())
     assert (broken.name, broken.status) == ("of something", FAILURE)
     assert "LookupError: lost" in broken.finding
     assert broken.advice == examination.ISSUE

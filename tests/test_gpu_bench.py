@@ -27,7 +27,7 @@ from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
 from gradnets_fast.apps.accuracy import FLOOR_ULPS
 from gradnets_fast.apps.bench import results
 from gradnets_fast.apps.bench.cases import Case
-from gradnets_fast.apps.bench.gpu import tanh_rate
+from gradnets_fast.apps.bench.gpu import TANH_PER_CLOCK
 from gradnets_fast.apps.bench.machine import rates
 from gradnets_fast.apps.bench.measurement import Plan
 from gradnets_fast.apps.bench.precision import PRECISIONS
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 _FEW = 2**14
 _GFLOPS = {"mm_bfloat16_gflops": 800e3, "mm_tf32_gflops": 400e3, "mm_gflops": 50e3}
-_REST = {"copy_gb_per_s": 3e3, "tanh_g_per_s": 1e3, "special_g_per_s": 1e-9 * tanh_rate(132, 1.755e9)}
+_REST = {"copy_gb_per_s": 3e3, "tanh_g_per_s": 1e3, "special_g_per_s": 1.755 * 132 * TANH_PER_CLOCK}
 H100 = {name: dict.fromkeys(("median", "low", "high"), rate) for name, rate in (_GFLOPS | _REST).items()}
 
 

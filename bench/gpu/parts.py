@@ -69,7 +69,7 @@ def _measured(task: Task, place: torch.device) -> Answer:
     """The machine's rates, the compilation of a case's kernels, or one row of the results."""
     plan = _plan(place)
     if "dtypes" in task:
-        machine = Machine(place, task["dtypes"], plan.clock())
+        machine = Machine(place, task["dtypes"], runner.clock_of(place))
         for _ in range(_PROBES):
             machine.probe()
         return machine.to_json()

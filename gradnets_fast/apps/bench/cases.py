@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...nn import GradNet, GradNetC, GradNetM
+from ...nn.registry import REFERENCES, Architecture
 from .precision import PRECISIONS, Precision
 from .work import Work, products, transcendental, work
 
@@ -149,6 +151,34 @@ class NetworkCase(Case):
         wide = self.make(dtype=torch.float32).to(x.device)
         wide.load_state_dict(net.state_dict())
         return self._of(wide, x.detach().float().requires_grad_(), g.float())
+
+
+def network_case(
+    architecture: Architecture,
+    shape: tuple[int, int, int],
+    activation: str,
+    *,
+    depth: int = 4,
+    dtype: str = "float32",
+    words: Sequence[str] = (),
+    variant: str = "",
+    target: Target | None = None,
+    **options: Any,
+) -> NetworkCase:
+    """A case of a network with so many layers or modules, if it has any.
+
+    shape: batch, d, h.  activation: a name of the activation table, or several joined by +.  words: for the heading,
+    after the number of layers.  options: other arguments of the network's class.
+    """
+    _, d, h = shape
+    unit = (architecture.depth or "").removeprefix("num_")
+    counted = [f"{depth} {unit if depth > 1 else unit.removesuffix('s')}"] * bool(unit)
+    heading = [architecture.network.__name__, *counted, *words, *([] if dtype == "float32" else [dtype])]
+    key: Any = tuple(activation.split("+")) if "+" in activation else activation
+    formulas, transform = REFERENCES[architecture.network], {k: v for k, v in options.items() if k == "transform"}
+    make = partial(architecture.make, depth, d, h, activation=list(key) if "+" in activation else key, **options)
+    reference = partial(formulas, activation=key, monotone=architecture.network.monotone, **transform)
+    return NetworkCase(", ".join(heading), variant, *shape, dtype, target, make=make, reference=reference)
 
 
 def _evaluations(net: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from ...errors import check_choice, check_positive, message
 from ...nn import registry
 from .. import draws
 from . import operators
-from .cases import Case, NetworkCase
+from .cases import Case, network_case
 from .precision import PRECISIONS
 
 OPERATORS = tuple(functional.__all__)
-NETWORKS = {module.__name__: module for module in registry.REFERENCES}
+NETWORKS = {architecture.network.__name__: architecture for architecture in registry.ARCHITECTURES.values()}
 DEFAULT_SHAPE = "16384x32x256"
 _NETWORK_DEPTH = 4
 _ON_A_GPU = ("tf32", "ieee")
@@ -31,20 +30,18 @@ _ON_A_GPU = ("tf32", "ieee")
 class Choice:
     """What a user chose; None and nothing leave a default."""
 
-    operators: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    shapes: tuple[str, ...] = ()
+    operator: tuple[str, ...] = ()
+    network: tuple[str, ...] = ()
+    shape: tuple[str, ...] = ()
     layers: int | None = None
     modules: int | None = None
     activation: str | None = None
     transform: str | None = None
-    dtypes: tuple[str, ...] = ()
+    dtype: tuple[str, ...] = ()
 
     def given(self) -> list[str]:
         """The options that were given."""
-        values = {name: value for name, value in vars(self).items() if value not in (None, ())}
-        # One that may be repeated is named by its singular.
-        return [f"--{name.removesuffix('s') if isinstance(value, tuple) else name}" for name, value in values.items()]
+        return [f"--{name}" for name, value in vars(self).items() if value not in (None, ())]
 
 
 def cases(choice: Choice, device: torch.device) -> list[Case]:
@@ -53,22 +50,22 @@ def cases(choice: Choice, device: torch.device) -> list[Case]:
     Raises:
         TypeError, ValueError: an option that does not exist or does not fit.
     """
-    if not choice.operators and not choice.networks:
+    if not choice.operator and not choice.network:
         fix = f"for example --operator ridge; operators: {', '.join(OPERATORS)}; networks: {', '.join(NETWORKS)}"
         raise ValueError(message("bench", "operator", f"--operator or --network with {choice.given()[0]}", "none", fix))
-    for name in choice.operators:
+    for name in choice.operator:
         check_choice("bench", "operator", name, OPERATORS)
-    for name in choice.networks:
+    for name in choice.network:
         check_choice("bench", "network", name, tuple(NETWORKS))
-    dtypes = choice.dtypes or ("float32",)
+    dtypes = choice.dtype or ("float32",)
     for dtype in dtypes:
         check_choice("bench", "dtype", dtype, list(PRECISIONS))
         if dtype in _ON_A_GPU and device.type != "cuda":
             fix = "choose float32, or add --device cuda"
             raise ValueError(message("bench", "dtype", f"a dtype of {device.type}", repr(dtype), fix))
     _check_fit(choice)
-    shapes = [_parsed(shape) for shape in choice.shapes or (DEFAULT_SHAPE,)]
-    makers = [*map(partial(_operator, choice), choice.operators), *map(partial(_network, choice), choice.networks)]
+    shapes = [_parsed(shape) for shape in choice.shape or (DEFAULT_SHAPE,)]
+    makers = [*map(partial(_operator, choice), choice.operator), *map(partial(_network, choice), choice.network)]
     found = [make(dtype, *shape) for make in makers for dtype in dtypes for shape in shapes]
     return list({case.label: case for case in found}.values())
 
@@ -97,11 +94,11 @@ _TAKEN_BY = {
 
 def _check_fit(choice: Choice) -> None:
     """Raises ValueError for an option that nothing chosen takes."""
-    families = {draws.family(name) for name in choice.operators} | {name.removeprefix("m") for name in choice.networks}
+    families = {draws.family(name) for name in choice.operator} | {name.removeprefix("m") for name in choice.network}
     for name, (words, takers) in _TAKEN_BY.items():
         value = getattr(choice, name)
         if value is not None and not families & takers:
-            got = ", ".join([*choice.operators, *choice.networks])
+            got = ", ".join([*choice.operator, *choice.network])
             raise ValueError(message("bench", name, f"an operator or network of {words}", got, "leave it out"))
         if value is not None and name in ("layers", "modules"):
             check_positive("bench", name, value)
@@ -127,22 +124,20 @@ def _operator(choice: Choice, name: str) -> Maker:
 
 
 def _network(choice: Choice, name: str) -> Maker:
-    module = NETWORKS[name]
-    sizes = {p.removeprefix("num_") for p in inspect.signature(module).parameters if p.startswith("num_")}
-    modular = "modules" in sizes
-    activation = choice.activation or ("softmax" if modular and choice.transform is None else "tanh")
-    key: Any = tuple(activation.split("+")) if "+" in activation else activation
-    extra = {"transform": choice.transform} if modular and choice.transform is not None else {}
-    options = {f"num_{size}": getattr(choice, size) or _NETWORK_DEPTH for size in sizes}
-    words = [f"{n} {size if n > 1 else size.removesuffix('s')}" for size, n in zip(sizes, options.values())]
-    options |= {"activation": list(key) if isinstance(key, tuple) else key, **extra}
-    function = partial(registry.REFERENCES[module], activation=key, monotone=module.monotone, **extra)
+    architecture = NETWORKS[name]
+    transform: dict[str, Any] = (
+        {"transform": choice.transform} if architecture.modular and choice.transform is not None else {}
+    )
+    activation = choice.activation or ("softmax" if architecture.modular and not transform else "tanh")
+    depth = (choice.modules if architecture.modular else choice.layers) or _NETWORK_DEPTH
+    variant = " ".join([activation, *transform.values()])
 
-    def make(dtype: str, batch: int, d: int, h: int) -> Case:
-        network = partial(module, in_dim=d, embed_dim=h, **options)
-        network()  # refuses what does not fit before anything is measured
-        heading = ", ".join([name, *words, *([] if dtype == "float32" else [dtype])])
-        variant = " ".join([activation, *extra.values()])
-        return NetworkCase(heading, variant, batch, d, h, dtype, make=network, reference=function)
+    def make(dtype: str, *shape: int) -> Case:
+        batch, d, h = shape
+        case = network_case(
+            architecture, (batch, d, h), activation, depth=depth, dtype=dtype, variant=variant, **transform
+        )
+        case.make()  # refuses what does not fit before anything is measured
+        return case
 
     return make

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,30 @@ _CHOSEN = Plan(30, 10.0, memory_from=2**18)
 class Request:
     """What the command was asked for; see its help.  command: what was typed."""
 
-    out: Path
     command: str
-    device: str = "cpu"
-    preset: str | None = None
-    choice: Choice = field(default_factory=Choice)
-    backends: tuple[str, ...] = ()
-    compile: bool | None = None
-    memory: bool | None = None
-    rounds: int | None = None
-    threads: int | None = None
-    case: str = ""
-    only_list: bool = False
-    compare: Path | None = None
-    against: Path | None = None
+    choice: Choice
+    out: Path
+    device: str
+    preset: str | None
+    backend: tuple[str, ...]
+    compiled: bool | None
+    memory: bool | None
+    rounds: int | None
+    threads: int | None
+    case: str
+    only_list: bool
+    compare: Path | None
+    against: Path | None
 
     def chooses(self) -> list[str]:
         """The options given that choose cases."""
-        return [*self.choice.given(), *["--backend"] * bool(self.backends)]
+        return [*self.choice.given(), *["--backend"] * bool(self.backend)]
+
+
+def request(command: str, **options: Any) -> Request:
+    """A request of all options by their names."""
+    choice = Choice(**{field.name: options.pop(field.name) for field in fields(Choice)})
+    return Request(command, choice, **options)
 
 
 def bench(console: Console, request: Request) -> int:
@@ -130,21 +136,21 @@ def _cases(request: Request, device: torch.device) -> list[tuple[Case, Mapping[s
             fix = "leave one out: a preset has its own cases"
             got = f"--preset {request.preset} and {', '.join(given)}"
             raise ValueError(message("bench", "preset", "a preset or cases of your own", got, fix))
-    for backend in request.backends:
+    for backend in request.backend:
         check_choice("bench", "backend", backend, BACKENDS)
     if not given:
         preset = PRESETS[request.preset or _DEFAULT_PRESET]
-        names = _with_compile(preset.contenders, request.compile)
+        names = _with_compile(preset.contenders, request.compiled)
         return [(case, _builders(names)) for case in select(list(preset.cases()), request.case)]
     if not request.choice.given():
         fix = "add --operator or --network, for example --operator ridge"
         raise ValueError(message("bench", "backend", "a case of your own to run on it", "none", fix))
     found = []
     for case in select(chosen.cases(request.choice, device), request.case):
-        for backend in request.backends:
+        for backend in request.backend:
             check_backend(backend, case, device)
-        backends = dict.fromkeys(request.backends) or [fastest_backend(case, device)]
-        names = _with_compile(("eager", "compile", "authors", *backends), request.compile)
+        backends = dict.fromkeys(request.backend) or [fastest_backend(case, device)]
+        names = _with_compile(("eager", "compile", "authors", *backends), request.compiled)
         found.append((case, _builders(names)))
     return found
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SLEEP_CYCLES = 4_000_000
 """Two milliseconds, in which Python enqueues a step: its own time is not to be counted between two launches."""
 
-_TANH_PER_CLOCK = 16
+TANH_PER_CLOCK = 16
 """Evaluations of tanh that the special-function units of one multiprocessor begin in a clock."""
 
 
@@ -83,23 +83,10 @@ def freed() -> None:
     torch.cuda.empty_cache()
 
 
-def tanh_rate(multiprocessors: int, hertz: float) -> float:
-    """Evaluations a second that the special-function units begin.
-
-    >>> tanh_rate(132, 1.98e9) / 1e12
-    4.18176
-    """
-    return _TANH_PER_CLOCK * multiprocessors * hertz
-
-
 def special_function_rate(device: torch.device) -> float:
-    """What `tanh_rate` says of a GPU at its highest clock."""
-    return tanh_rate(torch.cuda.get_device_properties(device).multi_processor_count, clock(device))
-
-
-def clock(device: torch.device | None = None) -> float:
-    """The highest clock of the multiprocessors, in hertz; device: if it is not the current one."""
-    return 1e6 * float(_queried("clocks.max.sm", device).split()[0])
+    """Evaluations of tanh a second that the special-function units of a GPU begin at its highest clock."""
+    hertz = 1e6 * float(_queried("clocks.max.sm", device).split()[0])
+    return TANH_PER_CLOCK * torch.cuda.get_device_properties(device).multi_processor_count * hertz
 
 
 def description(device: torch.device) -> dict[str, Any]:
@@ -115,9 +102,9 @@ def description(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _queried(field: str, device: torch.device | None = None) -> str:
+def _queried(field: str, device: torch.device) -> str:
     """What nvidia-smi says of a GPU, by its identity: CUDA_VISIBLE_DEVICES may have renumbered them."""
-    index = torch.cuda.current_device() if device is None or device.index is None else device.index
+    index = torch.cuda.current_device() if device.index is None else device.index
     query = ["nvidia-smi", f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits"]
     answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]

@@ -119,14 +119,6 @@ class Plan:
     memory_from: int | None = None
     device: torch.device = CPU
 
-    def clock(self) -> Clock:
-        """The clock for the device: CUDA events, or wall time."""
-        if self.device.type == "cuda":
-            from .gpu import EventClock
-
-            return EventClock(self.device)
-        return WallClock()
-
 
 def interleaved(
     samplers: Mapping[str, Callable[[], T]],

@@ -3,66 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 from ...errors import message
-from ...nn import GradNet, mGradNetC, mGradNetM, mRidgeGradNet, registry
+from ...nn import registry
+from ...nn.registry import ARCHITECTURES
 from ..draws import Variant
-from .cases import Case, NetworkCase, Target
+from .cases import Case, NetworkCase, Target, network_case
 from .measurement import Plan
 from .operators import OperatorCase, of_variant
 
-_DEPTH = 4
 _REGISTRY_BATCH, _REGISTRY_DIM, _REGISTRY_HIDDEN = 4096, 16, 64
 _HIDDEN_FOR_EXP = 8
 """The transform exp is of a sum F over the hidden units: an error of F is multiplied by F, and e^F soon overflows."""
 
 
-def _network(
-    module: type[GradNet], sizes: tuple[int, ...], shape: tuple[int, int, int], activation: str, *gains: float
-) -> NetworkCase:
-    """A monotone network; sizes: the number of layers or modules, if it has any; gains: a target."""
-    unit = "modules" if module is mGradNetM else "layers"
-    _, d, h = shape
-    return NetworkCase(
-        ", ".join([module.__name__, *(f"{depth} {unit}" for depth in sizes)]),
-        activation if module is mGradNetM else "",
-        *shape,
-        make=partial(module, *sizes, d, h, activation),
-        reference=partial(registry.REFERENCES[module], activation=activation, monotone=True),
-        target=Target(*gains) if gains else None,
-    )
-
-
-def ridge(batch: int, d: int, h: int, *gains: float) -> NetworkCase:
-    """mRidgeGradNet; gains: a target, if there is one."""
-    return _network(mRidgeGradNet, (), (batch, d, h), "tanh", *gains)
+def ridge(batch: int, d: int, h: int, *gains: float, **options: Any) -> NetworkCase:
+    """mRidgeGradNet; gains: a target, if there is one; options: as `network_case`."""
+    return network_case(ARCHITECTURES["mridge"], (batch, d, h), "tanh", target=_target(gains), **options)
 
 
 def cascade(batch: int, d: int, h: int, *gains: float) -> NetworkCase:
     """mGradNetC with four layers; gains: a target, if there is one."""
-    return _network(mGradNetC, (_DEPTH,), (batch, d, h), "tanh", *gains)
+    return network_case(ARCHITECTURES["mgradnet-c"], (batch, d, h), "tanh", target=_target(gains))
 
 
-def modular(batch: int, d: int, h: int, activation: str, *gains: float) -> NetworkCase:
-    """mGradNetM with four modules; gains: a target, if there is one."""
-    return _network(mGradNetM, (_DEPTH,), (batch, d, h), activation, *gains)
+def modular(batch: int, d: int, h: int, activation: str, *gains: float, **options: Any) -> NetworkCase:
+    """mGradNetM with four modules; gains: a target, if there is one; options: as `network_case`."""
+    of_modules, shape = ARCHITECTURES["mgradnet-m"], (batch, d, h)
+    return network_case(of_modules, shape, activation, variant=activation, target=_target(gains), **options)
 
 
-def _with(case: NetworkCase, words: str, **options: str) -> NetworkCase:
-    make = partial(case.make, **options)
-    return replace(case, family=f"{case.family}, {words}", make=make, target=None)
+def _target(gains: tuple[float, ...]) -> Target | None:
+    return Target(*gains) if gains else None
 
 
-def _soft_maximum(batch: int, d: int, h: int, activation: str) -> NetworkCase:
-    return _with(modular(batch, d, h, activation), "soft maximum", combine="logsumexp")
-
-
-def _bfloat16(case: NetworkCase) -> NetworkCase:
-    return replace(_with(case, "bfloat16"), dtype="bfloat16")
-
+_SOFT_MAXIMUM: dict[str, Any] = {"words": ["soft maximum"], "combine": "logsumexp"}
+_LINEAR: dict[str, Any] = {"words": ["linear part"], "linear": "psd"}
 
 CASES = (
     ridge(65536, 2, 64, 8, 10),
@@ -82,13 +62,13 @@ CASES = (
     modular(16384, 8, 256, "softmax", 2.5, 2.5),
     modular(16384, 64, 256, "softmax", 1.6, 1.4),
     modular(16384, 64, 256, "weighted_softmax", 2, 1.8),
-    _soft_maximum(16384, 8, 256, "softmax"),
-    _soft_maximum(16384, 64, 256, "softmax"),
-    _soft_maximum(16384, 64, 256, "weighted_softmax"),
-    _with(ridge(65536, 64, 1024), "linear part", linear="psd"),
-    _with(ridge(16384, 256, 948), "linear part", linear="psd"),
-    _bfloat16(ridge(65536, 64, 1024)),
-    _bfloat16(ridge(16384, 256, 948)),
+    modular(16384, 8, 256, "softmax", **_SOFT_MAXIMUM),
+    modular(16384, 64, 256, "softmax", **_SOFT_MAXIMUM),
+    modular(16384, 64, 256, "weighted_softmax", **_SOFT_MAXIMUM),
+    ridge(65536, 64, 1024, **_LINEAR),
+    ridge(16384, 256, 948, **_LINEAR),
+    ridge(65536, 64, 1024, dtype="bfloat16"),
+    ridge(16384, 256, 948, dtype="bfloat16"),
 )
 _QUICK_BATCH_TIMES_HIDDEN = 65536 * 64
 _LARGE = 2**24

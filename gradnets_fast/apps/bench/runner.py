@@ -14,7 +14,7 @@ from . import memory, verification
 from .cases import Case, Problem
 from .contenders import Builder, Contender, is_ours
 from .machine import Machine
-from .measurement import Clock, JobsSampler, Plan, Spread, interleaved
+from .measurement import Clock, JobsSampler, Plan, Spread, WallClock, interleaved
 from .work import JOBS, Work
 
 TIMED, WRONG, UNAVAILABLE = "timed", "wrong", "unavailable"
@@ -34,6 +34,15 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def clock_of(device: torch.device) -> Clock:
+    """The clock for a device: CUDA events, or wall time."""
+    if device.type == "cuda":
+        from .gpu import EventClock
+
+        return EventClock(device)
+    return WallClock()
+
+
 def run(
     cases: Sequence[tuple[Case, Mapping[str, Builder]]], plan: Plan
 ) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
@@ -42,7 +51,7 @@ def run(
     cases: with the contenders of each.
     """
     with torch.cuda.device(plan.device) if plan.device.type == "cuda" else nullcontext():
-        clock, rows = plan.clock(), []
+        clock, rows = clock_of(plan.device), []
         machine = Machine(plan.device, [case.dtype for case, _ in cases], clock)
         machine.probe()
         for case, builders in cases:
@@ -72,7 +81,7 @@ def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clo
             if outcomes[name]["status"] == TIMED:
                 ready[name] = contender
             _free(plan.device)
-        row["rounds"] = _time(problem, ready, outcomes, plan, clock or plan.clock())
+        row["rounds"] = _time(problem, ready, outcomes, plan, clock or clock_of(plan.device))
         if plan.memory_from is not None and case.batch * case.h >= plan.memory_from:
             for name, contender in ready.items():
                 outcomes[name]["memory_bytes"] = _memory(case, name, contender, problem, plan.device)

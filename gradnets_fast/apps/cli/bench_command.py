@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ..bench.chosen import NETWORKS, Choice
+from ..bench.chosen import NETWORKS
 from .errors import help_of, one_line_errors
 
 _PRESET = (
@@ -21,87 +21,49 @@ _OPERATOR = (
     "Operator of gradnets_fast.functional, such as ridge or softmax_modules_jvp; several: repeat, or join by commas."
 )
 _DTYPES = ("float32", "tf32 and ieee (on a GPU)", "bfloat16", "float16", "float64")
-_YOUR_OWN, _RUN, _COMPARE = "Cases of your own", "The run", "Comparison"
+_COMPILE = "Time torch.compile too, which takes a while. (default: not for the presets quick and registry)"
+_MEMORY = "Measure the peak memory of a step. (default: of large cases; none of quick and registry)"
+_BASIS = "A name of the activation table, or several joined by +. (default: tanh, of GradNetM softmax)"
+
+
+def _own(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="Cases of your own")
+
+
+def _run(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="The run")
+
+
+def _compare(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel="Comparison")
 
 
 def bench(
+    context: typer.Context,
     preset: Annotated[str | None, typer.Option(help=_PRESET)] = None,
     case: Annotated[str, typer.Option(help="Only the cases whose label contains this.")] = "",
-    list_cases: Annotated[bool, typer.Option("--list", help="Print the cases' labels, and stop.")] = False,
-    operator: Annotated[list[str] | None, typer.Option(help=_OPERATOR, rich_help_panel=_YOUR_OWN)] = None,
-    network: Annotated[
-        list[str] | None, typer.Option(help=help_of("Network", NETWORKS), rich_help_panel=_YOUR_OWN)
-    ] = None,
+    only_list: Annotated[bool, typer.Option("--list", help="Print the cases' labels, and stop.")] = False,
+    operator: Annotated[list[str] | None, _own(_OPERATOR)] = None,
+    network: Annotated[list[str] | None, _own(help_of("Network", NETWORKS))] = None,
     shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="BxdxH: points, their dimension, hidden units; several. (default: 16384x32x256)",
-            rich_help_panel=_YOUR_OWN,
-        ),
+        list[str] | None, _own("BxdxH: points, their dimension, hidden units; several. (default: 16384x32x256)")
     ] = None,
-    layers: Annotated[
-        int | None,
-        typer.Option(help="Of the operator ridge (default: 1) or GradNetC (default: 4).", rich_help_panel=_YOUR_OWN),
-    ] = None,
-    modules: Annotated[
-        int | None,
-        typer.Option(help="Of operators of modules (default: 1) or GradNetM (default: 4).", rich_help_panel=_YOUR_OWN),
-    ] = None,
-    activation: Annotated[
-        str | None,
-        typer.Option(
-            "--activation",
-            "--basis",
-            help="A name of the activation table, or several joined by +. (default: tanh, of GradNetM softmax)",
-            rich_help_panel=_YOUR_OWN,
-        ),
-    ] = None,
-    transform: Annotated[
-        str | None,
-        typer.Option(help="Of transformed_modules (default: half_square) or GradNetM.", rich_help_panel=_YOUR_OWN),
-    ] = None,
-    dtype: Annotated[
-        list[str] | None,
-        typer.Option(help=help_of("Several", _DTYPES) + " (default: float32)", rich_help_panel=_YOUR_OWN),
-    ] = None,
+    layers: Annotated[int | None, _own("Of the operator ridge (default: 1) or GradNetC (default: 4).")] = None,
+    modules: Annotated[int | None, _own("Of operators of modules (default: 1) or GradNetM (default: 4).")] = None,
+    activation: Annotated[str | None, _own(_BASIS, "--activation", "--basis")] = None,
+    transform: Annotated[str | None, _own("Of transformed_modules (default: half_square) or GradNetM.")] = None,
+    dtype: Annotated[list[str] | None, _own(help_of("Several", _DTYPES) + " (default: float32)")] = None,
     backend: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="reference, cpp or triton; several, each a contender. (default: the fastest)",
-            rich_help_panel=_YOUR_OWN,
-        ),
+        list[str] | None, _own("reference, cpp or triton; several, each a contender. (default: the fastest)")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:0.", rich_help_panel=_RUN)] = "cpu",
-    compiled: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Time torch.compile too, which takes a while. (default: not for the presets quick and registry)",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    memory: Annotated[
-        bool | None,
-        typer.Option(
-            "--memory/--no-memory",
-            help="Measure the peak memory of a step. (default: of large cases; none of quick and registry)",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Samples of each contender. (default: the preset's, or 30)", rich_help_panel=_RUN)
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="(default: torch's)", rich_help_panel=_RUN)] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results: JSON, CSV, PNG.", rich_help_panel=_RUN)] = Path(
-        "runs/bench"
-    ),
-    compare: Annotated[
-        Path | None, typer.Option(help="JSON file of an earlier run to compare with.", rich_help_panel=_COMPARE)
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(help="JSON file to compare in place of measuring anew.", rich_help_panel=_COMPARE),
-    ] = None,
+    device: Annotated[str, _run("cpu, cuda or cuda:0.")] = "cpu",
+    compiled: Annotated[bool | None, _run(_COMPILE, "--compile/--no-compile")] = None,
+    memory: Annotated[bool | None, _run(_MEMORY, "--memory/--no-memory")] = None,
+    rounds: Annotated[int | None, _run("Samples of each contender. (default: the preset's, or 30)")] = None,
+    threads: Annotated[int | None, _run("(default: torch's)")] = None,
+    out: Annotated[Path, _run("Folder for the results: JSON, CSV, PNG.")] = Path("runs/bench"),
+    compare: Annotated[Path | None, _compare("JSON file of an earlier run to compare with.")] = None,
+    against: Annotated[Path | None, _compare("JSON file to compare in place of measuring anew.")] = None,
 ) -> None:
     """Time forward and step beside eager PyTorch, torch.compile and the authors' structure.
 
@@ -117,26 +79,11 @@ def bench(
     """
     from ..bench import command
 
-    request = command.Request(
-        out=out,
-        command=f"gradnets-fast {shlex.join(sys.argv[1:])}",
-        device=device,
-        preset=preset,
-        choice=Choice(
-            _split(operator), _split(network), _split(shape), layers, modules, activation, transform, _split(dtype)
-        ),
-        backends=_split(backend),
-        compile=compiled,
-        memory=memory,
-        rounds=rounds,
-        threads=threads,
-        case=case,
-        only_list=list_cases,
-        compare=compare,
-        against=against,
-    )
+    several = {"operator": operator, "network": network, "shape": shape, "dtype": dtype, "backend": backend}
+    options = context.params | {name: _split(values) for name, values in several.items()}
+    typed = f"gradnets-fast {shlex.join(sys.argv[1:])}"
     with one_line_errors():
-        code = command.bench(Console(), request)
+        code = command.bench(Console(), command.request(typed, **options))
     raise typer.Exit(code)
 
 

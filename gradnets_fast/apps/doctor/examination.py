@@ -67,51 +67,38 @@ class Request:
         return nvidia and any(device.type == "cuda" for device in self.devices())
 
 
-@dataclass(frozen=True)
-class Group:
-    """A part of the report.
+GROUPS = {
+    "Software": "software",
+    "Environment variables": "variables",
+    "Processor": "processor",
+    "GPU": "gpu",
+    "Triton": "compilation",
+    "Self-test": "selftest",
+}
+"""By title, the file of this folder whose CHECKS a group runs: functions of a request that yield checks."""
 
-    Attributes:
-        title: its heading.
-        module: the file of this folder whose CHECKS it runs: functions of a request that yield checks.
-        needs_torch: whether that file can be imported only where torch can.
-    """
 
-    title: str
-    module: str
-    needs_torch: bool = True
+def examine(request: Request) -> Iterator[tuple[str, Iterable[Check]]]:
+    """Each group's title, and its checks as they are made."""
+    for title in GROUPS:
+        yield title, checks(title, request)
 
-    def checks(self, request: Request) -> Iterator[Check]:
-        """What the group finds; an exception is a finding too."""
+
+def checks(title: str, request: Request) -> Iterator[Check]:
+    """What a group finds; an exception is a finding too."""
+    if title != "Software" and why_no_torch() is not None:
+        yield Check(title, NOTE, "not examined, as torch cannot be imported")
+        return
+    try:
+        functions = importlib.import_module(f".{GROUPS[title]}", __package__).CHECKS
+    except Exception as error:
+        yield _broken(title, error)
+        return
+    for function in functions:
         try:
-            functions = importlib.import_module(f".{self.module}", __package__).CHECKS
+            yield from function(request)
         except Exception as error:
-            yield _broken(self.title, error)
-            return
-        for function in functions:
-            try:
-                yield from function(request)
-            except Exception as error:
-                yield _broken(function.__name__.strip("_").replace("_", " "), error)
-
-
-GROUPS = (
-    Group("Software", "software", needs_torch=False),
-    Group("Environment variables", "variables"),
-    Group("Processor", "processor"),
-    Group("GPU", "gpu"),
-    Group("Triton", "compilation"),
-    Group("Self-test", "selftest"),
-)
-
-
-def examine(request: Request) -> Iterator[tuple[Group, Iterable[Check]]]:
-    """Each group, and its checks as they are made."""
-    for group in GROUPS:
-        if group.needs_torch and why_no_torch() is not None:
-            yield group, [Check(group.title, NOTE, "not examined, as torch cannot be imported")]
-        else:
-            yield group, group.checks(request)
+            yield _broken(function.__name__.strip("_").replace("_", " "), error)
 
 
 def why_no_torch() -> str | None:

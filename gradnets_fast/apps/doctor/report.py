@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from ... import __version__
-from .examination import FAILURE, NOTE, OK, STATUSES, WARNING, Check, Group
+from .examination import FAILURE, NOTE, OK, STATUSES, WARNING, Check
 
 _COLOURS = {OK: "green", NOTE: "cyan", WARNING: "yellow", FAILURE: "red"}
 _NAME, _FINDING = 11, 35
 """Columns where a check's name and finding begin."""
 
-Found = Iterable[tuple[Group, Iterable[Check]]]
+Found = Iterable[tuple[str, Iterable[Check]]]
+"""Titles of groups, and their checks."""
 
 
 def report(found: Found, as_json: bool) -> int:
@@ -36,7 +37,7 @@ def report(found: Found, as_json: bool) -> int:
 
 def write_json(found: Found, file: TextIO) -> str:
     """Write all checks for programs; return the gravest status."""
-    checks = [{"group": group.title, **vars(check)} for group, of_group in found for check in of_group]
+    checks = [{"group": title, **vars(check)} for title, of_group in found for check in of_group]
     status = _worst(check["status"] for check in checks)
     content = {"gradnets_fast": __version__, "status": status, "checks": checks}
     print(json.dumps(content, indent=2, ensure_ascii=False), file=file)
@@ -48,8 +49,8 @@ def write_text(found: Found, file: TextIO) -> str:
     say, width = _printer(file)
     say(f"gradnets_fast {__version__}", "", 0)
     statuses = []
-    for group, of_group in found:
-        say(f"\n{group.title}", "bold", len(group.title) + 1)
+    for title, of_group in found:
+        say(f"\n{title}", "bold", len(title) + 1)
         for check in of_group:
             statuses.append(check.status)
             say(in_columns(check, width), _COLOURS[check.status], _NAME)
