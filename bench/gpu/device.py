@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from gradnets_fast.apps.bench.environment import versions
-from gradnets_fast.apps.bench.gpu import description
+from gradnets_fast.apps.bench import environment as package
 from gradnets_fast.backend import why_not
 from gradnets_fast.errors import message
 
@@ -44,9 +42,4 @@ def folder(device: torch.device, out: Path) -> Path:
 
 def environment(device: torch.device, command: str, commit: str | None) -> dict[str, object]:
     """Device, driver, versions, commit and command of this run; commit: in place of what git says."""
-    where: dict[str, object] = {"device": "Triton's interpreter", "triton": version("triton"), **versions(command)}
-    if commit is not None:
-        where["commit"] = commit
-    if device == CPU:
-        return where
-    return where | description(device)
+    return package.environment(command, device) | ({} if commit is None else {"commit": commit})

@@ -24,6 +24,7 @@ from bench.gpu.checks import Check
 from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command, pool, share
 from gradnets_fast.apps.bench import results, runner
 from gradnets_fast.apps.bench.contenders import CONTENDERS, ours
+from gradnets_fast.apps.bench.gpu import free
 from gradnets_fast.apps.bench.machine import Machine
 from gradnets_fast.apps.bench.measurement import Plan
 from gradnets_fast.apps.bench.operators import OperatorCase
@@ -54,7 +55,7 @@ def answered(role: str, task: Task, place: torch.device) -> Answer:
     try:
         return _ROLES[role](task, place)
     finally:
-        _free(place)
+        free(place)  # for the other processes
 
 
 def _checked(task: Task, place: torch.device) -> Answer:
@@ -102,14 +103,6 @@ _ROLES: dict[str, Callable[[Task, torch.device], Answer]] = {
     "memory": _fits,
 }
 ROLES = tuple(_ROLES)
-
-
-def _free(place: torch.device) -> None:
-    """Gives cached memory back to the GPU, for the other processes."""
-    if place.type == "cuda":
-        from gradnets_fast.apps.bench.gpu import freed
-
-        freed()
 
 
 def healthy() -> bool:

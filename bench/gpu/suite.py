@@ -38,16 +38,19 @@ WATCHED: tuple[Size, ...] = ((97, 3, 65), (70, 20, 65))
 
 def listed(place: torch.device, small: bool) -> list[Check]:
     """The checks of a device; small: a few for the interpreter, or to try this program."""
-    names = operators(place)
     kinds: tuple[str, ...] = ON_GPU if place.type == "cuda" else ON_CPU
     if place.type == "cuda" and torch.cuda.device_count() > 1:
         kinds += ("device",)
-    return list(dict.fromkeys(_small(names, kinds) if small else _all(names, kinds)))
+    values, derived = _values_and_derived(place)
+    return list(dict.fromkeys((_small if small else _all)(values, derived, kinds)))
 
 
-def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
-    values = [name for name in names if quantity(name) == "value"]
-    derived = [name for name in names if quantity(name) != "value"]
+def _values_and_derived(place: torch.device) -> tuple[list[str], list[str]]:
+    names = operators(place)
+    return [n for n in names if quantity(n) == "value"], [n for n in names if quantity(n) != "value"]
+
+
+def _all(values: list[str], derived: list[str], kinds: tuple[str, ...]) -> Iterator[Check]:
     yield from _product(values, slice(0, 2), ROUTES, kinds)
     yield from _product(values, slice(0, 1), ROUTES, ("compiled",), _SOME)
     yield from _product(values, slice(0, 2), LONG, ("large", "repeats"), _SOME)
@@ -58,20 +61,17 @@ def _all(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
     yield from _product(derived, slice(0, 1), OTHERS, ("accuracy",))
 
 
-def _small(names: Sequence[str], kinds: tuple[str, ...]) -> Iterator[Check]:
-    values = [name for name in names if quantity(name) == "value"]
-    derived = [name for name in names if quantity(name) != "value"]
+def _small(values: list[str], derived: list[str], kinds: tuple[str, ...]) -> Iterator[Check]:
     yield from _product(values, slice(0, 2), INTERPRETED, kinds, ("bfloat16", "tf32", "float32"))
     yield from _product(derived, slice(0, 1), ((9, 3, 17), (5, 260, 9)), kinds, _SOME)
 
 
 def watched(place: torch.device) -> list[Check]:
     """The few that compute-sanitizer watches: every f by both routes, and what derives from them by one."""
-    names = operators(place)
-    values = [name for name in names if quantity(name) == "value"]
-    derived = [name for name in names if name.startswith("ridge_")]
+    values, derived = _values_and_derived(place)
+    of_ridge = [name for name in derived if name.startswith("ridge_")]
     found = _product(values, slice(0, 1), WATCHED, ("plain",), _SOME[:1])
-    return [*found, *_product(derived, slice(0, 1), WATCHED[:1], ("plain",), _SOME[1:])]
+    return [*found, *_product(of_ridge, slice(0, 1), WATCHED[:1], ("plain",), _SOME[1:])]
 
 
 def _product(

@@ -148,7 +148,7 @@ def _cases(request: Request, device: torch.device) -> list[tuple[Case, Mapping[s
     found = []
     for case in select(chosen.cases(request.choice, device), request.case):
         for backend in request.backend:
-            check_backend(backend, case, device)
+            check_backend(backend, case.precision.dtype, device)
         backends = dict.fromkeys(request.backend) or [fastest_backend(case, device)]
         names = _with_compile(("eager", "compile", "authors", *backends), request.compiled)
         found.append((case, _builders(names)))

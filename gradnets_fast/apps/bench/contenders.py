@@ -80,10 +80,7 @@ def by_backend(backend: str, problem: Problem) -> Contender:
         RuntimeError: it cannot run the case.
     """
     x = problem.points[0]
-    refusal = why_not(backend, x.device, x.dtype)
-    if refusal is not None:
-        fix = "choose another case, dtype, device or backend"
-        raise RuntimeError(message("bench", f"backend {backend}", "to be able to run the case", refusal, fix))
+    check_backend(backend, x.dtype, x.device)
     return of_function(problem.ours, problem, backend)
 
 
@@ -117,14 +114,13 @@ def is_ours(name: str) -> bool:
     return name.startswith("ours") or name in BACKENDS
 
 
-def check_backend(backend: str, case: Case, device: torch.device) -> None:
-    """Raises RuntimeError if a backend that was asked for cannot run a case."""
-    refusal = why_not(backend, device, case.precision.dtype)
+def check_backend(backend: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises RuntimeError if a backend cannot run points of a dtype on a device."""
+    refusal = why_not(backend, device, dtype)
     if refusal is not None:
-        able = [name for name in BACKENDS if why_not(name, device, case.precision.dtype) is None]
+        able = [name for name in BACKENDS if why_not(name, device, dtype) is None]
         fix = f"choose among {', '.join(able)}, or another dtype or device"
-        expected = f"to be able to run {case.dtype} on {device}"
-        raise RuntimeError(message("bench", f"backend {backend}", expected, refusal, fix))
+        raise RuntimeError(message("bench", f"backend {backend}", f"to run {dtype} on {device}", refusal, fix))
 
 
 def fastest_backend(case: Case, device: torch.device) -> str:

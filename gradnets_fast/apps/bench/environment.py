@@ -13,6 +13,7 @@ import torch
 
 from ... import __version__
 from ...ops import _cpp
+from . import gpu
 
 _HERE = Path(__file__).resolve()
 
@@ -26,9 +27,7 @@ def environment(command: str, device: torch.device | None = None) -> dict[str, A
         "instruction_set": _cpp.extension().instruction_set() if known else None,
     }
     if device is not None and device.type == "cuda":
-        from .gpu import description
-
-        where |= {**description(device), "triton": _installed("triton")}
+        where |= {**gpu.description(device), "triton": _installed("triton")}
     return where | versions(command)
 
 

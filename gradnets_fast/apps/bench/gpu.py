@@ -77,10 +77,11 @@ def peak_bytes(job: Job, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def freed() -> None:
-    """Gives cached memory back to the GPU."""
-    gc.collect()
-    torch.cuda.empty_cache()
+def free(device: torch.device) -> None:
+    """Gives cached memory back to a GPU."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def special_function_rate(device: torch.device) -> float:

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from .gpu import special_function_rate
 from .measurement import Clock, Job, Spread
 from .precision import PRECISIONS
 from .work import RESOURCES
@@ -55,8 +56,6 @@ class Machine:
         z, out = torch.randn(2, evaluated, device=self._device).unbind()
         self._take("tanh_g_per_s", float(evaluated), lambda: torch.tanh(z, out=out))
         if self._device.type == "cuda":
-            from .gpu import special_function_rate
-
             self._rates["special_g_per_s"] = [1e-9 * special_function_rate(self._device)]
         else:
             # The cheapest function with an exponential and a quotient, which tanh needs too; on one thread, times all.

@@ -66,10 +66,8 @@ def _gains(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """
     if "eager" not in medians:
         return {}
-    eager = medians.pop("eager")
-    found = {name: {job: eager[job] / own[job] for job in own if job in eager} for name, own in medians.items()}
-    medians["eager"] = eager
-    return found
+    eager, others = medians["eager"], {name: own for name, own in medians.items() if name != "eager"}
+    return {name: {job: eager[job] / own[job] for job in own if job in eager} for name, own in others.items()}
 
 
 def _largest(needs: dict[str, float]) -> dict[str, Any]:

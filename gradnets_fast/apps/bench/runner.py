@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import is_message
-from . import memory, verification
+from . import gpu, memory, verification
 from .cases import Case, Problem
 from .contenders import Builder, Contender, is_ours
 from .machine import Machine
@@ -36,11 +36,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 def clock_of(device: torch.device) -> Clock:
     """The clock for a device: CUDA events, or wall time."""
-    if device.type == "cuda":
-        from .gpu import EventClock
-
-        return EventClock(device)
-    return WallClock()
+    return gpu.EventClock(device) if device.type == "cuda" else WallClock()
 
 
 def run(
@@ -80,7 +76,7 @@ def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clo
             outcomes[name] = _judged(name, contender, problem, (rows, truth, eager))
             if outcomes[name]["status"] == TIMED:
                 ready[name] = contender
-            _free(plan.device)
+            gpu.free(plan.device)
         row["rounds"] = _time(problem, ready, outcomes, plan, clock or clock_of(plan.device))
         if plan.memory_from is not None and case.batch * case.h >= plan.memory_from:
             for name, contender in ready.items():
@@ -121,7 +117,7 @@ def _judged(name: str, contender: Contender, problem: Problem, known: tuple[Any,
             return _unavailable(error)
         outcome["missing"] = _OUT_OF_MEMORY
     if outcome:  # beyond the handler, so that the failed call's tensors are gone
-        _free(problem.g.device)
+        gpu.free(problem.g.device)
         try:
             got = [verification.value(contender, rows)]
         except _UNAVAILABLE_IF as error:
@@ -143,13 +139,6 @@ def _unavailable(error: Exception) -> dict[str, Any]:
     if _is_lack_of_memory(error):
         return {"status": UNAVAILABLE, "reason": _OUT_OF_MEMORY}
     return {"status": UNAVAILABLE, "reason": first if is_message(first) else f"{type(error).__name__}: {first}"}
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        from .gpu import freed
-
-        freed()
 
 
 def _time(problem: Problem, ready: Mapping[str, Contender], outcomes: dict[str, Any], plan: Plan, clock: Clock) -> int:
@@ -186,7 +175,5 @@ def _sampled(sampler: JobsSampler, job: str, outcome: dict[str, Any]) -> dict[st
 def _memory(case: Case, name: str, contender: Contender, problem: Problem, device: torch.device) -> int | None:
     if device.type != "cuda":
         return memory.extra_bytes(case, name)
-    from .gpu import peak_bytes
-
     with contender.active():
-        return peak_bytes(partial(contender.step, problem.g.to(contender.points[0].dtype)), device)
+        return gpu.peak_bytes(partial(contender.step, problem.g.to(contender.points[0].dtype)), device)
