@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from gradnets_fast import reference
-from gradnets_fast.activations import TABLE, TRANSFORMS, codegen
+from gradnets_fast.activations import TABLE, TRANSFORMS, codegen, quadrature
 from gradnets_fast.activations.spec import SMOOTH
 from gradnets_fast.ops import _cpp
 from gradnets_fast.reference.activations import SMOOTH as ORACLE_SMOOTH
+from gradnets_fast.reference.ridge import quadrature_rule
 
 mpmath.mp.dps = 60
 mpf = mpmath.mpf
@@ -330,3 +331,11 @@ def test_transforms_keep_convexity_where_they_say_so(name: str) -> None:
     keeps = bool((first >= 0).all() and (second >= 0).all())
     assert TRANSFORMS[name].keeps_convexity_on_nonnegative == keeps
     assert bool(TRANSFORMS[name].why_not) == (not keeps)
+
+
+@pytest.mark.parametrize("panels", [1, 8])
+def test_quadrature_rules_are_exact_for_polynomials_of_degree_31(panels: int) -> None:
+    for rule in (quadrature_rule(panels), quadrature.rule(panels)):
+        for power in range(32):
+            exact = mpmath.fsum(mpf(w) * mpf(t) ** power for t, w in rule)
+            assert abs(exact - 1 / mpf(power + 1)) < 1e-15

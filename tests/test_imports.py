@@ -152,6 +152,12 @@ def test_import_loads_neither_triton_nor_the_extension_nor_torch_extras() -> Non
         assert heavy not in loaded
 
 
+def test_another_import_or_reload_in_any_mode_of_pytorch_gives_the_same_package() -> None:
+    script = Path(__file__).parent / "imported_anew.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "the same\n", done.stderr
+
+
 def test_everything_works_without_triton_and_without_the_extension() -> None:
     script = """
 import sys

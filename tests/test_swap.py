@@ -55,6 +55,16 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
     torch.testing.assert_close(ours[1:], theirs[1:], rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["GradNet_C", "GradNet_M", "C_MGN, not told"])
+def test_a_network_is_recognised_whatever_the_default_device_is(name: str) -> None:
+    net, x = network(name), torch.randn(17, D)
+    before = outputs(net, x)
+    with torch.device("meta"):
+        accelerate(net)
+    assert isinstance(net, GradNet)
+    assert_close(outputs(net, x), before)
+
+
 @each_network
 def test_a_network_becomes_ours_in_place(name: str) -> None:
     net = network(name)

@@ -12,23 +12,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import Library
 
 from ..errors import message
 from .autograd import Backward, Forward, batched
 from .families import parse_settings
 from .operator import NAMESPACE, Operator
 
-_library = torch.library.Library(NAMESPACE, "FRAGMENT")
 _DISPATCH_KEYS = {"cpp": ("CPU",), "triton": ("CPU", "CUDA")}
+_libraries: dict[str, Library] = vars(getattr(torch.ops, NAMESPACE)).setdefault("libraries", {})
+"""The libraries of definitions, by their text, and of kernels, by their operator's name.
+
+PyTorch keeps them, so that another import of the package finds what an earlier one has registered.
+"""
 
 
 def register(operator: Operator) -> Operator:
-    """Register the operator and its gradient, the latter with the suffix _backward; return the operator."""
+    """Register the operator and its gradient, the latter with the suffix _backward; return the operator.
+
+    An import of the package after it has left sys.modules, or a reload, replaces the kernels that were registered.
+    """
     name = operator.registered
     tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
     gradients = ", ".join(["Tensor"] * len(operator.arguments))
-    _library.define(f"{name}({tensors}, str settings) -> Tensor")
-    _library.define(f"{name}_backward(Tensor g, {tensors}, str settings, bool[] needs) -> ({gradients})")
+    _define(f"{name}({tensors}, str settings) -> Tensor")
+    _define(f"{name}_backward(Tensor g, {tensors}, str settings, bool[] needs) -> ({gradients})")
+    if name in _libraries:
+        _libraries[name]._destroy()
+    library = _libraries[name] = Library(NAMESPACE, "FRAGMENT")
 
     def forward(*arguments: Any) -> Tensor:
         *tensors, settings = arguments
@@ -47,13 +58,20 @@ def register(operator: Operator) -> Operator:
 
     for suffix, kernel, fake in (("", forward, forward_fake), ("_backward", backward, backward_fake)):
         for device in _DISPATCH_KEYS[operator.backend]:
-            _library.impl(name + suffix, kernel, device)
-        torch.library.register_fake(f"{NAMESPACE}::{name}{suffix}", fake, lib=_library)
-    _register_derivatives(operator)
+            library.impl(name + suffix, kernel, device)
+        torch.library.register_fake(f"{NAMESPACE}::{name}{suffix}", fake, lib=library)
+    _register_derivatives(operator, library)
     return operator
 
 
-def _register_derivatives(operator: Operator) -> None:
+def _define(schema: str) -> None:
+    """Define an operator, once in a process: compiled graphs and traced networks hold definitions beyond an import."""
+    if schema not in _libraries:
+        _libraries[schema] = Library(NAMESPACE, "FRAGMENT")
+        _libraries[schema].define(schema)
+
+
+def _register_derivatives(operator: Operator, library: Library) -> None:
     """Give the registered operators the same derivatives as the eager call, forward mode included.
 
     torch.library.register_autograd knows no forward mode: under it a tangent would silently become 0.
@@ -91,8 +109,8 @@ def _register_derivatives(operator: Operator) -> None:
         return batched(call, info.batch_size, in_dims[: len(tensors)], tensors, in_turn, False)
 
     for suffix, function, vmap in (("", forward, forward_vmap), ("_backward", backward, backward_vmap)):
-        torch.library.register_vmap(f"{NAMESPACE}::{operator.registered}{suffix}", vmap, lib=_library)
-        _library.impl(operator.registered + suffix, function, "Autograd")
+        torch.library.register_vmap(f"{NAMESPACE}::{operator.registered}{suffix}", vmap, lib=library)
+        library.impl(operator.registered + suffix, function, "Autograd")
 
 
 def _apply(function: Any, *arguments: Any) -> Any:

@@ -20,7 +20,7 @@ def names_of(activations: Sequence[Function], like: Tensor) -> list[str]:
     >>> names_of([torch.tanh, torch.nn.Tanh()], torch.empty(0)), names_of([torch.nn.Hardtanh()], torch.empty(0))
     (['tanh'], [])
     """
-    grid = torch.linspace(-24.0, 24.0, 193).to(like)
+    grid = torch.linspace(-24.0, 24.0, 193, dtype=torch.float32, device="cpu").to(like)
     with torch.no_grad():
         values = torch.stack([activation(grid) for activation in activations])
         return [name for name in TABLE if _equal(values, _basis(name, grid))]

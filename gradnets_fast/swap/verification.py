@@ -30,7 +30,8 @@ class MismatchError(Exception):
 def probe(module: nn.Module, d: int, scales: Sequence[float]) -> list[Tensor]:
     """Random points (32, d) of each scale, from a fixed seed, on the device of the module's parameters."""
     weight, generator = next(module.parameters()), torch.Generator().manual_seed(0)
-    return [(scale * torch.randn(_POINTS, d, generator=generator)).to(weight) for scale in scales]
+    plain: Any = {"dtype": torch.float32, "device": "cpu"}
+    return [(scale * torch.randn(_POINTS, d, generator=generator, **plain)).to(weight) for scale in scales]
 
 
 @dataclass(frozen=True)
