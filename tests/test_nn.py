@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import spectral_norm, weight_norm
+from torch.nn.utils.prune import l1_unstructured
 
 import gradnets_fast as gf
+from authors import NETWORKS as AUTHORS
 from gradnets_fast.activations import TABLE
 from gradnets_fast.nn.activation import _TORCH_MODULES
 
@@ -156,3 +162,61 @@ def test_small_scale_potential_has_no_cancellation(backend: str) -> None:
         ahead = (torch.log(torch.cosh(scale * x + 0.7)) - math.log(math.cosh(0.7))) / scale if scale > 1e-4 else None
         expected = x * math.tanh(0.7) + scale * x**2 / 2 / math.cosh(0.7) ** 2 if ahead is None else ahead
         torch.testing.assert_close(F, expected[:, 0], rtol=1e-11, atol=1e-13)
+
+
+class OfALayer(nn.Module):
+    """A network of another package, whose weights are those of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(x)) @ self.layer.weight
+
+
+gf.register_adapter(
+    OfALayer, "ridge", lambda m: {"W": m.layer.weight, "scale": None, "shift": m.layer.bias, "coef": None}
+)
+HOOKED: dict[str, Callable[[], nn.Module]] = {
+    "ridge": lambda: gf.RidgeGradNet(3, 5, ["tanh", "softplus"], linear="symmetric"),
+    "cascade": lambda: gf.mGradNetC(2, 3, 5, ["tanh", "softplus"], linear="psd"),
+    "modules": lambda: gf.GradNetM(2, 3, 5, linear="symmetric"),
+    "soft maximum": lambda: gf.mGradNetM(2, 3, 5, "softplus", transform="half_square", combine="logsumexp"),
+    "swapped, by an adapter": OfALayer,
+    "swapped, 2023": AUTHORS["M_MGN"].make,
+    "swapped": AUTHORS["mGradNet_M"].make,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("hook", [weight_norm, spectral_norm, partial(l1_unstructured, amount=0.3)], ids=str)
+@pytest.mark.parametrize("name", HOOKED)
+def test_every_method_has_the_parameters_that_hooks_compute(name: str, hook: Callable[..., object]) -> None:
+    plain, x, v = HOOKED[name](), torch.randn(4, 3), torch.randn(4, 3)
+    gf.accelerate(plain)
+    assert isinstance(plain, gf.nn.GradNet)
+    net = copy.deepcopy(plain)
+    matrices = [key.rpartition(".") for key, p in plain.named_parameters() if p.dim() == 2]
+    for path, _, matrix in matrices:
+        hook(net.get_submodule(path), matrix)
+    net = net.eval()
+    calls = {"forward": (x,), "jvp": (x, v), "potential": (x,), "divergence": (x,), "jacobian": (x,)}
+    functions = [partial(getattr(net, "__call__" if key == "forward" else key), *at) for key, at in calls.items()]
+    if hasattr(net, "module_potentials"):
+        functions += [partial(net.module_potentials, x), partial(net.module_gradients, x)]
+    for function in functions:
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        function().sum().backward()
+        result = function()
+        result.sum().backward()  # through the computation of the parameters anew
+        for path, *_ in matrices:
+            (computing,) = net.get_submodule(path)._forward_pre_hooks.values()
+            computing(net.get_submodule(path), ())
+        with torch.no_grad():
+            for key, p in plain.named_parameters():
+                path, _, last = key.rpartition(".")
+                p.copy_(getattr(net.get_submodule(path), last))
+        torch.testing.assert_close(result, getattr(plain, function.func.__name__)(*function.args))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..activations import TABLE
 from ..errors import message
+from .hooks import Part
 
 Activation = str | Sequence[str] | nn.Module | Callable[[], nn.Module]
 
@@ -140,7 +141,7 @@ def _name_of_module(where: str, module: nn.Module, choices: list[str]) -> str:
     return name
 
 
-class ElementwiseActivation(nn.Module):
+class ElementwiseActivation(Part):
     """The parameters of one layer's activation, as coefficients of the basis functions."""
 
     def __init__(self, spec: ActivationSpec, width: int, monotone: bool, **factory: Any) -> None:
@@ -174,7 +175,7 @@ class ElementwiseActivation(nn.Module):
         return self.spec.label
 
 
-class SoftmaxWeights(nn.Module):
+class SoftmaxWeights(Part):
     """The two scalars of a weighted softmax, a·softmax(z) − b·softmax(−z)."""
 
     def __init__(self, monotone: bool, **factory: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import check_choice, check_positive, message
 from ..functional import Network
+from .hooks import Part, compute_parameters, compute_parameters_of_parts
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -73,7 +74,7 @@ def _on_this_rank(parameter: Tensor) -> Tensor:
     return parameter if to_local is None else to_local()
 
 
-class LinearPart(LinearMap, nn.Module):
+class LinearPart(LinearMap, Part):
     """A linear map with a matrix of its own, (d, d)."""
 
     V: nn.Parameter
@@ -99,6 +100,9 @@ class GradNet(nn.Module):
 
     A subclass names its family of operators and maps its parameters to their arguments, in `_effective`; the methods
     here follow from that.
+
+    Hooks run where the network is called.  Of forward pre-hooks the other methods run those that compute parameters,
+    such as torch.nn.utils.weight_norm's.
 
     Shapes: x (…, d) → forward and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).
 
@@ -142,10 +146,18 @@ class GradNet(nn.Module):
 
     def _effective_checked(self) -> Network:
         """Return `_effective`, after a check that its parameters are whole or divided by `parallelize`."""
+        if Part.any_has_hooks:
+            compute_parameters_of_parts(self)
         network = self._effective()
         if type(network.W) not in _PLAIN:
             self._check_mesh(network.W)
         return network
+
+    def _current(self) -> Network:
+        """Return `_effective_checked` for methods that PyTorch runs no hooks before."""
+        if self._forward_pre_hooks:
+            compute_parameters(self)
+        return self._effective_checked()
 
     def _check_mesh(self, W: Any) -> None:
         """Raise if W is distributed by another hand than `parallelize`: ranks may have points of their own then."""
@@ -181,7 +193,7 @@ class GradNet(nn.Module):
         >>> mRidgeGradNet(2, 5).potential(torch.zeros(4, 2)).shape
         torch.Size([4])
         """
-        F = self._effective_checked().potential(x)
+        F = self._current().potential(x)
         return F if self.linear is None else F + self.linear.potential(x)
 
     def jvp(self, x: Tensor, v: Tensor) -> Tensor:
@@ -196,7 +208,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.jvp(x, v), torch.func.jvp(net, (x,), (v,))[1], atol=1e-5)
         True
         """
-        product = self._effective_checked().jvp(x, v)
+        product = self._current().jvp(x, v)
         return product if self.linear is None else product + self.linear(v)
 
     def divergence(self, x: Tensor) -> Tensor:
@@ -211,7 +223,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.divergence(x), net.jacobian(x).diagonal(dim1=-2, dim2=-1).sum(-1), atol=1e-5)
         True
         """
-        divergence = self._effective_checked().divergence(x)
+        divergence = self._current().divergence(x)
         return divergence if self.linear is None else divergence + self.linear.trace()
 
     def jacobian(self, x: Tensor) -> Tensor:
@@ -226,7 +238,7 @@ class GradNet(nn.Module):
         >>> torch.allclose(net.jacobian(x), torch.func.vmap(torch.func.jacrev(net))(x), atol=1e-5)
         True
         """
-        jacobian = self._effective_checked().jacobian(x)
+        jacobian = self._current().jacobian(x)
         # Autocast leaves (S + Sᵀ)/2 in float32.
         return jacobian if self.linear is None else jacobian + self.linear.matrix().to(jacobian.dtype)
 

@@ -15,12 +15,13 @@ from ..errors import check_choice, message
 from ..functional import Network, SoftmaxModules, TransformedModules
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
 from .base import GradNet, check_sizes, init_uniform
+from .hooks import Part
 
 COMBINATIONS = ("sum", "logsumexp")
 """What a network can make of its modules' potentials."""
 
 
-class _Module(nn.Module):
+class _Module(Part):
     """One module's parameters: W (h, d), b (h,), and for softmax modules beta (1,) and the activation's weights."""
 
     def __init__(
@@ -171,7 +172,7 @@ class GradNetM(GradNet):
 
     def _each_module(self) -> list[Network]:
         """Return each module as a network of its own, without bias."""
-        network = self._effective()
+        network = self._current()
         tensors = [
             name.rstrip("?") for name in network.family.parameters if getattr(network, name.rstrip("?")) is not None
         ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..functional import Network, Ridge, TransformedModules
 from ..nn import GradNet, GradNetC
 from ..nn.base import LinearMap
+from ..nn.hooks import compute_parameters_of_parts
 from ..nn.registry import ARCHITECTURES
 
 Arguments = Callable[[nn.Module], dict[str, Any]]
@@ -49,6 +50,7 @@ class Adapted(GradNet):
         return None if self.matrix is None else Gram(self.matrix(self))
 
     def _effective(self) -> Network:
+        compute_parameters_of_parts(self)
         return self.family(**self.adapter(self))
 
 
@@ -106,6 +108,7 @@ class MMGN(GradNet):
         return Gram(self.V.weight)  # type: ignore[arg-type, union-attr]
 
     def _effective(self) -> TransformedModules:
+        compute_parameters_of_parts(self)
         layers: list[Any] = list(self.W_k)  # type: ignore[arg-type]
         W, b = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
         return TransformedModules(W, b, b.new_ones(len(layers)), self._parameter("a"), self.basis, "half_square")
