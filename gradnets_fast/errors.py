@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import torch
@@ -12,6 +12,7 @@ from .activations import TABLE, TRANSFORMS
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HALF = (torch.bfloat16, torch.float16)
+_FLOATING_DTYPE = "a floating dtype (float64, float32, bfloat16 or float16)"
 
 
 def message(where: str, argument: str, expected: object, got: object, fix: str) -> str:
@@ -46,6 +47,21 @@ def check_positive(where: str, argument: str, got: object) -> None:
         raise ValueError(message(where, argument, "a positive integer", got, f"pass {argument} >= 1"))
 
 
+def check_dtype(where: str, dtype: object) -> None:
+    """Raises TypeError unless parameters can have the dtype; None is PyTorch's default."""
+    if dtype is not None and dtype not in FLOATING:
+        raise TypeError(message(where, "dtype", _FLOATING_DTYPE, repr(dtype), "for example dtype=torch.float32"))
+
+
+def check_parameters(where: str, parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Raises TypeError unless every parameter is a dense tensor of floating dtype."""
+    for name, parameter in parameters:
+        check_tensor(where, name, parameter)
+        if parameter.dtype not in FLOATING:
+            fix = "convert the network, for example net.float()"
+            raise TypeError(message(where, name, _FLOATING_DTYPE, parameter.dtype, fix))
+
+
 def check_basis(where: str, basis: Sequence[str]) -> None:
     """Raises unless it is a sequence of names of the activation table."""
     if not isinstance(basis, Sequence) or not all(isinstance(name, str) for name in basis):
@@ -66,7 +82,7 @@ def check_points(where: str, x: Tensor, d: int | None = None) -> None:
     check_tensor(where, "x", x)
     if x.dtype not in FLOATING:
         fix = "convert it, for example x.float()"
-        raise TypeError(message(where, "x", "a floating dtype", x.dtype, fix))
+        raise TypeError(message(where, "x", _FLOATING_DTYPE, x.dtype, fix))
     if d is not None and (x.dim() < 1 or x.shape[-1] != d):
         fix = "put the coordinates of a sample in the last dimension"
         raise ValueError(message(where, "x", f"shape (…, {d}), W being (…, {d})", f"shape {tuple(x.shape)}", fix))
@@ -112,5 +128,8 @@ def check_tensor(where: str, argument: str, got: object) -> None:
     if not isinstance(got, Tensor):
         fix = f"wrap it, for example torch.as_tensor({argument})"
         raise TypeError(message(where, argument, "a torch.Tensor", type(got).__name__, fix))
+    if got.is_nested:  # its layout may be torch.strided
+        fix = f"pass its parts in turn, those of {argument}.unbind()"
+        raise TypeError(message(where, argument, "a dense tensor", "a nested tensor", fix))
     if got.layout != torch.strided:
         raise TypeError(message(where, argument, "a dense tensor", got.layout, f"pass {argument}.to_dense()"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,34 @@ def test_wrong_dtype(operator: str, name: str) -> None:
     assert "float64" in text
     if name == "x":
         integers = torch.ones(4, D, dtype=torch.long)
-        assert "a floating dtype, got torch.int64" in rejection(operator, TypeError, x=integers)
+        assert "bfloat16 or float16), got torch.int64" in rejection(operator, TypeError, x=integers)
+
+
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "_mkldnn": torch.Tensor.to_mkldnn,
+    "sparse_coo": torch.Tensor.to_sparse,
+    "sparse_csr": lambda t: torch.eye(2).to_sparse_csr(),
+    "nested": lambda t: torch.nested.nested_tensor([t, t]),
+    "nested tensor": lambda t: torch.nested.nested_tensor([t, t], layout=torch.jagged),
+}
+DTYPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "complex64": lambda t: t.to(torch.complex64),
+    "float8_e5m2": lambda t: t.to(torch.float8_e5m2),
+    "bool": torch.Tensor.bool,
+    "qint8": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(beta state|prototype stage|quantized):UserWarning")
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize(("operator", "name"), TENSORS)
+def test_unusual_layouts_and_dtypes(operator: str, name: str, backend: str | None) -> None:
+    good = OPERATORS[operator][1]()[name]
+    for kinds in (LAYOUTS, DTYPES):
+        for words, make in kinds.items():
+            text = rejection(operator, TypeError, **{name: make(good)}, backend=backend)
+            assert f": {name}: expected " in text
+            assert words in text
 
 
 @pytest.mark.parametrize(("operator", "name"), TENSORS)
@@ -136,7 +164,10 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
     assert "one of identity, tanh, sigmoid" in rejection("ridge" + suffix, ValueError, basis="mish")
     assert "at least one name" in rejection("ridge" + suffix, ValueError, basis=[])
     assert "a sequence of names, got 3" in rejection("ridge" + suffix, TypeError, basis=3)
+    assert "a sequence of names, got None" in rejection("ridge" + suffix, TypeError, basis=None)
+    assert "a sequence of names, got <" in rejection("ridge" + suffix, TypeError, basis=iter(["tanh"]))
     assert "'mish'" in rejection("transformed_modules" + suffix, ValueError, basis="mish")
+    assert "a name, got None" in rejection("transformed_modules" + suffix, TypeError, basis=None)
     assert "half_square" in rejection("transformed_modules" + suffix, ValueError, transform="cube")
     assert "(L, K, h) = (2, 2, 5)" in rejection("ridge" + suffix, ValueError, basis=["tanh", "sin"])
 
@@ -144,6 +175,10 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
+        (lambda: gf.mGradNetC(2, 2, 3, dtype=torch.complex64), TypeError, ["mGradNetC: dtype", "torch.complex64"]),
+        (lambda: gf.GradNetM(2, 2, 3, dtype=torch.int8), TypeError, ["GradNetM: dtype", "torch.int8"]),
+        (lambda: gf.RidgeGradNet(2, 3, dtype="float32"), TypeError, ["RidgeGradNet: dtype", "'float32'"]),
+        (lambda: gf.mGradNetC(2, 2, 3, None), TypeError, ["activation", "got None"]),
         (lambda: gf.mGradNetC(0, 2, 3), ValueError, ["mGradNetC: num_layers", "positive", "got 0"]),
         (lambda: gf.mGradNetC(2, 2.0, 3), TypeError, ["in_dim", "got 2.0"]),
         (lambda: gf.GradNetM(True, 2, 3), TypeError, ["num_modules", "got True"]),
@@ -188,6 +223,35 @@ def test_the_module_names_the_operator_for_bad_points() -> None:
         net(torch.zeros(5, 2))
     with pytest.raises(TypeError, match=r"W: expected dtype torch.float64 like x, got torch.float32"):
         net(torch.zeros(5, 3).double())
+
+
+NETWORKS = (gf.mRidgeGradNet(D, H), gf.mGradNetC(L, D, H), gf.mGradNetM(M, D, H, combine="logsumexp", linear="psd"))
+
+
+@pytest.mark.filterwarnings("ignore:.*(beta state|prototype stage):UserWarning")
+@pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("net", NETWORKS, ids=lambda net: type(net).__name__)
+def test_every_method_of_a_network_refuses_points_of_unusual_layouts(net: Any, make: Any) -> None:
+    x = make(torch.ones(4, D))
+    calls = [net, net.potential, lambda x: net.jvp(x, x), net.divergence, net.jacobian]
+    for call in [
+        *calls,
+        *(getattr(net, name) for name in ("module_potentials", "module_gradients") if hasattr(net, name)),
+    ]:
+        with pytest.raises(TypeError, match=r": x: expected a dense tensor, got"):
+            call(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("net", NETWORKS, ids=lambda net: type(net).__name__)
+def test_a_network_in_a_dtype_without_functions_names_a_parameter(net: Any, dtype: torch.dtype) -> None:
+    net = copy.deepcopy(net)
+    for p in net.parameters():
+        p.data = p.data.to(dtype)
+    for x in (torch.ones(4, D), torch.ones(4, D).to(dtype)):
+        for call in (net, net.potential):
+            with pytest.raises(TypeError, match=r": \w+(\.\w+)*: expected "):
+                call(x)
 
 
 @pytest.mark.parametrize("x", [torch.tensor(1.0), torch.zeros(3, 2_000_000)])

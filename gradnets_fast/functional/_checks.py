@@ -79,6 +79,8 @@ def checked_transformed(
     where: str, x: Tensor, W: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, basis: str, transform: str
 ) -> tuple[Tensor, Tensor]:
     """Check the arguments of transformed modules; return x and W after autocast."""
+    if not isinstance(basis, str):
+        raise TypeError(message(where, "basis", "a name", repr(basis), 'for example basis="tanh"'))
     check_basis(where, (basis,))
     check_transform(where, transform)
     return checked_modules(where, x, W, b, bias, weight=weight)

@@ -35,7 +35,10 @@ def run(network: Network, quantity: str, points: Points, backend: str | None) ->
         TypeError, ValueError: an argument's type, dtype, device or shape, before any work.
         BackendUnavailableError: a backend was named that cannot run the call.
     """
-    result = _attempt(network, quantity, points, backend)
+    try:
+        result = _attempt(network, quantity, points, backend)
+    except RuntimeError:  # a tensor without sizes, or of a layout without memory to ask for: the checks name it
+        result = None
     if result is not None:
         return result
     where = network.family.operator_name(quantity)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import check_choice, check_positive, message
+from ..errors import check_choice, check_parameters, check_positive, message
 from ..functional import Network
 from .hooks import Part, compute_parameters, compute_parameters_of_parts
 
@@ -148,7 +148,11 @@ class GradNet(nn.Module):
         """Return `_effective`, after a check that its parameters are whole or divided by `parallelize`."""
         if Part.any_has_hooks:
             compute_parameters_of_parts(self)
-        network = self._effective()
+        try:
+            network = self._effective()
+        except RuntimeError:  # parameters that PyTorch has no functions for
+            check_parameters(type(self).__name__, self.named_parameters())
+            raise
         if type(network.W) not in _PLAIN:
             self._check_mesh(network.W)
         return network

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import message
+from ..errors import check_dtype, message
 from ..functional import Ridge
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform, init_weights
@@ -66,6 +66,7 @@ class GradNetC(GradNet):
         super().__init__()
         where = type(self).__name__
         check_sizes(where, num_layers=num_layers, in_dim=in_dim, embed_dim=embed_dim)
+        check_dtype(where, dtype)
         if reuse_penultimate_activation and num_layers < 2:
             fix = "use num_layers >= 2, or leave reuse_penultimate_activation=False"
             raise ValueError(message(where, "num_layers", "at least 2, to have a penultimate layer", num_layers, fix))

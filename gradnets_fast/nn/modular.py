@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..activations import TRANSFORMS
-from ..errors import check_choice, message
+from ..errors import check_choice, check_dtype, message
 from ..functional import Network, SoftmaxModules, TransformedModules
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
 from .base import GradNet, check_sizes, init_uniform
@@ -102,6 +102,7 @@ class GradNetM(GradNet):
         super().__init__()
         where = type(self).__name__
         check_sizes(where, num_modules=num_modules, in_dim=in_dim, embed_dim=embed_dim)
+        check_dtype(where, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         spec = parse_activation(where, activation, monotone=self.monotone, coupled=True)
         _check_transform(where, spec, transform, self.monotone)

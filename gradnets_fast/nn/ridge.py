@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import check_dtype
 from ..functional import Ridge
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform
@@ -53,6 +54,7 @@ class RidgeGradNet(GradNet):
         super().__init__()
         where = type(self).__name__
         check_sizes(where, in_dim=in_dim, embed_dim=embed_dim)
+        check_dtype(where, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_dim, self.embed_dim = in_dim, embed_dim
         self.spec = parse_activation(where, activation, monotone=self.monotone)

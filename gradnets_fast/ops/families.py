@@ -62,6 +62,8 @@ def known_settings(family: str, basis: str | Sequence[str], transform: str) -> S
     Raises:
         TypeError: basis is a list, or no sequence of names at all.
     """
+    if not isinstance(basis, (str, tuple)):
+        return None
     settings = settings_of(basis, transform)
     if family == "softmax_modules":
         return settings
