@@ -1,55 +1,30 @@
-"""Fields, data files, checkpoints, and the command line with its failures."""
+"""Fields, data files, and the command line with its failures."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from bench import polymax
 from gradnets_fast import nn
-from gradnets_fast.apps.cli import app, train_command
+from gradnets_fast.apps.cli import app
 from gradnets_fast.apps.files import write_atomically
-from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.data import load_samples
 from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.apps.train.problem import make_problem
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
 from gradnets_fast.nn.registry import ARCHITECTURES
-
-QUICK = ["--steps", "40", "--samples", "2000", "--batch-size", "200"]
-
-
-def invoke(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-def fails(*arguments: object, words: list[str]) -> None:
-    code, _, error = invoke(*arguments)
-    assert code == 2, error
-    assert error.startswith("gradnets-fast: ")
-    assert error.count("\n") == 1
-    for word in ("expected ", "got ", "; ", *words):
-        assert word in error, error
-
+from training_runs import QUICK, fails, invoke
 
 POTENTIALS = {
     "convex2d": lambda a, b: a**4 + a**2 / 2 + a * b / 2 + 3 * b**2 / 2 - b**3 / 3,
@@ -108,50 +83,6 @@ def test_train_writes_everything_and_learns(arch: str, tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-QUADRATICS = dataclasses.replace(
-    polymax.SETTINGS, dim=12, embed_dim=12, batch_size=200, samples=20_000, steps=1500, lr=1e-2
-)
-
-
-def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
-    """An earlier version wrote nothing but the network, Adam's moments and the history."""
-    trainer = Trainer(Settings(steps=20, samples=500, batch_size=100))
-    for _ in range(7):
-        trainer.advance()
-    save_checkpoint(tmp_path, trainer.checkpoint())
-    file = tmp_path / "checkpoint.safetensors"
-    tensors = load_file(file)
-    with safe_open(file, "pt") as content:
-        metadata = content.metadata()
-    del metadata["extra"]
-    save_file(tensors, file, metadata)
-    resumed = Trainer(trainer.settings)
-    resumed.resume(load_checkpoint(tmp_path))
-    assert resumed.advance() == trainer.advance()
-
-
-def test_a_start_that_fails_leaves_no_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-
-    def full(*_: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(train_command, "save_checkpoint", full)
-    code, _, error = invoke(*QUICK, "--seed", 5, "--out", tmp_path)
-    assert (code, "No space left" in error) == (2, True)
-    fails("--resume", "--out", tmp_path, words=["checkpoint", "a file", "none"])
-
-
-def test_a_run_does_not_go_on_with_other_samples(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).random((300, 2), np.float32)
-    np.savez(tmp_path / "data.npz", x=x, g=x)
-    options = ["--data", tmp_path / "data.npz", "--steps", 4, "--batch-size", 50, "--out", tmp_path / "run"]
-    assert invoke(*options)[0] == 0
-    assert invoke("--resume", "--out", tmp_path / "run")[0] == 0
-    np.savez(tmp_path / "data.npz", x=x, g=2 * x)
-    fails("--resume", "--out", tmp_path / "run", words=["data", "the samples of that run"])
-
-
 def test_shards_without_the_extra_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.zeros((300, 2), np.float32)
     for name in ("a", "b"):
@@ -170,76 +101,6 @@ def test_a_scheduler_that_numbers_its_jobs_starts_one_process(tmp_path: Path, mo
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-
-
-def test_modules_find_the_pieces_of_a_maximum(tmp_path: Path) -> None:
-    """A linear map gets -12.6 dB, and modules under the squared loss no more."""
-    trainer = Trainer(QUADRATICS)
-    for _ in trainer.run(lambda *_: None, 1e9, tmp_path):
-        pass
-    with torch.no_grad():
-        problem = trainer.problem
-        error = (trainer.module(problem.test_x) - problem.test_g).square().sum(-1).mean().log10().item() * 10
-    assert error < -19
-    finished = Trainer(QUADRATICS)
-    finished.resume(load_checkpoint(tmp_path))
-    for _ in finished.run(lambda *_: None, 1e9, tmp_path):
-        pass
-    for a, b in zip(trainer.module.parameters(), finished.module.parameters()):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(arch="mgradnet-c", steps=60, samples=1000, batch_size=300, backend="cpp"),
-        Settings(arch="mgradnet-c", steps=60, samples=1000, batch_size=300, backend="reference"),
-        dataclasses.replace(QUADRATICS, steps=60, samples=1000),
-    ],
-    ids=["cpp", "reference", "nearest"],
-)
-def test_resume_continues_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
-    whole = Trainer(settings)
-    for _ in whole.run(lambda *_: None, 1e9, tmp_path):
-        pass
-    first = Trainer(settings)
-    for step in first.run(lambda *_: None, 1e9, tmp_path):
-        if step == 23:
-            break
-    save_checkpoint(tmp_path, first.checkpoint())
-    second = Trainer(settings)
-    second.resume(load_checkpoint(tmp_path))
-    assert second.step == 23
-    for _ in second.run(lambda *_: None, 1e9, tmp_path):
-        pass
-    assert second.history == whole.history
-    for (name, a), b in zip(whole.module.named_parameters(), second.module.parameters()):
-        assert torch.equal(a, b), name
-
-
-def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradnets_fast", "train", "--steps", "1000000", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert "training mGradNetC" in process.stdout.readline()
-        time.sleep(2)
-        process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, error
-    assert "--resume" in out
-    assert "Traceback" not in error
-    checkpoint = load_checkpoint(tmp_path)
-    assert 0 < checkpoint.step < 1_000_000
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    settings["steps"] = checkpoint.step + 5
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    code, text, error = invoke("--resume", "--out", tmp_path)
-    assert code == 0, error
-    assert f"resumed at step {checkpoint.step}" in text
-    assert load_checkpoint(tmp_path).step == checkpoint.step + 5
 
 
 def samples(count: int = 50) -> tuple[np.ndarray, np.ndarray]:
@@ -387,34 +248,6 @@ def test_unwritable_output_folder(tmp_path: Path) -> None:
     fails(*QUICK, "--out", "/proc/gradnets", words=["a folder that can be written"])
 
 
-def test_resume_of_nothing_and_of_damage(tmp_path: Path) -> None:
-    fails("--resume", "--out", tmp_path, words=["settings", "start without --resume"])
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-    path = tmp_path / "checkpoint.safetensors"
-    good = path.read_bytes()
-    for damaged in (good[: len(good) // 2], b"", b"\xff" * 40, good[:300] + b"{" + good[301:]):
-        path.write_bytes(damaged)
-        fails("--resume", "--out", tmp_path, words=["undamaged checkpoint", "put back a copy"])
-        assert path.read_bytes() == damaged
-    path.unlink()
-    fails("--resume", "--out", tmp_path, words=["checkpoint", "none"])
-    path.write_bytes(good)
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    for change, words in (({"embed_dim": 9}, ["the parameters of these settings"]), ({"colour": 1}, ["colour"])):
-        (tmp_path / "settings.json").write_text(json.dumps({**settings, **change}))
-        fails("--resume", "--out", tmp_path, words=words)
-    (tmp_path / "settings.json").write_text("{")
-    fails("--resume", "--out", tmp_path, words=["valid JSON"])
-
-
-def test_a_new_run_replaces_an_older_checkpoint_at_once(tmp_path: Path) -> None:
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-    assert load_checkpoint(tmp_path).step == 40
-    fails(*QUICK, "--lr", "1e30", "--activation", "identity", "--out", tmp_path, words=["loss at step"])
-    assert load_checkpoint(tmp_path).step == 0
-    assert json.loads((tmp_path / "settings.json").read_text())["lr"] == 1e30
-
-
 def test_unforeseen_failures_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ValueError("a bug")
@@ -436,13 +269,6 @@ def test_atomic_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> No
         write_atomically(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_checkpoint_is_plain_safetensors(tmp_path: Path) -> None:
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-    tensors = load_file(tmp_path / "checkpoint.safetensors")
-    assert tensors["model.W"].shape == (7, 2)
-    assert {"optimizer.W.exp_avg", "optimizer.W.exp_avg_sq", "optimizer.W.step"} <= set(tensors)
 
 
 def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ...nn.modular import COMBINATIONS
 from ...nn.registry import ARCHITECTURES
 from ...ops._kernels import cache_folder
 from ..doctor.examination import joined
-from ..train.checkpoint import SETTINGS_FILE, load_checkpoint, load_settings
+from ..train.checkpoint import SETTINGS_FILE, check_tensors, load_checkpoint, load_settings, model_forms
 from ..train.ranks import device_of
 from ..train.settings import PRECISIONS, Settings
 from ..train.training import make_module
@@ -75,9 +75,8 @@ def warmup(
         if dtype is not None:
             check_choice("warmup", "dtype", dtype, list(PRECISIONS))
         with _as_of_warmup():
-            settings, d = _chosen(network, run) if out is None else _of_run(out, network, run)
-            module = make_module(settings, d)
-        _warm(Console(), module, d, settings, batch_size or [settings.batch_size], tuple(method or METHODS[:1]))
+            module, settings = _chosen(network, run) if out is None else _of_run(out, network, run)
+        _warm(Console(), module, settings, batch_size or [settings.batch_size], tuple(method or METHODS[:1]))
 
 
 @contextmanager
@@ -94,17 +93,18 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _chosen(network: dict[str, Any], run: dict[str, Any]) -> tuple[Settings, int]:
-    """The settings that the options name, and d."""
+def _chosen(network: dict[str, Any], run: dict[str, Any]) -> tuple[nn.GradNet, Settings]:
+    """The network that the options name, and their settings."""
     options = _given({**run, **network})
     d = options.pop("dim", _DIM)
     check_positive("warmup", "dim", d)
     options.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
-    return Settings(**options), d
+    settings = Settings(**options)
+    return make_module(settings, d), settings
 
 
-def _of_run(out: Path, network: dict[str, Any], run: dict[str, Any]) -> tuple[Settings, int]:
-    """The settings of a training run with these changes, and d."""
+def _of_run(out: Path, network: dict[str, Any], run: dict[str, Any]) -> tuple[nn.GradNet, Settings]:
+    """The network of a training run, and its settings with these changes."""
     given = _given(network)
     if given:
         fix = "leave out one or the other"
@@ -115,14 +115,16 @@ def _of_run(out: Path, network: dict[str, Any], run: dict[str, Any]) -> tuple[Se
         fix = "name the folder that gradnets-fast train has written"
         raise FileNotFoundError(message("warmup", f"out {out}", f"a folder with {SETTINGS_FILE}", "none", fix))
     settings = Settings.from_json(load_settings(out) | _given(run))
-    weights = next(t for name, t in load_checkpoint(out).model.items() if name.rpartition(".")[2] == "W")
-    return settings, weights.shape[-1]
+    parameters = load_checkpoint(out).model
+    weights = (t for name, t in parameters.items() if name.rpartition(".")[2] == "W" and t.dim())
+    module = make_module(settings, next((t.shape[-1] for t in weights), 1))
+    check_tensors("parameters", parameters, model_forms(module))
+    return module, settings
 
 
-def _warm(
-    console: Console, module: nn.GradNet, d: int, settings: Settings, sizes: list[int], methods: tuple[str, ...]
-) -> None:
+def _warm(console: Console, module: nn.GradNet, settings: Settings, sizes: list[int], methods: tuple[str, ...]) -> None:
     dtype, device = PRECISIONS[settings.amp], device_of(settings.device)
+    d: Any = module.in_dim
     with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
         found = explain(module, torch.empty(0, d, device=device), backend=settings.backend)
     with nullcontext() if settings.backend is None else use_backend(settings.backend):

@@ -1,11 +1,16 @@
-"""What a training run can be resumed from: its settings and checkpoints."""
+"""What a training run can be resumed from: its settings and checkpoints.
+
+Reading checks the form of a file, and `check_tensors` what the run expects of its tensors: nothing is used before.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +25,9 @@ SETTINGS_FILE = "settings.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _HISTORY, _EXTRA = "history", "extra"
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+_LAST_STEP = 2**24
+"""The largest step that Adam counts to: its count is a float32."""
+_FIX = "put back a copy, or start anew with --overwrite"
 
 
 @dataclass
@@ -60,17 +68,80 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         data = path.read_bytes()
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = load_tensors(data)
-        history = [(int(step), float(loss)) for step, loss in json.loads(header[_HISTORY])]
+        step = int(header["step"])
+        history = _checked_history(json.loads(header[_HISTORY]), step)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         extra = json.loads(header.get(_EXTRA, "{}"))  # earlier versions had none
-        return Checkpoint(int(header["step"]), parts["model"], parts["optimizer"], history, extra)
-    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        fix = "delete it and start without --resume, or put back a copy"
-        cause = f"{type(error).__name__}: {error}"
-        raise ValueError(message("train", f"checkpoint {path}", "an undamaged checkpoint", cause, fix)) from error
+        if not isinstance(extra, dict):
+            raise TypeError(f"{_EXTRA} is no JSON object")
+        return Checkpoint(step, parts["model"], parts["optimizer"], history, extra)
+    except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(message("train", f"checkpoint {path}", "an undamaged checkpoint", cause, _FIX)) from error
+
+
+def _checked_history(entries: Any, step: int) -> list[tuple[int, float]]:
+    """The history of a checkpoint; raise TypeError or ValueError unless it can be that of a run at this step."""
+    history = [(number, float(loss)) for number, loss in entries]
+    numbers = [number for number, _ in history]
+    if not all(type(number) is int for number in numbers):
+        raise TypeError("a step of the history is no integer")
+    if numbers != sorted(set(numbers)) or not all(0 < number <= step for number in numbers):
+        raise ValueError(f"steps of the history do not rise from 1 to at most {step}")
+    if not all(0 <= loss < math.inf for _, loss in history):
+        raise ValueError("a loss of the history is negative or not finite")
+    return history
+
+
+class Form(NamedTuple):
+    """What a tensor of a checkpoint must be; low, high: the least and the greatest that an element may be."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def adam_forms(parameters: Mapping[str, Tensor], step: int, skips: bool) -> dict[str, Form]:
+    """The forms of what `adam_state` returns at a step; skips: whether Adam may have left out some steps."""
+    if step == 0:
+        return {}
+    forms, count = {}, min(step, _LAST_STEP)
+    for name, parameter in parameters.items():
+        forms[f"{name}.step"] = Form(torch.Size(), torch.float32, 0 if skips else count, count)
+        forms[f"{name}.exp_avg"] = Form(parameter.shape, parameter.dtype)
+        forms[f"{name}.exp_avg_sq"] = Form(parameter.shape, parameter.dtype, low=0)
+    return forms
+
+
+def model_forms(module: torch.nn.Module) -> dict[str, Form]:
+    """The forms of a network's state_dict."""
+    return {name: Form(tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
+
+
+def check_tensors(part: str, tensors: Mapping[str, Tensor], forms: Mapping[str, Form]) -> None:
+    """Raise ValueError unless a part of a checkpoint has the tensors of these forms, no others, and all finite."""
+
+    def refuse(name: str, expected: object, got: object, fix: str) -> None:
+        raise ValueError(message("train", f"checkpoint: {name}", expected, got, fix))
+
+    fix = "resume with the settings of that run"
+    missing, others = sorted(forms.keys() - tensors.keys()), sorted(tensors.keys() - forms.keys())
+    if missing or others:
+        got = f"all but {', '.join(missing[:4]) or 'none'}, and beside them {', '.join(others[:4]) or 'none'}"
+        refuse(part, f"the {part} of these settings", got, fix)
+    for name, (shape, dtype, low, high) in forms.items():
+        tensor, label = tensors[name], f"{part}: {name}"
+        if (tensor.shape, tensor.dtype) != (shape, dtype):
+            form = [f"shape {tuple(s)}, {d}" for s, d in ((shape, dtype), (tensor.shape, tensor.dtype))]
+            refuse(label, f"the {part} of these settings: {form[0]}", form[1], fix)
+        wrong = ~(tensor.isfinite() & (tensor >= low) & (tensor <= high))
+        if wrong.any():
+            bounds = "a finite number" if (low, high) == (-math.inf, math.inf) else f"{low:g} to {high:g}"
+            refuse(label, bounds, tensor[wrong][0].item(), _FIX)
 
 
 def load_settings(folder: Path) -> dict[str, Any]:
@@ -80,11 +151,11 @@ def load_settings(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(message("train", f"settings {path}", "a file", "none", "start without --resume"))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        fix = "correct it, or start without --resume"
+    except (ValueError, RecursionError) as error:
+        fix = "correct it, or start anew with --overwrite"
         raise ValueError(message("train", f"settings {path}", "valid JSON", str(error), fix)) from error
     if not isinstance(content, dict):
-        fix = "start without --resume"
+        fix = "put back a copy, or start anew with --overwrite"
         raise ValueError(message("train", f"settings {path}", "a JSON object", type(content).__name__, fix))
     return content
 
@@ -101,8 +172,7 @@ def adam_state(optimizer: torch.optim.Adam, names: list[str]) -> dict[str, Tenso
 
 
 def restore_adam(optimizer: torch.optim.Adam, names: list[str], saved: dict[str, Tensor]) -> None:
-    """Give an optimizer the moments that `adam_state` returned."""
+    """Give an optimizer the moments that `adam_state` returned; their forms are checked, for Adam's kernel does not."""
     for name, parameter in zip(names, optimizer.param_groups[0]["params"]):
-        state = {key: saved[f"{name}.{key}"] for key in _ADAM_STATE if f"{name}.{key}" in saved}
-        if state:
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+        if saved:
+            optimizer.state[parameter] = {key: saved[f"{name}.{key}"].to(parameter.device) for key in _ADAM_STATE}

@@ -45,8 +45,8 @@ class Source(Protocol):
     def state(self, step: int) -> dict[str, Any]:
         """The state that `restore` takes, equal in all processes and ready for JSON."""
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+    def restore(self, state: Any, step: int) -> None:
+        """Go on at a step, where `state` was taken; raise ValueError if it was taken elsewhere or of other data."""
 
 
 class InMemory:
@@ -88,11 +88,10 @@ class InMemory:
             self._checksum = zlib.crc32(torch.cat([self.x, self.g]).cpu().numpy().tobytes())
         return {"checksum": self._checksum}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Raise ValueError if `state` comes from other data."""
-        expected, got = state.get("checksum"), self.state(0).get("checksum")
-        if expected is not None and expected != got:
-            fix = "put back the file that the run began with, or start without --resume"
+    def restore(self, state: Any, step: int) -> None:
+        """Raise ValueError if `state` comes from other data; None, of an earlier version, tells nothing."""
+        if state is not None and state != self.state(step):
+            fix = "put back the file that the run began with, or start anew with --overwrite"
             raise ValueError(message("train", "data", "the samples of that run", "others", fix))
 
 
@@ -129,8 +128,12 @@ class Streamed:
         """The identity of the data, and how far they are read."""
         return self._stream.state_dict()
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Any, step: int) -> None:
         """Go on where `state` was taken, in as many processes as there are now."""
+        if not isinstance(state, dict) or state.get("step") != step:
+            got = state.get("step") if isinstance(state, dict) else state
+            fix = "put back a copy of the checkpoint, or start anew with --overwrite"
+            raise ValueError(message("train", "checkpoint: data", f"the state of the shards at step {step}", got, fix))
         self._stream.load_state_dict(state)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -18,6 +17,8 @@ LOSSES = ("squared", "nearest")
 _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
 """Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
 _STREAMS = 8
+_LATER = {"amp", "streams"}
+"""Settings that earlier versions lacked; they did what the defaults do."""
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions by name: the dtype of autocast for points and weights; parameters and sums are always float32."""
 
@@ -53,6 +54,7 @@ class Settings:
     streams: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         check_choice("train", "arch", self.arch, tuple(ARCHITECTURES))
         lr, schedule = _MODULE_DEFAULTS if ARCHITECTURES[self.arch].modular else _CASCADE_DEFAULTS
         object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
@@ -70,7 +72,7 @@ class Settings:
                 check_positive("train", name, getattr(self, name))
         if not 0 <= self.seed < 2**63:
             raise ValueError(message("train", "seed", "0 <= seed < 2^63", self.seed, "for example --seed 0"))
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if not 0 < self.learning_rate <= torch.finfo(torch.float32).max:
             raise ValueError(message("train", "lr", "a positive number", self.lr, "for example --lr 5e-3"))
         try:
             torch.empty(0, device=device_of(self.device))
@@ -78,6 +80,14 @@ class Settings:
             cause = str(error).splitlines()[0]
             fix = "choose a device that torch finds here, for example --device cpu"
             raise ValueError(message("train", "device", "a usable device", f"{self.device} ({cause})", fix)) from error
+
+    def _check_types(self) -> None:
+        """Raise TypeError unless each value has its field's type; an int may stand for a float, a bool for neither."""
+        for name, kind in get_type_hints(type(self)).items():
+            value, kinds = getattr(self, name), kind | int if kind == float | None else kind
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                expected = getattr(kind, "__name__", str(kind))
+                raise TypeError(message("train", name, expected, repr(value), "give a value of this type"))
 
     def _check_modules(self) -> None:
         """Raise ValueError if an option for modules is given to another architecture."""
@@ -102,13 +112,18 @@ class Settings:
         """The settings that `to_json` wrote.
 
         Raises:
-            ValueError: a name is unknown to this version.
+            TypeError, ValueError: a name is unknown to this version or missing, or a value cannot be.
         """
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(content) - known)
+        unknown, missing = sorted(set(content) - known), sorted(known - _LATER - set(content))
         if unknown:
             fix = "resume with the version that wrote it"
             raise ValueError(message("train", "settings", "the names of this version", ", ".join(unknown), fix))
+        if missing:
+            fix = "put back a copy, or start anew with --overwrite"
+            raise ValueError(
+                message("train", "settings", "all settings of a run", f"none of {', '.join(missing)}", fix)
+            )
         return cls(**content)
 
     def to_json(self) -> dict[str, Any]:

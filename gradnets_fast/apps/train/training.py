@@ -16,7 +16,15 @@ from ... import nn
 from ...backend import choose, use_backend
 from ...errors import message
 from ...nn.registry import ARCHITECTURES
-from .checkpoint import Checkpoint, adam_state, restore_adam, save_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    adam_forms,
+    adam_state,
+    check_tensors,
+    model_forms,
+    restore_adam,
+    save_checkpoint,
+)
 from .losses import Loss, Objective, nearest_module_loss, squared_loss
 from .problem import make_problem
 from .ranks import Ranks, device_of
@@ -64,19 +72,30 @@ class Trainer:
         """Go on from a checkpoint of the same settings.
 
         Raises:
-            ValueError: its parameters or data are others.
+            ValueError: its step, tensors, scaler or data are others; then nothing of it is used.
         """
-        try:
-            self.module.load_state_dict(checkpoint.model)
-        except RuntimeError as error:
-            fix = "resume with the settings of that run"
-            got = " ".join(str(error).split())
-            raise ValueError(message("train", "checkpoint", "the parameters of these settings", got, fix)) from error
+        self.ranks.from_first(lambda: self._check(checkpoint))
+        self.problem.source.restore(checkpoint.extra.get("data"), checkpoint.step)
+        self.module.load_state_dict(checkpoint.model)
         restore_adam(self.optimizer, self._names, checkpoint.optimizer)
         self.step, self.history = checkpoint.step, list(checkpoint.history)
-        self.problem.source.restore(checkpoint.extra.get("data", {}))
         if "scaler" in checkpoint.extra:
             self._scaler.load_state_dict(checkpoint.extra["scaler"])
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Raise ValueError unless all of a checkpoint but its data is such as this run can have left."""
+        if not 0 <= checkpoint.step <= self.settings.steps:
+            fix = "resume with the settings of that run"
+            expected = f"0 to the {self.settings.steps} of the settings"
+            raise ValueError(message("train", "checkpoint: step", expected, checkpoint.step, fix))
+        check_tensors("parameters", checkpoint.model, model_forms(self.module))
+        scaled = self._scaler.is_enabled()
+        moments = adam_forms(dict(self.module.named_parameters()), checkpoint.step, skips=scaled)
+        check_tensors("optimizer", checkpoint.optimizer, moments)
+        own, saved = self._scaler.state_dict(), checkpoint.extra.get("scaler", {})
+        if not _is_scaler(saved, own):
+            fix = "put back a copy, or start anew with --overwrite"
+            raise ValueError(message("train", "checkpoint: scaler", f"a state such as {own}", saved, fix))
 
     def checkpoint(self) -> Checkpoint:
         """The present state, equal in all processes."""
@@ -131,6 +150,20 @@ class Trainer:
                 yield self.step
         if saves:
             save_checkpoint(folder, self.checkpoint())
+
+
+def _is_scaler(saved: Any, own: dict[str, Any]) -> bool:
+    """Whether this is the state of a scaler with the constants of `own`, which training does not change."""
+    if not own or not isinstance(saved, dict) or saved.keys() != own.keys():
+        return bool(saved == own)
+    scale, tracker = saved["scale"], saved["_growth_tracker"]
+    return (
+        saved == own | {"scale": scale, "_growth_tracker": tracker}
+        and type(scale) is float
+        and 0 < scale < math.inf
+        and type(tracker) is int
+        and 0 <= tracker < own["growth_interval"]
+    )
 
 
 def training_step(
