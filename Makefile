@@ -22,7 +22,7 @@ SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints
 .PHONY: demo test test-all mutants lint bench sanitize aarch64 table-2d polymax largest-batch training-gain wheel-check docs lock clean
 
 demo: $(VENV)/.installed
-	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo
+	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo --overwrite
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
@@ -41,7 +41,7 @@ lint: $(VENV)/.installed
 	$(BIN)/python -m gradnets_fast.activations.codegen --check
 
 bench: $(VENV)/.installed
-	$(BIN)/gradnets-fast bench --preset full --out bench/results
+	$(BIN)/gradnets-fast bench --preset full --out bench/results --overwrite
 
 # All kernels from exact-size blocks of memory: tests/sanitize.cpp.
 CONFIGURE = PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -G Ninja -DGRADNETS_WERROR=ON -DGRADNETS_POISON_WORKSPACE=ON

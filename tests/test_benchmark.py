@@ -48,7 +48,7 @@ def test_a_run_writes_what_it_shows(tmp_path: Path) -> None:
     code, text, error = invoke("--rounds", 4, "--threads", 1, "--out", tmp_path)
     assert code == 0, error
     assert "…" not in text
-    assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu.csv", "cpu.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu.csv", "cpu.png", ".lock"}
     result = json.loads((tmp_path / "cpu.json").read_text())
     assert result["environment"]["threads"] == 1
     assert "--rounds 4 --threads 1" in result["environment"]["command"]

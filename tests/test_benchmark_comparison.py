@@ -154,9 +154,14 @@ def test_the_committed_result_file_can_be_compared() -> None:
 
 
 def test_compare_after_measuring(measured: Result, tmp_path: Path) -> None:
-    old = tmp_path / "cpu.json"  # which the run overwrites, after it has read it
+    old = tmp_path / "cpu.json"  # which the run overwrites if told to, after it has read it
     old.write_text(json.dumps(scaled(measured, 1e-9, "cpp")))
-    code, text, error = invoke(*OPTIONS, "--threads", 1, "--rounds", 30, "--compare", old, "--out", tmp_path)
+    options = [*OPTIONS, "--threads", 1, "--rounds", 30, "--compare", old, "--out", tmp_path]
+    before = old.read_bytes()
+    code, _, error = invoke(*options)
+    assert (code, old.read_bytes()) == (2, before)
+    assert "expected a folder without an earlier run, got cpu.json; add --overwrite to replace it" in error
+    code, text, error = invoke(*options, "--overwrite")
     assert code == 3, error
     assert "4 slower, 0 faster, 0 unchanged" in text
     assert json.loads(old.read_text())["rounds"] == 30

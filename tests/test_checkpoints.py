@@ -55,7 +55,7 @@ def test_a_start_that_fails_leaves_no_earlier_checkpoint(tmp_path: Path, monkeyp
         raise OSError("No space left on device")
 
     monkeypatch.setattr(train_command, "save_checkpoint", full)
-    code, _, error = invoke(*QUICK, "--seed", 5, "--out", tmp_path)
+    code, _, error = invoke(*QUICK, "--seed", 5, "--out", tmp_path, "--overwrite")
     assert (code, "No space left" in error) == (2, True)
     fails("--resume", "--out", tmp_path, words=["checkpoint", "a file", "none"])
 
@@ -116,11 +116,8 @@ def test_resume_continues_bit_for_bit(settings: Settings, tmp_path: Path) -> Non
 
 
 def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradnets_fast", "train", "--steps", "1000000", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(tmp_path)
     try:
-        assert process.stdout is not None
-        assert "training mGradNetC" in process.stdout.readline()
         time.sleep(2)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
@@ -160,10 +157,16 @@ def test_resume_of_nothing_and_of_damage(tmp_path: Path) -> None:
     fails("--resume", "--out", tmp_path, words=["valid JSON"])
 
 
-def test_a_new_run_replaces_an_older_checkpoint_at_once(tmp_path: Path) -> None:
+def test_a_new_run_replaces_an_older_one_only_when_told_to_and_then_at_once(tmp_path: Path) -> None:
     assert invoke(*QUICK, "--out", tmp_path)[0] == 0
     assert load_checkpoint(tmp_path).step == 40
-    fails(*QUICK, "--lr", "1e30", "--activation", "identity", "--out", tmp_path, words=["loss at step"])
+    options = [*QUICK, "--lr", "1e30", "--activation", "identity", "--out", tmp_path]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    names = "checkpoint.safetensors, report.json, figure.png, settings.json"
+    fails(*options, words=["a folder without an earlier run", names, "--overwrite", "--resume"])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    fails(*options, "--overwrite", words=["loss at step"])
+    assert not (tmp_path / "report.json").exists()
     assert load_checkpoint(tmp_path).step == 0
     assert json.loads((tmp_path / "settings.json").read_text())["lr"] == 1e30
 
@@ -173,6 +176,37 @@ def test_checkpoint_is_plain_safetensors(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "checkpoint.safetensors")
     assert tensors["model.W"].shape == (7, 2)
     assert {"optimizer.W.exp_avg", "optimizer.W.exp_avg_sq", "optimizer.W.step"} <= set(tensors)
+
+
+def test_options_beside_resume_are_those_of_the_run_or_refused(tmp_path: Path) -> None:
+    run = ["--epochs", 4, "--samples", 1000, "--batch-size", 200, "--lr", "1e-3", "--out", tmp_path]
+    assert invoke(*run)[0] == 0
+    assert invoke(*run, "--resume", "--save-every", 5)[0] == 0
+    fails("--resume", "--steps", 50, "--lr", 1, "--out", tmp_path, words=["expected steps 20, lr 0.001, got"])
+    fails("--resume", "--epochs", 5, "--out", tmp_path, words=["steps: expected steps 20, got steps 25"])
+    fails("--resume", "--field", "nonconvex2d", "--out", tmp_path, words=["field: expected field convex2d"])
+    fails("--resume", "--overwrite", "--out", tmp_path, words=["resume, overwrite: expected one of them"])
+
+
+def started(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """A long run that is in its first steps."""
+    command = [sys.executable, "-m", "gradnets_fast", "train", "--steps", "1000000", "--out", str(folder), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "training mGradNetC" in process.stdout.readline()
+    return process
+
+
+def test_a_folder_is_of_one_run_at_a_time_and_free_when_that_is_killed(tmp_path: Path) -> None:
+    with started(tmp_path) as first:
+        try:
+            for options in (["--overwrite", *QUICK], ["--resume"]):
+                fails(*options, "--out", tmp_path, words=["a folder that no other run is using", "wait for that run"])
+            assert first.poll() is None
+        finally:
+            first.kill()
+    code, _, error = invoke(*QUICK, "--out", tmp_path, "--overwrite")
+    assert code == 0, error
 
 
 @dataclasses.dataclass

@@ -159,7 +159,13 @@ def test_a_restart_does_not_go_on_with_another_run(tmp_path: Path) -> None:
     variables = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for seed, resumed in ((4, False), (4, True)):
         run = subprocess.run(
-            [sys.executable, "-m", "gradnets_fast", "train", *map(str, TRAIN), "--seed", str(seed), "--out", tmp_path],
+            [
+                sys.executable,
+                "-m",
+                "gradnets_fast",
+                "train",
+                *map(str, [*TRAIN, "--seed", seed, "--overwrite", "--out", tmp_path]),
+            ],
             env={**environment(), **variables, "TORCHELASTIC_RESTART_COUNT": "1"},
             capture_output=True,
             text=True,

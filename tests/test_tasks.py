@@ -64,7 +64,8 @@ def test_train_writes_everything_and_learns(arch: str, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     code, text, error = invoke("--arch", arch, "--field", "convex2d", "--out", out, "--steps", 300, "--samples", 3000)
     assert code == 0, error
-    assert {p.name for p in out.iterdir()} == {"settings.json", "checkpoint.safetensors", "report.json", "figure.png"}
+    names = {"settings.json", "checkpoint.safetensors", "report.json", "figure.png"}
+    assert {p.name for p in out.iterdir()} == names | {".lock"}
     report = json.loads((out / "report.json").read_text())
     evaluation = report["evaluation"]
     assert evaluation["error_db"] < 0

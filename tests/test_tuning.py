@@ -15,6 +15,7 @@ import torch
 
 import gradnets_fast
 from gradnets_fast.apps import tuning as command
+from gradnets_fast.apps.files import locked
 from gradnets_fast.kernels import candidates, compiler, configuration, offline, tuning
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +89,22 @@ def test_a_tuned_table_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tuned.json").write_text("[]")
     with pytest.raises(ValueError, match=r"tuned\.json: expected what gradnets-fast tune writes"):
         configuration.table()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "valid JSON"), ("[]", "other JSON"), ('{"tables": 1}', "other JSON")]
+)
+def test_tune_leaves_a_file_alone_that_it_has_not_written(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "notes.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"^tune: out .*notes\.json: .*{words}"):
+        command.tune(CPU, "narrow.forward", path, print)
+    assert path.read_text() == content
+
+
+def test_one_tune_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path, "tune"), pytest.raises(OSError, match="a folder that no other run is using"):
+        command.tune(CPU, "narrow.forward", tmp_path / "tuned.json", print)
 
 
 def test_tune_without_a_gpu_says_so_in_one_line() -> None:

@@ -1,12 +1,15 @@
-"""Files that are there whole or not at all, whoever interrupts the program: used by all applications."""
+"""Files that are there whole or not at all, and folders that one run has at a time: used by all applications."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ..errors import message
 
@@ -25,6 +28,46 @@ def prepare_folder(folder: Path, where: str = "train") -> None:
     except OSError as error:
         fix = "choose another folder with --out, or change its permissions"
         raise OSError(message(where, f"out {folder}", "a folder that can be written", error.strerror, fix)) from error
+
+
+@contextmanager
+def locked(folder: Path, where: str = "train") -> Iterator[None]:
+    """Hold a folder for this process alone; the system frees it when the process ends, however it ends.
+
+    Raises:
+        OSError: another process holds it, or no file can be written there.
+    """
+    lock = FileLock(folder / ".lock")
+    fix = "choose another folder with --out"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        expected = "a folder that no other run is using"
+        raise OSError(
+            message(where, f"out {folder}", expected, "one in use", f"wait for that run, or {fix}")
+        ) from error
+    except OSError as error:
+        expected, fix = "a folder that can be written", f"{fix}, or change its permissions"
+        raise OSError(message(where, f"out {folder}", expected, error.strerror, fix)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def clear(folder: Path, names: Sequence[str], overwrite: bool, where: str = "train", other: str = "") -> None:
+    """Delete an earlier run's files, in this order, or refuse to; other: what can be done besides.
+
+    Raises:
+        FileExistsError: there are some, and `overwrite` is not given.
+    """
+    present = [name for name in names if (folder / name).exists()]
+    if present and not overwrite:
+        fix = f"add --overwrite to replace it, {other}or choose another folder with --out"
+        got = ", ".join(present)
+        raise FileExistsError(message(where, f"out {folder}", "a folder without an earlier run", got, fix))
+    for name in present:
+        (folder / name).unlink()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import check_choice, message
 from ..ops import _triton
-from .files import write_json
+from .files import locked, prepare_folder, write_json
 
 
 def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[str], None]) -> Path:
@@ -22,7 +22,8 @@ def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[
     kernel: the name of the only kernel to tune, "" for all.  report: a function that takes a line for each entry.
 
     Raises:
-        ValueError: an unknown kernel.  RuntimeError: no device that the kernels can run on.
+        ValueError: an unknown kernel, or an `out` that holds something else.  OSError: `out` cannot be written, or
+            another process writes there.  RuntimeError: no device that the kernels can run on.
     """
     # A table without tiles for this GPU is what tuning is for.
     refusal = _triton.why_not(device, torch.float32, tiles=False)
@@ -34,8 +35,14 @@ def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[
     if kernel:
         check_choice("tune", "kernel", kernel, tuple(configuration.TILES))
     path = configuration.tuned_table() if out is None else out
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}
+    prepare_folder(path.parent, "tune")
+    with locked(path.parent, "tune"):
+        _tune(tuning, device, kernel, path, report)
+    return path
+
+
+def _tune(tuning: Any, device: torch.device, kernel: str, path: Path, report: Callable[[str], None]) -> None:
+    written = _earlier(path)
     written["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "Triton's interpreter"
     for case in tuning.listed(device, kernel):
         measured = tuning.measure(case, device)
@@ -46,7 +53,23 @@ def tune(device: torch.device, kernel: str, out: Path | None, report: Callable[[
         write_json(path, written)
         gain = "" if not measured.before else f", {measured.before / measured.milliseconds:.2f} times as fast as before"
         report(f"{_label(case)}: {measured.milliseconds:.3f} ms{gain}, {measured.options}")
-    return path
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """What an earlier run has written, or an empty table.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    if not path.is_file():
+        return {"tables": {}}
+    try:
+        written: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(message("tune", f"out {path}", "valid JSON", str(error), _FIX)) from error
+    if not isinstance(written, dict) or not isinstance(written.get("tables"), dict):
+        raise ValueError(message("tune", f"out {path}", "a table that tune has written", "other JSON", _FIX))
+    return written
 
 
 def parsed(device: str) -> torch.device:
@@ -65,6 +88,7 @@ def parsed(device: str) -> torch.device:
 
 
 _MODULES = ("configuration", "tuning")
+_FIX = "delete it, or name another file with --out"
 
 
 def _label(case: tuple[Any, ...]) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ...backend import BACKENDS
 from ...errors import check_choice, check_positive, message
-from ..files import prepare_folder, write_json
+from ..files import clear, locked, prepare_folder, write_json
 from . import chosen, comparison, report, results
 from .cases import Case
 from .chosen import Choice
@@ -41,6 +41,7 @@ class Request:
     command: str
     choice: Choice
     out: Path
+    overwrite: bool
     device: str
     preset: str | None
     backend: tuple[str, ...]
@@ -80,11 +81,13 @@ def bench(console: Console, request: Request) -> int:
             console.print(case.label, highlight=False, markup=False, soft_wrap=True)
         return 0
     prepare_folder(request.out, "bench")
-    with threads(request.threads):
-        result = _measured(console, request, cases, plan)
-    if result is None:
-        return INTERRUPTED
-    wrong = _show(console, result, request.out, _name(device))
+    with locked(request.out, "bench"):
+        clear(request.out, [f"{_name(device)}.{kind}" for kind in results.KINDS], request.overwrite, "bench")
+        with threads(request.threads):
+            result = _measured(console, request, cases, plan)
+        if result is None:
+            return INTERRUPTED
+        wrong = _show(console, result, request.out, _name(device))
     slower = old is not None and _show_comparison(console, old, result)
     return WRONG if wrong else SLOWER if slower else 0
 

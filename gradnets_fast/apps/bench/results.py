@@ -14,6 +14,9 @@ from .readable import Row
 from .runner import UNAVAILABLE, WRONG
 from .work import bounds
 
+KINDS = ("json", "csv", "png")
+"""The endings of the files of a result."""
+
 
 def content(rows: list[Row], machine: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     """The result file: `run` says where and how, `machine` what it could have done, `rows` what was measured."""
@@ -114,7 +117,7 @@ def write(result: dict[str, Any], folder: Path, name: str) -> list[Path]:
     """Writes NAME.json, NAME.csv and NAME.png, each atomically; returns their paths."""
     from .figure import save_figure
 
-    paths = [folder / f"{name}.{kind}" for kind in ("json", "csv", "png")]
+    paths = [folder / f"{name}.{kind}" for kind in KINDS]
     write_json(paths[0], result)
     text = _csv(result)
     write_atomically(paths[1], lambda temporary: temporary.write_text(text, encoding="utf-8"))

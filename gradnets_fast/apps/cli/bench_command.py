@@ -62,6 +62,7 @@ def bench(
     rounds: Annotated[int | None, _run("Samples of each contender. (default: the preset's, or 30)")] = None,
     threads: Annotated[int | None, _run("(default: torch's)")] = None,
     out: Annotated[Path, _run("Folder for the results: JSON, CSV, PNG.")] = Path("runs/bench"),
+    overwrite: Annotated[bool, _run("Replace an earlier result in --out.", "--overwrite")] = False,
     compare: Annotated[Path | None, _compare("JSON file of an earlier run to compare with.")] = None,
     against: Annotated[Path | None, _compare("JSON file to compare in place of measuring anew.")] = None,
 ) -> None:

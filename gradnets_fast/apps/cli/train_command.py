@@ -7,9 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -21,7 +21,7 @@ from ...activations import TRANSFORMS
 from ...errors import check_positive, message
 from ...nn.modular import COMBINATIONS
 from ...nn.registry import ARCHITECTURES
-from ..files import prepare_folder, write_json
+from ..files import clear, locked, prepare_folder, write_json
 from ..train.checkpoint import (
     CHECKPOINT_FILE,
     SETTINGS_FILE,
@@ -39,6 +39,16 @@ from ..train.training import Trainer
 from .errors import help_of, one_line_errors
 
 _PLAIN_LINES = 10
+_REPORT_FILE, _FIGURE_FILE = "report.json", "figure.png"
+_FILES = (CHECKPOINT_FILE, _REPORT_FILE, _FIGURE_FILE, SETTINGS_FILE)
+
+
+class Folder(NamedTuple):
+    """The folder of a run; overwrite: whether an earlier run's files may go; held: what keeps it locked."""
+
+    path: Path
+    overwrite: bool
+    held: ExitStack
 
 
 def train(
@@ -93,6 +103,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out, with its settings.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
 ) -> None:
     """Train a gradient network on a gradient field, and report error, Jacobian and speed.
 
@@ -102,9 +113,12 @@ def train(
     names = {each.name for each in dataclasses.fields(Settings)} - {"steps"}
     options = {name: value for name, value in context.params.items() if name in names}
     options["field"] = field if field is not None or data is not None else Settings.field
-    with one_line_errors(), processes(device) as ranks:
+    with one_line_errors(), processes(device) as ranks, ExitStack() as held:
         console = Console(quiet=ranks.rank > 0)
-        trainer = _resumed(out, ranks) if resume else _started(options, steps, epochs, out, ranks)
+        if resume:
+            trainer = _resumed(_given(context), Folder(out, overwrite, held), ranks)
+        else:
+            trainer = _started(options, steps, epochs, Folder(out, overwrite, held), ranks)
         began, first = time.perf_counter(), trainer.step
         _train(console, trainer, save_every, out)
         spent = {"seconds": time.perf_counter() - began, "steps": trainer.step - first}
@@ -113,7 +127,7 @@ def train(
             _finish(console, trainer, evaluate(trainer), spent, out)
 
 
-def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out: Path, ranks: Ranks) -> Trainer:
+def _started(options: dict[str, Any], steps: int | None, epochs: int | None, folder: Folder, ranks: Ranks) -> Trainer:
     """A trainer of a new run; if torchrun has restarted this very run, at its checkpoint."""
     if steps is not None and epochs is not None:
         raise ValueError(message("train", "steps, epochs", "one of them", "both", "leave one out"))
@@ -126,19 +140,21 @@ def _started(options: dict[str, Any], steps: int | None, epochs: int | None, out
         total = count * trainer.problem.source.steps_per_epoch
         trainer.settings = dataclasses.replace(trainer.settings, steps=total)
     # Process 0 alone looks and decides: the others might find what it has written meanwhile.
-    checkpoint = ranks.from_first(lambda: _begun(trainer, out))
+    checkpoint = ranks.from_first(lambda: _begun(trainer, folder))
     if checkpoint is not None:
         trainer.resume(checkpoint)
     return trainer
 
 
-def _begun(trainer: Trainer, out: Path) -> Checkpoint | None:
+def _begun(trainer: Trainer, folder: Folder) -> Checkpoint | None:
     """The checkpoint of a run that torchrun has restarted; None for a new run, whose folder it prepares."""
+    out = folder.path
+    prepare_folder(out)
+    folder.held.enter_context(locked(out))
     if trainer.ranks.restarts and _left_by(trainer.settings, out):
         return load_checkpoint(out)
-    prepare_folder(out)
     # The old checkpoint goes first, so that --resume never meets an earlier run's checkpoint beside these settings.
-    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    clear(out, _FILES, folder.overwrite, other="--resume to go on, ")
     write_json(out / SETTINGS_FILE, trainer.settings.to_json())
     save_checkpoint(out, trainer.checkpoint())
     return None
@@ -152,11 +168,35 @@ def _left_by(settings: Settings, out: Path) -> bool:
         return False
 
 
-def _resumed(out: Path, ranks: Ranks) -> Trainer:
-    settings, checkpoint = ranks.from_first(lambda: (Settings.from_json(load_settings(out)), load_checkpoint(out)))
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The options of the command line, without those that have their default."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def _resumed(given: dict[str, Any], folder: Folder, ranks: Ranks) -> Trainer:
+    """A trainer at the checkpoint of a run; options are those of that run, or refused."""
+    if folder.overwrite:
+        raise ValueError(message("train", "resume, overwrite", "one of them", "both", "leave one out"))
+    settings, checkpoint = ranks.from_first(lambda: _left(folder))
     trainer = Trainer(settings, ranks)
+    if "epochs" in given:
+        given = {"steps": given["epochs"] * trainer.problem.source.steps_per_epoch} | given
+    kept = settings.to_json()
+    changed = {name: value for name, value in given.items() if value != kept.get(name, value)}
+    if changed:
+        expected, got = (", ".join(f"{name} {each[name]}" for name in changed) for each in (kept, changed))
+        fix = "leave out what differs from the run that --resume goes on with, or start another"
+        raise ValueError(message("train", ", ".join(changed), expected, got, fix))
     trainer.resume(checkpoint)
     return trainer
+
+
+def _left(folder: Folder) -> tuple[Settings, Checkpoint]:
+    """What a run has left in its folder, which is locked once there are settings."""
+    load_settings(folder.path)
+    folder.held.enter_context(locked(folder.path))
+    return Settings.from_json(load_settings(folder.path)), load_checkpoint(folder.path)
 
 
 def _train(console: Console, trainer: Trainer, save_every: float, out: Path) -> None:
@@ -246,10 +286,10 @@ def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, spent: d
         "training": spent,
         "history": trainer.history,
     }
-    write_json(out / "report.json", report)
-    save_figure(trainer, evaluation, out / "figure.png")
+    write_json(out / _REPORT_FILE, report)
+    save_figure(trainer, evaluation, out / _FIGURE_FILE)
     console.print(_table(trainer, evaluation, spent))
-    for name in ("figure.png", "report.json", "checkpoint.safetensors"):
+    for name in (_FIGURE_FILE, _REPORT_FILE, CHECKPOINT_FILE):
         console.print(f"  {out / name}", highlight=False, soft_wrap=True)
 
 
