@@ -122,7 +122,7 @@ def test_on_a_terminal_lines_end_before_its_margin_and_statuses_are_coloured(
     assert "\x1b[33m  warning" in file.getvalue()
 
 
-OPTIONAL = ("typer", "rich", "numpy", "triton", "matplotlib", "polars", "safetensors", "pyarrow", "grain", "packaging")
+OPTIONAL = ("typer", "rich", "numpy", "triton", "matplotlib", "safetensors", "pyarrow", "grain", "packaging")
 
 
 def test_with_torch_alone_everything_is_examined_by_the_standard_library() -> None:

@@ -8,9 +8,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -110,11 +113,11 @@ def samples(count: int = 50) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_samples(path: Path, x: np.ndarray, g: np.ndarray) -> Path:
-    table = pl.DataFrame({"g1": g[:, 1], "x0": x[:, 0], "note": ["a"] * len(x), "x1": x[:, 1], "g0": g[:, 0]})
+    table = pa.table({"g1": g[:, 1], "x0": x[:, 0], "note": ["a"] * len(x), "x1": x[:, 1], "g0": g[:, 0]})
     if path.suffix == ".csv":
-        table.write_csv(path)
+        pacsv.write_csv(table, path)
     elif path.suffix == ".parquet":
-        table.write_parquet(path)
+        pq.write_table(table, path)
     elif path.suffix == ".npz":
         np.savez(path, x=x, g=g)
     else:
@@ -133,6 +136,25 @@ def test_data_files(suffix: str, tmp_path: Path) -> None:
     assert code == 0, error
     assert path.name in text
     assert (tmp_path / "out" / "figure.png").exists()
+
+
+def strict_json(text: str) -> dict[str, Any]:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    content: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return content
+
+
+def test_a_report_is_json_whatever_was_measured(tmp_path: Path) -> None:
+    """No error is relative to targets that are all 0."""
+    x, g = samples()
+    path = write_samples(tmp_path / "data.npz", x, 0 * g)
+    code, _, error = invoke("--data", path, *QUICK[:2], "--out", tmp_path / "out")
+    assert code == 0, error
+    report = strict_json((tmp_path / "out" / "report.json").read_text())
+    assert report["evaluation"]["relative_error"] is None
+    assert report["not_finite"] == {"evaluation.relative_error": "inf"}
 
 
 def test_a_cosine_begins_at_the_learning_rate() -> None:
@@ -154,19 +176,25 @@ def test_a_network_is_tested_on_points_that_it_never_saw(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".npy"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_in_data_names_column_and_row(suffix: str, bad: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e39, -1e-46])
+def test_a_number_that_float32_does_not_hold_is_named_by_column_and_row(
+    suffix: str, bad: float, tmp_path: Path
+) -> None:
     x, g = samples()
     g[7, 1] = bad
     path = write_samples(tmp_path / f"data{suffix}", x, g)
-    fails(
-        "--data",
-        path,
-        "--out",
-        tmp_path / "out",
-        words=["g1" if suffix in (".csv", ".parquet") else "g[:, 1]", "row 8"],
-    )
+    column = "g1" if suffix in (".csv", ".parquet") else "g[:, 1]"
+    expected = "a number that float32 holds" if np.isfinite(bad) else "a finite number"
+    words = [f"column {column}, row 8: expected {expected}", "NaN" if np.isnan(bad) else str(bad)]
+    fails("--data", path, "--out", tmp_path / "out", words=words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".npy"])
+def test_the_ends_of_float32_are_held(suffix: str, tmp_path: Path) -> None:
+    x, g = samples()
+    g[:4, 0] = [torch.finfo(torch.float32).max, 1e-44, 0, -0.0]
+    assert torch.equal(load_samples(write_samples(tmp_path / f"data{suffix}", x, g)).g, torch.from_numpy(g).float())
 
 
 @pytest.mark.parametrize(

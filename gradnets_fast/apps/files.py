@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -82,7 +84,30 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON atomically; a number that is not finite, which JSON lacks, is null, and named under "not_finite".
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_json(Path(folder, "a.json"), {"errors": [0.5, float("inf")]})
+    ...     json.loads(Path(folder, "a.json").read_text())
+    {'errors': [0.5, None], 'not_finite': {'errors.1': 'inf'}}
+    """
+    lost: dict[str, str] = {}
+    strict = _without_infinities(content, "", lost) | ({"not_finite": lost} if lost else {})
+    text = json.dumps(strict, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A path that is not UTF-8 has surrogates, and a backslash before their numbers is how JSON writes them.
+    data = text.encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _without_infinities(value: Any, place: str, lost: dict[str, str]) -> Any:
+    """A copy with None for each number that is not finite; they are put into `lost` by their places."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(each, f"{place}.{name}".strip("."), lost) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(each, f"{place}.{i}".strip("."), lost) for i, each in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        lost[place] = str(value)
+        return None
+    return value

@@ -40,7 +40,7 @@ def write_json(found: Found, file: TextIO) -> str:
     checks = [{"group": title, **vars(check)} for title, of_group in found for check in of_group]
     status = _worst(check["status"] for check in checks)
     content = {"gradnets_fast": __version__, "status": status, "checks": checks}
-    print(json.dumps(content, indent=2, ensure_ascii=False), file=file)
+    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False), file=file)
     return status
 
 

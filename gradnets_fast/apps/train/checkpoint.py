@@ -48,8 +48,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
         "step": str(checkpoint.step),
-        _HISTORY: json.dumps(checkpoint.history),
-        _EXTRA: json.dumps(checkpoint.extra),
+        _HISTORY: json.dumps(checkpoint.history, allow_nan=False),
+        _EXTRA: json.dumps(checkpoint.extra, allow_nan=False),
     }
     data = save_tensors(contiguous, metadata=metadata)
     write_atomically(folder / CHECKPOINT_FILE, lambda temporary: temporary.write_bytes(data))

@@ -61,7 +61,8 @@ def evaluate(trainer: Trainer) -> Evaluation:
     size = problem.test_g.square().sum(-1).mean().item()
     jacobian = sample_jacobians(module, problem.test_x, backend)
     asymmetry = (jacobian - jacobian.mT).abs().max().item() / max(jacobian.abs().max().item(), 1e-30)
-    eigenvalues = torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2)
+    symmetric = (jacobian + jacobian.mT) / 2
+    eigenvalues = torch.linalg.eigvalsh(symmetric) if symmetric.isfinite().all() else symmetric.new_tensor(torch.nan)
     ours, reference = time_steps(trainer, backend) if trainer.ranks.size == 1 else (None, None)
     return Evaluation(
         error_db=decibel(error),

@@ -1,4 +1,4 @@
-"""Shards: Parquet and NPZ files of samples, of which any run of rows can be read by itself.
+"""Shards: Parquet, NPZ and NPY files of samples, of which any run of rows can be read by itself.
 
 A run is read through a buffer of some megabytes.  A Parquet file is decoded from the start of a row group, and a
 compressed NPZ file from its own; of the uncompressed one that `numpy.savez` writes, only the run itself is read.
@@ -7,7 +7,6 @@ compressed NPZ file from its own; of the uncompressed one that `numpy.savez` wri
 from __future__ import annotations
 
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +19,28 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import message
-from .data import array_columns, check_arrays, check_finite, check_members, table_columns, unreadable
+from .columns import (
+    array_columns,
+    check_arrays,
+    check_members,
+    check_numbers,
+    readable,
+    store,
+    table_columns,
+    unreadable,
+)
 
 FORMATS = (".parquet", ".npz")
 _BATCH_ROWS, _BATCH_BYTES = 2**14, 2**23
 _BUFFER_BYTES = 2**16
+_MOST_ROWS, _MOST_BYTES = 2**12, 2**11
+"""Rows of Parquet, and bytes of arrays, for each byte of a file: at least twice what compression reaches."""
 _FOOTERS = 16
 """Footers of Parquet files that are kept: parsing that of a file with many blocks takes as long as reading a block."""
 
 
 def import_extra(name: str) -> ModuleType:
-    """Import a module of the optional extra `stream`.
+    """Import a module of the optional extras `train` and `stream`.
 
     Raises:
         ImportError: it is missing; the message has the command that installs it.
@@ -62,21 +72,18 @@ class Shard(ABC):
 
         Raises:
             FileNotFoundError, ValueError: where the file is gone, damaged or another than it was; and naming file,
-                column and row where a number is not finite.
+                column and row where float32 does not hold a number.
         """
         values = np.empty((stop - start, 2 * self.dim), np.float32)
         # Readers open a file several times; if it is replaced in between, their result or error fits neither file.
         while not self._read_from_one_file(start, stop, values):
             pass
-        check_finite(str(self.path), values, self._names, start)
         return values
 
     def _read_from_one_file(self, start: int, stop: int, out: np.ndarray) -> bool:
         before = self._identity()
         try:
-            # A number too large for float32 becomes inf, which the check of the values reports.
-            with np.errstate(over="ignore"):
-                self._read(start, stop, out)
+            self._read(start, stop, out)
         except (OSError, ValueError):
             if self._identity() == before:
                 raise
@@ -84,7 +91,7 @@ class Shard(ABC):
         return self._identity() == before
 
     def _identity(self) -> tuple[int, ...]:
-        with _readable(self.path):
+        with readable(self.path):
             status = self.path.stat()
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -92,10 +99,14 @@ class Shard(ABC):
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         """Write the samples start … stop − 1 to `out`."""
 
-    def _check_unchanged(self, rows: int, dim: int) -> None:
-        if (rows, dim) != (self.rows, self.dim):
+    def _store(self, out: np.ndarray, values: np.ndarray, first: int, column: int) -> None:
+        """Write values, (n, k), to a part of `out` that begins at this row of the file and this column."""
+        store(out, values, str(self.path), self._names, first, column)
+
+    def _check_unchanged(self, rows: int, dim: int = 0, *more: int) -> None:
+        if (rows, dim, *more) != (self.rows, self.dim):
             expected, got = f"{self.rows} rows, d = {self.dim}, as at the start", f"{rows} rows, d = {dim}"
-            raise ValueError(message("stream", str(self.path), expected, got, "leave the files alone during a run"))
+            raise ValueError(message("data", str(self.path), expected, got, "leave the files alone during a run"))
 
 
 def open_shard(path: Path) -> Shard:
@@ -110,38 +121,44 @@ def open_shard(path: Path) -> Shard:
     if suffix not in FORMATS:
         fix = "convert the file"
         raise ValueError(message("stream", str(path), "a file ending in " + " or ".join(FORMATS), repr(suffix), fix))
-    return _ParquetShard.open(path) if suffix == ".parquet" else _NpzShard.open(path)
+    return open_file(path)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn a reader's exception into one line that names the file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        fix = "restore the file, or check the path"
-        raise FileNotFoundError(message("stream", str(path), "an existing file", "none", fix)) from error
-    except (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise unreadable(path, error) from error
+def open_file(path: Path) -> Shard:
+    """As `open_shard`, of an NPY file too: of an array (n, 2d), x before g."""
+    kinds: dict[str, type[_ParquetShard | _NpzShard | _NpyShard]]
+    kinds = {".parquet": _ParquetShard, ".npz": _NpzShard, ".npy": _NpyShard}
+    return kinds[path.suffix.lower()].open(path)
+
+
+def _check_room(path: Path, claimed: int, most: int) -> None:
+    """Raise ValueError if a file says that it holds more than a file of its size can."""
+    if claimed > most:
+        raise unreadable(path, ValueError(f"{claimed} numbers or bytes in a file that has room for {most}"))
 
 
 class _ParquetShard(Shard):
     @classmethod
     def open(cls, path: Path) -> _ParquetShard:
         types = import_extra("pyarrow").types
-        with _readable(path):
-            footer = import_extra("pyarrow.parquet").read_metadata(path)
+        with readable(path):
+            footer, size = import_extra("pyarrow.parquet").read_metadata(path), path.stat().st_size
             schema = footer.schema.to_arrow_schema()
         names = table_columns(path, schema.names)
         for name in (*names[0], *names[1]):
             column_type = schema.field(name).type
             if not (types.is_floating(column_type) or types.is_integer(column_type)):
                 fix = "save it as float32"
-                raise ValueError(message("stream", f"{path}: column {name}", "floats or integers", column_type, fix))
-        return cls(path, len(names[0]), _groups(footer), names)
+                got = str(column_type)[:100]
+                raise ValueError(message("data", f"{path}: column {name}", "floats or integers", got, fix))
+        groups = _groups(footer)
+        if min(groups, default=0) < 0:
+            raise unreadable(path, ValueError(f"a row group of {min(groups)} rows"))
+        _check_room(path, sum(groups), _MOST_ROWS * size)
+        return cls(path, len(names[0]), groups, names)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        with _readable(self.path):
+        with readable(self.path):
             status = self.path.stat()
             footer = _footer(self.path, status.st_mtime_ns, status.st_size)
         self._check_unchanged(footer.num_rows, self.dim)
@@ -149,17 +166,18 @@ class _ParquetShard(Shard):
         ends = np.cumsum(groups)
         first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
         position = int(ends[first]) - groups[first]
-        with _readable(self.path):
-            for batch in self._batches(footer, range(first, last + 1)):
+        batches = self._batches(footer, range(first, last + 1))
+        while position < stop:
+            with readable(self.path):
+                batch = next(batches, None)
+                if batch is None:
+                    raise EOFError(f"no row {position + 1}")
                 low, high = max(start, position), min(stop, position + batch.num_rows)
-                if low < high:
-                    part = batch.slice(low - position, high - low)
-                    for i, name in enumerate(self._names):
-                        out[low - start : high - start, i] = part.column(name).to_numpy(zero_copy_only=False)
-                position += batch.num_rows
-                if position >= stop:
-                    return
-            raise EOFError(f"no row {position + 1}")
+                part = batch.slice(low - position, max(0, high - low))
+                columns = [part.column(name).to_numpy(zero_copy_only=False) for name in self._names]
+            for i, values in enumerate(columns):
+                self._store(out[low - start : high - start, i : i + 1], values[:, None], low, i)
+            position += batch.num_rows
 
     def _batches(self, footer: Any, groups: range) -> Iterator[Any]:
         """The rows of some row groups, decoded little by little."""
@@ -183,21 +201,41 @@ def _footer(path: Path, modified: int, size: int) -> Any:
 class _NpzShard(Shard):
     @classmethod
     def open(cls, path: Path) -> _NpzShard:
-        with _readable(path), zipfile.ZipFile(path) as archive:
+        with readable(path), zipfile.ZipFile(path) as archive:
             members = [name.removesuffix(".npy") for name in archive.namelist()]
         check_members(path, members)
-        with _readable(path), _member(path, "x") as x, _member(path, "g") as g:
-            (x_shape, _, x_dtype), (g_shape, _, g_dtype) = _header(x), _header(g)
+        with readable(path), _member(path, "x") as x, _member(path, "g") as g:
+            (x_shape, _, x_dtype), (g_shape, _, g_dtype), size = _header(x), _header(g), path.stat().st_size
         check_arrays(path, (x_shape, g_shape), (x_dtype, g_dtype))
+        _check_room(path, max(1, x_shape[0]) * x_shape[1] * x_dtype.itemsize, _MOST_BYTES * size)
         return cls(path, x_shape[1], [x_shape[0]], array_columns(x_shape[1]))
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        for name, half in zip("xg", np.split(out, 2, axis=1)):
-            with _readable(self.path), _member(self.path, name) as file:
-                (rows, dim), by_columns, dtype = _header(file)
-                if (rows, dim) == (self.rows, self.dim):
-                    _read_rows(file, half, start, rows if by_columns else None, dtype)
-            self._check_unchanged(rows, dim)
+        for number, (name, half) in enumerate(zip("xg", np.split(out, 2, axis=1))):
+            with readable(self.path), _member(self.path, name) as file:
+                shape, by_columns, dtype = _header(file)
+                values = _rows(file, start, stop, shape, by_columns, dtype) if shape == (self.rows, self.dim) else None
+            self._check_unchanged(*shape)
+            assert values is not None
+            self._store(half, values, start, number * self.dim)
+
+
+class _NpyShard(Shard):
+    @classmethod
+    def open(cls, path: Path) -> _NpyShard:
+        with readable(path), path.open("rb") as file:
+            (shape, _, dtype), size = _header(file), path.stat().st_size
+        if len(shape) != 2 or shape[0] < 0 or shape[1] % 2 or shape[1] < 2:
+            fix = "join the points and the gradients along the last axis"
+            raise ValueError(message("data", str(path), "an array (n, 2d)", f"shape {shape}", fix))
+        check_numbers(str(path), dtype)
+        _check_room(path, max(1, shape[0]) * shape[1] * dtype.itemsize, _MOST_BYTES * size)
+        return cls(path, shape[1] // 2, [shape[0]], array_columns(shape[1] // 2))
+
+    def _read(self, start: int, stop: int, out: np.ndarray) -> None:
+        with readable(self.path), self.path.open("rb") as file:
+            values = _rows(file, start, stop, *_header(file))
+        self._store(out, values, start, 0)
 
 
 @contextmanager
@@ -224,12 +262,11 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return read(file)
 
 
-def _read_rows(file: IO[bytes], out: np.ndarray, start: int, column_length: int | None, dtype: np.dtype[Any]) -> None:
-    """Fill `out` with rows from `start` on of the array that begins here.
-
-    column_length: the length of a column, if the array is stored by columns; None if by rows.
-    """
-    origin, (count, dim) = file.tell(), out.shape
+def _rows(
+    file: IO[bytes], start: int, stop: int, shape: tuple[int, ...], by_columns: bool, dtype: np.dtype[Any]
+) -> np.ndarray:
+    """The rows start … stop − 1 of the array (n, k) that begins here, whose columns or rows are contiguous."""
+    origin, (length, width), count = file.tell(), shape, stop - start
 
     def numbers(position: int, size: int) -> np.ndarray:
         file.seek(origin + position * dtype.itemsize)
@@ -238,8 +275,6 @@ def _read_rows(file: IO[bytes], out: np.ndarray, start: int, column_length: int 
             raise EOFError("the file ends within an array")
         return np.frombuffer(data, dtype)
 
-    if column_length is None:
-        out[:] = numbers(start * dim, count * dim).reshape(count, dim)
-    else:
-        for i in range(dim):
-            out[:, i] = numbers(i * column_length + start, count)
+    if not by_columns:
+        return numbers(start * width, count * width).reshape(count, width)
+    return np.stack([numbers(i * length + start, count) for i in range(width)], axis=1)

@@ -79,8 +79,8 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
     for.  By default a single rank takes about 1 GB.
 
     A Parquet row group or a compressed NPZ file with more rows than a quarter of a window is decoded anew for each such
-    part: write row groups of at most 1 048 576 / d rows for the default window (`row_group_size` in pyarrow and
-    polars), and NPZ files with `numpy.savez`.
+    part: write row groups of at most 1 048 576 / d rows for the default window (`row_group_size` in pyarrow), and NPZ
+    files with `numpy.savez`.
 
     Attributes:
         dim: the dimension d of the points.
@@ -164,7 +164,7 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
 
         Raises:
             FileNotFoundError, ValueError: where a shard is gone, damaged or changed; and naming file, column and row
-                where a number is not finite.
+                where float32 does not hold a number.
         """
         if self._pieces is None:
             self._pieces = [stream.pieces(self._grain, self.step) for stream in self._streams]
