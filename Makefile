@@ -93,7 +93,7 @@ $(VENV)/.installed: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --require-hashes --no-deps --requirement lock.txt
 	@$(PIP) --constraint constraints.txt torch torchvision
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-deps --no-build-isolation --editable .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" GRADNETS_FAST_EXTENSION=1 $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:

@@ -1,4 +1,7 @@
-"""Builds gradnets_fast._C with CMake, and maps the folder kernels/ to the import name gradnets_fast.kernels."""
+"""Builds gradnets_fast._C with CMake, and maps the folder kernels/ to the import name gradnets_fast.kernels.
+
+What release/extension.py says of a build without gradnets_fast._C is carried out here.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pybind11
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT))
 
-from release import archive, cuda, sbom  # noqa: E402
+from release import archive, cuda, extension, sbom  # noqa: E402
 
 EDITABLE = ROOT / "build" / "editable"
 EPOCH = os.environ.get("SOURCE_DATE_EPOCH")
@@ -32,8 +35,30 @@ EPOCH = os.environ.get("SOURCE_DATE_EPOCH")
 class CMakeBuild(build_ext):
     """Runs CMake where setuptools would run a compiler."""
 
+    def run(self) -> None:
+        super().run()
+        if not Path(self.get_ext_fullpath(extension.NAME)).exists():  # else the build has failed
+            print(extension.NOTICE, file=sys.stderr)
+            self.distribution.ext_modules = []
+
     def build_extension(self, ext: Extension) -> None:
-        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        reason = extension.untried()
+        if reason is not None:
+            raise CompileError(reason)
+        try:
+            subprocess.run(self._configuration(Path(self.get_ext_fullpath(ext.name)).resolve().parent), check=True)
+            subprocess.run(["cmake", "--build", str(self._folder), "--target", "_C"], check=True)
+        except ImportError as error:
+            raise CompileError(str(error)) from error
+        except OSError as error:
+            raise CompileError(f"CMake does not start: {error}") from error
+        except subprocess.CalledProcessError as error:
+            raise CompileError("CMake has failed, for the reason above") from error
+
+    def _configuration(self, output: Path) -> list[str]:
+        """The command that prepares a build of the extension into a folder."""
+        import pybind11  # which a build without the extension does not need
+
         build = self._folder
         configure = [
             "cmake",
@@ -50,10 +75,7 @@ class CMakeBuild(build_ext):
             *shlex.split(os.environ.get("GRADNETS_FAST_CMAKE_ARGS", "")),
         ]
         # A build folder left by another environment names a compiler driver and Python that may be gone.
-        if (build / "CMakeCache.txt").exists():
-            configure.append("--fresh")
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "_C"], check=True)
+        return [*configure, "--fresh"] if (build / "CMakeCache.txt").exists() else configure
 
     @property
     def _folder(self) -> Path:
@@ -67,10 +89,12 @@ class CMakeBuild(build_ext):
 
 
 class PythonFiles(build_py):
-    """With the kernels compiled ahead of time, where they are asked for."""
+    """With the kernels compiled ahead of time, where they are asked for, and no extension of an earlier build."""
 
     def run(self) -> None:
         super().run()
+        name = self.get_finalized_command("build_ext").get_ext_filename(extension.NAME)
+        Path(ROOT if self.editable_mode else self.build_lib, name).unlink(missing_ok=True)
         if not self.editable_mode:
             cuda.add(Path(self.build_lib) / cuda.PLACE)
         elif cuda.wanted():
@@ -87,7 +111,14 @@ class Metadata(egg_info):
 
 
 class Wheel(bdist_wheel):
-    """With a bill of materials among the metadata."""
+    """With a bill of materials among the metadata; for every platform, if the extension was not built."""
+
+    def run(self) -> None:
+        if not self.skip_build:
+            self.run_command("build")
+            self.skip_build = True
+        self.root_is_pure = not self.distribution.has_ext_modules()
+        super().run()
 
     def write_wheelfile(self, wheelfile_base: str, *arguments: Any, **keywords: Any) -> None:
         super().write_wheelfile(wheelfile_base, *arguments, **keywords)
@@ -106,7 +137,8 @@ class Wheel(bdist_wheel):
         path.write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
 
     def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = self.get_finalized_command("build_ext").facts()
+        built = self.distribution.has_ext_modules()
+        facts: dict[str, Any] = self.get_finalized_command("build_ext").facts() if built else extension.NO_FACTS
         return {**facts, "tools": facts["tools"] | cuda.tools(Path(self.bdist_dir))}
 
     def _compiled(self) -> dict[str, Path]:
@@ -128,7 +160,9 @@ class SourceArchive(sdist):
 setup(
     packages=["gradnets_fast.kernels", *find_packages(include=["gradnets_fast", "gradnets_fast.*"])],
     package_dir={"gradnets_fast.kernels": "kernels"},
-    ext_modules=[Extension("gradnets_fast._C", sources=[])],
+    ext_modules=(
+        [] if extension.left_out() else [Extension(extension.NAME, sources=[], optional=not extension.required())]
+    ),
     cmdclass={
         "bdist_wheel": Wheel,
         "build_ext": CMakeBuild,
@@ -136,5 +170,5 @@ setup(
         "egg_info": Metadata,
         "sdist": SourceArchive,
     },
-    setup_requires=cuda.requirements(),
+    setup_requires=[*extension.requirements(), *cuda.requirements()],
 )

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from gradnets_fast.errors import message
 
+from . import extension
+
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "gradnets_fast"
 
@@ -55,8 +57,9 @@ def run(*command: str | Path, **options: str | Path | dict[str, str] | None) -> 
 
 
 def build(source: Path, folder: Path, *options: str) -> tuple[Path, Path]:
-    """Build the source archive of a checkout, and a wheel from it; return both paths."""
-    run(sys.executable, "-m", "build", *options, "--outdir", folder, source)
+    """Build the source archive of a checkout, and a wheel with the extension from it; return both paths."""
+    variables = {**os.environ, extension.VARIABLE: "1"}
+    run(sys.executable, "-m", "build", *options, "--outdir", folder, source, env=variables)
     (archive,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return archive, wheel
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ def run(*command: str, **environment: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def copy_of(source: Path, folder: Path) -> Path:
+    """A checkout's files, in a folder that a build may write to."""
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "runs", "__pycache__", "*.egg-info", "*.so")
+    return shutil.copytree(source, folder, ignore=ignored)
 
 
 @contextmanager

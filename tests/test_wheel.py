@@ -31,7 +31,7 @@ from packaging.requirements import Requirement
 
 import few_kernels
 import gradnets_fast
-from cmake_build import ROOT, kernels, shared_folder
+from cmake_build import ROOT, copy_of, kernels, shared_folder
 from release import check_wheel, cuda, sbom, smoke
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ BUILT = f"gradnets_fast-{gradnets_fast.__version__}"
 METADATA = f"{BUILT}.dist-info"
 FROM_THE_SYSTEM = {"c", "dl", "gcc_s", "m", "pthread", "stdc++"}
 TOP = ("CHANGELOG.md", "CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
-FOR_BUILDING = ("__init__.py", "archive.py", "cuda.py", "sbom.py", "smoke.py")
+FOR_BUILDING = ("__init__.py", "archive.py", "cuda.py", "extension.py", "sbom.py", "smoke.py")
 GENERATED = {"PKG-INFO", "setup.cfg"}
 
 
@@ -49,12 +49,6 @@ def _sources(root: Path, *folders: str) -> set[str]:
     """The files in folders of a checkout that someone has written."""
     paths = (path for folder in folders for path in (root / folder).rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix() for path in paths if path.suffix not in (".pyc", ".so")}
-
-
-def _copy(source: Path, folder: Path) -> Path:
-    """A checkout's files, in a folder that a build may write to."""
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "runs", "__pycache__", "*.egg-info", "*.so")
-    return shutil.copytree(source, folder, ignore=ignored)
 
 
 def _built(source: Path, folder: Path, **variables: str) -> Path:
@@ -67,7 +61,7 @@ def _built(source: Path, folder: Path, **variables: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**options, "PATH": tools}.items():
             patch.setenv(name, value)
-        check_wheel.build(_copy(source, folder / "source"), folder / "dist", "--no-isolation")
+        check_wheel.build(copy_of(source, folder / "source"), folder / "dist", "--no-isolation")
     return folder / "dist"
 
 

@@ -18,6 +18,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -44,13 +45,20 @@ _BASIS_NUMBER = {name: number for number, name in enumerate(TABLE)}
 _TRANSFORM_NUMBER = {name: number for number, name in enumerate(TRANSFORMS)}
 
 
+def how_to_build() -> str:
+    """Return the command that builds the extension for this package, or fails and says why it cannot be built."""
+    root = Path(__file__).resolve().parents[2]
+    fresh = "--force-reinstall --no-deps --no-cache-dir --no-binary gradnets_fast gradnets_fast"
+    return f"GRADNETS_FAST_EXTENSION=1 pip install {f'-e {root}' if (root / 'setup.py').is_file() else fresh}"
+
+
 def _load() -> tuple[ModuleType | None, str | None]:
     """Return the extension, or every reason why there is none."""
+    fix = f"to build it, with a C++17 compiler: {how_to_build()}"
     try:
         extension = importlib.import_module(".._C", __package__)
     except ImportError as error:
-        what = "the compiled extension gradnets_fast._C"
-        return None, f"{what} cannot be imported ({error}); pip install gradnets_fast brings it"
+        return None, f"the compiled extension gradnets_fast._C cannot be imported ({error}); {fix}"
     try:
         names = [*extension.basis_names(), *extension.transform_names()]
     except AttributeError:
@@ -58,7 +66,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     except RuntimeError as error:  # GRADNETS_FAST_CPU_ISA names what this processor lacks
         return None, str(error)
     if names != [*TABLE, *TRANSFORMS]:
-        return None, "the compiled extension was built for another activation table; rebuild it with pip install ."
+        return None, f"the compiled extension was built for another activation table; {fix}"
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     extension.set_types(torch.Tensor, torch.nn.Parameter, exchange, *_SUFFIX)
     rules = [list(part) for rule in (PANELLED_RULE, SINGLE_PANEL_RULE) for part in zip(*rule)]

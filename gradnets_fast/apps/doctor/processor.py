@@ -8,7 +8,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 import torch
 
 from ...ops import _cpp
-from .examination import FAILURE, NOTE, OK, REINSTALL, Check, Request, joined
+from .examination import FAILURE, NOTE, OK, WARNING, Check, Request, joined
 from .software import HOME
 
 
@@ -27,12 +27,13 @@ def _extension(request: Request) -> Iterator[Check]:
     others = [path.name for path in sorted(HOME.glob("_C.*")) if path.suffix in (".so", ".pyd")]
     if others and not any(name.endswith(suffix) for name in others for suffix in EXTENSION_SUFFIXES):
         reason += f"; there is {joined(others)}, and this Python takes {EXTENSION_SUFFIXES[0]}"
-    advice = REINSTALL
+    status, finding = FAILURE, reason.partition("; to build it")[0]
+    advice = f"{_cpp.how_to_build()}, with a C++17 compiler"
     if "GRADNETS_FAST_CPU_ISA" in reason:
         advice = "unset GRADNETS_FAST_CPU_ISA"
-    elif (HOME.parent / "setup.py").is_file():
-        advice = f"build it: pip install -e {HOME.parent} (needs a C++17 compiler)"
-    yield Check("extension", FAILURE, f"{reason}; meanwhile CPU tensors take the reference", advice)
+    elif not others:
+        status, finding = WARNING, "this installation is of Python alone, without the C++ extension"
+    yield Check("extension", status, f"{finding}; CPU tensors take the reference, which is slower", advice)
 
 
 CHECKS = (_extension,)

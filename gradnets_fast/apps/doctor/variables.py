@@ -14,7 +14,7 @@ from .examination import FAILURE, NOTE, OK, WARNING, Check, Request, joined
 _PREFIX = "GRADNETS_FAST_"
 KNOWN = (
     *(backend.ENVIRONMENT_VARIABLE, "GRADNETS_FAST_CPU_ISA", _prebuilt.ENVIRONMENT_VARIABLE, "GRADNETS_FAST_TABLE"),
-    *("GRADNETS_FAST_CMAKE_ARGS", "GRADNETS_FAST_CUDA"),  # while it is built
+    *("GRADNETS_FAST_CMAKE_ARGS", "GRADNETS_FAST_CUDA", "GRADNETS_FAST_EXTENSION"),  # while it is built
 )
 """All that the package and its build read."""
 
