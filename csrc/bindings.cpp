@@ -325,6 +325,7 @@ PYBIND11_MODULE(_C, m) {
         const char *const value = std::getenv(name);
         return value == nullptr ? "" : value;
     });
+    m.attr("sources") = GRADNETS_SOURCES; // the digest of csrc/, by which Python tells an extension of other files
     bind_driver(m);
     m.def("set_types", &set_types);
     m.def("ridge", &ridge);

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ import gradnets_fast
 import test_doctor
 from cmake_build import ROOT, copy_of, run
 from gradnets_fast.apps.doctor.examination import WARNING
+from gradnets_fast.ops import _cpp
 from release import cuda, extension
 
 TOOLS = str(Path(sys.executable).parent)
@@ -69,6 +71,22 @@ def test_the_doctor_takes_it_for_slow_but_sound(installed: str) -> None:
     assert check["status"] == WARNING
     assert check["finding"].startswith("this installation is of Python alone, without the C++ extension")
     assert check["advice"] == f"{COMMAND} gradnets_fast, with a C++17 compiler"
+
+
+def test_an_extension_of_other_sources_is_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    monkeypatch.setattr(_cpp, "__file__", str(tmp_path / "gradnets_fast" / "ops" / "_cpp.py"))
+    assert _cpp._load()[1] is None
+    (tmp_path / "csrc" / "README").touch()
+    assert _cpp._load()[1] is None
+    (tmp_path / "csrc" / "common.h").write_text("", encoding="utf-8")
+    loaded, reason = _cpp._load()
+    assert loaded is None
+    assert reason is not None
+    assert reason.startswith("the compiled extension was built from other files than csrc/ has now; to build it, ")
+    assert COMMAND in reason
+    monkeypatch.setitem(sys.modules, "gradnets_fast._C", SimpleNamespace())  # from before there were digests
+    assert _cpp._load() == (None, reason)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,10 +62,13 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, f"the compiled extension gradnets_fast._C cannot be imported ({error}); {fix}"
     try:
         names = [*extension.basis_names(), *extension.transform_names()]
+        sources = extension.sources
     except AttributeError:
-        names = []  # an extension from before the check
+        names, sources = [], ""  # an extension from before the check
     except RuntimeError as error:  # GRADNETS_FAST_CPU_ISA names what this processor lacks
         return None, str(error)
+    if sources != (_sources() or sources):
+        return None, f"the compiled extension was built from other files than csrc/ has now; {fix}"
     if names != [*TABLE, *TRANSFORMS]:
         return None, f"the compiled extension was built for another activation table; {fix}"
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
@@ -72,6 +76,16 @@ def _load() -> tuple[ModuleType | None, str | None]:
     rules = [list(part) for rule in (PANELLED_RULE, SINGLE_PANEL_RULE) for part in zip(*rule)]
     extension.set_potential_rules(*rules, [basis.smooth for basis in TABLE.values()])
     return extension, None
+
+
+def _sources() -> str | None:
+    """Return the digest of csrc/, as CMakeLists.txt takes it, where the package lies in a checkout; None elsewhere."""
+    folder = Path(__file__).resolve().parents[2] / "csrc"
+    if not (folder / "activations_gen.h").is_file():
+        return None
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".cpp", ".h"))
+    digests = [sha256(path.read_bytes()).hexdigest() for path in files]
+    return sha256("".join(digests).encode()).hexdigest()
 
 
 # Once, at import: torch.compile traces what follows, and cannot trace an import of a C++ module.
