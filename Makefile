@@ -11,7 +11,7 @@
 # make docs    renders the reference of the public names, their docstrings, to build/docs/index.html
 # make lock    resolves lock.txt and release/lock.txt anew where pyproject.toml asks for it; with UPGRADE=--upgrade,
 #              everything to the newest
-# All set up everything in .venv first; they need Python 3.10 to 3.13 and a C++17 compiler.
+# All set up everything in .venv first; they need Python 3.10 to 3.13 and GCC.
 
 PYTHON ?= python3
 VENV := .venv

@@ -48,7 +48,7 @@ def untried() -> str | None:
     """Why it is not compiled unless it is required; None if it is."""
     if required() or sys.platform == "linux":
         return None
-    return f"it is written for GCC and Clang, and on {sys.platform} nobody has tried it"
+    return f"it is written for GCC on Linux, and on {sys.platform} nobody has tried it"
 
 
 def requirements() -> list[str]:

@@ -197,7 +197,7 @@ def test_an_extension_that_cannot_serve_is_a_failure(change: str, cause: str) ->
     found = quick(change, code=1)
     assert found["extension"]["status"] == FAILURE
     assert cause in found["extension"]["finding"]
-    assert found["extension"]["advice"] == f"GRADNETS_FAST_EXTENSION=1 pip install -e {ROOT}, with a C++17 compiler"
+    assert found["extension"]["advice"] == f"GRADNETS_FAST_EXTENSION=1 pip install -e {ROOT}, with GCC"
     assert "instruction sets" not in found
 
 

@@ -296,7 +296,7 @@ def test_by_itself_it_sees_neither_package_nor_extension_and_explain_says_so(pro
     assert not [name for name in probe["modules"] if name.partition(".")[0] == "gradnets_fast"]
     assert f"{probe['id']}.ops._cpp" in probe["modules"]
     assert ("triton" in probe["modules"]) == (probe["backend"] == "triton")
-    missing = f"cannot be imported (No module named '{probe['id']}._C'); to build it, with a C++17 compiler: "
+    missing = f"cannot be imported (No module named '{probe['id']}._C'); to build it, with GCC: "
     assert "backend   reference: the fastest that can run this call" in probe["explanation"]
     assert f"not       cpp: the compiled extension gradnets_fast._C {missing}" in probe["explanation"]
     assert f"backend   {probe['backend']}: asked for by the argument backend=" in probe["asked"]

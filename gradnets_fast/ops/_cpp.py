@@ -55,7 +55,7 @@ def how_to_build() -> str:
 
 def _load() -> tuple[ModuleType | None, str | None]:
     """Return the extension, or every reason why there is none."""
-    fix = f"to build it, with a C++17 compiler: {how_to_build()}"
+    fix = f"to build it, with GCC: {how_to_build()}"
     try:
         extension = importlib.import_module(".._C", __package__)
     except ImportError as error:

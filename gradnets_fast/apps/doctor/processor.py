@@ -28,7 +28,7 @@ def _extension(request: Request) -> Iterator[Check]:
     if others and not any(name.endswith(suffix) for name in others for suffix in EXTENSION_SUFFIXES):
         reason += f"; there is {joined(others)}, and this Python takes {EXTENSION_SUFFIXES[0]}"
     status, finding = FAILURE, reason.partition("; to build it")[0]
-    advice = f"{_cpp.how_to_build()}, with a C++17 compiler"
+    advice = f"{_cpp.how_to_build()}, with GCC"
     if "GRADNETS_FAST_CPU_ISA" in reason:
         advice = "unset GRADNETS_FAST_CPU_ISA"
     elif not others:
