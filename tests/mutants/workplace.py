@@ -113,8 +113,8 @@ class Workplace:
         """Runs a fault's tests until one fails, and that one without the fault, when it must pass."""
         before = _processor_time()
         try:
+            self._compile()
             if fault.native:
-                self._compile()
                 outcome, by = self._test(fault.tests, str(self._native.index(fault) + 1))
             else:
                 original = (self.root / fault.file).read_bytes()
@@ -152,15 +152,20 @@ class Workplace:
         return str(self.root / ".venv" / "bin" / "python")
 
     def _compile(self) -> None:
-        """The extension with the faults of C++, for the instruction sets that run here."""
-        if self._compiled:
+        """The extension with the faults of C++, for the instruction sets that run here.
+
+        It is built where an installation builds it, for tests of native code link its kernels; and before any test
+        runs, for the checkout's extension is not of these sources.
+        """
+        if self._compiled or not self._native:
             return
         pybind11 = self._run(self._python, "-c", "import pybind11; print(pybind11.get_cmake_dir())").strip()
         script = "from gradnets_fast.ops import _cpp; print(_cpp.extension().instruction_set())"
-        active = self._run(self._python, "-c", script).strip()
+        active = self._run(str(self.tree / ".venv" / "bin" / "python"), "-c", script, cwd=self.tree).strip()
         sets = [active.removesuffix("_bf16"), active] if active.endswith("_bf16") else [active]
-        folder = self.folder / "build"
+        folder = self.root / "build" / "editable"
         options = [
+            "-DGRADNETS_WERROR=ON",  # as tests have it: with other options they would compile anew
             f"-DPython_EXECUTABLE={self._python}",
             f"-Dpybind11_DIR={pybind11}",
             f"-DGRADNETS_ISAS={';'.join(sets)}",
@@ -170,11 +175,11 @@ class Workplace:
         self._run("cmake", "--build", str(folder), "--target", "_C")
         self._compiled = True
 
-    def _run(self, *command: str) -> str:
+    def _run(self, *command: str, cwd: Path | None = None) -> str:
         variables = {**os.environ, "PATH": f"{self.root / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         output, errors = subprocess.PIPE, subprocess.STDOUT
         return subprocess.run(
-            command, cwd=self.root, env=variables, stdout=output, stderr=errors, text=True, check=True
+            command, cwd=cwd or self.root, env=variables, stdout=output, stderr=errors, text=True, check=True
         ).stdout
 
 
