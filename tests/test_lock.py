@@ -1,4 +1,4 @@
-"""lock.txt and release/lock.txt: what CI installs, pinned and hashed."""
+"""lock.txt and release/lock.txt: what CI installs, pinned and hashed; and on which Pythons."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 MACHINES_CHOICE = {"torch", "torchvision"}
 LOCKS = ("lock.txt", "release/lock.txt")
+
+
+PYTHONS = {
+    "Makefile": r"\(3, (\d+)\) <= v <= \(3, (\d+)\)",
+    "README.md": r"CPython 3\.(\d+) to 3\.(\d+)",
+    "docs/install.md": r"CPython 3\.(\d+) to 3\.(\d+)",
+    "docs/release.md": r"Python 3\.(\d+) to 3\.(\d+)",
+    ".github/workflows/ci.yml": r'python: \["3\.(\d+)", "3\.(\d+)"\]',
+}
+"""Where the oldest and the newest Python are named, and how."""
 
 
 def _entries(lock: str) -> list[str]:
@@ -72,3 +82,14 @@ def test_the_lock_has_all_that_the_suite_and_the_lints_need() -> None:
         if name in {"gradnets-fast", *MACHINES_CHOICE} or name.startswith(("nvidia", "cuda")):
             continue
         assert requirement.specifier.contains(locked[name], prereleases=True), requirement
+
+
+def test_no_python_is_allowed_that_is_not_built_and_tested() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    oldest, beyond = map(int, re.search(r'^requires-python = ">=3\.(\d+),<3\.(\d+)"', text, re.MULTILINE).groups())  # type: ignore[union-attr]
+    wheels = re.search(r'^build = "cp31\{([\d,]+)\}-', text, re.MULTILINE)
+    assert wheels is not None
+    assert [10 + int(digit) for digit in wheels[1].split(",")] == list(range(oldest, beyond))
+    for name, pattern in PYTHONS.items():
+        found = re.findall(pattern, (ROOT / name).read_text(encoding="utf-8"))
+        assert found == [(str(oldest), str(beyond - 1))], name
