@@ -270,6 +270,8 @@ def test_the_floor_is_that_of_the_products() -> None:
     tf32 = dataclasses.replace(call, precision=PRECISIONS["tf32"])
     found = checks.judged(tf32, off, truth, truth)
     assert found == Finding(None, {"worst": pytest.approx(7 / FLOOR_ULPS)})
+    overflowed = checks.judged(call, truth, [t * torch.inf for t in truth], truth)
+    assert overflowed.fault == "result: eager's own error is infinite, which allows anything"
 
 
 def test_what_a_check_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

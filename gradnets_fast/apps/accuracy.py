@@ -73,7 +73,9 @@ def judged(
         error, limit = _error(mine, truth), most * largest
         if eager is not None:
             limit = allowed(min(_error(eager[position], truth), limit), largest, eps)
-        if not error <= limit < math.inf:
+        if limit == math.inf:
+            fault = fault or f"{name}: eager's own error is infinite, which allows anything"
+        elif not error <= limit:
             fault = fault or f"{name}: error {error:.2g}, at most {limit:.2g} allowed"
         relative = max(relative, error / largest)
         of_allowed = max(of_allowed, error / limit) if math.isfinite(error) else of_allowed
@@ -81,7 +83,7 @@ def judged(
 
 
 def _error(tensor: Tensor, exact: Tensor) -> float:
-    return (tensor.double() - exact).abs().max().nan_to_num(math.inf).item()
+    return (tensor.double() - exact).abs().max().nan_to_num(math.inf, math.inf).item()
 
 
 def evaluated(function: Callable[..., Tensor], tensors: Sequence[Tensor], g: Tensor) -> list[Tensor]:
