@@ -13,11 +13,11 @@ from ..errors import message
 _LIMITS = ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData"))
 
 
-def check_memory(where: str, argument: str, needed: float, fix: str) -> None:
+def check_memory(where: str, argument: str, needed: int, fix: str) -> None:
     """Raise MemoryError if so many bytes are more than `memory_left`, which a step may need several times."""
     left = memory_left()
     if needed > left:
-        got = f"{needed / 1e9:.3g} GB"
+        got = f"{min(needed, 1e30) / 1e9:.3g} GB"
         raise MemoryError(message(where, argument, f"a size that fits into the {left / 1e9:.3g} GB left", got, fix))
 
 

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 import typer
 
-from ...errors import is_message
+from ...errors import is_message, message
 
-_EXPECTED_FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError)
+_EXPECTED_FAILURES = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+_NO_MEMORY = re.compile(r"can't allocate memory|bad_alloc|not enough memory|out of memory")
+"""Errors of PyTorch's allocators and of kernels."""
 _LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL .*remote")
 """Errors of a collective in which another process has stopped."""
 
@@ -30,6 +32,9 @@ def one_line_errors() -> Iterator[None]:
             raise typer.Exit(2) from error  # process 0 says it
         if _LOST_CONNECTION.search(text):
             text = "another process has stopped; see its message"
+        elif not is_message(text) and (isinstance(error, MemoryError) or _NO_MEMORY.search(text)):
+            fix = "make the batch, the network or the data smaller"
+            text = message("memory", "size", "what fits into the memory left", text[:200] or "more", fix)
         elif not isinstance(error, OSError) and not is_message(text):
             raise  # nobody foresaw it: the traceback is what helps
         who = "" if rank == "0" else f"process {rank}: "

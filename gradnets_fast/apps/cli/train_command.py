@@ -115,6 +115,8 @@ def train(
     options["field"] = field if field is not None or data is not None else Settings.field
     with one_line_errors(), processes(device) as ranks, ExitStack() as held:
         console = Console(quiet=ranks.rank > 0)
+        if not save_every >= 0:
+            raise ValueError(message("train", "save_every", "seconds, 0 or more", save_every, "for example 30"))
         if resume:
             trainer = _resumed(_given(context), Folder(out, overwrite, held), ranks)
         else:

@@ -23,6 +23,7 @@ from ...nn.modular import COMBINATIONS
 from ...nn.registry import ARCHITECTURES
 from ...ops._kernels import cache_folder
 from ..doctor.examination import joined
+from ..memory import check_memory
 from ..train.checkpoint import SETTINGS_FILE, check_tensors, load_checkpoint, load_settings, model_forms
 from ..train.ranks import device_of
 from ..train.settings import PRECISIONS, Settings
@@ -84,7 +85,7 @@ def _as_of_warmup() -> Iterator[None]:
     """Give messages of `Settings`, which name the command train, the name of this one."""
     try:
         yield
-    except (FileNotFoundError, TypeError, ValueError) as error:
+    except (FileNotFoundError, MemoryError, TypeError, ValueError) as error:
         text = str(error)
         raise type(error)("warmup" + text.removeprefix("train") if text.startswith("train: ") else text) from error
 
@@ -125,6 +126,9 @@ def _of_run(out: Path, network: dict[str, Any], run: dict[str, Any]) -> tuple[nn
 def _warm(console: Console, module: nn.GradNet, settings: Settings, sizes: list[int], methods: tuple[str, ...]) -> None:
     dtype, device = PRECISIONS[settings.amp], device_of(settings.device)
     d: Any = module.in_dim
+    if device.type == "cpu":
+        # Points, values and gradients of both.
+        check_memory("warmup", "batch_size", 16 * d * max(sizes), "lower --batch-size")
     with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
         found = explain(module, torch.empty(0, d, device=device), backend=settings.backend)
     with nullcontext() if settings.backend is None else use_backend(settings.backend):

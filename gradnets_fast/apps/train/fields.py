@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import check_choice, check_positive, message
+from ..memory import check_memory
 
 
 @dataclass(frozen=True)
@@ -105,4 +106,6 @@ def make_field(name: str, dim: int | None = None) -> Field:
         raise ValueError(message("train", "dim", f"{default} for {name}", dim, "leave --dim out"))
     if name == "polymax" and dim < 2:
         raise ValueError(message("train", "dim", "at least 2 for polymax", dim, "for example --dim 256"))
+    # Three matrices in the making, and points that the norm is taken at, with an image under each.
+    check_memory("train", "dim", 4 * (6 * dim * dim + 4 * 20_000 * dim), "lower --dim")
     return make(dim)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import message
+from ..memory import check_memory
 from .data import Samples, load_samples
 from .fields import Field, make_field
 from .ranks import Ranks, device_of
@@ -162,6 +163,8 @@ def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
         return _split(load_samples(Path(settings.data)), settings, ranks)
     assert settings.field is not None
     field = make_field(settings.field, settings.dim)
+    # Points and gradients, and at least as much in the making.
+    check_memory("train", "samples", 16 * field.dim * settings.samples, "lower --samples")
     x = field.sample(settings.samples, torch.Generator().manual_seed(settings.seed))
     label = field.name if field.dim == 2 else f"{field.name}, d = {field.dim}"
     return _problem(x, field.gradient(x), field.test_points(), settings, ranks, label, field)

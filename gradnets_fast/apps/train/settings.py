@@ -75,7 +75,7 @@ class Settings:
         if not 0 < self.learning_rate <= torch.finfo(torch.float32).max:
             raise ValueError(message("train", "lr", "a positive number", self.lr, "for example --lr 5e-3"))
         try:
-            torch.empty(0, device=device_of(self.device))
+            torch.zeros(1, device=device_of(self.device)).item()
         except (RuntimeError, AssertionError) as error:
             cause = str(error).splitlines()[0]
             fix = "choose a device that torch finds here, for example --device cpu"

@@ -6,6 +6,7 @@ compressed NPZ file from its own; of the uncompressed one that `numpy.savez` wri
 
 from __future__ import annotations
 
+import io
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from .columns import (
 
 FORMATS = (".parquet", ".npz")
 _BATCH_ROWS, _BATCH_BYTES = 2**14, 2**23
-_BUFFER_BYTES = 2**16
+_BUFFER_BYTES, _HEADER_BYTES = 2**16, 2**14
 _MOST_ROWS, _MOST_BYTES = 2**12, 2**11
 """Rows of Parquet, and bytes of arrays, for each byte of a file: at least twice what compression reaches."""
 _FOOTERS = 16
@@ -257,9 +258,13 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether columns are contiguous rather than rows, and dtype of the array that begins here."""
-    major, _ = np.lib.format.read_magic(file)
+    begin = file.tell()
+    head = io.BytesIO(file.read(_HEADER_BYTES))  # whatever length it claims
+    major, _ = np.lib.format.read_magic(head)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    return read(file)
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(head)
+    file.seek(begin + head.tell())
+    return found
 
 
 def _rows(

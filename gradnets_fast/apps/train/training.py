@@ -16,6 +16,7 @@ from ... import nn
 from ...backend import choose, use_backend
 from ...errors import message
 from ...nn.registry import ARCHITECTURES
+from ..memory import check_memory
 from .checkpoint import (
     Checkpoint,
     adam_forms,
@@ -31,12 +32,18 @@ from .ranks import Ranks, device_of
 from .settings import PRECISIONS, Settings
 
 HISTORY_POINTS = 400
+_PARAMETER_BYTES, _LAYER_BYTES = 16, 2**12
+"""Bytes of a scalar with its gradient and Adam's moments; and of the objects that a layer consists of, or more."""
 
 
 def make_module(settings: Settings, dim: int) -> nn.GradNet:
-    """The network that the settings name, initialised from the seed."""
-    torch.manual_seed(settings.seed)
+    """The network that the settings name, initialised from the seed; MemoryError if there is no room for it."""
     architecture, options = ARCHITECTURES[settings.arch], dict[str, Any](linear=settings.linear)
+    h, layers = settings.embed_dim, 1 if architecture.depth is None else settings.layers
+    wide = h * (layers * dim if architecture.modular else dim + 2 * layers) + dim * dim * (settings.linear is not None)
+    size = _PARAMETER_BYTES * wide + _LAYER_BYTES * layers
+    check_memory("train", "embed_dim, layers", size, "lower them, or the dimension of the data")
+    torch.manual_seed(settings.seed)
     if settings.activation is not None:
         names = settings.activation.split("+")
         options["activation"] = names if len(names) > 1 else names[0]
