@@ -27,6 +27,13 @@ struct identity_basis {
         first = broadcast<V>(1.0);
         second = broadcast<V>(0.0);
     }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        value = x;
+        first = broadcast<V>(1.0);
+        second = broadcast<V>(0.0);
+        third = broadcast<V>(0.0);
+    }
 };
 
 struct tanh_basis {
@@ -53,6 +60,15 @@ struct tanh_basis {
         value = t0;
         first = t1;
         second = (broadcast<V>(-2.0) * t0) * t1;
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = v_tanh(x);
+        const auto t1 = v_sech_squared(x);
+        value = t0;
+        first = t1;
+        second = (broadcast<V>(-2.0) * t0) * t1;
+        third = t1 * ((broadcast<V>(4.0) * (t0 * t0)) - (broadcast<V>(2.0) * t1));
     }
 };
 
@@ -88,6 +104,20 @@ struct sigmoid_basis {
         first = t4;
         second = t4 * v_copysign(t5 / (broadcast<V>(2.0) + t5), -x);
     }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = -absolute(x);
+        const auto t1 = v_exp_bounded(t0);
+        const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
+        const auto t3 = t1 * t2;
+        const auto t4 = t3 * t2;
+        const auto t5 = v_expm1(t0);
+        const auto t6 = t5 / (broadcast<V>(2.0) + t5);
+        value = select(x < broadcast<V>(0.0), t3, t2);
+        first = t4;
+        second = t4 * v_copysign(t6, -x);
+        third = t4 * ((broadcast<V>(1.5) * (t6 * t6)) - broadcast<V>(0.5));
+    }
 };
 
 struct softplus_basis {
@@ -119,6 +149,19 @@ struct softplus_basis {
         first = select(x < broadcast<V>(0.0), t2, t1);
         second = t2 * t1;
     }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = -absolute(x);
+        const auto t1 = v_exp_bounded(t0);
+        const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
+        const auto t3 = t1 * t2;
+        const auto t4 = t3 * t2;
+        const auto t5 = v_expm1(t0);
+        value = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(t1);
+        first = select(x < broadcast<V>(0.0), t3, t2);
+        second = t4;
+        third = t4 * v_copysign(t5 / (broadcast<V>(2.0) + t5), -x);
+    }
 };
 
 struct relu_basis {
@@ -142,6 +185,13 @@ struct relu_basis {
         value = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
         first = select(x > broadcast<V>(0.0), broadcast<V>(1.0), broadcast<V>(0.0));
         second = broadcast<V>(0.0);
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        value = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
+        first = select(x > broadcast<V>(0.0), broadcast<V>(1.0), broadcast<V>(0.0));
+        second = broadcast<V>(0.0);
+        third = broadcast<V>(0.0);
     }
 };
 
@@ -172,6 +222,17 @@ struct elu_basis {
         value = select(t0, x, v_expm1(t1));
         first = select(t0, broadcast<V>(1.0), t2);
         second = select(x < broadcast<V>(0.0), t2, broadcast<V>(0.0));
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = x > broadcast<V>(0.0);
+        const auto t1 = minimum(x, broadcast<V>(0.0));
+        const auto t2 = v_exp_bounded(t1);
+        const auto t3 = select(x < broadcast<V>(0.0), t2, broadcast<V>(0.0));
+        value = select(t0, x, v_expm1(t1));
+        first = select(t0, broadcast<V>(1.0), t2);
+        second = t3;
+        third = t3;
     }
 };
 
@@ -216,6 +277,23 @@ struct silu_basis {
         first = t5 * (broadcast<V>(1.0) + (x * select(t0, t3, t4)));
         second = (t4 * t3) * (broadcast<V>(2.0) + (x * v_copysign(t6 / (broadcast<V>(2.0) + t6), -x)));
     }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = x < broadcast<V>(0.0);
+        const auto t1 = -absolute(x);
+        const auto t2 = v_exp_bounded(t1);
+        const auto t3 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t2);
+        const auto t4 = t2 * t3;
+        const auto t5 = select(t0, t4, t3);
+        const auto t6 = t4 * t3;
+        const auto t7 = v_expm1(t1);
+        const auto t8 = t7 / (broadcast<V>(2.0) + t7);
+        const auto t9 = v_copysign(t8, -x);
+        value = x * t5;
+        first = t5 * (broadcast<V>(1.0) + (x * select(t0, t3, t4)));
+        second = t6 * (broadcast<V>(2.0) + (x * t9));
+        third = (broadcast<V>(3.0) * (t6 * t9)) + (x * (t6 * ((broadcast<V>(1.5) * (t8 * t8)) - broadcast<V>(0.5))));
+    }
 };
 
 struct gelu_basis {
@@ -246,6 +324,17 @@ struct gelu_basis {
         first = t0 + (x * t2);
         second = t2 * (broadcast<V>(2.0) - t1);
     }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
+        const auto t1 = x * x;
+        const auto t2 = v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327);
+        const auto t3 = v_copysign(minimum(absolute(x), broadcast<V>(40.0)), x);
+        value = x * t0;
+        first = t0 + (x * t2);
+        second = t2 * (broadcast<V>(2.0) - t1);
+        third = t2 * (t3 * ((t3 * t3) - broadcast<V>(4.0)));
+    }
 };
 
 struct sin_basis {
@@ -270,6 +359,15 @@ struct sin_basis {
         value = t0;
         first = v_cos(x);
         second = -t0;
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = v_sin(x);
+        const auto t1 = v_cos(x);
+        value = t0;
+        first = t1;
+        second = -t0;
+        third = -t1;
     }
 };
 
@@ -308,6 +406,19 @@ struct arctan_basis {
         first = t5;
         second = (broadcast<V>(-2.0) * t5) * v_copysign(t2 / t4, x);
     }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = absolute(x);
+        const auto t1 = t0 > broadcast<V>(1.0);
+        const auto t2 = select(t1, broadcast<V>(1.0) / select(t1, t0, broadcast<V>(1.0)), t0);
+        const auto t3 = t2 * t2;
+        const auto t4 = broadcast<V>(1.0) + t3;
+        const auto t5 = select(t1, t3, broadcast<V>(1.0)) / t4;
+        value = v_atan(x);
+        first = t5;
+        second = (broadcast<V>(-2.0) * t5) * v_copysign(t2 / t4, x);
+        third = (t5 * t5) * ((broadcast<V>(8.0) * (select(t1, broadcast<V>(1.0), t3) / t4)) - broadcast<V>(2.0));
+    }
 };
 
 struct softsign_basis {
@@ -338,6 +449,17 @@ struct softsign_basis {
         first = broadcast<V>(1.0) / t1;
         second = (broadcast<V>(-2.0) * select(x < broadcast<V>(0.0), broadcast<V>(-1.0), select(x > broadcast<V>(0.0), broadcast<V>(1.0), broadcast<V>(0.0)))) / (t1 * t0);
     }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = broadcast<V>(1.0) + absolute(x);
+        const auto t1 = t0 * t0;
+        const auto t2 = select(x < broadcast<V>(0.0), broadcast<V>(-1.0), select(x > broadcast<V>(0.0), broadcast<V>(1.0), broadcast<V>(0.0)));
+        const auto t3 = t1 * t0;
+        value = x / t0;
+        first = broadcast<V>(1.0) / t1;
+        second = (broadcast<V>(-2.0) * t2) / t3;
+        third = (broadcast<V>(6.0) * absolute(t2)) / (t3 * t0);
+    }
 };
 
 struct erf_basis {
@@ -361,6 +483,15 @@ struct erf_basis {
         value = v_erf(x);
         first = t0;
         second = (broadcast<V>(-2.0) * x) * t0;
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = broadcast<V>(1.1283791670955126) * v_exp_bounded(-(x * x));
+        const auto t1 = minimum(absolute(x), broadcast<V>(40.0));
+        value = v_erf(x);
+        first = t0;
+        second = (broadcast<V>(-2.0) * x) * t0;
+        third = t0 * ((broadcast<V>(4.0) * (t1 * t1)) - broadcast<V>(2.0));
     }
 };
 
@@ -387,6 +518,14 @@ struct softshrink_basis {
         value = select(t0, broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
         first = select(t0, broadcast<V>(0.0), broadcast<V>(1.0));
         second = broadcast<V>(0.0);
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        const auto t0 = absolute(x) <= broadcast<V>(0.5);
+        value = select(t0, broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
+        first = select(t0, broadcast<V>(0.0), broadcast<V>(1.0));
+        second = broadcast<V>(0.0);
+        third = broadcast<V>(0.0);
     }
 };
 

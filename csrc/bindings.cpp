@@ -307,6 +307,58 @@ bool transformed_modules(const std::string &quantity, int basis, int transform, 
                    transformed_tensors(gradients), threads);
 }
 
+// How many values a deep network's parameters have: those that `Deep` lists.
+int64_t deep_parameters(int64_t d, const std::vector<int64_t> &widths, bool input_skip, int64_t rank) {
+    int64_t count = 0, before = 0;
+    for (const int64_t width : widths) {
+        count += width * (before + ((before == 0 || input_skip ? 1 : 0) + rank) * d + 1);
+        before = width;
+    }
+    return count + before;
+}
+
+// Parameters and gradients: (theta, bias); bias may be None.
+bool deep(const std::string &quantity_name, const std::vector<int> &basis, const std::vector<int64_t> &widths,
+          bool input_skip, int64_t rank, bool residual, const py::tuple &points, const py::tuple &parameters,
+          const py::tuple &results, const py::tuple &gradients, int threads) {
+    const Quantity quantity = quantity_of(quantity_name);
+    if (points.size() != PointTensors::count || results.size() != PointTensors::count || parameters.size() != 2 ||
+        gradients.size() != 2 || widths.empty() || basis.size() != widths.size())
+        return false;
+    const PointTensors at(points, results);
+    const TensorArgument theta = item(parameters, 0), bias = item(parameters, 1), dtheta = item(gradients, 0),
+                         dbias = item(gradients, 1);
+    if (!at.fit(quantity) || !theta.present())
+        return false;
+    const int64_t d = at.x.size(0), count = deep_parameters(d, widths, input_skip, rank);
+    const bool fit = theta.regular() && dtheta.regular() && bias.regular() && dbias.regular() &&
+                     theta.is(at.dtype(), count) && dtheta.absent_or(at.dtype(), count) &&
+                     bias.absent_or(at.sum_dtype(), d) && dbias.absent_or(at.sum_dtype(), d);
+    if (!fit || (bias.present() && quantity != Quantity::value))
+        return false;
+    return with_storage(at.dtype(), [&](auto storage) {
+        using S = decltype(storage);
+        using T = Sum<S>;
+        Deep<S> problem{};
+        problem.quantity = quantity;
+        problem.batch = at.x.count() / d;
+        problem.d = d;
+        problem.layers = int(widths.size());
+        problem.widths = widths.data();
+        problem.basis = basis.data();
+        problem.input_skip = input_skip;
+        problem.residual = residual;
+        problem.rank = rank;
+        problem.points = at.as<S>();
+        problem.theta = theta.data<S>();
+        problem.bias = bias.data<T>();
+        problem.dtheta = dtheta.data<S>();
+        problem.dbias = dbias.data<T>();
+        problem.threads = threads;
+        call(kernels_of<S>(active_instruction_set()).deep, problem, problem.batch * count);
+    });
+}
+
 template <class T>
 void evaluate(Evaluate<T> evaluator, int function, int which, int64_t count, uintptr_t x, uintptr_t out) {
     evaluator(function, which, count, reinterpret_cast<const T *>(x), reinterpret_cast<T *>(out));
@@ -331,6 +383,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("ridge", &ridge);
     m.def("softmax_modules", &softmax_modules);
     m.def("transformed_modules", &transformed_modules);
+    m.def("deep", &deep);
     m.def("set_potential_rules", &set_potential_rules);
     m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
         evaluate(active_instruction_set().evaluate_f32, basis, which, count, x, out);

@@ -102,10 +102,31 @@ template <class S> struct Modules {
     int threads;
 };
 
+// The gradient of the energy F = <c, a_L>, a_l = σ_l(V_l a_{l−1} + A_l x + Σ_r (Q_lr x)² + b_l): deep.h.
+// theta: for each layer A (h, d), V (h, h_{l−1}), Q (rank, h, d) and b (h), as far as there are such, then c (h_L). The
+// first layer has A and no V, the others V, and A with an input skip.  bias: [d] or null, added to dg of `value`.
+template <class S> struct Deep {
+    using T = Sum<S>;
+    Quantity quantity;
+    int64_t batch, d;
+    int layers;
+    const int64_t *widths; // h_l
+    const int *basis;      // the number of σ_l
+    bool input_skip, residual;
+    int64_t rank; // of the quadratic skip, 0 without
+    Points<S> points;
+    const S *theta;
+    const T *bias;
+    S *dtheta;
+    T *dbias;
+    int threads;
+};
+
 // One instruction set's kernels for one storage type.  A kernel that cannot get its workspace returns false.
 template <class S> struct Kernels {
     bool (*ridge)(const Ridge<S> &);
     bool (*modules)(const Modules<S> &);
+    bool (*deep)(const Deep<S> &);
 };
 
 // The names of the basis functions, or of the transforms, in the order of their numbers.
@@ -115,7 +136,7 @@ struct Names {
 };
 
 // out[i] = function number `function` of the table, at x[i].  which: of a basis function 0 its antiderivative, 1 its
-// value, 2 and 3 its derivatives; of a transform 0 its value, 1 to 3 its derivatives.
+// value, 2 to 4 its derivatives; of a transform 0 its value, 1 to 3 its derivatives.
 template <class T> using Evaluate = void (*)(int function, int which, int64_t count, const T *x, T *out);
 
 struct InstructionSet {

@@ -1,4 +1,5 @@
 // The table of one instruction set's kernels; isa.h says how it is compiled.
+#include "deep_second.h"
 #include "modules.h"
 #include "ridge.h"
 
@@ -12,9 +13,9 @@ template <class T> void evaluate_basis(int basis, int which, int64_t count, cons
             const int64_t valid = smaller(lanes, count - i);
             T buffer[lanes] = {};
             __builtin_memcpy(buffer, x + i, size_t(valid) * sizeof(T));
-            V results[4];
+            V results[5];
             b.antiderivative(load(buffer), results[0]);
-            b.value_first_second(load(buffer), results[1], results[2], results[3]);
+            b.value_to_third(load(buffer), results[1], results[2], results[3], results[4]);
             store(buffer, results[which]);
             __builtin_memcpy(out + i, buffer, size_t(valid) * sizeof(T));
         }
@@ -33,7 +34,7 @@ inline void evaluate_transforms(int transform, int which, int64_t count, const d
 }
 
 template <class S> constexpr Kernels<S> kernels() {
-    return {ridge<S>, modules<S>};
+    return {ridge<S>, modules<S>, deep<S>};
 }
 
 #ifdef GRADNETS_BF16_DOT

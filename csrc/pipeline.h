@@ -153,13 +153,6 @@ template <class P, class S> struct PipelineLayout {
     }
 };
 
-template <class T>
-inline void add_rows(const T *from, int64_t rows, int64_t from_row, int64_t d, T *to, int64_t to_row) {
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < d; ++j)
-            to[i * to_row + j] += from[i * from_row + j];
-}
-
 // One run: the tasks' bodies, and the sums after them.
 template <class P, class S> class PipelineRun {
     using T = Sum<S>;

@@ -66,6 +66,13 @@ inline Plan make_plan(int64_t batch, int64_t weights, int64_t hidden, int64_t bl
     return plan;
 }
 
+template <class T>
+inline void add_rows(const T *from, int64_t rows, int64_t from_row, int64_t d, T *to, int64_t to_row) {
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < d; ++j)
+            to[i * to_row + j] += from[i * from_row + j];
+}
+
 // out[i] = Σ_c partial[c][i] in ascending c.
 template <class T>
 inline void reduce_partials(const T *partial, int64_t chunks, int64_t stride, int64_t count, T *out) {

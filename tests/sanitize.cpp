@@ -222,6 +222,70 @@ struct ModulesCase {
     }
 };
 
+struct DeepCase {
+    std::string name;
+    Shape shape;
+    Quantity quantity;
+    std::vector<int64_t> widths;
+    std::vector<int> basis;
+    bool input_skip, residual;
+    int64_t rank;
+    Numbers x, g, theta, bias;
+
+    static constexpr unsigned outputs = 3;
+
+    DeepCase(const Shape &s, std::vector<int64_t> layers, int basis_number, bool skip, int64_t squares, bool residues,
+             Quantity of = Quantity::value)
+        : name(std::string(kQuantityNames[int(of)]) + " of " + std::to_string(layers.size()) + " layers, rank " +
+               std::to_string(squares)),
+          shape(s), quantity(of), widths(std::move(layers)), basis(widths.size(), basis_number), input_skip(skip),
+          residual(residues), rank(squares) {
+        Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
+        x = random.draw(s.batch * s.d, 1.0);
+        g = random.draw(s.batch * s.d, 0.5);
+        int64_t count = widths.back(), before = 0;
+        for (const int64_t width : widths) {
+            count += width * (before + ((before == 0 || skip ? 1 : 0) + rank) * s.d + 1);
+            before = width;
+        }
+        theta = random.draw(count, 1.0 / std::sqrt(double(std::max(s.h, s.d))));
+        bias = random.draw(s.d, 1.0);
+    }
+
+    template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
+        using T = Sum<S>;
+        const PointBlocks<S> points(quantity, shape, x, g, needs);
+        const Block<S> btheta(theta), dtheta(needed_size(theta, needs, 1));
+        const Block<T> bbias(bias), dbias(needed_size(bias, needs, 2));
+        Deep<S> problem{};
+        problem.quantity = quantity;
+        problem.batch = shape.batch;
+        problem.d = shape.d;
+        problem.layers = int(widths.size());
+        problem.widths = widths.data();
+        problem.basis = basis.data();
+        problem.input_skip = input_skip;
+        problem.residual = residual;
+        problem.rank = rank;
+        problem.points = points.arguments();
+        problem.theta = btheta.data();
+        problem.bias = quantity == Quantity::value ? bbias.data() : nullptr;
+        problem.dtheta = dtheta.data();
+        problem.dbias = quantity == Quantity::value ? dbias.data() : nullptr;
+        problem.threads = threads;
+        if (!kernels_of<S>(set).deep(problem))
+            fail("no workspace");
+        Outputs outputs = points.outputs();
+        outputs.push_back(dtheta.numbers());
+        if (quantity == Quantity::value)
+            outputs.push_back(dbias.numbers());
+        return outputs;
+    }
+    template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
+        return kernels_of<S>(a).deep == kernels_of<S>(b).deep;
+    }
+};
+
 std::vector<const InstructionSet *> sets;
 int64_t calls = 0;
 
@@ -304,6 +368,8 @@ void check_shape(const Shape &shape, bool every) {
     check_outputs(ModulesCase(shape, 2, kSoftmax, 0, true, true), every);
     check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "half_square"), false, true), every);
     check_outputs(ModulesCase(shape, 5, softplus, number_of(transforms, "logcosh"), false, false), every);
+    check_outputs(DeepCase(shape, {shape.h}, tanh, false, 0, false), every);
+    check_outputs(DeepCase(shape, {shape.h, shape.h / 2 + 1, 5}, softplus, true, 2, false), every);
 }
 
 void check_quantities(const Shape &shape) {
@@ -315,10 +381,13 @@ void check_quantities(const Shape &shape) {
         check_outputs(ModulesCase(shape, 2, kSoftmax, 0, false, false, quantity), false);
         check_outputs(ModulesCase(shape, 3, kSoftmax, 0, true, false, quantity), false);
         check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "logcosh"), false, false, quantity), false);
+        check_outputs(DeepCase(shape, {shape.h, 3}, tanh, false, 0, false, quantity), false);
+        check_outputs(DeepCase(shape, {19, 19, 19}, softplus, true, 2, true, quantity), false);
     }
     const Quantity both = Quantity::value_and_potential;
     check_outputs(ModulesCase(shape, 2, kSoftmax, 0, true, false, both), false);
     check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "softplus"), false, false, both), false);
+    check_outputs(DeepCase(shape, {shape.h, shape.h}, tanh, true, 1, true, both), false);
 }
 
 void check_every_function() {
@@ -343,7 +412,7 @@ template <class T> void check_basis(Evaluate<T> evaluate, int count) {
     extremes.push_back(double(Limits::quiet_NaN()));
     const Block<T> x(extremes);
     for (int basis = 0; basis < count; ++basis)
-        for (int which = 0; which < 4; ++which) {
+        for (int which = 0; which < 5; ++which) {
             const Block<T> out(extremes.size());
             evaluate(basis, which, int64_t(extremes.size()), x.data(), out.data());
             ++calls;

@@ -49,7 +49,7 @@ AT_ZERO = {"sigmoid": mpmath.log(2), "softplus": mpmath.pi**2 / 12}
 MAGNITUDES = [1e-6, 1e-3, 0.02, 0.1, 0.3, 0.49, 0.6, 0.9, 1.1, 1.6, 2.3, 3.7, 5.0, 8.0, 12.0, 25.0, 60.0]
 # Exact in float32, so that both precisions share the true values.
 POINTS = torch.tensor([-m for m in reversed(MAGNITUDES)] + MAGNITUDES).tolist()
-OUTPUTS = ("antiderivative", "value", "first", "second")
+OUTPUTS = ("antiderivative", "value", "first", "second", "third")
 ALLOWED_ULPS = 8.0
 ALLOWED_ULPS_ANTIDERIVATIVE = 16.0
 

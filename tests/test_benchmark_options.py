@@ -95,7 +95,7 @@ def test_every_transform_can_be_chosen(name: str) -> None:
 
 @pytest.mark.parametrize("name", chosen.NETWORKS)
 def test_every_network_can_be_chosen(name: str) -> None:
-    options = {} if name.endswith("M") else {"activation": "tanh+softplus"}
+    options = {} if name.endswith(("M", "DeepGradNet")) else {"activation": "tanh+softplus"}
     (case,) = chosen.cases(Choice((), (name,), ("80x3x7",), **options), CPU)
     authors = {"authors": None} if name.endswith("C") else {}
     assert faults(case, ("eager", "authors", "cpp")) == {"eager": None, **authors, "cpp": None}
@@ -220,7 +220,10 @@ def test_list(arguments: list[str], lines: int, tmp_path: Path) -> None:
         (["--operator", "ridge", "--shape", "3x4"], ["shape", "BxdxH", "'3x4'", "--shape 16384x32x256"]),
         (["--operator", "ridge", "--shape", "3x0x4"], ["d of shape 3x0x4", "got 0"]),
         (["--operator", "ridge", "--layers", "0"], ["layers", "got 0"]),
-        (["--operator", "softmax_modules", "--layers", "2"], ["layers", "ridge or GradNetC", "got softmax_modules"]),
+        (
+            ["--operator", "softmax_modules", "--layers", "2"],
+            ["layers", "ridge, deep, GradNetC or DeepGradNet", "got softmax_modules"],
+        ),
         (["--operator", "ridge", "--modules", "2"], ["modules", "modules or GradNetM", "got ridge"]),
         (["--operator", "softmax_modules", "--activation", "tanh"], ["activation", "got softmax_modules"]),
         (["--operator", "ridge", "--transform", "exp"], ["transform", "got ridge"]),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from covering import in_turn
 from gradnets_fast import reference
 from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
-from test_operators import CALLS, DTYPES, SIZES, Call, each_call, ridge_call
+from test_operators import CALLS, DTYPES, SIZES, Call, deep_settings, each_call, ridge_call
 
 RIDGES = [*CALLS[:3], ridge_call(1, ("gelu", "sigmoid"))]
 FAMILIES = ("ridge", "softmax_modules", "transformed_modules")
@@ -105,10 +106,11 @@ QUANTITY_SIZES = [(4, 1, 2), (5, 2, 7), (97, 3, 65), (40, 33, 193), (64, 130, 20
 
 def quantity_of(call: Call, quantity: str, backend: str) -> Function:
     """A call's operator of that quantity on a backend."""
-    family, settings = family_of(call)
+    family = call.name.partition("-")[0]
     operator = getattr(gradnets_fast, f"{family}_{quantity}")
 
     def function(tensors: Sequence[Tensor]) -> Tensor:
+        settings = settings_of(call, tensors)
         arguments: list[Tensor | None] = [*tensors]
         if call.name.startswith("softmax_modules") and call.name.endswith("-1"):
             arguments.insert(5, None)  # negative
@@ -118,12 +120,14 @@ def quantity_of(call: Call, quantity: str, backend: str) -> Function:
     return function
 
 
-def family_of(call: Call) -> tuple[str, dict[str, object]]:
-    """The family's name and the settings, from the call's name."""
+def settings_of(call: Call, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """The settings of a call, from its name; a deep network's from the size of theta."""
     family, *rest = call.name.split("-")
     if family == "ridge":
-        return family, {"basis": tuple(rest[1].split("+"))}
-    return family, {"basis": rest[1], "transform": rest[2]} if family == "transformed_modules" else {}
+        return {"basis": tuple(rest[1].split("+"))}
+    if family == "deep":
+        return deep_settings(call.name, tensors[1], tensors[0].shape[-1])
+    return {"basis": rest[1], "transform": rest[2]} if family == "transformed_modules" else {}
 
 
 def cotangent(quantity: str, g: Tensor) -> Tensor:
@@ -146,7 +150,7 @@ def check_quantity(
     eager, ours = quantity_of(call, quantity, "reference"), quantity_of(call, quantity, backend)
     exact = eager
     if quantity == "potential" and call.name.startswith("ridge"):
-        exact = partial(exact_potential, basis=family_of(call)[1]["basis"])
+        exact = partial(exact_potential, basis=settings_of(call, tensors)["basis"])
     truth = outputs_and_gradients(exact, doubles(tensors), g.double())
     assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), truth)
 
@@ -162,7 +166,7 @@ def check_directions(call: Call, size: tuple[int, int, int], dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
-@pytest.mark.parametrize("call", [RIDGES[3], CALLS[4], CALLS[6]], ids=lambda call: call.name)
+@pytest.mark.parametrize("call", [RIDGES[3], CALLS[4], CALLS[6], CALLS[9]], ids=lambda call: call.name)
 def test_quantities_under_the_transforms(quantity: str, call: Call) -> None:
     torch.compiler.reset()  # all cases compile the same function, and a function's versions are limited
     leaves = [t.requires_grad_() for t in call.draw(3, 2, 5)]
@@ -234,7 +238,7 @@ def test_quantities_of_no_rows_and_of_leading_dimensions(quantity: str, call: Ca
         assert not gradient.any()
 
 
-@pytest.mark.parametrize("call", [CALLS[0], CALLS[3], CALLS[5]], ids=lambda call: call.name)
+@pytest.mark.parametrize("call", [CALLS[0], CALLS[3], CALLS[5], CALLS[9]], ids=lambda call: call.name)
 def test_a_jacobian_is_exactly_symmetric(call: Call) -> None:
     jacobian = quantity_of(call, "jacobian", "cpp")([t.float() for t in call.draw(3, 70, 33)])
     assert torch.equal(jacobian, jacobian.mT)
@@ -313,7 +317,9 @@ print("little")
 """
 
 
-@pytest.mark.parametrize("network", ["mGradNetC(1, d, h)", "mGradNetM(2, d, h, 'weighted_softmax')"])
+@pytest.mark.parametrize(
+    "network", ["mGradNetC(1, d, h)", "mGradNetM(2, d, h, 'weighted_softmax')", "DeepGradNet(d, (h // 2, h // 2))"]
+)
 def test_a_derivative_and_its_gradients_store_nothing_of_size_batch_times_hidden(network: str) -> None:
     """One float32 array of that size would be 246 MB, which no derivative before would have made room for."""
     script = _MEMORY_SCRIPT.format(network=network)

@@ -38,10 +38,17 @@ def transformed_arguments(**changes: Any) -> dict[str, Any]:
     return {**{name: torch.ones(shape) for name, shape in shapes.items()}, **changes}
 
 
+def deep_arguments(**changes: Any) -> dict[str, Any]:
+    count = H * D + H + H * H + H + H
+    shapes = {"x": (4, D), "theta": (count,), "bias": (D,)}
+    return {**{name: torch.ones(shape) for name, shape in shapes.items()}, "widths": (H, H), **changes}
+
+
 FAMILIES = {
     "ridge": ridge_arguments,
     "softmax_modules": softmax_arguments,
     "transformed_modules": transformed_arguments,
+    "deep": deep_arguments,
 }
 
 
@@ -95,8 +102,9 @@ def test_wrong_shape(operator: str, name: str) -> None:
     good = OPERATORS[operator][1]()[name]
     text = rejection(operator, ValueError, **{name: torch.ones(*good.shape[:-1], good.shape[-1] + 1)})
     assert "shape" in text
-    # Another number of columns of W is taken for another d: then x is what does not fit.
-    assert f": {'x' if name == 'W' else name}: " in text
+    # Another number of columns of W is taken for another d: then x is what does not fit; and theta for another x.
+    unfit = "theta" if name == "x" and operator.startswith("deep") else name
+    assert f": {'x' if name == 'W' else unfit}: " in text
     if name != "x":
         assert f": {name}: " in rejection(operator, ValueError, **{name: torch.ones(2, *good.shape)})
 
@@ -170,6 +178,11 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
     assert "a name, got None" in rejection("transformed_modules" + suffix, TypeError, basis=None)
     assert "half_square" in rejection("transformed_modules" + suffix, ValueError, transform="cube")
     assert "(L, K, h) = (2, 2, 5)" in rejection("ridge" + suffix, ValueError, basis=["tanh", "sin"])
+    assert "'mish'" in rejection("deep" + suffix, ValueError, basis=["tanh", "mish"])
+    assert "one for each of 2 layers, got 3 names" in rejection("deep" + suffix, ValueError, basis=["tanh"] * 3)
+    assert "at least one width" in rejection("deep" + suffix, ValueError, widths=())
+    assert "equal widths" in rejection("deep" + suffix, ValueError, widths=[4, 5], residual=True)
+    assert "a rank" in rejection("deep" + suffix, ValueError, rank=-1)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +214,17 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
         (lambda: gf.GradNetM(2, 2, 3, "tanh", transform="cube"), ValueError, ["transform", "half_square", "'cube'"]),
         (lambda: gf.mGradNetC(2, 2, 3, linear="symmetric"), ValueError, ["linear", "'psd' or None"]),
         (lambda: gf.GradNetC(2, 2, 3, linear="full"), ValueError, ["one of psd, symmetric", "'full'"]),
+        (lambda: gf.DeepGradNet(2, ()), TypeError, ["widths", "at least one width"]),
+        (lambda: gf.DeepGradNet(2, 8), TypeError, ["widths", "pass (64, 64)"]),
+        (lambda: gf.DeepGradNet(2, (8, 0)), ValueError, ["widths", "positive", "got 0"]),
+        (lambda: gf.DeepGradNet(2, (8, 9), residual=True), ValueError, ["equal widths", "(8, 9)"]),
+        (lambda: gf.DeepGradNet(2, (8, 9), ["tanh"]), ValueError, ["activation", "2 activations", "got 1"]),
+        (lambda: gf.DeepGradNet(2, (8,), "weighted_tanh"), ValueError, ["without weights", "weighted_tanh"]),
+        (lambda: gf.DeepGradNet(2, (8,), input_skip="cubic"), ValueError, ["input_skip", "'quadratic'", "'cubic'"]),
+        (lambda: gf.DeepGradNet(2, (8,), input_skip="quadratic", rank=0), ValueError, ["rank", "got 0"]),
+        (lambda: gf.DeepGradNet(2, (8,), inverse_temperature=0.0), ValueError, ["inverse_temperature", "positive"]),
+        (lambda: gf.mDeepGradNet(2, (8,), "tanh"), ValueError, ["convex functions (identity, softplus", "got tanh"]),
+        (lambda: gf.mDeepGradNet(2, (8,), linear="symmetric"), ValueError, ["linear", "'psd' or None"]),
         (
             lambda: gf.GradNetC(1, 2, 3, reuse_penultimate_activation=True),
             ValueError,

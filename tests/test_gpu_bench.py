@@ -24,6 +24,7 @@ from bench.gpu import checks, parts, prebuilt, suite
 from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
+from gradnets_fast import functional
 from gradnets_fast.apps.accuracy import FLOOR_ULPS
 from gradnets_fast.apps.bench import results
 from gradnets_fast.apps.bench.cases import Case
@@ -212,6 +213,7 @@ def test_differences_of_kernels_compiled_ahead_of_time_are_judged() -> None:
 def test_checks_cover_every_operator_that_has_kernels() -> None:
     able = operators(CPU)
     assert able[0] == "ridge"
+    assert set(functional.__all__) - set(able) == {name for name in functional.__all__ if name.startswith("deep")}
     assert {"ridge_jvp", "ridge_potential", "ridge_divergence", "ridge_jacobian"} <= set(able)
     for small in (True, False):
         listed = suite.listed(CPU, small)

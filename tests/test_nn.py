@@ -189,8 +189,11 @@ HOOKED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+HOOKS = {"weight_norm": weight_norm, "spectral_norm": spectral_norm, "prune": partial(l1_unstructured, amount=0.3)}
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
-@pytest.mark.parametrize("hook", [weight_norm, spectral_norm, partial(l1_unstructured, amount=0.3)], ids=str)
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
 @pytest.mark.parametrize("name", HOOKED)
 def test_every_method_has_the_parameters_that_hooks_compute(name: str, hook: Callable[..., object]) -> None:
     plain, x, v = HOOKED[name](), torch.randn(4, 3), torch.randn(4, 3)

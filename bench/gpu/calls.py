@@ -36,7 +36,7 @@ VARIANTS = {
 def operators(device: torch.device) -> list[str]:
     """The operators that have kernels, each family's f before what derives from it."""
     able = functional.__all__ if why_not(BACKEND, device, torch.float32) is None else []
-    return sorted(able, key=lambda name: quantity(name) != "value")
+    return sorted(filter(variants, able), key=lambda name: quantity(name) != "value")
 
 
 def variants(operator: str) -> list[str]:
@@ -76,9 +76,9 @@ def prepared(operator: str, variant: str, precision: str, size: tuple[int, int, 
     generator = torch.Generator().manual_seed(zlib.crc32(repr((operator, variant, precision, size)).encode()))
     chosen, numbers = VARIANTS[variant], PRECISIONS[precision]
     drawn = draws.drawn(operator, chosen, numbers.dtype, size, generator, device)
-    ours = partial(getattr(functional, operator), **chosen.settings, backend=BACKEND)
-    eager = oracle(operator, chosen)
-    exact = partial(_ridge_potential, **chosen.settings) if operator == "ridge_potential" else eager
+    ours = partial(getattr(functional, operator), **chosen.settings(size[2]), backend=BACKEND)
+    eager = oracle(operator, chosen, size[2])
+    exact = partial(_ridge_potential, **chosen.settings(size[2])) if operator == "ridge_potential" else eager
     functions = map(drawn.in_order, (ours, eager, exact))
     return Call(operator, numbers, list(drawn.named), list(drawn.named.values()), drawn.g, *functions)
 

@@ -111,6 +111,7 @@ def print_cpp() -> str:
         lines += [f"struct {basis.name}_basis {{", f"    static constexpr int number = {number};"]
         for method, outputs in _OUTPUTS.items():
             lines += _cpp_method(method, outputs(basis))
+        lines += _cpp_method("value_to_third", (basis.value, basis.first, basis.second, basis.third))
         lines += ["};", ""]
     lines += _cpp_dispatcher("basis", list(TABLE))
     for transform in TRANSFORMS.values():
@@ -145,7 +146,7 @@ def _cpp_dispatcher(kind: str, names: list[str]) -> list[str]:
 
 
 def _cpp_method(
-    method: str, outputs: tuple[Expression, ...], names: tuple[str, ...] = ("value", "first", "second")
+    method: str, outputs: tuple[Expression, ...], names: tuple[str, ...] = ("value", "first", "second", "third")
 ) -> list[str]:
     printer = _Printer(_cpp_leaf, _cpp_call)
     results = printer.print(outputs)

@@ -1,4 +1,4 @@
-"""THE definition of every basis function: antiderivative, value, first and second derivative, and flags.
+"""THE definition of every basis function: antiderivative, value, three derivatives, and flags.
 
 Everything else that knows a basis function (the C++ header, the Triton module, the monotonicity checks, the Lipschitz
 bounds, the modules of torch that networks accept) is printed or read from this table.  Formulas keep relative accuracy
@@ -45,14 +45,15 @@ SMOOTH = 99
 
 @dataclass(frozen=True)
 class Basis:
-    """A parameter-free scalar function b with its antiderivative Φ and two derivatives.
+    """A parameter-free scalar function b with its antiderivative Φ and three derivatives.
 
     Attributes:
         name: the name that users write.
         antiderivative: Φ with Φ' = b; every Φ here is nonnegative wherever b is nondecreasing.
-        value, first, second: b, b', b''.
+        value, first, second, third: b, b', b'', b'''.
         derivative_range: (inf b', sup b') over the reals, for Lipschitz and monotonicity bounds.
         continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
+        convex: whether b' is nondecreasing.
         fast: b, b', b'' in fewer GPU instructions, for 16-bit points: to 2⁻¹⁰ of the largest value; None where the
             others are fast enough.
         torch_module: the class in torch.nn that computes b; "" where there is none.
@@ -64,11 +65,13 @@ class Basis:
     value: Expression
     first: Expression
     second: Expression
+    third: Expression
     derivative_range: tuple[float, float]
     continuous_derivatives: int = SMOOTH
     fast: tuple[Expression, Expression, Expression] | None = None
     torch_module: str = ""
     torch_settings: Mapping[str, object] = field(default_factory=dict)
+    convex: bool = False
 
     @property
     def nondecreasing(self) -> bool:
@@ -97,6 +100,7 @@ def _bernoulli(count: int) -> list[Fraction]:
 _B = _bernoulli(44)
 _ABS = absolute(x)
 _LN2 = math.log(2.0)
+_ZERO = constant(0.0)
 
 
 def _sign(e: Expression) -> Expression:
@@ -104,7 +108,9 @@ def _sign(e: Expression) -> Expression:
 
 
 def _identity() -> Basis:
-    return Basis("identity", 0.5 * (x * x), x, constant(1.0), constant(0.0), (1.0, 1.0), torch_module="Identity")
+    return Basis(
+        "identity", 0.5 * (x * x), x, constant(1.0), _ZERO, _ZERO, (1.0, 1.0), torch_module="Identity", convex=True
+    )
 
 
 def _tanh() -> Basis:
@@ -117,7 +123,10 @@ def _tanh() -> Basis:
     t = approximate_tanh(x)
     slope = 1.0 - t * t
     fast = (t, slope, -2.0 * t * slope)
-    return Basis("tanh", log_cosh, value, first, -2.0 * value * first, (0.0, 1.0), fast=fast, torch_module="Tanh")
+    third = first * (4.0 * (value * value) - 2.0 * first)
+    return Basis(
+        *("tanh", log_cosh, value, first, -2.0 * value * first, third, (0.0, 1.0)), fast=fast, torch_module="Tanh"
+    )
 
 
 _E = exp(-_ABS)
@@ -127,6 +136,11 @@ _SMALLER = _E * _LARGER
 _SIGMOID = where(x < 0.0, _SMALLER, _LARGER)
 _SIGMOID_COMPLEMENT = where(x < 0.0, _LARGER, _SMALLER)
 _SIGMOID_FIRST = _SMALLER * _LARGER
+# 1 − 2σ = −tanh(x/2), from expm1 because the difference cancels near 0.
+_EM = expm1(-_ABS)
+_TANH_OF_HALF = _EM / (2.0 + _EM)
+_SIGMOID_SECOND = _SIGMOID_FIRST * copysign(_TANH_OF_HALF, -x)
+_SIGMOID_THIRD = _SIGMOID_FIRST * (1.5 * (_TANH_OF_HALF * _TANH_OF_HALF) - 0.5)
 _SOFTPLUS = where(x > 0.0, x, 0.0) + log1p(_E)
 _HALF_TANH = 0.5 * approximate_tanh(0.5 * x)
 _FAST_SIGMOID = 0.5 + _HALF_TANH
@@ -135,12 +149,17 @@ _FAST_SIGMOID_SECOND = -2.0 * _HALF_TANH * _FAST_SIGMOID_FIRST
 
 
 def _sigmoid() -> Basis:
-    # 1 − 2σ = −tanh(x/2), from expm1 because the difference cancels near 0.
-    em = expm1(-_ABS)
-    second = _SIGMOID_FIRST * copysign(em / (2.0 + em), -x)
     fast = (_FAST_SIGMOID, _FAST_SIGMOID_FIRST, _FAST_SIGMOID_SECOND)
     return Basis(
-        *("sigmoid", _SOFTPLUS, _SIGMOID, _SIGMOID_FIRST, second, (0.0, 0.25)), fast=fast, torch_module="Sigmoid"
+        "sigmoid",
+        _SOFTPLUS,
+        _SIGMOID,
+        _SIGMOID_FIRST,
+        _SIGMOID_SECOND,
+        _SIGMOID_THIRD,
+        (0.0, 0.25),
+        fast=fast,
+        torch_module="Sigmoid",
     )
 
 
@@ -164,10 +183,12 @@ def _softplus() -> Basis:
         _SOFTPLUS,
         _SIGMOID,
         _SIGMOID_FIRST,
+        _SIGMOID_SECOND,
         (0.0, 1.0),
         fast=fast,
         torch_module="Softplus",
         torch_settings={"beta": 1.0},
+        convex=True,
     )
 
 
@@ -175,7 +196,9 @@ def _relu() -> Basis:
     # The comparison is false for NaN, which thus stays.
     value = where(x <= 0.0, 0.0, x)
     step = where(x > 0.0, 1.0, 0.0)
-    return Basis("relu", 0.5 * (value * value), value, step, constant(0.0), (0.0, 1.0), 0, torch_module="ReLU")
+    return Basis(
+        "relu", 0.5 * (value * value), value, step, _ZERO, _ZERO, (0.0, 1.0), 0, torch_module="ReLU", convex=True
+    )
 
 
 def _elu() -> Basis:
@@ -194,17 +217,19 @@ def _elu() -> Basis:
         where(x > 0.0, x, expm1(negative)),
         where(x > 0.0, 1.0, exp(negative)),
         where(x < 0.0, exp(negative), 0.0),
+        where(x < 0.0, exp(negative), 0.0),
         (0.0, 1.0),
         1,
         torch_module="ELU",
         torch_settings={"alpha": 1.0},
+        convex=True,
     )
 
 
 def _silu() -> Basis:
     first = _SIGMOID * (1.0 + x * _SIGMOID_COMPLEMENT)
-    em = expm1(-_ABS)
-    second = _SIGMOID_FIRST * (2.0 + x * copysign(em / (2.0 + em), -x))
+    second = _SIGMOID_FIRST * (2.0 + x * copysign(_TANH_OF_HALF, -x))
+    third = 3.0 * _SIGMOID_SECOND + x * _SIGMOID_THIRD
     # Φ = x·softplus(x) + Li₂(−e^x) + π²/12 cancels near 0: there Φ = x²/4 + ∫ t·tanh(t/2)/2 dt by its series.
     series = [float((4**n - 1) * _B[2 * n] / (math.factorial(2 * n) * (2 * n + 1))) for n in range(1, 22)]
     near = copysign(minimum(_ABS, 1.0), x)
@@ -227,6 +252,7 @@ def _silu() -> Basis:
         x * _SIGMOID,
         first,
         second,
+        third,
         (1.0 - supremum, supremum),
         fast=fast,
         torch_module="SiLU",
@@ -236,6 +262,8 @@ def _silu() -> Basis:
 def _gelu() -> Basis:
     normal_cdf = 0.5 * erfc(-math.sqrt(0.5) * x)
     normal_pdf = exp(-0.5 * (x * x)) * (1.0 / math.sqrt(2.0 * math.pi))
+    # Beyond 40 the density is 0 in every dtype, and powers of x would overflow.
+    bounded = copysign(minimum(_ABS, 40.0), x)
     # Φ = ½[(x²−1)N(x) + x n(x)] + ¼; near 0 the odd part (x²−1)(N−½) + x n = x³(2/3 − …)/√(2π) by its series.
     pdf = [(-0.5) ** k / math.factorial(k) for k in range(20)]
     series = [pdf[k - 1] / (2 * k - 1) - pdf[k] / (2 * k + 1) + pdf[k] for k in range(1, 20)]
@@ -250,6 +278,7 @@ def _gelu() -> Basis:
         x * normal_cdf,
         normal_cdf + x * normal_pdf,
         normal_pdf * (2.0 - x * x),
+        normal_pdf * (bounded * (bounded * bounded - 4.0)),
         (1.0 - supremum, supremum),
         torch_module="GELU",
         torch_settings={"approximate": "none"},
@@ -258,7 +287,7 @@ def _gelu() -> Basis:
 
 def _sin() -> Basis:
     half = sine(0.5 * x)
-    return Basis("sin", 2.0 * (half * half), sine(x), cosine(x), -sine(x), (-1.0, 1.0))
+    return Basis("sin", 2.0 * (half * half), sine(x), cosine(x), -sine(x), -cosine(x), (-1.0, 1.0))
 
 
 def _arctan() -> Basis:
@@ -270,7 +299,8 @@ def _arctan() -> Basis:
     half_log = log(outside) + 0.5 * log1p(t * t)
     first = where(far, t * t, 1.0) / denominator
     second = -2.0 * first * copysign(t / denominator, x)
-    return Basis("arctan", x * arctangent(x) - half_log, arctangent(x), first, second, (0.0, 1.0))
+    third = first * first * (8.0 * (where(far, 1.0, t * t) / denominator) - 2.0)
+    return Basis("arctan", x * arctangent(x) - half_log, arctangent(x), first, second, third, (0.0, 1.0))
 
 
 def _softsign() -> Basis:
@@ -281,21 +311,26 @@ def _softsign() -> Basis:
     tail = s * s * s * polynomial(s * s, [2.0 / (2 * k + 3) for k in range(16)], 1.0 / 9.0)
     antiderivative = where(_ABS < 1.0, near * s - tail, _ABS - log(d))
     second = -2.0 * _sign(x) / (d * d * d)
-    return Basis("softsign", antiderivative, x / d, 1.0 / (d * d), second, (0.0, 1.0), 1, torch_module="Softsign")
+    third = 6.0 * absolute(_sign(x)) / (d * d * d * d)
+    return Basis(
+        "softsign", antiderivative, x / d, 1.0 / (d * d), second, third, (0.0, 1.0), 1, torch_module="Softsign"
+    )
 
 
 def _erf() -> Basis:
     peak = 2.0 / math.sqrt(math.pi)
     first = peak * exp(-(x * x))
     antiderivative = x * erf(x) + 0.5 * peak * expm1(-(x * x))
-    return Basis("erf", antiderivative, erf(x), first, -2.0 * x * first, (0.0, peak))
+    bounded = minimum(_ABS, 40.0)
+    third = first * (4.0 * (bounded * bounded) - 2.0)
+    return Basis("erf", antiderivative, erf(x), first, -2.0 * x * first, third, (0.0, peak))
 
 
 def _softshrink() -> Basis:
     value = where(_ABS <= 0.5, 0.0, x - copysign(constant(0.5), x))
     step = where(_ABS <= 0.5, 0.0, 1.0)
     return Basis(
-        *("softshrink", 0.5 * (value * value), value, step, constant(0.0), (0.0, 1.0), 0),
+        *("softshrink", 0.5 * (value * value), value, step, _ZERO, _ZERO, (0.0, 1.0), 0),
         torch_module="Softshrink",
         torch_settings={"lambd": 0.5},
     )

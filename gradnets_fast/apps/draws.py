@@ -44,7 +44,7 @@ class Variant:
 
     Attributes:
         family: the operators' common name.
-        depth: layers of a cascade, or modules.
+        depth: layers of a cascade or of a deep network, or modules.
         basis: names of the activation table; none for softmax modules.
         transform: of transformed modules; else empty.
         bare: without the parameters that may be left out: scale and coefficients of one layer, weights of the second
@@ -63,12 +63,18 @@ class Variant:
 
     @property
     def modules(self) -> int:
-        """How many matrices W there are."""
-        return 1 if self.family == "ridge" else self.depth
+        """How many modules there are, 1 where there are none."""
+        return 1 if self.layered else self.depth
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments of the functional operators that are no tensors."""
+    def layered(self) -> bool:
+        """Whether `depth` counts layers."""
+        return self.family in ("ridge", "deep")
+
+    def settings(self, h: int) -> dict[str, Any]:
+        """The arguments of the functional operators that are no tensors, for h hidden units."""
+        if self.family == "deep":
+            return {"widths": (h,) * self.depth, "basis": self.basis * (self.depth // len(self.basis))}
         if self.family == "ridge":
             return {"basis": self.basis} | ({"scale": None, "coef": None} if self.bare else {})
         if self.family == "softmax_modules":
@@ -109,7 +115,20 @@ def _transformed_modules(variant: Variant, normal: Normal, d: int, h: int) -> di
     return {"W": normal(modules, h, d) / d**0.5, "b": normal(modules, h), "weight": normal(modules) / h}
 
 
-_FAMILIES = {"ridge": _ridge, "softmax_modules": _softmax_modules, "transformed_modules": _transformed_modules}
+def _deep(variant: Variant, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
+    """Weights that keep the scale from layer to layer."""
+    parts: list[Tensor] = []
+    for before in (d, *[h] * (variant.depth - 1)):
+        parts += [normal(h, before) / before**0.5, normal(h)]
+    return {"theta": torch.cat([part.flatten() for part in (*parts, normal(h) / h**0.5)])}
+
+
+_FAMILIES = {
+    "ridge": _ridge,
+    "softmax_modules": _softmax_modules,
+    "transformed_modules": _transformed_modules,
+    "deep": _deep,
+}
 
 
 @dataclass(frozen=True)
@@ -156,12 +175,12 @@ def drawn(
     shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(computed, (batch, d))
     return Drawn(
         points,
-        {name: t.to(device, dtype if name == "W" else vectors) for name, t in parameters.items()},
+        {name: t.to(device, dtype if name in ("W", "theta") else vectors) for name, t in parameters.items()},
         # A sixteenth, for sums over the batch to fit into float16.
         (normal(*shape) / 16).to(device, dtype),
     )
 
 
-def oracle(operator: str, variant: Variant) -> Callable[..., Tensor]:
-    """The operator of `gradnets_fast.reference` with the variant's settings, of tensors by name."""
-    return partial(getattr(reference, operator), **variant.settings)
+def oracle(operator: str, variant: Variant, h: int) -> Callable[..., Tensor]:
+    """The operator of `gradnets_fast.reference` with the variant's settings for h hidden units, of tensors by name."""
+    return partial(getattr(reference, operator), **variant.settings(h))

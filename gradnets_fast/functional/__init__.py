@@ -6,18 +6,21 @@ autocast the points and the weight matrix are cast to autocast's dtype, as torch
 Each family is a gradient f and, with the same arguments: `<family>_potential`, F with ∇F = f; `<family>_jvp`, J(x) v;
 `<family>_divergence`, tr J(x); `<family>_jacobian`, J(x), the symmetric Jacobian of f.
 
-Each family's arguments besides the points are a `Network` (`Ridge`, `SoftmaxModules`, `TransformedModules`), whose
-methods compute the five; modules and the functions here are thin over it.
+Each family's arguments besides the points are a `Network` (`Ridge`, `SoftmaxModules`, `TransformedModules`, `Deep`),
+whose methods compute the five; modules and the functions here are thin over it.
 """
 
-from . import _modules, _ridge
+from ..ops.families import Structure as Structure
+from . import _deep, _modules, _ridge
 from ._checks import autocast as autocast
+from ._deep import *
 from ._modules import *
 from ._network import NETWORKS as NETWORKS
+from ._network import Deep as Deep
 from ._network import Network as Network
 from ._network import Ridge as Ridge
 from ._network import SoftmaxModules as SoftmaxModules
 from ._network import TransformedModules as TransformedModules
 from ._ridge import *
 
-__all__ = _ridge.__all__ + _modules.__all__
+__all__ = _ridge.__all__ + _modules.__all__ + _deep.__all__

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight, message
+from ..ops.families import Structure
+from ._ranks import is_distributed
 
 _AUTOCAST = frozenset(
     filter(torch.amp.is_autocast_available, ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu", "privateuseone"))
@@ -84,6 +86,30 @@ def checked_transformed(
     check_basis(where, (basis,))
     check_transform(where, transform)
     return checked_modules(where, x, W, b, bias, weight=weight)
+
+
+def checked_deep(
+    where: str, x: Tensor, theta: Tensor, bias: Tensor | None, basis: str | Sequence[str], structure: Structure
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Check the arguments of a deep network; return x and theta after autocast, and the names of its functions."""
+    names = (basis,) if isinstance(basis, str) else tuple(basis)
+    check_basis(where, names)
+    if structure.fault:
+        fix = "pass for example widths=(64, 64)"
+        raise ValueError(message(where, "widths, rank, residual", structure.fault, repr(tuple(structure)), fix))
+    if len(names) not in (1, len(structure.widths)):
+        expected = f"one name, or one for each of {len(structure.widths)} layers"
+        raise ValueError(message(where, "basis", expected, f"{len(names)} names", "pass one for each of the widths"))
+    check_points(where, x)
+    check_tensor(where, "theta", theta)
+    x, theta = autocast(x), autocast(theta)
+    count = structure.parameters(x.shape[-1])
+    check_like(where, "theta", theta, (count,), f"({count},) for d = {x.shape[-1]} and these widths", x)
+    check_like(where, "bias", bias, (x.shape[-1],), "(d,)", x, optional=True)
+    if is_distributed(theta):
+        fix = "use DistributedDataParallel or gradnets_fast.fully_shard, which divide the batch"
+        raise TypeError(message(where, "theta", "a plain tensor", "a DTensor", fix))
+    return x, theta, names
 
 
 def checked_soft_maximum(

@@ -126,6 +126,11 @@ def _over_ranks(network: Network, quantity: str, points: Points, backend: str | 
 
 def _plus_bias(result: Tensor, quantity: str, x: Tensor, bias: Tensor | None) -> Tensor:
     """Return a quantity of the network without bias, with what the bias adds to it: bias to f, and bias·x to F."""
-    if bias is None or quantity not in ("value", "potential"):
+    if bias is None or quantity not in ("value", "potential", "value_and_potential"):
         return result
+    if quantity == "value_and_potential":
+        f, F = (
+            _plus_bias(part, q, x, bias) for part, q in ((result[..., :-1], "value"), (result[..., -1], "potential"))
+        )
+        return torch.cat([f, F.unsqueeze(-1)], -1)
     return (result + (bias if quantity == "value" else x @ bias.to(x.dtype))).to(x.dtype)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..ops import OPERATORS, Backends
-from ..ops.families import RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, Family
-from ._checks import checked_modules, checked_ridge, checked_soft_maximum, checked_transformed
+from ..ops.families import DEEP, RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, Family, Structure
+from ._checks import checked_deep, checked_modules, checked_ridge, checked_soft_maximum, checked_transformed
 from ._dispatch import run
 
 
@@ -24,7 +24,7 @@ class Network:
     Attributes:
         family: its tensors and settings by name.
         operators: the compiled operators of the family by quantity.
-        W, bias: the weights, and what is added to f or None; a subclass has more tensors.
+        W, bias: the weights, and what is added to f or None; a subclass may have more tensors.
         sharpness, offset: what combines modules by log-sum-exp; None where f is a sum.
     """
 
@@ -34,6 +34,14 @@ class Network:
     bias: Tensor | None
     sharpness: Tensor | None = None
     offset: Tensor | None = None
+
+    def value_and_potential(self, x: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
+        """Return f(x), (…, d), and F(x), (…,), at once where the family has kernels for that."""
+        is_sum = self.sharpness is None and self.offset is None
+        if not is_sum or "value_and_potential" not in self.family.quantities:
+            return self.value(x, backend), self.potential(x, backend)
+        both = run(self, "value_and_potential", (x,), backend)
+        return both[..., :-1], both[..., -1]
 
     def value(self, x: Tensor, backend: str | None = None) -> Tensor:
         """Return f(x), (…, d)."""
@@ -59,8 +67,8 @@ class Network:
         """Return the tensors that a sum over hidden units or modules is over, in the order of `family.parameters`."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its parameters are")
 
-    def names(self) -> tuple[str | Sequence[str], str]:
-        """Return the names of the basis functions and of the transform ρ, "" where there is none."""
+    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
+        """Return the names of the basis functions and of the transform ρ, "" where there is none, and a structure."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its functions are")
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Any]:
@@ -89,8 +97,8 @@ class Ridge(Network):
     def parameters(self) -> tuple[Tensor | None, ...]:
         return self.W, self.scale, self.shift, self.coef
 
-    def names(self) -> tuple[str | Sequence[str], str]:
-        return self.basis, ""
+    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
+        return self.basis, "", None
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Ridge]:
         arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis)
@@ -117,8 +125,8 @@ class SoftmaxModules(Network):
     def parameters(self) -> tuple[Tensor | None, ...]:
         return self.W, self.b, self.temperature, self.positive, self.negative
 
-    def names(self) -> tuple[str | Sequence[str], str]:
-        return (), ""
+    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
+        return (), "", None
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, SoftmaxModules]:
         numbers = {"temperature": self.temperature, "positive": self.positive, "negative": self.negative}
@@ -146,8 +154,8 @@ class TransformedModules(Network):
     def parameters(self) -> tuple[Tensor | None, ...]:
         return self.W, self.b, self.weight
 
-    def names(self) -> tuple[str | Sequence[str], str]:
-        return self.basis, self.transform
+    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
+        return self.basis, self.transform, None
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, TransformedModules]:
         x, W = checked_transformed(where, x, self.W, self.b, self.weight, self.bias, self.basis, self.transform)
@@ -155,5 +163,28 @@ class TransformedModules(Network):
         return x, replace(self, W=W, offset=offset)
 
 
-NETWORKS: dict[str, type[Network]] = {cls.family.name: cls for cls in (Ridge, SoftmaxModules, TransformedModules)}
+@dataclass
+class Deep(Network):
+    """A network of the family; the fields are the arguments of `deep`, theta as W."""
+
+    W: Tensor
+    bias: Tensor | None
+    basis: str | Sequence[str]
+    structure: Structure
+
+    family: ClassVar[Family] = DEEP
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["deep"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return (self.W,)
+
+    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
+        return self.basis, "", self.structure
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, Deep]:
+        x, theta, names = checked_deep(where, x, self.W, self.bias, self.basis, self.structure)
+        return x, Deep(theta, self.bias, names, self.structure)
+
+
+NETWORKS: dict[str, type[Network]] = {cls.family.name: cls for cls in (Ridge, SoftmaxModules, TransformedModules, Deep)}
 """The families by the names of their operators."""

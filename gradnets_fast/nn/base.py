@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (Tensor, nn.Parameter)
 LINEAR_PARTS = ("psd", "symmetric")
-METHODS = ("forward", "jvp", "potential", "divergence", "jacobian")
+METHODS = ("forward", "jvp", "potential", "divergence", "jacobian", "value_and_gradient")
 """What a network computes, by the names of its methods."""
 
 
@@ -199,6 +199,21 @@ class GradNet(nn.Module):
         """
         F = self._current().potential(x)
         return F if self.linear is None else F + self.linear.potential(x)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return F(x), (…,), and f(x) = ∇F(x), (…, d), in one pass where the architecture has kernels for both.
+
+        Equivalent to:
+            net.potential(x), net(x)
+
+        >>> import torch
+        >>> from gradnets_fast import mGradNetM
+        >>> F, f = mGradNetM(2, 3, 5).value_and_gradient(torch.zeros(4, 3))
+        >>> F.shape, f.shape
+        (torch.Size([4]), torch.Size([4, 3]))
+        """
+        f, F = self._current().value_and_potential(x)
+        return (F, f) if self.linear is None else (F + self.linear.potential(x), self.linear.added_to(f, x))
 
     def jvp(self, x: Tensor, v: Tensor) -> Tensor:
         """J(x) v, (…, d), for directions v of x's shape; J being symmetric, also the vector-Jacobian product.

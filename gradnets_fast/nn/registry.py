@@ -17,10 +17,20 @@ from ..activations import TABLE, TRANSFORMS
 from ..reference.architectures import Parameters
 from .base import GradNet
 from .cascade import GradNetC, mGradNetC
+from .deep import DeepGradNet, mDeepGradNet
 from .modular import GradNetM, mGradNetM
 from .ridge import RidgeGradNet, mRidgeGradNet
 
-__all__ = ["GradNetC", "GradNetM", "RidgeGradNet", "mGradNetC", "mGradNetM", "mRidgeGradNet"]
+__all__ = [
+    "DeepGradNet",
+    "GradNetC",
+    "GradNetM",
+    "RidgeGradNet",
+    "mDeepGradNet",
+    "mGradNetC",
+    "mGradNetM",
+    "mRidgeGradNet",
+]
 
 _IN_DIM, _EMBED_DIM, _DEPTH = 3, 11, 3
 
@@ -31,6 +41,8 @@ REFERENCES: dict[type[GradNet], Callable[..., Tensor]] = {
     mGradNetC: reference.gradnet_c,
     GradNetM: reference.gradnet_m,
     mGradNetM: reference.gradnet_m,
+    DeepGradNet: reference.deep_gradnet,
+    mDeepGradNet: reference.deep_gradnet,
 }
 """Every architecture's (parameters, x, activation=…, monotone=…) -> f(x) in plain PyTorch."""
 
@@ -41,7 +53,8 @@ class Architecture:
 
     Attributes:
         network: the class.
-        depth: its argument that counts layers or modules, "num_layers" or "num_modules"; None for a single layer.
+        depth: its argument that counts layers or modules, "num_layers" or "num_modules", or lists the layers,
+            "widths"; None for a single layer.
     """
 
     network: type[GradNet]
@@ -58,6 +71,8 @@ class Architecture:
         >>> ARCHITECTURES["mgradnet-c"].make(4, 2, 7, activation="tanh").extra_repr()
         "num_layers=4, in_dim=2, embed_dim=7, activation='tanh'"
         """
+        if self.depth == "widths":
+            return self.network(in_dim=in_dim, widths=(embed_dim,) * depth, **options)
         sizes = {"in_dim": in_dim, "embed_dim": embed_dim}
         return self.network(**sizes if self.depth is None else {self.depth: depth, **sizes}, **options)
 
@@ -69,6 +84,8 @@ ARCHITECTURES = {
     "mgradnet-m": Architecture(mGradNetM, "num_modules"),
     "ridge": Architecture(RidgeGradNet, None),
     "mridge": Architecture(mRidgeGradNet, None),
+    "deep": Architecture(DeepGradNet, "widths"),
+    "mdeep": Architecture(mDeepGradNet, "widths"),
 }
 """The architectures by the names that settings and options use: training, warm-up and swapping enumerate them."""
 
@@ -97,7 +114,7 @@ class Case:
 
 
 def _case(
-    module: type[GradNet], functions: tuple[Any, Any], sizes: dict[str, int], options: dict[str, Any], **extra: Any
+    module: type[GradNet], functions: tuple[Any, Any], sizes: dict[str, Any], options: dict[str, Any], **extra: Any
 ) -> Case:
     activation = options["activation"]
     key = tuple(activation) if isinstance(activation, list) else activation
@@ -105,7 +122,8 @@ def _case(
     arguments: dict[str, Any] = {"activation": key, "monotone": module.monotone, **extra}
     forward, potential = (partial(function, **arguments) for function in functions)
     label = "-".join([module.__name__, "+".join(names), *(f"{k}={v}" for k, v in options.items() if k != "activation")])
-    smooth = all(TABLE[name].continuous_derivatives >= 2 for name in names if name in TABLE)
+    derivatives = 3 if issubclass(module, DeepGradNet) else 2  # f has a derivative of the activation
+    smooth = all(TABLE[name].continuous_derivatives >= derivatives for name in names if name in TABLE)
     bases = tuple(name for name in names if name in TABLE)
     make = partial(module, **sizes, **options)
     return Case(label, make, forward, potential, module.monotone, smooth, bases)
@@ -135,6 +153,21 @@ def cases() -> Iterator[Case]:
         reuse = {"reuse_penultimate_activation": True}
         yield _case(deep, cascade, deep_sizes, {"activation": "weighted_tanh", **reuse}, **reuse)
     yield _case(GradNetC, cascade, {"num_layers": 2, **sizes}, {"activation": "sin", "linear": "symmetric"})
+    energy = (reference.deep_gradnet, reference.deep_gradnet_potential)
+    for layered in (DeepGradNet, mDeepGradNet):
+        layers: dict[str, Any] = {"in_dim": _IN_DIM, "widths": (_EMBED_DIM, 9, 8)}
+        for name, basis in TABLE.items():
+            if not layered.monotone or (basis.convex and basis.nondecreasing):
+                # With piecewise linear layers alone the energy would be piecewise linear too.
+                straight = basis.algebraic and basis.continuous_derivatives != 1
+                chosen = [name, "softplus", "softplus"] if straight else name
+                yield _case(layered, energy, layers, {"activation": chosen})
+        equal = {**layers, "widths": (_EMBED_DIM,) * 3}
+        options = {"activation": "softplus", "input_skip": "quadratic", "residual": True, "linear": "psd"}
+        temperatures = {"inverse_temperature": 1.5, "learn_temperature": True}
+        yield _case(layered, energy, equal, {**options, **temperatures}, residual=True)
+        mixed = {"activation": ["elu", "identity", "softplus"], "linear": None, "input_skip": False}
+        yield _case(layered, energy, layers, mixed)
     for sums in (GradNetM, mGradNetM):
         module_sizes = {"num_modules": _DEPTH, **sizes}
         for activation in ("softmax", "weighted_softmax"):

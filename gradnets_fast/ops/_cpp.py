@@ -131,6 +131,7 @@ class CppKernels:
         family = operator.family
         self._family, self._quantity, self._point_count = family, operator.quantity, operator.point_count
         self._stored = self._point_count + 1
+        self._fits = family.fits
         self._no_gradients = (None,) * (len(family.parameters) + 1)
 
     def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
@@ -143,8 +144,8 @@ class CppKernels:
             return None
         if self._point_count == 2 and getattr(tensors[1], "shape", None) != x.shape:
             return None
-        if self._quantity.result == "matrix" and not _is_of_width(x, tensors[1]):
-            return None
+        if self._quantity.result == "matrix" and not (x.dim() and self._fits(x.shape[-1], tensors[1], settings)):
+            return None  # a Jacobian of others might be too large for any memory
         return self._forward(tensors, settings)
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
@@ -244,14 +245,12 @@ class CppKernels:
         return [_dense(t, dtype if i < self._stored else sums) for i, t in enumerate(tensors)]
 
 
-def _is_of_width(x: Tensor, W: Any) -> bool:
-    """Return whether points have as many coordinates as W: a Jacobian of others might be too large for any memory."""
-    return x.dim() > 0 and x.shape[-1:] == getattr(W, "shape", ())[-1:]
-
-
 @lru_cache(maxsize=None)
 def _numbers(family: str, settings: Settings) -> tuple[Any, ...]:
-    """Return the kernels' numbers of the basis functions and of the transform, as a family's entry takes them."""
+    """Return the kernels' numbers of the basis functions, and the other settings, as a family's entry takes them."""
+    if settings.structure is not None:
+        widths, *others = settings.structure
+        return ([_BASIS_NUMBER[name] for name in settings.basis], list(widths), *others)
     if family == "ridge":
         return ([_BASIS_NUMBER[name] for name in settings.basis],)
     if family == "softmax_modules":

@@ -23,20 +23,66 @@ Tensors = Sequence["Tensor | None"]
 Gradients = tuple["Tensor | None", ...]
 
 
-class Settings(NamedTuple):
-    """What selects a kernel besides shapes and dtypes: names of basis functions, and of a transform ρ or "".
+class Structure(NamedTuple):
+    """How the layers of a deep network are connected; `deep` of gradnets_fast/functional says what it means.
 
-    >>> Settings(("tanh",), "half_square").text()
-    'tanh:half_square'
+    >>> Structure((8, 8), input_skip=True).parameters(3)  # A 24, V 64, b 8 + 8, A 24, c 8
+    136
+    """
+
+    widths: tuple[int, ...]
+    input_skip: bool = False
+    rank: int = 0
+    residual: bool = False
+
+    def parameters(self, d: int) -> int:
+        """Return how many values the parameters for points of d coordinates have."""
+        count, before = 0, 0
+        for i, h in enumerate(self.widths):
+            count += h * (before + (self.rank + (i == 0 or self.input_skip)) * d + 1)
+            before = h
+        return count + before
+
+    @property
+    def fault(self) -> str:
+        """Return what is wrong with it in words, or "".
+
+        >>> Structure((8, 9), residual=True).fault
+        'equal widths of residual layers'
+        """
+        if not self.widths or not all(type(h) is int and h > 0 for h in self.widths):
+            return "at least one width, each a positive int"
+        if type(self.rank) is not int or self.rank < 0:
+            return "a rank that is an int of 0 or more"
+        return "equal widths of residual layers" if self.residual and len(set(self.widths)) > 1 else ""
+
+
+class Settings(NamedTuple):
+    """What selects a kernel besides shapes and dtypes.
+
+    Attributes:
+        basis: names of basis functions; of a deep network one for each layer.
+        transform: the name of ρ, or "".
+        structure: of a deep network.
+
+    >>> Settings(("tanh",), "half_square").text(), Settings(("tanh",), "", Structure((8,))).text()
+    ('tanh:half_square', 'tanh::8,,0,')
     """
 
     basis: tuple[str, ...] = ()
     transform: str = ""
+    structure: Structure | None = None
 
     def text(self) -> str:
         """Return the settings as one string, which is what operators registered with PyTorch can take."""
-        names = ",".join(self.basis)
-        return f"{names}:{self.transform}" if self.transform else names
+        text = ",".join(self.basis)
+        if self.transform or self.structure:
+            text += f":{self.transform}"
+        if self.structure:
+            widths, *flags = self.structure
+            skip, rank, residual = flags
+            text += f":{','.join(map(str, widths))},{'skip' * skip},{rank},{'residual' * residual}"
+        return text
 
 
 @lru_cache(maxsize=None)
@@ -45,18 +91,30 @@ def parse_settings(text: str) -> Settings:
 
     >>> parse_settings("tanh,softplus").basis, parse_settings("").basis
     (('tanh', 'softplus'), ())
+    >>> parse_settings("tanh,tanh::8,8,skip,2,").structure
+    Structure(widths=(8, 8), input_skip=True, rank=2, residual=False)
     """
-    names, _, transform = text.partition(":")
-    return Settings(tuple(names.split(",")) if names else (), transform)
+    names, _, rest = text.partition(":")
+    transform, _, layers = rest.partition(":")
+    structure = None
+    if layers:
+        *widths, skip, rank, residual = layers.split(",")
+        structure = Structure(tuple(map(int, widths)), bool(skip), int(rank), bool(residual))
+    return Settings(tuple(names.split(",")) if names else (), transform, structure)
 
 
-def settings_of(basis: str | Sequence[str], transform: str = "") -> Settings:
-    """Return the settings of a call whose names have been checked."""
-    return Settings((basis,) if isinstance(basis, str) else tuple(basis), transform)
+def settings_of(basis: str | Sequence[str], transform: str = "", structure: Structure | None = None) -> Settings:
+    """Return the settings of a call whose names have been checked; one basis function serves every layer."""
+    names = (basis,) if isinstance(basis, str) else tuple(basis)
+    if structure is not None and len(names) == 1:
+        names *= len(structure.widths)
+    return Settings(names, transform, structure)
 
 
 @lru_cache(maxsize=None)
-def known_settings(family: str, basis: str | Sequence[str], transform: str) -> Settings | None:
+def known_settings(
+    family: str, basis: str | Sequence[str], transform: str, structure: Structure | None = None
+) -> Settings | None:
     """Return the settings of a call whose names are not checked, or None if a name is not in the tables.
 
     Raises:
@@ -64,10 +122,12 @@ def known_settings(family: str, basis: str | Sequence[str], transform: str) -> S
     """
     if not isinstance(basis, (str, tuple)):
         return None
-    settings = settings_of(basis, transform)
+    settings = settings_of(basis, transform, structure)
     if family == "softmax_modules":
         return settings
     known = bool(settings.basis) and all(name in TABLE for name in settings.basis)
+    if structure is not None:
+        known = known and not structure.fault and len(settings.basis) == len(structure.widths)
     if family == "transformed_modules":
         known = known and isinstance(basis, str) and transform in TRANSFORMS
     return settings if known else None
@@ -107,7 +167,7 @@ QUANTITIES = {
         Quantity("value_and_potential", ("x",), "vector and number"),
     )
 }
-"""f(x); J(x) v; F(x); tr J(x); J(x); and (f, F) at once, which only families of modules have kernels for."""
+"""f(x); J(x) v; F(x); tr J(x); J(x); and (f, F) at once, which the ridge family has no kernel for."""
 
 SOFT_MAXIMUM = ("sharpness?", "offset?")
 """What combines modules by log-sum-exp: arguments of the operators whose kernels do that themselves."""
@@ -115,11 +175,12 @@ SOFT_MAXIMUM = ("sharpness?", "offset?")
 
 @dataclass(frozen=True)
 class Family:
-    """One family of operators: f is a sum over hidden units or modules, with weights W.
+    """One family of operators: f is a sum over hidden units or modules, with weights W, or of several layers.
 
     Attributes:
         name: the name of the operator that computes f.
-        parameters: its tensors besides the points and the bias, W first; a trailing "?" marks one that may be None.
+        parameters: its tensors besides the points and the bias, the weights first; a trailing "?" marks one that may be
+            None.
         of_modules: whether W is (M, h, d), and the modules may be combined by log-sum-exp.
         quantities: names of `QUANTITIES` that it has operators for.
     """
@@ -133,8 +194,17 @@ class Family:
         """Return the name of the operator that computes a quantity."""
         return self.name if quantity == "value" else f"{self.name}_{quantity}"
 
-    def hidden_values(self, parameters: Tensors) -> int:
+    def fits(self, d: int, weights: Any, settings: Settings) -> bool:
+        """Return whether the weights are for points of d coordinates; they need not be a tensor."""
+        shape = getattr(weights, "shape", ())
+        if settings.structure is None:
+            return tuple(shape[-1:]) == (d,)
+        return tuple(shape) == (settings.structure.parameters(d),)
+
+    def hidden_values(self, parameters: Tensors, settings: Settings) -> int:
         """Return how many hidden values one row has: the units of all layers or modules."""
+        if settings.structure is not None:
+            return 4 * (1 + settings.structure.rank) * sum(settings.structure.widths)
         W = parameters[0]
         assert W is not None
         if self.of_modules:
@@ -148,11 +218,17 @@ class Family:
     ) -> Tensor:
         """Return the quantity in plain PyTorch; parameters by name, with or without bias, sharpness and offset."""
         named: dict[str, Any] = {"bias": None, **parameters}
-        if self.of_modules and settings.basis:
+        if settings.structure is not None:
+            named |= {"basis": settings.basis, **settings.structure._asdict()}
+        elif self.of_modules and settings.basis:
             named |= {"basis": settings.basis[0], "transform": settings.transform}
         elif settings.basis:
             named["basis"] = settings.basis
         if quantity == "value_and_potential":
+            if settings.structure is not None:
+                both = (self.by_reference(q, points, parameters, settings) for q in ("value", "potential"))
+                f, F = both
+                return torch.cat([f, F.unsqueeze(-1)], -1)
             del named["bias"]
             return reference_modules.value_and_potential(self.name, *points, **named)
         result: Tensor = getattr(reference, self.operator_name(quantity))(*points, **named)
@@ -167,4 +243,6 @@ SOFTMAX_MODULES = Family(
 )
 TRANSFORMED_MODULES = Family("transformed_modules", ("W", "b", "weight"), True, (*_ALL, "value_and_potential"))
 
-FAMILIES = {family.name: family for family in (RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES)}
+DEEP = Family("deep", ("theta",), False, (*_ALL, "value_and_potential"))
+
+FAMILIES = {family.name: family for family in (RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, DEEP)}

@@ -73,12 +73,14 @@ class Operator:
         """Return the shape of the result at points x (…, d)."""
         return self.quantity.result_shape(x.shape)
 
-    def row_values(self, tensors: Tensors) -> int:
+    def row_values(self, tensors: Tensors, settings: Settings) -> int:
         """Return how many values one row takes in the reference, which bounds its pieces of the batch."""
-        parameters = tensors[self.point_count :]
-        W = parameters[0]
-        assert W is not None
-        return self.family.hidden_values(parameters) * (W.shape[-1] if self.quantity.result == "matrix" else 1)
+        x = tensors[0]
+        assert x is not None
+        # A Jacobian has d tangents for each hidden value, and so has a deep network's divergence.
+        is_trace = self.quantity.name == "divergence" and settings.structure is not None
+        each = x.shape[-1] if self.quantity.result == "matrix" or is_trace else 1
+        return self.family.hidden_values(tensors[self.point_count :], settings) * each
 
     def by_reference(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result in plain PyTorch, differentiable any number of times."""

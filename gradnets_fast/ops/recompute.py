@@ -49,10 +49,10 @@ def forward(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         pieces = [
             operator.by_reference([*_cut(points, rows), *parameters], settings)
-            for rows in _pieces(operator, tensors, VALUES)
+            for rows in _pieces(operator, tensors, settings, VALUES)
         ]
     whole = torch.cat(pieces)
-    return whole.reshape(*x.shape[:-1], *whole.shape[1:])
+    return whole.reshape((*x.shape[:-1], *whole.shape[1:]))
 
 
 def backward(operator: Operator, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
@@ -65,7 +65,7 @@ def backward(operator: Operator, g: Tensor, tensors: Tensors, settings: Settings
     # The caller may be a kernel of the dispatcher's, where autograd would record nothing otherwise.
     autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
     with autograd, torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        for rows in _pieces(operator, tensors, VALUES):
+        for rows in _pieces(operator, tensors, settings, VALUES):
             leaves = _leaves([*_cut(points, rows), *parameters], needs)
             result = operator.by_reference(leaves, settings)
             targets = [t for t, need in zip(leaves, needs) if t is not None and need]
@@ -90,7 +90,7 @@ def double_backward(
     along = [None if c is None else c.detach().reshape(-1, c.shape[-1]) for c in cotangents[:count]]
     of_points: list[list[Tensor]] = [[] for _ in range(1 + count)]
     sums = _zeros(parameters, needs[1 + count :])
-    for rows in _pieces(operator, tensors, DOUBLE_BACKWARD_VALUES):
+    for rows in _pieces(operator, tensors, settings, DOUBLE_BACKWARD_VALUES):
         piece = [*_cut(points, rows), *parameters]
         pairs = [*(None if c is None else c[rows] for c in along), *cotangents[count:]]
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
@@ -134,9 +134,9 @@ def _flat_cotangent(g: Tensor, x: Tensor) -> Tensor:
     return g.detach().reshape(x.shape[:-1].numel(), *g.shape[x.dim() - 1 :])
 
 
-def _pieces(operator: Operator, tensors: Tensors, values: int) -> Iterator[slice]:
+def _pieces(operator: Operator, tensors: Tensors, settings: Settings, values: int) -> Iterator[slice]:
     """Yield the rows of each piece of the batch."""
-    batch, step = _points(tensors).shape[:-1].numel(), max(1, values // operator.row_values(tensors))
+    batch, step = _points(tensors).shape[:-1].numel(), max(1, values // operator.row_values(tensors, settings))
     for start in range(0, batch, step):
         yield slice(start, start + step)
 

@@ -17,6 +17,8 @@ from .modules import TRANSFORM_VALUES
 from .ridge import PANELLED_RULE
 
 __all__ = [
+    "deep_gradnet",
+    "deep_gradnet_potential",
     "gradnet_c",
     "gradnet_c_potential",
     "gradnet_m",
@@ -229,3 +231,37 @@ def _module_potential(
         a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
         potential = a * potential + b * torch.logsumexp(-temperature * z, -1)
     return potential / temperature
+
+
+def deep_gradnet_potential(
+    parameters: Parameters, x: Tensor, *, activation: Activation, monotone: bool, residual: bool = False
+) -> Tensor:
+    """F = <c, a_L> + the linear part's, a_l = σ_l(β u_l)/β, u_l = V_l a_{l−1} + A_l x + Σ_r (Q_lr x)² + b_l, (…,)."""
+    layers, positive = _depth(parameters, "b"), _sign_constraint(monotone)
+    names = activation if isinstance(activation, tuple) else (activation,) * layers
+    beta = parameters.get("log_temperature", x.new_zeros(())).exp().expand(layers)
+    a = x
+    for i in range(layers):
+        u = parameters[f"b.{i}"]
+        if f"A.{i}" in parameters:
+            u = u + x @ parameters[f"A.{i}"].T
+        if i > 0:
+            u = u + a @ positive(parameters[f"V.{i - 1}"]).T
+        if f"Q.{i}" in parameters:
+            u = u + torch.einsum("...d,rhd->...rh", x, parameters[f"Q.{i}"]).square().sum(-2)
+        passed = value(names[i], beta[i] * u) / beta[i]
+        a = a + passed if residual and i > 0 else passed
+    return a @ positive(parameters["c"]) + _linear_potential(parameters, x)
+
+
+def deep_gradnet(
+    parameters: Parameters, x: Tensor, *, activation: Activation, monotone: bool, residual: bool = False
+) -> Tensor:
+    """The gradient of `deep_gradnet_potential` in x by autograd, (…, d)."""
+
+    def energy(x: Tensor) -> Tensor:
+        F = deep_gradnet_potential(parameters, x, activation=activation, monotone=monotone, residual=residual)
+        return F.sum()
+
+    f: Tensor = torch.func.grad(energy)(x)
+    return f

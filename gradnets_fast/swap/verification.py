@@ -172,6 +172,24 @@ def verified(module: Any, batches: Sequence[Tensor], before: Behaviour) -> float
     return largest
 
 
+def close_potentials(ours: Any, theirs: Any, state: Mapping[str, Tensor], batches: Sequence[Tensor]) -> None:
+    """Compare potentials at perturbed parameters of two modules that share them.
+
+    Raises:
+        MismatchError: a difference is more than rounding.
+    """
+    weight = next(iter(state.values()))
+    with torch.inference_mode(False), torch.no_grad(), _holding(ours, state):
+        for points in batches:
+            x = points.to(weight, copy=True)
+            now, then = ours.potential(x), theirs.potential(x)
+            largest = then.abs().max().clamp_min(torch.finfo(then.dtype).tiny)
+            if not (now - then).abs().max() <= TOLERANCES[then.dtype] * largest:
+                raise MismatchError(
+                    f"has another energy, {float((now - then).abs().max() / largest):.1e} of the largest"
+                )
+
+
 def _compare_samples(ours: Sample, theirs: Sample) -> None:
     _compared(ours.f, theirs.f)
     if ours.differentiable != theirs.differentiable:

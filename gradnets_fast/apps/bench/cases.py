@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...nn import GradNet, GradNetC, GradNetM
+from ...functional import Structure
+from ...nn import DeepGradNet, GradNet, GradNetC, GradNetM
 from ...nn.registry import REFERENCES, Architecture
+from . import eager
 from .precision import PRECISIONS, Precision
-from .work import Work, products, transcendental, work
+from .work import Work, deep_products, products, transcendental, work
 
 Function = Callable[..., Tensor]
 
@@ -42,6 +44,7 @@ class Problem:
         authors: the same in the authors' structure, where that is another.
         work: what each job takes at least.
         eps: of the dtype, or of the numbers that products round their factors to.
+        by_jax: the activations of a plain deep network, which is timed by jax.jit too.
         in_float32: makes the same problem in float32, where that is another contender.
     """
 
@@ -54,6 +57,7 @@ class Problem:
     authors: Function | None
     work: Work
     eps: float
+    by_jax: tuple[str, ...] | None = None
     in_float32: Callable[[], Problem] | None = None
 
     def part(self, rows: Tensor) -> Problem:
@@ -134,23 +138,34 @@ class NetworkCase(Case):
         modules = net.num_modules if isinstance(net, GradNetM) else 1
         recomputes = "recompute" in inspect.signature(self.reference).parameters
         counts, tensors = products("value", self.d), ([x], parameters.values(), g)
+        if isinstance(net, DeepGradNet):
+            counts = deep_products("value", self.d, self.h, len(net.basis))
+        plain = eager.deep_gradnet(net) if isinstance(net, DeepGradNet) else self.reference
         return Problem(
             points=(x,),
             parameters=parameters,
             g=g,
             exact=self.reference,
             # Lambdas, so that torch.compile sees the parameters as inputs of one function.
-            eager=lambda x: self.reference(parameters, x),
+            eager=lambda x: plain(parameters, x),
             ours=net,
             authors=(lambda x: self.reference(parameters, x, recompute=True)) if recomputes else None,
             work=work(counts, float(len(x) * self.h * modules), self.d, _evaluations(net), tensors),
             eps=PRECISIONS[self.dtype].eps,
+            by_jax=_plain_layers(net) if x.dtype == torch.float32 and x.device.type == "cpu" else None,
         )
 
     def _in_float32(self, net: GradNet, x: Tensor, g: Tensor) -> Problem:
         wide = self.make(dtype=torch.float32).to(x.device)
         wide.load_state_dict(net.state_dict())
         return self._of(wide, x.detach().float().requires_grad_(), g.float())
+
+
+def _plain_layers(net: GradNet) -> tuple[str, ...] | None:
+    """The activations of a deep network without options."""
+    if not isinstance(net, DeepGradNet) or net.monotone or net.linear is not None or net.log_temperature is not None:
+        return None
+    return net.basis if net.structure == Structure(net.structure.widths) else None
 
 
 def network_case(
@@ -171,7 +186,7 @@ def network_case(
     after the number of layers.  options: other arguments of the network's class.
     """
     _, d, h = shape
-    unit = (architecture.depth or "").removeprefix("num_")
+    unit = "layers" if architecture.depth == "widths" else (architecture.depth or "").removeprefix("num_")
     counted = [f"{depth} {unit if depth > 1 else unit.removesuffix('s')}"] * bool(unit)
     heading = [architecture.network.__name__, *counted, *words, *([] if dtype == "float32" else [dtype])]
     key: Any = tuple(activation.split("+")) if "+" in activation else activation
@@ -185,5 +200,7 @@ def _evaluations(net: Any) -> int:
     """Special functions for each hidden unit in one pass."""
     if isinstance(net, GradNetM):
         return 2 if net.spec.kind == "weighted_softmax" else transcendental(net.spec.basis)
+    if isinstance(net, DeepGradNet):
+        return transcendental(net.basis)
     layers: Iterable[Any] = net.nonlinearity if isinstance(net, GradNetC) else [net.act]
     return sum(transcendental(layer.spec.basis) for layer in layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ OPERATORS = tuple(functional.__all__)
 NETWORKS = {architecture.network.__name__: architecture for architecture in registry.ARCHITECTURES.values()}
 DEFAULT_SHAPE = "16384x32x256"
 _NETWORK_DEPTH = 4
+_DEFAULT_LAYERS = {"ridge": 1, "deep": 2}
 _ON_A_GPU = ("tf32", "ieee")
 
 
@@ -81,11 +83,11 @@ def _parsed(shape: str) -> tuple[int, int, int]:
 
 
 _TAKEN_BY = {
-    "layers": ("ridge or GradNetC", {"ridge", "GradNetC"}),
+    "layers": ("ridge, deep, GradNetC or DeepGradNet", {"ridge", "deep", "GradNetC", "DeepGradNet"}),
     "modules": ("modules or GradNetM", {"softmax_modules", "transformed_modules", "GradNetM"}),
     "activation": (
         "anything but softmax modules",
-        {"ridge", "transformed_modules", "RidgeGradNet", "GradNetC", "GradNetM"},
+        {"ridge", "transformed_modules", "deep", "RidgeGradNet", "GradNetC", "GradNetM", "DeepGradNet"},
     ),
     "transform": ("transformed_modules or GradNetM", {"transformed_modules", "GradNetM"}),
 }
@@ -112,11 +114,11 @@ Maker = Callable[[str, int, int, int], Case]
 
 def _operator(choice: Choice, name: str) -> Maker:
     family = draws.family(name)
-    depth = choice.layers if family == "ridge" else choice.modules
+    depth = (choice.layers or _DEFAULT_LAYERS[family]) if family in _DEFAULT_LAYERS else choice.modules
     basis = () if family == "softmax_modules" else tuple((choice.activation or "tanh").split("+"))
     for part in basis:
         check_choice("bench", "activation", part, list(TABLE), "join several of these by + for a mixture")
-    if family == "transformed_modules" and len(basis) > 1:
+    if family in ("transformed_modules", "deep") and len(basis) > 1:
         fix = "choose one name, or the operator ridge"
         raise ValueError(message("bench", "activation", f"one basis function for {name}", choice.activation, fix))
     transform = (choice.transform or "half_square") if family == "transformed_modules" else ""
@@ -128,7 +130,10 @@ def _network(choice: Choice, name: str) -> Maker:
     transform: dict[str, Any] = (
         {"transform": choice.transform} if architecture.modular and choice.transform is not None else {}
     )
-    activation = choice.activation or ("softmax" if architecture.modular and not transform else "tanh")
+    usual = inspect.signature(architecture.network).parameters["activation"].default
+    activation = choice.activation or (
+        "tanh" if transform or (usual != "softplus" and not architecture.modular) else usual
+    )
     depth = (choice.modules if architecture.modular else choice.layers) or _NETWORK_DEPTH
     variant = " ".join([activation, *transform.values()])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Contender:
     call: Function
     points: tuple[Tensor, ...]
     parameters: tuple[Tensor, ...]
-    backend: str | None = None
+    backend: str | None
 
     def active(self) -> AbstractContextManager[None]:
         """Has `forward` and `step` run on the backend within it."""
@@ -46,6 +47,27 @@ class Contender:
         """The result f, and the gradients of <g, f> for points and parameters; None for one without influence."""
         f = self.call(*self.points)
         return (f, *torch.autograd.grad(f, [*self.points, *self.parameters], g, allow_unused=True))
+
+
+@dataclass(frozen=True)
+class Compiled(Contender):
+    """Another library's functions of the same numbers.
+
+    Attributes:
+        value: () -> the result.
+        value_and_gradients: g -> the result and the gradients of <g, result>.
+    """
+
+    value: Callable[[], Tensor]
+    value_and_gradients: Callable[[Tensor], tuple[Tensor, ...]]
+
+    def forward(self) -> Tensor:
+        """The result."""
+        return self.value()
+
+    def step(self, g: Tensor) -> tuple[Tensor | None, ...]:
+        """The result, and the gradients of <g, result> for points and parameters."""
+        return self.value_and_gradients(g)
 
 
 Builder = Callable[[Problem], Contender | None]
@@ -94,7 +116,20 @@ def ours_float32(problem: Problem) -> Contender | None:
     return None if problem.in_float32 is None else ours(problem.in_float32())
 
 
+def by_jax(problem: Problem) -> Contender | None:
+    """jax.jit of the same network; None where JAX is not installed, or the network has another form."""
+    if problem.by_jax is None or importlib.util.find_spec("jax") is None:
+        return None
+    from . import with_jax
+
+    jobs = with_jax.compiled(problem.points, problem.parameters, problem.by_jax)
+    if jobs is None:
+        return None
+    return Compiled(problem.eager, problem.points, tuple(problem.parameters.values()), None, *jobs)
+
+
 CONTENDERS: Mapping[str, Builder] = {
+    "jax": by_jax,
     "eager": eager,
     "compile": compiled,
     "compile, max-autotune": partial(compiled, mode="max-autotune-no-cudagraphs"),

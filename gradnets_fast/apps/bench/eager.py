@@ -7,14 +7,19 @@ antiderivatives keep the digits of both tails, which costs more than the textboo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ... import reference
+from ...nn import DeepGradNet
 from ...reference import ANTIDERIVATIVES, DERIVATIVES, TRANSFORM_VALUES, value
 from ...reference.ridge import PANELLED_RULE, gram
+
+Function = Callable[..., Tensor]
 
 
 def _sigmoid_slope(z: Tensor) -> Tensor:
@@ -164,7 +169,61 @@ def _transformed_jacobian(x: Tensor, basis: str, **modules: Any) -> Tensor:
     return jacobian.to(x.dtype)
 
 
+def _deep_potential(x: Tensor, theta: Tensor, bias: Tensor, widths: Sequence[int], basis: Sequence[str]) -> Tensor:
+    sizes = [n for h, before in zip(widths, (x.shape[-1], *widths)) for n in (h * before, h)]
+    *parts, c = theta.split([*sizes, widths[-1]])
+    a = x
+    for h, name, weight, b in zip(widths, basis, parts[::2], parts[1::2]):
+        a = value(name, F.linear(a, weight.view(h, -1), b))
+    energy: Tensor = a @ c + x @ bias.to(x.dtype)
+    return energy
+
+
+def _gradient(energy: Function, x: Tensor) -> Tensor:
+    """By autograd of an energy, with a graph where one is recorded."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        (f,) = torch.autograd.grad(energy(x).sum(), x, create_graph=again)
+    return f
+
+
+def _deep(x: Tensor, **network: Any) -> Tensor:
+    return _gradient(partial(_deep_potential, **network), x)
+
+
+def deep_gradnet(net: DeepGradNet) -> Function:
+    """(parameters, x) -> f(x) of a network like this, by autograd of its energy."""
+    settings: dict[str, Any] = {"activation": net.basis, "monotone": net.monotone}
+    energy = partial(reference.deep_gradnet_potential, **settings, residual=net.structure.residual)
+    return lambda parameters, x: _gradient(partial(energy, parameters), x)
+
+
+def _deep_jvp(x: Tensor, v: Tensor, **network: Any) -> Tensor:
+    """By autograd of <f, v>."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        (product,) = torch.autograd.grad(_deep(x, **network), x, v, create_graph=again)
+    return product
+
+
+def _deep_jacobian(x: Tensor, **network: Any) -> Tensor:
+    """By autograd of each coordinate of f."""
+    unit = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return torch.stack([_deep_jvp(x, direction.expand_as(x), **network) for direction in unit], -2)
+
+
+def _deep_divergence(x: Tensor, **network: Any) -> Tensor:
+    return _deep_jacobian(x, **network).diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
 _OWN: dict[str, Callable[..., Tensor]] = {
+    "deep": _deep,
+    "deep_jvp": _deep_jvp,
+    "deep_potential": _deep_potential,
+    "deep_divergence": _deep_divergence,
+    "deep_jacobian": _deep_jacobian,
     "ridge": _ridge,
     "ridge_jvp": _ridge_jvp,
     "ridge_potential": _ridge_potential,

@@ -12,7 +12,7 @@ from ...reference.ridge import PANELLED_RULE
 from .. import draws
 from . import eager
 from .cases import Case, Problem
-from .work import products, transcendental, work
+from .work import deep_products, products, transcendental, work
 
 _DRAWN_ON_THE_CPU = 2**24
 """So many numbers at most are the same on every device; more would keep a GPU waiting."""
@@ -37,8 +37,8 @@ class OperatorCase(Case):
         drawn = draws.drawn(self.operator, self.tensors, self.precision.dtype, size, generator, device)
         parameters = {name: t.requires_grad_() for name, t in drawn.parameters.items()}
         points = tuple(p.requires_grad_() for p in drawn.points.values())
-        arguments = parameters | self.tensors.settings
-        exact, plain = draws.oracle(self.operator, self.tensors), eager.function(self.operator)
+        arguments = parameters | self.tensors.settings(self.h)
+        exact, plain = draws.oracle(self.operator, self.tensors, self.h), eager.function(self.operator)
         public = getattr(functional, self.operator)
         return Problem(
             points=points,
@@ -49,7 +49,7 @@ class OperatorCase(Case):
             ours=lambda *points: public(*points, **arguments),
             authors=(lambda x: eager.authors_ridge(x, **arguments)) if self._recomputes() else None,
             work=work(
-                products(draws.quantity(self.operator), self.d, self._means()),
+                self._products(),
                 float(size[0] * self.h * self.tensors.modules),
                 self.d,
                 self._evaluations(),
@@ -60,6 +60,12 @@ class OperatorCase(Case):
 
     def _recomputes(self) -> bool:
         return self.operator == "ridge" and self.tensors.depth > 1
+
+    def _products(self) -> dict[str, float]:
+        quantity = draws.quantity(self.operator)
+        if self.tensors.family == "deep":
+            return deep_products(quantity, self.d, self.h, self.tensors.depth)
+        return products(quantity, self.d, self._means())
 
     def _means(self) -> int:
         """Mean rows whose squares enter the Jacobian: see `work.products`."""
@@ -74,6 +80,8 @@ class OperatorCase(Case):
         if not tensors.basis:
             return 1 if tensors.bare else 2
         own = transcendental(tensors.basis)
+        if tensors.family == "deep":
+            return own * (tensors.depth // len(tensors.basis))
         if tensors.family == "ridge":
             deep_potential = tensors.depth > 1 and draws.quantity(self.operator) == "potential"
             return tensors.depth * own * (len(PANELLED_RULE) if deep_potential else 1)
@@ -96,7 +104,7 @@ def of_variant(operator: str, tensors: draws.Variant, dtype: str) -> partial[Ope
     >>> of_variant("softmax_modules", draws.Variant("softmax_modules", 4, bare=True), "tf32")(batch=8, d=2, h=3).label
     'softmax_modules, 4 modules, tf32 bare 8x2x3'
     """
-    unit, depth = "layer" if tensors.family == "ridge" else "module", tensors.depth
+    unit, depth = "layer" if tensors.layered else "module", tensors.depth
     words = [operator, f"{depth} {unit}" + ("" if depth == 1 else "s"), *([] if dtype == "float32" else [dtype])]
     variant = ["+".join(tensors.basis), tensors.transform, "bare" * tensors.bare, "soft maximum" * tensors.combined]
     return partial(

@@ -41,6 +41,11 @@ def _target(gains: tuple[float, ...]) -> Target | None:
     return Target(*gains) if gains else None
 
 
+def deep(batch: int, d: int, h: int, depth: int, *gains: float) -> NetworkCase:
+    """DeepGradNet with `depth` layers of h; gains: a target, if there is one."""
+    return network_case(ARCHITECTURES["deep"], (batch, d, h), "tanh", depth=depth, target=_target(gains))
+
+
 _SOFT_MAXIMUM: dict[str, Any] = {"words": ["soft maximum"], "combine": "logsumexp"}
 _LINEAR: dict[str, Any] = {"words": ["linear part"], "linear": "psd"}
 
@@ -86,8 +91,34 @@ def registry_cases() -> Iterator[Case]:
     for entry in registry.cases():
         h = _HIDDEN_FOR_EXP if "transform=exp" in entry.label else _REGISTRY_HIDDEN
         family, _, variant = entry.label.partition("-")
-        make = partial(entry.make, in_dim=d, embed_dim=h)
+        layers = len(getattr(entry.make, "keywords", {}).get("widths", ()))
+        make = partial(entry.make, in_dim=d, **{"widths": (h,) * layers} if layers else {"embed_dim": h})
         yield NetworkCase(family, variant, batch, d, h, make=make, reference=entry.reference)
+
+
+DEEP_CASES = (
+    deep(200, 8, 200, 2, 5, 4),
+    deep(1000, 2, 64, 2, 8, 6.5),
+    deep(16384, 2, 64, 2, 6, 4),
+    deep(16384, 3, 64, 3, 5, 3.3),
+    deep(16384, 64, 128, 2, 3, 2),
+    deep(16384, 3, 256, 4, 2.1, 1.7),
+    deep(16384, 64, 256, 3, 2.1, 1.5),
+    deep(4096, 256, 512, 2, 1.55, 1.2),
+    deep(65536, 3, 128, 4),
+)
+_DEEP_DERIVATIVES = (
+    ("deep_jvp", 16384, 3, 64, 3),
+    ("deep_divergence", 16384, 3, 64, 3),
+    ("deep_divergence", 1000, 2, 64, 2),
+)
+
+
+def deep_cases() -> Iterator[Case]:
+    """Deep networks, and derivatives of them."""
+    yield from DEEP_CASES
+    for operator, batch, d, h, depth in _DEEP_DERIVATIVES:
+        yield of_variant(operator, Variant("deep", depth, ("tanh",)), "float32")(batch=batch, d=d, h=h)
 
 
 _GPU_DTYPES = ("bfloat16", "tf32", "ieee", "float32")
@@ -158,6 +189,7 @@ PRESETS = {
     "quick": Preset(quick_cases, _WITHOUT_COMPILE, Plan(30, 1.5)),
     "full": Preset(lambda: CASES, _ALL, Plan(30, 40.0, memory_from=_LARGE)),
     "registry": Preset(registry_cases, _WITHOUT_COMPILE, Plan(20, 2.0)),
+    "deep": Preset(deep_cases, ("eager", "jax", "ours"), Plan(30, 10.0, memory_from=2**22)),
     "gpu": Preset(gpu_cases, ("eager", "ours"), Plan(30, 1.5, memory_from=1)),
 }
 

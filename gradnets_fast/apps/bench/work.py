@@ -41,6 +41,24 @@ def products(quantity: str, d: int, means: int = 0) -> dict[str, float]:
     return {"forward": forward, "step": step}
 
 
+def deep_products(quantity: str, d: int, h: int, depth: int) -> dict[str, float]:
+    """How many products of batch × h × d each job of a deep network takes, with `depth` layers of h.
+
+    The weights are passed up and down, once for the points and once for each tangent, and in a step for the derivatives
+    of all that and for the weights' gradients.
+
+    >>> deep_products("value", 64, 64, 2)
+    {'forward': 4.0, 'step': 16.0}
+    """
+    tangents = {"value": 0, "potential": 0, "jvp": 1}.get(quantity, d)
+    once = {"value": 2, "potential": 1, "jvp": 4}.get(quantity, 2 + tangents)
+    backward = {"value": 6, "potential": 2, "jvp": 12}.get(quantity, 3 * tangents + 6)
+    weights = 1.0 + (depth - 1) * h / d
+    triangle = (d + 1) / 2 * depth if quantity == "jacobian" else 0.0
+    forward = once * weights + triangle
+    return {"forward": forward, "step": forward + backward * weights + 2.0 * triangle}
+
+
 def transcendental(names: Iterable[str]) -> int:
     """How many of these basis functions, or softmaxes, take an exponential or the like.
 

@@ -28,6 +28,7 @@ _VARIANTS = {
         Variant("transformed_modules", 2, ("softplus",), "log"),
         Variant("transformed_modules", 1, ("tanh",), "half_square"),
     ),
+    "deep": (Variant("deep", 2, ("softplus", "silu")), Variant("deep", 1, ("tanh",))),
 }
 """What is drawn for each family, at each size."""
 
@@ -88,11 +89,12 @@ def of_cases(cases: Sequence[Case], backend: str, name: str, device: torch.devic
 def _verdict(case: Case, backend: str, dtype: torch.dtype, device: torch.device) -> Verdict:
     """How a backend's result, its gradients, and the result without them compare."""
     tensors, exact, eager = _expected(case, dtype, device)
-    variant, function = _variant(case), partial(getattr(functional, case[0]), backend=backend)
+    settings = _variant(case).settings(SIZES[case[1]][2])
+    function = partial(getattr(functional, case[0]), **settings, backend=backend)
     with nullcontext() if backend == "cpp" else _one_thread():
-        got = _results(partial(function, **variant.settings), tensors)
+        got = _results(function, tensors)
         with torch.no_grad():
-            got.append(function(**tensors.named, **variant.settings))
+            got.append(function(**tensors.named))
     gradients = [f"gradient of {name}" for name in tensors.named]
     eps, names = torch.finfo(dtype).eps, ["f", *gradients, "f without gradients"]
     return judged(names, got, [*eager, eager[0]], [*exact, exact[0]], eps, half_the_digits(eps))
@@ -106,7 +108,7 @@ def _variant(case: Case) -> Variant:
 def _expected(case: Case, dtype: torch.dtype, device: torch.device) -> tuple[Drawn, list[Tensor], list[Tensor]]:
     """A case's tensors, and what float64 and eager PyTorch make of them."""
     tensors = drawn(case[0], _variant(case), dtype, SIZES[case[1]], torch.Generator().manual_seed(0), device)
-    function = oracle(case[0], _variant(case))
+    function = oracle(case[0], _variant(case), SIZES[case[1]][2])
     with _one_thread():
         return tensors, _results(function, tensors, torch.float64), _results(function, tensors)
 

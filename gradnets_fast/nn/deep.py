@@ -1,0 +1,268 @@
+"""DeepGradNet and mDeepGradNet: the gradient of the energy of several layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..activations import TABLE
+from ..errors import check_dtype, check_positive, message
+from ..functional import Deep, Structure
+from .activation import Activation, parse_activation
+from .base import GradNet, check_sizes, init_uniform
+
+SINUSOIDAL_FREQUENCY = 30.0
+"""The first layer's frequencies for sin: Sitzmann et al., "Implicit Neural Representations with Periodic Activation
+Functions", 2020, section 3.2."""
+
+
+class DeepGradNet(GradNet):
+    """Gradient of a deep energy: f = ∇F, F = <c, a_L>, a_l = σ_l(V_l a_{l−1} + A_l x + Σ_r (Q_lr x)² + b_l).
+
+    It is the function that autograd makes of a multi-layer perceptron with one output, in two passes over the weights
+    and without a graph; its derivatives, in the points and the parameters, are kernels too.
+
+    Equivalent to, without options:
+        a = x.detach().requires_grad_()
+        x = a
+        for V, b in zip([A, *V], b):
+            a = act(a @ V.T + b)
+        f = torch.autograd.grad((a @ c).sum(), x, create_graph=True)[0]
+
+    Args:
+        in_dim: d, the dimension of x and f(x).
+        widths: h_l, the hidden units of each layer.
+        activation: σ, a name of the activation table or a torch.nn activation, or one of them for each layer.
+        input_skip: True: every layer sees x, by a matrix A_l of its own; "quadratic": by the squares (Q_lr x)² too.
+        rank: how many squares each hidden unit adds where input_skip is "quadratic".
+        residual: a_{l−1} is added to a_l; the widths are equal.
+        inverse_temperature: β; the layers compute σ(β u)/β, which for softplus nears ReLU as β grows.
+        learn_temperature: β is a parameter: one for each layer, or a common one of residual layers.
+        linear: adds a learned symmetric linear map, "psd" (VᵀV) or "symmetric"; None for none.
+        device, dtype: of the parameters.
+
+    Shapes: x (…, d) → f(x) and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected, and the fix.
+
+    Source: Amos, Xu, Kolter, "Input Convex Neural Networks", 2017, for the skips; the gradient is the chain rule.
+
+    >>> import torch
+    >>> net = DeepGradNet(in_dim=2, widths=(64, 64), activation="silu")
+    >>> F, f = net.value_and_gradient(torch.zeros(4, 2))
+    >>> F.shape, f.shape, net.divergence(torch.zeros(4, 2)).shape
+    (torch.Size([4]), torch.Size([4, 2]), torch.Size([4]))
+    """
+
+    family = Deep
+
+    def __init__(
+        self,
+        in_dim: int,
+        widths: Sequence[int],
+        activation: Activation | Sequence[Activation] = "silu",
+        *,
+        input_skip: bool | str = False,
+        rank: int = 1,
+        residual: bool = False,
+        inverse_temperature: float = 1.0,
+        learn_temperature: bool = False,
+        linear: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        where = type(self).__name__
+        check_sizes(where, in_dim=in_dim)
+        check_dtype(where, dtype)
+        self.in_dim, self.input_skip = in_dim, input_skip
+        self.structure = _structure(where, widths, input_skip, rank, residual)
+        self.basis = _activations(where, activation, len(self.structure.widths), self.monotone)
+        if not inverse_temperature > 0:
+            fix = "leave it out for 1"
+            raise ValueError(message(where, "inverse_temperature", "a positive number", inverse_temperature, fix))
+        self.inverse_temperature = float(inverse_temperature)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        h, count = self.structure.widths, len(self.structure.widths)
+        self.A = _parameters([(n, in_dim) for n in (h if self.structure.input_skip else h[:1])], factory)
+        self.V = _parameters(list(zip(h[1:], h)), factory)
+        rank = self.structure.rank
+        self.Q = _parameters([(rank, n, in_dim) for n in h] if rank else [], factory)
+        self.b = _parameters([(n,) for n in h], factory)
+        self.c = nn.Parameter(torch.empty(h[-1], **factory))
+        shape = () if residual else (count,)
+        self.log_temperature = nn.Parameter(torch.empty(shape, **factory)) if learn_temperature else None
+        self._set_linear(linear, in_dim, **factory)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew.
+
+        Uniformly as torch.nn.Linear does; for sin as sinusoidal networks do (Sitzmann et al., 2020); nonnegative
+        weights so that layers keep mean and variance (Hoedt and Klambauer, "Principled Weight Initialisation for
+        Input-Convex Neural Networks", 2023).
+        """
+        d, before = self.in_dim, (self.in_dim, *self.structure.widths)
+        for i, A in enumerate(self.A):
+            init_uniform(A, d)
+            if i == 0 and self.basis[0] == "sin":
+                nn.init.uniform_(A, -SINUSOIDAL_FREQUENCY / d, SINUSOIDAL_FREQUENCY / d)
+        for Q in self.Q:
+            nn.init.uniform_(Q, -1.0 / d, 1.0 / d)
+        for b, fan_in in zip(self.b, before):
+            init_uniform(b, fan_in)
+        for name, V, b, fan_in in zip(self.basis[1:], self.V, self.b[1:], before[1:]):
+            if self.monotone:
+                init_positive(V, b, fan_in)
+            else:
+                nn.init.uniform_(V, *_bounds(math.sqrt((6.0 if name == "sin" else 1.0) / fan_in)))
+        if self.monotone:
+            init_positive(self.c, None, before[-1])
+        else:
+            init_uniform(self.c, before[-1])
+        if self.log_temperature is not None:
+            nn.init.constant_(self.log_temperature, math.log(self.inverse_temperature))
+        if self.linear is not None:
+            self.linear.reset_parameters()
+
+    def _effective(self) -> Deep:
+        return Deep(self._theta(), None, self.basis, self.structure)
+
+    def _theta(self) -> Tensor:
+        """Return all parameters as kernels take them, after softplus and with the temperatures in the weights."""
+        A, V, Q, b = (list[Tensor](group) for group in (self.A, self.V, self.Q, self.b))
+        c: Tensor = self.c
+        if self.monotone:
+            V, c = [F.softplus(weight) for weight in V], F.softplus(c)
+        if self.log_temperature is not None or self.inverse_temperature != 1.0:
+            A, V, Q, b, c = self._with_temperatures(A, V, Q, b, c)
+        parts: list[Tensor] = []
+        for i, bias in enumerate(b):
+            parts += A[i : i + 1] + (V[i - 1 : i] if i else []) + Q[i : i + 1] + [bias]
+        return torch.cat([part.reshape(-1) for part in (*parts, c)])
+
+    def _with_temperatures(
+        self, A: list[Tensor], V: list[Tensor], Q: list[Tensor], b: list[Tensor], c: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor]:
+        """Return parameters with which σ(u) of a layer is β σ(β u)/β: what passes on is β times as large."""
+        learned = self.log_temperature
+        beta: Any = c.new_tensor(self.inverse_temperature) if learned is None else learned.exp()
+        beta = beta.expand(len(b)).unbind()
+        A = [weight * t for weight, t in zip(A, beta)]
+        V = [weight * (t / below) for weight, t, below in zip(V, beta[1:], beta)]
+        Q = [weight * t.sqrt() for weight, t in zip(Q, beta)]
+        return A, V, Q, [bias * t for bias, t in zip(b, beta)], c / beta[-1]
+
+    def extra_repr(self) -> str:
+        names = self.basis[0] if len(set(self.basis)) == 1 else list(self.basis)
+        options: dict[str, tuple[object, object]] = {
+            "input_skip": (self.input_skip, False),
+            "residual": (self.structure.residual, False),
+            "inverse_temperature": (self.inverse_temperature, 1.0),
+        }
+        text = f"in_dim={self.in_dim}, widths={self.structure.widths}, activation={names!r}"
+        for name, (value, default) in options.items():
+            text += f", {name}={value!r}" if value != default else ""
+        return text
+
+
+class mDeepGradNet(DeepGradNet):
+    """Monotone deep gradient network: `DeepGradNet` with softplus(V) and softplus(c), the gradient of a convex energy.
+
+    Equivalent to: `DeepGradNet` after `V, c = softplus(V), softplus(c)`, with convex nondecreasing activations.
+
+    Args:
+        in_dim, widths, input_skip: as in `DeepGradNet`.
+        activation: convex and nondecreasing functions: identity, softplus, relu or elu.
+        linear: "psd" or None.
+        options: the other arguments of `DeepGradNet`.
+
+    Shapes, Raises: as `DeepGradNet`.
+
+    Source: Amos, Xu, Kolter, "Input Convex Neural Networks", 2017, section 3.2.
+
+    >>> import torch
+    >>> net, x = mDeepGradNet(in_dim=2, widths=(8, 8)), torch.randn(5, 2)
+    >>> bool((torch.linalg.eigvalsh(net.jacobian(x)) > -1e-5).all())
+    True
+    """
+
+    monotone = True
+
+    def __init__(
+        self,
+        in_dim: int,
+        widths: Sequence[int],
+        activation: Activation | Sequence[Activation] = "softplus",
+        *,
+        input_skip: bool | str = True,
+        linear: str | None = "psd",
+        **options: Any,
+    ) -> None:
+        super().__init__(in_dim, widths, activation, input_skip=input_skip, linear=linear, **options)
+
+
+def init_positive(weight: nn.Parameter, bias: nn.Parameter | None, fan_in: int) -> None:
+    """Draws weights whose softplus is log-normal, and the constant bias that centres what they add up.
+
+    Source: Hoedt and Klambauer, "Principled Weight Initialisation for Input-Convex Neural Networks", 2023, equations 11
+    to 13, for a correlation of ½ between units.
+    """
+    scale = 6.0 * (math.pi - 1.0) + (fan_in - 1.0) * (3.0 * math.sqrt(3.0) + 2.0 * math.pi - 6.0)
+    squared_mean, variance = 6.0 * math.pi / (fan_in * scale), 1.0 / fan_in
+    of_logarithm = math.log1p(variance / squared_mean)
+    mean = 0.5 * math.log(squared_mean) - 0.5 * of_logarithm
+    with torch.no_grad():
+        positive = torch.empty_like(weight).log_normal_(mean, math.sqrt(of_logarithm))
+        # The inverse of softplus, without overflow.
+        weight.copy_(positive + torch.log(-torch.expm1(-positive)))
+        if bias is not None:
+            bias.fill_(-math.sqrt(3.0 * fan_in / scale))
+
+
+def _bounds(size: float) -> tuple[float, float]:
+    return -size, size
+
+
+def _parameters(shapes: Sequence[tuple[int, ...]], factory: dict[str, Any]) -> nn.ParameterList:
+    return nn.ParameterList([nn.Parameter(torch.empty(shape, **factory)) for shape in shapes])
+
+
+def _structure(where: str, widths: Sequence[int], input_skip: bool | str, rank: int, residual: bool) -> Structure:
+    if isinstance(widths, int) or not isinstance(widths, Sequence) or not widths:
+        raise TypeError(message(where, "widths", "a sequence of at least one width", repr(widths), "pass (64, 64)"))
+    for width in widths:
+        check_positive(where, "widths", width)
+    if input_skip not in (True, False, "quadratic"):
+        raise ValueError(message(where, "input_skip", "True, False or 'quadratic'", repr(input_skip), "choose one"))
+    if input_skip == "quadratic":
+        check_positive(where, "rank", rank)
+    if residual and len(set(widths)) > 1:
+        fix = "use equal widths, or residual=False"
+        raise ValueError(message(where, "widths", "equal widths of residual layers", tuple(widths), fix))
+    return Structure(tuple(widths), bool(input_skip), rank if input_skip == "quadratic" else 0, bool(residual))
+
+
+def _activations(where: str, activation: Any, layers: int, monotone: bool) -> tuple[str, ...]:
+    """Return the basis function of each layer."""
+    several = isinstance(activation, Sequence) and not isinstance(activation, str)
+    given = list(activation) if several else [activation] * layers
+    if len(given) != layers:
+        fix = "pass one for all layers, or one for each"
+        raise ValueError(message(where, "activation", f"{layers} activations", len(given), fix))
+    specs = [parse_activation(where, each, monotone=monotone) for each in given]
+    for spec in specs:
+        if spec.kind != "fixed":
+            fix = "choose a name of the activation table"
+            raise ValueError(message(where, "activation", "activations without weights", spec.label, fix))
+        if monotone and not TABLE[spec.basis[0]].convex:
+            convex = ", ".join(name for name, basis in TABLE.items() if basis.convex and basis.nondecreasing)
+            fix = "choose one of these, or DeepGradNet"
+            raise ValueError(message(where, "activation", f"convex functions ({convex})", spec.label, fix))
+    return tuple(spec.basis[0] for spec in specs)

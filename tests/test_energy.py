@@ -1,0 +1,229 @@
+"""gradient_of: the fused gradient of energies that people have, on their own parameters."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradnets_fast import gradient_of
+from gradnets_fast.nn import GradNet
+from oracle import assert_as_good_as_eager
+
+D, H = 3, 7
+
+
+class Positive(nn.Linear):
+    """A linear layer of a map of its weights."""
+
+    def __init__(self, inputs: int, outputs: int, positive: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.positive = positive
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.linear(z, self.positive(self.weight))
+
+
+class TwoLists(nn.Module):
+    """z ← σ(P(W_i) z + X_i x + b); the first layer is in the list of x, or of z."""
+
+    def __init__(self, positive: Callable[[Tensor], Tensor], act: Callable[[Tensor], Tensor], first_of_x: bool) -> None:
+        super().__init__()
+        self.Wzs = nn.ModuleList([Positive(H, H, positive), Positive(H, 1, positive)])
+        self.Wxs = nn.ModuleList([nn.Linear(D, H), nn.Linear(D, 1)])
+        (self.Wxs if first_of_x else self.Wzs).insert(0, nn.Linear(D, H))
+        self.act, self.first_of_x = act, first_of_x
+        with torch.no_grad():
+            for layer in self.Wzs:
+                layer.weight.abs_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        (first, *Wxs), Wzs = (self.Wxs, list(self.Wzs)) if self.first_of_x else ([self.Wzs[0], *self.Wxs], self.Wzs[1:])
+        z = self.act(first(x))
+        for Wz, Wx in zip(Wzs[:-1], Wxs[:-1]):
+            z = self.act(Wz(z) + Wx(x))
+        result: Tensor = Wzs[-1](z) + Wxs[-1](x)
+        return result
+
+
+class ConvexQuadratic(nn.Module):
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.quadratic_decomposed = nn.Parameter(torch.randn(D, rank, H) / 3)
+        self.weight, self.bias = nn.Parameter(torch.randn(H, D)), nn.Parameter(torch.randn(H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        squares = torch.einsum("bd,drh->brh", x, self.quadratic_decomposed).square().sum(1)
+        return squares + F.linear(x, self.weight, self.bias)
+
+
+class Quadratic(nn.Module):
+    """An input convex network of quadratic layers, the first without an activation."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor], strong_convexity: float = 0.1, rank: int = 2) -> None:
+        super().__init__()
+        self.quadratic_layers = nn.ModuleList([ConvexQuadratic(rank) for _ in range(3)])
+        self.convex_layers = nn.ModuleList([nn.Linear(H, H, bias=False) for _ in range(2)])
+        self.final_layer = nn.Linear(H, 1, bias=False)
+        self.act, self.strong_convexity = act, strong_convexity
+        with torch.no_grad():
+            for layer in (*self.convex_layers, self.final_layer):
+                layer.weight.abs_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.quadratic_layers[0](x)
+        for quadratic, convex in zip(self.quadratic_layers[1:], self.convex_layers):
+            z = self.act(convex(z) + quadratic(x))
+        result: Tensor = self.final_layer(z) + self.strong_convexity / 2 * x.square().sum(1, keepdim=True)
+        return result
+
+
+class Held(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(D, H), nn.SiLU(), nn.Linear(H, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(x).squeeze(-1)
+        return result
+
+
+def over_fan_in(weight: Tensor) -> Tensor:
+    return F.softplus(weight) / weight.shape[-1]
+
+
+ENERGIES: dict[str, Callable[[], nn.Module]] = {
+    "Sequential": lambda: nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Linear(H, 5), nn.SiLU(), nn.Linear(5, 1)),
+    "no biases, two in a row": lambda: nn.Sequential(
+        nn.Linear(D, H, bias=False),
+        nn.Linear(H, H),
+        nn.Sequential(nn.CELU(), nn.Identity()),
+        nn.Linear(H, 1, bias=False),
+    ),
+    "softplus of temperature": lambda: nn.Sequential(
+        nn.Linear(D, H), nn.Softplus(beta=5.0), nn.Linear(H, H), nn.Softplus(beta=2.0), nn.Linear(H, 1)
+    ),
+    "held": Held,
+    "two lists, clamped": lambda: TwoLists(lambda w: w, F.softplus, False),
+    "two lists, softplus": lambda: TwoLists(F.softplus, F.celu, True),
+    "two lists, square": lambda: TwoLists(torch.square, F.softplus, True),
+    "two lists, over fan-in": lambda: TwoLists(over_fan_in, F.softplus, False),
+    "quadratic, celu": lambda: Quadratic(F.celu),
+    "quadratic, softplus": lambda: Quadratic(F.softplus, strong_convexity=0.0, rank=1),
+    "quadratic, relu": lambda: Quadratic(F.relu),
+}
+each_energy = pytest.mark.parametrize("name", ENERGIES)
+
+
+def by_autograd(energy: nn.Module, x: Tensor) -> Tensor:
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    return torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
+
+
+@each_energy
+def test_values_and_gradients_are_as_good_as_autograd(name: str) -> None:
+    energy, (x, g) = ENERGIES[name](), torch.randn(2, 40, D)
+    exact = copy.deepcopy(energy).double()
+    net = gradient_of(energy)
+    parameters = list(energy.parameters())
+    assert list(net.parameters()) == parameters
+    torch.testing.assert_close(net.potential(x), energy(x).reshape(40), rtol=1e-5, atol=1e-5)
+
+    def results(f: Callable[[Tensor], Tensor], of: nn.Module, x: Tensor) -> list[Tensor]:
+        x = x.to(next(of.parameters()).dtype).requires_grad_()
+        value = f(x)
+        leaves = [x, *of.parameters()]
+        return [value.detach(), *torch.autograd.grad(value, leaves, g.to(x.dtype), materialize_grads=True)]
+
+    truth = results(lambda x: by_autograd(exact, x), exact, x)
+    assert_as_good_as_eager(results(net, energy, x), results(lambda x: by_autograd(energy, x), energy, x), truth)
+
+
+@each_energy
+def test_derivatives_are_those_of_the_energy(name: str) -> None:
+    energy, x = ENERGIES[name]().double(), torch.randn(5, D, dtype=torch.float64)
+    net = gradient_of(energy)
+    J = torch.func.vmap(torch.func.hessian(lambda row: energy(row[None]).sum()))(x)
+    torch.testing.assert_close(net.jacobian(x), J)
+    torch.testing.assert_close(net.divergence(x), J.diagonal(dim1=1, dim2=2).sum(-1))
+    F, f = net.value_and_gradient(x)
+    torch.testing.assert_close((F, f), (energy(x).reshape(5), by_autograd(energy, x)))
+    if net.monotone:
+        assert torch.linalg.eigvalsh(J).min() > -1e-9
+
+
+def test_an_optimiser_of_either_trains_both_and_checkpoints_stay() -> None:
+    energy = Held()
+    names = list(energy.state_dict())
+    optimiser = torch.optim.SGD(energy.parameters(), 0.1)
+    net, x = gradient_of(energy), torch.randn(6, D)
+    net(x).square().sum().backward()
+    optimiser.step()
+    torch.testing.assert_close(net(x), by_autograd(energy, x))
+    assert list(energy.state_dict()) == names
+    buffer = io.BytesIO()
+    torch.save(copy.deepcopy(net), buffer)
+    buffer.seek(0)
+    torch.testing.assert_close(torch.load(buffer, weights_only=False)(x), net(x))
+    assert isinstance(net, GradNet)
+    assert not net.monotone
+    assert net.in_dim == D
+
+
+def test_normalised_weights_are_read_anew() -> None:
+    energy = nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Linear(H, 1))
+    nn.utils.parametrizations.weight_norm(energy[0])
+    net, x = gradient_of(energy), torch.randn(4, D)
+    with torch.no_grad():
+        energy[0].parametrizations.weight.original0.mul_(2.0)  # type: ignore[index, union-attr]
+    torch.testing.assert_close(net(x), by_autograd(energy, x))
+
+
+class WithScale(Held):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2.0 * super().forward(x)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(D, H), nn.Linear(H, 1)
+
+
+@pytest.mark.parametrize(
+    ("energy", "error", "words"),
+    [
+        (lambda: torch.tanh, TypeError, ["a torch.nn.Module, got builtin"]),
+        (lambda: nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Linear(H, 2)), ValueError, ["2 (Linear)", "one output"]),
+        (lambda: nn.Sequential(nn.Linear(D, H), nn.Mish(), nn.Linear(H, 1)), ValueError, ["1: Mish is no activation"]),
+        (
+            lambda: nn.Sequential(nn.Linear(D, H), nn.LayerNorm(H), nn.Linear(H, 1)),
+            ValueError,
+            ["1: LayerNorm has par"],
+        ),
+        (lambda: nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Dropout(), nn.Linear(H, 1)), ValueError, ["2: Dropout"]),
+        (lambda: nn.Sequential(nn.Linear(D, 1)), ValueError, ["0: there is no hidden layer"]),
+        (lambda: nn.Sequential(nn.Tanh(), nn.Linear(D, 1)), ValueError, ["0: Tanh does not follow a Linear"]),
+        (Two, TypeError, ["Two with parameters first.weight"]),
+        (WithScale, ValueError, ["read as Sequential: it", "use autograd"]),
+        (lambda: TwoLists(torch.exp, F.softplus, True), ValueError, ["read as Wzs and Wxs with softplus"]),
+        (lambda: Quadratic(torch.tanh).requires_grad_(False), ValueError, ["quadratic layers"]),
+    ],
+)
+def test_what_it_cannot_take_it_refuses(energy: Any, error: type[Exception], words: list[str]) -> None:
+    made = energy()
+    if isinstance(made, Quadratic):
+        made.strong_convexity = torch.tensor(0.5)  # and another one in forward
+        made.forward = lambda x: Quadratic.forward(made, x) + x.square().sum(1, keepdim=True)  # type: ignore[method-assign]
+    with pytest.raises(error, match=r"^gradient_of: ") as caught:
+        gradient_of(made)
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in ("expected ", ", got ", "; ", *words):
+        assert word in text
