@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import functional
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import gradnets_fast as gf
+from gradnets_fast.nn.base import METHODS
 
 NETWORKS = {
     "cascade": lambda: gf.mGradNetC(3, 3, 9, "weighted_tanh", linear="psd", dtype=torch.float64),
@@ -20,6 +23,9 @@ NETWORKS = {
     "softmax": lambda: gf.GradNetM(2, 3, 9, "softmax", dtype=torch.float64),
     "weighted_softmax": lambda: gf.mGradNetM(2, 3, 9, "weighted_softmax", dtype=torch.float64),
     "transformed": lambda: gf.mGradNetM(2, 3, 9, "tanh", transform="half_square", dtype=torch.float64),
+    "soft_maximum": lambda: gf.mGradNetM(
+        *(2, 3, 9, "softplus"), transform="half_square", combine="logsumexp", dtype=torch.float64
+    ),
 }
 each_network = pytest.mark.parametrize("name", list(NETWORKS))
 
@@ -52,13 +58,81 @@ def test_vmapped_jacobian(name: str, jacobian: object) -> None:
     torch.testing.assert_close(*both(lambda: vmap(jacobian(net))(x)))  # type: ignore[operator]
 
 
+def quantity(net: Any, method: str, x: Tensor) -> Tensor:
+    """One of the network's methods at x, J(x) v for a fixed v."""
+    return net.jvp(x, torch.ones_like(x)) if method == "jvp" else getattr(net, method)(x)
+
+
 @each_network
-@pytest.mark.parametrize(
-    "second", [lambda f: jacrev(jacrev(f)), lambda f: jacfwd(jacrev(f))], ids=["rev-rev", "fwd-rev"]
-)
-def test_vmapped_second_derivative(name: str, second: object) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_vmapped_second_derivatives_in_every_mode(name: str, method: str) -> None:
     net, x = network(name)
-    torch.testing.assert_close(*both(lambda: vmap(second(net))(x)))  # type: ignore[operator]
+    function = partial(quantity, net, method)
+    with gf.use_backend("reference"):
+        expected = vmap(jacrev(jacrev(function)))(x[:2])
+    for outer, inner in product((jacrev, jacfwd), repeat=2):
+        torch.testing.assert_close(vmap(outer(inner(function)))(x[:2]), expected)
+
+
+@each_network
+@pytest.mark.parametrize("method", METHODS)
+def test_functions_of_autograd_functional(name: str, method: str) -> None:
+    """Their vectorize=True maps by another vmap than torch.func's, their jvp and hvp by two backward passes."""
+    net, x = network(name)
+    x = x[:2]
+    v = torch.randn_like(x)
+    function = partial(quantity, net, method)
+
+    def scalar(points: Tensor) -> Tensor:
+        return function(points).square().sum()
+
+    def second(points: Tensor) -> Tensor:
+        (first,) = torch.autograd.grad(scalar(points), points, create_graph=True)
+        return torch.autograd.grad(first, points, torch.stack([v, -v]), is_grads_batched=True)[0]
+
+    def gradient_of_jvp(points: Tensor) -> Tensor:
+        return torch.autograd.grad(functional.jvp(function, points, v, create_graph=True)[1].sin().sum(), points)[0]
+
+    forward = {"vectorize": True, "strategy": "forward-mode"}
+    for of_points in (
+        lambda: functional.jacobian(function, x, vectorize=True),
+        lambda: functional.jacobian(function, x, **forward),
+        lambda: functional.hessian(scalar, x, vectorize=True),
+        lambda: functional.hessian(scalar, x, vectorize=True, outer_jacobian_strategy="forward-mode"),
+        lambda: functional.jvp(function, x, v)[1],
+        lambda: functional.hvp(scalar, x, v)[1],
+        lambda: functional.vhp(scalar, x, v)[1],
+        lambda: second(x.clone().requires_grad_()),
+        lambda: gradient_of_jvp(x.clone().requires_grad_()),
+    ):
+        torch.testing.assert_close(*both(of_points))
+
+
+@each_network
+def test_hessian_vector_products_in_the_parameters(name: str) -> None:
+    """What trust-region methods take."""
+    net, x = network(name)
+    names, values = zip(*((key, value.detach()) for key, value in net.named_parameters()))
+    directions = tuple(torch.randn_like(value) for value in values)
+
+    def loss(*parameters: Tensor) -> Tensor:
+        return functional_call(net, dict(zip(names, parameters)), (x,)).square().sum()
+
+    ours, expected = both(lambda: functional.hvp(loss, values, directions)[1])
+    for mine, theirs in zip(ours, expected):
+        torch.testing.assert_close(mine, theirs)
+
+
+@each_network
+@pytest.mark.parametrize("mapped", [lambda f: f, vmap, jacfwd], ids=["plain", "vmap", "jacfwd"])
+def test_inference_mode_with_gradients_enabled_inside_of_it(name: str, mapped: Any) -> None:
+    net, x = network(name)
+    for method in METHODS:
+        function = mapped(partial(quantity, net, method))
+        expected = function(x)
+        with torch.inference_mode(), torch.enable_grad():
+            for points in (x, x.clone()):  # the latter an inference tensor
+                torch.testing.assert_close(function(points), expected)
 
 
 @each_network
@@ -187,11 +261,20 @@ aot_compiled = partial(torch.compile, backend="aot_eager")
 def test_functional_transforms_and_compilation_combine(function: object) -> None:
     net, x = network("cascade")
     ours, expected = [], []
-    for name, results in (("cpp", ours), ("reference", expected)):
+    for backend, results in (("cpp", ours), ("reference", expected)):
         torch.compiler.reset()
-        with gf.use_backend(name):
+        with gf.use_backend(backend):
             results.append(function(net, x))  # type: ignore[operator]
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["transformed", "soft_maximum"])
+def test_mapped_gradients_compile(name: str) -> None:
+    net, x = network(name)
+    torch.compiler.reset()
+    compiled = aot_compiled(lambda points: vmap(grad(net.potential))(points), fullgraph=True)
+    torch.testing.assert_close(compiled(x), net(x))
 
 
 @each_network
@@ -212,12 +295,14 @@ def test_more_derivatives_than_kernels_have_are_refused(name: str) -> None:
     def tangent(values: dict[str, Tensor]) -> Tensor:
         return jvp(lambda v: functional_call(net, v, (x,)), (values,), (directions,))[1]
 
-    for outer in (
-        lambda: grad(lambda v: tangent(v).sin().sum())(parameters),
-        lambda: jvp(tangent, (parameters,), (directions,)),
-    ):
-        with pytest.raises(RuntimeError, match=r'at most two derivatives.*use_backend\("reference"\)'):
-            outer()
+    refusal = pytest.raises(RuntimeError, match=r'at most two derivatives.*use_backend\("reference"\)')
+    with refusal:
+        jvp(tangent, (parameters,), (directions,))
+    for first, second, third in product((jacrev, jacfwd), repeat=3):
+        with refusal:
+            first(second(third(net)))(x[0])
+    ours, expected = both(lambda: grad(lambda v: tangent(v).sin().sum())(parameters))
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("name", ["cascade", "weighted_softmax"])

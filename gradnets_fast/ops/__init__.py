@@ -49,11 +49,11 @@ def _kernels_of(backend: str, family: families.Family, quantity: str) -> Callabl
 
 
 def _operators(family: families.Family) -> dict[str, Backends]:
-    """Make and register the operators of a family, J v first, which others need for their second derivatives."""
+    """Make and register the operators of a family, J v first, which others need for their derivatives."""
     made: dict[str, Backends] = {}
     for name in sorted(family.quantities, key=lambda name: name != "jvp"):
         quantity = families.QUANTITIES[name]
-        jvp = made["jvp"] if name in ("value", "value_and_potential") else None
+        jvp = made["jvp"] if name in ("value", "value_and_potential", "jacobian") else None
         made[name] = Backends(
             register(Operator(family, quantity, "cpp", _kernels_of("cpp", family, name), jvp and jvp.cpp)),
             register(Operator(family, quantity, "triton", _kernels_of("triton", family, name), jvp and jvp.triton)),

@@ -2,7 +2,7 @@
 
 An operator is linear algebra around a scalar potential, so its Jacobian in x is symmetric.  With
 S(x, θ) = <g, f(x; θ)>, the backward pass is ∇S, and differentiating that once more in the direction v is the
-Hessian of S times v; both second-order rules below rest on this.
+Hessian of S times v, which is symmetric; the second-order rules below rest on this.
 
 `gradnets_fast/functional` calls `run` or, on its short way, `recorded`.  In eager mode the autograd Functions of this
 file run (torch.func needs them); under torch.compile and torch.jit.trace, the operators of registration.py do, for what
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..errors import message
-from . import recompute
+from ..reference.forward_mode import outer_levels
 from .families import Gradients, Settings, Tensors
 from .operator import NAMESPACE, PLAIN_TYPES, Operator, none_where_not_needed
 
@@ -35,7 +35,7 @@ def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
             return operator.by_reference(tensors, settings)
         compiled: Tensor = getattr(_registered, operator.registered)(*tensors, settings.text())
         return compiled
-    if no_transform_is_active() and all(type(t) in PLAIN_TYPES for t in tensors):
+    if no_transform_is_active() and not any(map(_is_of_another_kind, tensors)):
         return recorded(operator, operator.kernels.forward(tensors, settings), tensors, settings)
     # A compiled module under torch.func may fall back to running here, frame by frame: traced, the autograd
     # Functions below would lose tangents.
@@ -52,6 +52,8 @@ def recorded(operator: Operator, result: Tensor, tensors: Tensors, settings: Set
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
+                if torch.is_inference_mode_enabled():  # which records nothing, whatever enable_grad says inside of it
+                    break
                 with_graph: Tensor = _apply(_Recorded, operator, [result], settings, *tensors)
                 return with_graph
     return result
@@ -71,12 +73,23 @@ def no_transform_is_active() -> bool:
     )
 
 
+def _is_of_another_kind(tensor: Tensor | None) -> bool:
+    """Return whether the tensor is not one that kernels read, which PyTorch's dispatcher may have a way for.
+
+    autograd.grad with is_grads_batched, and autograd.functional with vectorize=True, batch by a vmap of their own,
+    outside of torch.func.
+    """
+    if type(tensor) not in PLAIN_TYPES:
+        return True
+    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 def third_derivative_message(name: str) -> str:
     """Return why no more than two derivatives can be taken, and what to do."""
     return message(
         name,
         "derivative order",
-        "at most two derivatives through compiled kernels (one where forward mode in the parameters is involved)",
+        "at most two derivatives through compiled kernels (one in forward mode over forward mode in the parameters)",
         "one more",
         'run the model under gradnets_fast.use_backend("reference")',
     )
@@ -90,6 +103,25 @@ def _below_autograd(name: str, *arguments: Any) -> Any:
     """Call a registered operator's kernel by the dispatcher: fake, traced and batched tensors are its business."""
     with torch._C._AutoDispatchBelowAutograd():
         return getattr(_registered, name)(*arguments)
+
+
+def _save(ctx: Any, tensors: Tensors) -> None:
+    """Keep a Function's arguments for its derivatives, where the gradient of a result that is not used is None."""
+    ctx.set_materialize_grads(False)
+    ctx.save_for_forward(*tensors)
+    if not any(tensor is not None and tensor.is_inference() for tensor in tensors) or not _is_in_inference_mode():
+        ctx.save_for_backward(*tensors)
+
+
+def _is_in_inference_mode() -> bool:
+    """Return whether inference mode is on, whose tensors cannot be saved, and no transform to reverse mode is in it.
+
+    Forward mode of torch.func hides inference mode, but for the dispatcher.
+    """
+    transform = torch._C._functorch.peek_interpreter_stack()
+    if transform is not None and transform.key() == torch._C._functorch.TransformType.Grad:
+        return False
+    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
 
 
 class _Recorded(torch.autograd.Function):
@@ -109,9 +141,7 @@ class _Recorded(torch.autograd.Function):
         tensors, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
         if g is None:
             return (None,) * (3 + len(tensors))
-        # autograd.functional's vectorize=True batches g by a vmap of its own, outside of torch.func.
-        batched = torch._C._functorch.is_legacy_batchedtensor(g)
-        if torch.is_grad_enabled() or batched or type(g) is not Tensor or not no_transform_is_active():
+        if torch.is_grad_enabled() or _is_of_another_kind(g) or not no_transform_is_active():
             return None, None, None, *_apply(Backward, ctx.operator, ctx.settings, needs, g, *tensors)
         return None, None, None, *ctx.operator.kernels.backward(g, tensors, ctx.settings, needs)
 
@@ -127,9 +157,7 @@ class Forward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.operator, ctx.settings, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)
+        _save(ctx, tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
@@ -140,17 +168,18 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _operator: None, _settings: None, *tangents: Tensor | None) -> Tensor:
-        tensors, operator, settings = ctx.saved_tensors, ctx.operator, ctx.settings
-        only_points = all(tangent is None for tangent in tangents[operator.point_count :])
-        if only_points and operator.quantity.result in ("vector", "number"):
-            moving = [(i, tangent) for i, tangent in enumerate(tangents) if tangent is not None]
-            parts = [_along_point(operator, settings, i, tangent, tensors) for i, tangent in moving]
-            return sum(parts[1:], parts[0])
-        # <∇S, v> is linear in g, and its gradient in g is the tangent of f along v.
-        needs = (True,) + (False,) * len(tensors)
-        g = tensors[0].new_zeros(operator.result_shape(tensors[0]))
-        along: Tensor = _apply(DoubleBackward, operator, settings, needs, g, *tensors, *tangents)[0]
-        return along
+        operator, settings = ctx.operator, ctx.settings
+        with outer_levels(*ctx.saved_tensors) as tensors:
+            if all(tangent is None for tangent in tangents[operator.point_count :]):
+                moving = ((i, tangent) for i, tangent in enumerate(tangents) if tangent is not None)
+                parts = [_along_point(operator, settings, i, tangent, tensors) for i, tangent in moving]
+                return sum(parts[1:], parts[0])
+            # <∇S, v> is linear in g, and its gradient in g is the tangent of f along v.
+            needs = (True,) + (False,) * len(tensors)
+            g = tensors[0].new_zeros(operator.result_shape(tensors[0]))
+            along = _second(operator, settings, needs, g, *tensors, *tangents)[0]
+            assert along is not None
+            return along
 
     @staticmethod
     def vmap(
@@ -161,15 +190,33 @@ class Forward(torch.autograd.Function):
 
 
 def _along_point(operator: Operator, settings: Settings, i: int, tangent: Tensor, tensors: Tensors) -> Tensor:
-    """Return the derivative of f when its i-th argument, of x's shape, moves along the tangent.
+    """Return the derivative of the result when its i-th argument, of x's shape, moves along the tangent t.
 
-    J(x) v = J(x)ᵀ v: it is the backward pass with v in place of g.
+    J(x) t = J(x)ᵀ t: it is the backward pass of f with t in place of g.  Of F it is <f, t>, and column k of J's is the
+    gradient of <e_k, J(x) t>.
     """
-    needs = tuple(k == i for k in range(len(tensors)))
-    is_number = operator.quantity.result == "number"
-    g = torch.ones_like(tangent[..., 0]) if is_number else tangent
-    gradient: Tensor = _apply(Backward, operator, settings, needs, g, *tensors)[i]
-    return (gradient * tangent).sum(-1) if is_number else gradient
+    result = operator.quantity.result
+
+    def gradient(of: Operator, g: Tensor, *arguments: Tensor | None) -> Tensor:
+        needs = tuple(k == i for k in range(len(arguments)))
+        found: Tensor = _apply(Backward, of, settings, needs, g, *arguments)[i]
+        return found
+
+    if result == "number":
+        return (gradient(operator, torch.ones_like(tangent[..., 0]), *tensors) * tangent).sum(-1)
+    if result == "vector and number":
+        f = _apply(Forward, operator, settings, *tensors)[..., :-1]
+        along_f = gradient(operator, torch.cat([tangent, torch.zeros_like(tangent[..., :1])], -1), *tensors)
+        return torch.cat([along_f, (f * tangent).sum(-1, keepdim=True)], -1)
+    if result == "matrix":
+        assert operator.jvp is not None
+        x, *parameters = tensors
+        assert x is not None
+        d = tangent.shape[-1]
+        units = torch.eye(d, dtype=tangent.dtype, device=tangent.device).view(d, *(1,) * (tangent.dim() - 1), d)
+        g, points, directions = (t.expand(d, *tangent.shape) for t in (units, x, tangent))
+        return gradient(operator.jvp, g, points, directions, *parameters).movedim(0, -1)
+    return gradient(operator, tangent, *tensors)
 
 
 class Backward(torch.autograd.Function):
@@ -185,9 +232,7 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
         ctx.operator, ctx.settings, ctx.needs, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)
+        _save(ctx, tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
@@ -195,20 +240,12 @@ class Backward(torch.autograd.Function):
         known = [c if need else None for c, need in zip(cotangents, ctx.needs)]
         if all(c is None for c in known):
             return (None,) * (3 + len(needs))
-        second = _apply(DoubleBackward, ctx.operator, ctx.settings, needs, *ctx.saved_tensors, *known)
-        return None, None, None, *second
+        return None, None, None, *_second(ctx.operator, ctx.settings, needs, *ctx.saved_tensors, *known)
 
     @staticmethod
     def jvp(ctx: Any, _operator: None, _settings: None, _needs: None, dg: Tensor | None, *tangents: Any) -> Gradients:
-        g, *tensors = ctx.saved_tensors
-        total: list[Tensor | None] = [None] * len(tensors)
-        if any(tangent is not None for tangent in tangents):
-            needs = (False, *ctx.needs)
-            total = list(_apply(DoubleBackward, ctx.operator, ctx.settings, needs, g, *tensors, *tangents)[1:])
-        if dg is not None:
-            linear = _apply(Backward, ctx.operator, ctx.settings, ctx.needs, dg, *tensors)
-            total = [_sum(a, b) for a, b in zip(total, linear)]
-        return tuple(total)
+        with outer_levels(*ctx.saved_tensors) as (g, *tensors):
+            return _along(ctx.operator, ctx.settings, ctx.needs, g, tensors, dg, tangents)
 
     @staticmethod
     def vmap(
@@ -225,32 +262,50 @@ class Backward(torch.autograd.Function):
 
 
 class DoubleBackward(torch.autograd.Function):
-    """The gradients of Σ_i <cotangent_i, ∇_i S> in (g, *tensors), where S = <g, f>."""
+    """The gradients of Σ_i <cotangent_i, ∇_i S> in (g, *tensors), where S = <g, f>.
+
+    That in g is the derivative of f along the cotangents, which has a derivative in everything.  The others have those
+    that need no third one of f: in the cotangents, and in forward mode in g.
+    """
 
     @staticmethod
     def forward(
         operator: Operator, settings: Settings, needs: tuple[bool, ...], *tensors_and_cotangents: Tensor | None
     ) -> Gradients:
-        count = len(operator.arguments) + 1
-        (g, *tensors), cotangents = tensors_and_cotangents[:count], tensors_and_cotangents[count:]
-        assert g is not None
-        of_x, *others = cotangents
-        if operator.jvp is None or of_x is None or any(c is not None for c in others):
-            return recompute.double_backward(operator, needs, g, tensors, settings, cotangents)
-        by_kernels = _of_value_and_potential if operator.quantity.name == "value_and_potential" else _of_value
-        return by_kernels(operator, settings, needs, g, tensors, of_x)
+        name = f"{operator.registered}_double_backward"
+        parts = _below_autograd(name, *tensors_and_cotangents, settings.text(), needs)
+        return none_where_not_needed(parts, tensors_and_cotangents[: len(needs)], needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
-        ctx.name = inputs[0].name
+        ctx.operator, ctx.settings, ctx.needs, *tensors = inputs
+        _save(ctx, tensors)
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor | None) -> tuple[Any, ...]:
-        raise RuntimeError(third_derivative_message(ctx.name))
+    def backward(ctx: Any, of_g: Tensor | None, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        operator, settings, count = ctx.operator, ctx.settings, len(ctx.needs)
+        needs, known = ctx.needs_input_grad[3:], ctx.saved_tensors
+        g, *tensors = known[:count]
+        result: list[Tensor | None] = [None] * len(needs)
+        if of_g is not None and any(needs[1:count]):
+            result[:count] = _second(operator, settings, (False, *needs[1:count]), of_g, *known[1:])
+        if any(needs[count:]):  # the Hessian of S is symmetric
+            result[count:] = _along(operator, settings, needs[count:], g, tensors, of_g, cotangents)
+        return None, None, None, *result
 
     @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Gradients:
-        raise RuntimeError(third_derivative_message(ctx.name))
+    def jvp(ctx: Any, _operator: None, _settings: None, _needs: None, dg: Tensor | None, *tangents: Any) -> Gradients:
+        operator, settings, count = ctx.operator, ctx.settings, len(ctx.needs)
+        if any(tangent is not None for tangent in tangents[: count - 1]):
+            raise RuntimeError(third_derivative_message(operator.name))
+        total: Gradients = (None,) * count
+        with outer_levels(*ctx.saved_tensors) as known:
+            if any(tangent is not None for tangent in tangents):
+                total = _second(operator, settings, ctx.needs, *known[:count], *tangents[count - 1 :])
+            if dg is not None:
+                linear = _second(operator, settings, (False, *ctx.needs[1:]), dg, *known[1:])
+                total = tuple(map(_sum, total, linear))
+            return total
 
     @staticmethod
     def vmap(
@@ -267,47 +322,65 @@ class DoubleBackward(torch.autograd.Function):
         return batched(call, info.batch_size, in_dims[3:], tensors, is_point, foldable)
 
 
-def _of_value(
-    operator: Operator, settings: Settings, needs: Sequence[bool], g: Tensor, tensors: Tensors, cotangent: Tensor
+class _Refused(torch.autograd.Function):
+    """0, in whose way back to the tensors lies the message that there is no third derivative."""
+
+    @staticmethod
+    def forward(name: str, *tensors: Tensor | None) -> Tensor:
+        g = tensors[0]
+        assert g is not None
+        return torch.zeros((), dtype=g.dtype, device=g.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name, g, *_ = inputs
+        ctx.save_for_forward(g)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
+        raise RuntimeError(third_derivative_message(ctx.name))
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Tensor:
+        zero: Tensor = ctx.saved_tensors[0].new_zeros(())  # DoubleBackward has refused what must be
+        return zero
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, name: str, *tensors: Tensor | None) -> tuple[Any, None]:
+        return _apply(_Refused, name, *tensors), None
+
+
+def _second(
+    operator: Operator, settings: Settings, needs: Sequence[bool], *tensors_and_cotangents: Tensor | None
 ) -> Gradients:
-    """Return the double backward of f for a cotangent c of x alone, by the kernels of J v.
+    """Return the results of `DoubleBackward`, where those of the tensors refuse a derivative in g and the tensors.
 
-    <c, ∇_x <g, f>> = <c, J(x) g>, whose gradients are the backward pass of J v at v = g.
+    A node of its own refuses: what is linear in the cotangents can then be differentiated in them, as
+    torch.autograd.functional.hvp does, without a way through that node.
     """
-    *others, bias = tensors
-    zero = torch.zeros_like(bias) if needs[-1] and bias is not None else None
-    return *_through_jvp(operator, settings, needs, g, others, cotangent), zero
+    of_g, *others = _apply(DoubleBackward, operator, settings, tuple(needs), *tensors_and_cotangents)
+    if any(needs[1:]) and (torch.is_grad_enabled() or not no_transform_is_active()):
+        zero = _apply(_Refused, operator.name, *tensors_and_cotangents[: len(needs)])
+        others = [None if part is None else part + zero for part in others]
+    return of_g, *others
 
 
-def _of_value_and_potential(
-    operator: Operator, settings: Settings, needs: Sequence[bool], g: Tensor, tensors: Tensors, cotangent: Tensor
+def _along(
+    operator: Operator,
+    settings: Settings,
+    needs: Sequence[bool],
+    g: Tensor,
+    tensors: Tensors,
+    dg: Tensor | None,
+    tangents: Tensors,
 ) -> Gradients:
-    """Return the double backward of (f, F) for a cotangent c of x alone.
-
-    With g = (g_f, g_F): <c, ∇_x (<g_f, f> + g_F F)> = <c, J(x) g_f> + g_F <c, f(x)>.
-    """
-    of_f, of_F = g[..., :-1].contiguous(), g[..., -1:]
-    dg, *second = _through_jvp(operator, settings, needs, of_f, tensors, cotangent)
-    weighted = torch.cat([of_F * cotangent, torch.zeros_like(of_F)], -1)
-    parts = _below_autograd(f"{operator.registered}_backward", weighted, *tensors, settings.text(), tuple(needs[1:]))
-    first = none_where_not_needed(parts, tensors, needs[1:])
+    """Return the derivatives of ∇S, in the tensors that `needs` marks, along (dg, *tangents)."""
+    total: Gradients = (None,) * len(tensors)
+    if any(tangent is not None for tangent in tangents):
+        _, *total = _second(operator, settings, (False, *needs), g, *tensors, *tangents)  # type: ignore[assignment]
     if dg is not None:
-        f = _below_autograd(operator.registered, *tensors, settings.text())[..., :-1]
-        dg = torch.cat([dg, (cotangent * f).sum(-1, keepdim=True)], -1)
-    return dg, *(_sum(a, b) for a, b in zip(second, first))
-
-
-def _through_jvp(
-    operator: Operator, settings: Settings, needs: Sequence[bool], v: Tensor, tensors: Tensors, cotangent: Tensor
-) -> Gradients:
-    """Return the gradients of <cotangent, J(x) v> in (v, x, *parameters)."""
-    assert operator.jvp is not None
-    x, *parameters = tensors
-    arguments = (x, v, *parameters)
-    needs = (needs[1], needs[0], *needs[2 : 2 + len(parameters)])
-    parts = _below_autograd(f"{operator.jvp.registered}_backward", cotangent, *arguments, settings.text(), needs)
-    dx, dv, *rest = none_where_not_needed(parts, arguments, needs)
-    return dv, dx, *rest
+        total = tuple(map(_sum, total, _apply(Backward, operator, settings, tuple(needs), dg, *tensors)))
+    return tuple(total)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

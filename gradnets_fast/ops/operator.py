@@ -40,8 +40,8 @@ class Operator:
 
     Attributes:
         family, quantity, backend, kernels: what it computes, and by whose kernels: "cpp" or "triton".
-        jvp: the operator J(x) v of the same family and backend, whose backward pass is this one's double backward for a
-            cotangent of x alone; None where there is none.
+        jvp: the operator J(x) v of the same family and backend, whose backward pass is the double backward of f for a
+            cotangent of x alone, and has the derivatives of J's columns; None where neither is wanted.
         name: its name in the public API.
         registered: its name in `NAMESPACE`.
         arguments: its tensor arguments, points first, bias last; a trailing "?" marks one that may be None.

@@ -7,6 +7,7 @@ quantities and sizes that have none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -62,9 +63,7 @@ def backward(operator: Operator, g: Tensor, tensors: Tensors, settings: Settings
     points, parameters = _flat(operator, tensors)
     of_points: list[list[Tensor]] = [[] for _ in points]
     sums = _zeros(parameters, needs[len(points) :])
-    # The caller may be a kernel of the dispatcher's, where autograd would record nothing otherwise.
-    autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
-    with autograd, torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with _recording(x):
         for rows in _pieces(operator, tensors, settings, VALUES):
             leaves = _leaves([*_cut(points, rows), *parameters], needs)
             result = operator.by_reference(leaves, settings)
@@ -90,10 +89,10 @@ def double_backward(
     along = [None if c is None else c.detach().reshape(-1, c.shape[-1]) for c in cotangents[:count]]
     of_points: list[list[Tensor]] = [[] for _ in range(1 + count)]
     sums = _zeros(parameters, needs[1 + count :])
-    for rows in _pieces(operator, tensors, settings, DOUBLE_BACKWARD_VALUES):
-        piece = [*_cut(points, rows), *parameters]
-        pairs = [*(None if c is None else c[rows] for c in along), *cotangents[count:]]
-        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with _recording(x):
+        for rows in _pieces(operator, tensors, settings, DOUBLE_BACKWARD_VALUES):
+            piece = [*_cut(points, rows), *parameters]
+            pairs = [*(None if c is None else c[rows] for c in along), *cotangents[count:]]
             _collect(_second_derivatives(operator, needs, [flat_g[rows], *piece], settings, pairs), of_points, sums)
     return _gathered(of_points, sums, [g.shape, *[x.shape] * count], needs, [g, *tensors])
 
@@ -114,6 +113,14 @@ def _second_derivatives(
     else:
         found = iter([torch.zeros_like(t) for t in targets])
     return [next(found) if t is not None and need else None for t, need in zip(leaves, needs)]
+
+
+@contextmanager
+def _recording(x: Tensor) -> Iterator[None]:
+    """Let autograd record: the caller may be a kernel of the dispatcher's, where it would not."""
+    autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
+    with autograd, torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        yield
 
 
 def _points(tensors: Tensors) -> Tensor:

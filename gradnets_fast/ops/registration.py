@@ -16,6 +16,7 @@ from torch.library import Library
 
 from ..errors import message
 from .autograd import Backward, Forward, batched
+from .double_backward import double_backward
 from .families import parse_settings
 from .operator import NAMESPACE, Operator
 
@@ -28,15 +29,18 @@ PyTorch keeps them, so that another import of the package finds what an earlier 
 
 
 def register(operator: Operator) -> Operator:
-    """Register the operator and its gradient, the latter with the suffix _backward; return the operator.
+    """Register the operator, with suffixes _backward and _double_backward its first and second gradient; return it.
 
     An import of the package after it has left sys.modules, or a reload, replaces the kernels that were registered.
     """
-    name = operator.registered
+    name, count = operator.registered, len(operator.arguments)
     tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
-    gradients = ", ".join(["Tensor"] * len(operator.arguments))
+    cotangents = ", ".join(f"Tensor? along_{a.rstrip('?')}" for a in operator.arguments)
+    gradients = ", ".join(["Tensor"] * count)
+    needed = "str settings, bool[] needs"
     _define(f"{name}({tensors}, str settings) -> Tensor")
-    _define(f"{name}_backward(Tensor g, {tensors}, str settings, bool[] needs) -> ({gradients})")
+    _define(f"{name}_backward(Tensor g, {tensors}, {needed}) -> ({gradients})")
+    _define(f"{name}_double_backward(Tensor g, {tensors}, {cotangents}, {needed}) -> (Tensor, {gradients})")
     if name in _libraries:
         _libraries[name]._destroy()
     library = _libraries[name] = Library(NAMESPACE, "FRAGMENT")
@@ -49,6 +53,13 @@ def register(operator: Operator) -> Operator:
         *tensors, settings, needs = arguments
         return _empty_for_none(g, operator.kernels.backward(g, tensors, parse_settings(settings), tuple(needs)))
 
+    def second(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, settings, needs = arguments
+        gradients = double_backward(
+            operator, tuple(needs), g, tensors[:count], parse_settings(settings), tensors[count:]
+        )
+        return _empty_for_none(g, gradients)
+
     def forward_fake(x: Tensor, *_: Any) -> Tensor:
         return x.new_empty(operator.result_shape(x))
 
@@ -56,7 +67,14 @@ def register(operator: Operator) -> Operator:
         *tensors, _, needs = arguments
         return tuple(_fake_gradient(g, t, need) for t, need in zip(tensors, needs))
 
-    for suffix, kernel, fake in (("", forward, forward_fake), ("_backward", backward, backward_fake)):
+    def second_fake(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        return backward_fake(g, g, *arguments)
+
+    for suffix, kernel, fake in (
+        ("", forward, forward_fake),
+        ("_backward", backward, backward_fake),
+        ("_double_backward", second, second_fake),
+    ):
         for device in _DISPATCH_KEYS[operator.backend]:
             library.impl(name + suffix, kernel, device)
         torch.library.register_fake(f"{NAMESPACE}::{name}{suffix}", fake, lib=library)

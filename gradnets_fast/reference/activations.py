@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .forward_mode import outer_levels
+
 __all__ = [
     "ANTIDERIVATIVES",
     "DERIVATIVES",
@@ -167,6 +169,12 @@ def second_derivative(name: str, x: Tensor) -> Tensor:
     return SECOND_DERIVATIVES[name](x)
 
 
+def _in_float64(name: str, x: Tensor) -> Tensor:
+    # Some formulas cancel near 0, which float64 covers for every smaller dtype; Metal has no float64.
+    wide = x.float() if x.device.type == "mps" else x.double()
+    return ANTIDERIVATIVES[name](wide).to(x.dtype)
+
+
 class _Antiderivative(torch.autograd.Function):
     """Φ(x), whose derivative is declared to be b(x), rather than found by differentiating a formula with branches."""
 
@@ -174,9 +182,7 @@ class _Antiderivative(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, name: str) -> Tensor:
-        # Some formulas cancel near 0, which float64 covers for every smaller dtype; Metal has no float64.
-        wide = x.float() if x.device.type == "mps" else x.double()
-        return ANTIDERIVATIVES[name](wide).to(x.dtype)
+        return _in_float64(name, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
@@ -194,11 +200,25 @@ class _ForwardModeAntiderivative(_Antiderivative):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return tangent * value(ctx.name, ctx.saved_tensors[0])
+        with outer_levels(*ctx.saved_tensors) as (x,):
+            return tangent * value(ctx.name, x)
+
+
+_THREE_NODES = ((0.5 - math.sqrt(0.15), 5 / 18), (0.5, 8 / 18), (0.5 + math.sqrt(0.15), 5 / 18))
+"""Gauss–Legendre quadrature on [0, 1]: (node, weight) pairs, exact for polynomials of degree 5."""
+
+
+def _traceable_antiderivative(name: str, x: Tensor) -> Tensor:
+    """Φ(x) plus the integral of b from x to x, which is 0 but has the derivatives b, b', …, the first six exactly."""
+    here = x.detach()
+    beyond = (x - here) * sum(weight * value(name, here + t * (x - here)) for t, weight in _THREE_NODES)
+    return _in_float64(name, here) + beyond
 
 
 def antiderivative(name: str, x: Tensor) -> Tensor:
     """The antiderivative of the basis function `name`, elementwise."""
+    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return _traceable_antiderivative(name, x)  # the compiler finds no vmap rule of an autograd.Function
     function: Any = _Antiderivative if torch.compiler.is_compiling() else _ForwardModeAntiderivative
     result: Tensor = function.apply(x, name)
     return result

@@ -52,7 +52,7 @@ def deep_products(quantity: str, d: int, h: int, depth: int) -> dict[str, float]
     """
     tangents = {"value": 0, "potential": 0, "jvp": 1}.get(quantity, d)
     once = {"value": 2, "potential": 1, "jvp": 4}.get(quantity, 2 + tangents)
-    backward = {"value": 6, "potential": 2, "jvp": 12}.get(quantity, 3 * tangents + 6)
+    backward = {"value": 6, "potential": 2, "jvp": 11}.get(quantity, 3 * tangents + 6)
     weights = 1.0 + (depth - 1) * h / d
     triangle = (d + 1) / 2 * depth if quantity == "jacobian" else 0.0
     forward = once * weights + triangle
