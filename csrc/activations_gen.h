@@ -301,9 +301,10 @@ struct gelu_basis {
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
-        const auto t1 = x * x;
-        const auto t2 = v_copysign(minimum(t0, broadcast<V>(1.0)), x);
-        out = select(t0 < broadcast<V>(1.0), t1 * (broadcast<V>(0.25) + (t2 * polynomial<8>(t2 * t2, {0.1329807601338109, -0.013298076013381087, 0.001424793858576546, -0.00013192535727560604, 1.0494062510559568e-05, -7.265120199618165e-07, 4.439795677544436e-08, -2.425098479330993e-09, 1.196594644406739e-10, -5.3815103055329654e-12, 2.2227977348940463e-13, -8.487045896868175e-15, 3.0123774016661827e-16, -9.9879887323149e-18, 3.106862854521921e-19, -9.100911392033905e-21, 2.5190022602951005e-22, -6.6078755635721996e-24, 1.647262426816434e-25}))), (broadcast<V>(0.5) * (((t1 - broadcast<V>(1.0)) * (broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x))) + (x * (v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327))))) + broadcast<V>(0.25));
+        const auto t1 = v_copysign(minimum(t0, broadcast<V>(1.0)), x);
+        const auto t2 = -minimum(-x, broadcast<V>(40.0));
+        const auto t3 = minimum(t0, broadcast<V>(40.0));
+        out = select(t0 < broadcast<V>(1.0), (x * x) * (broadcast<V>(0.25) + (t1 * polynomial<8>(t1 * t1, {0.1329807601338109, -0.013298076013381087, 0.001424793858576546, -0.00013192535727560604, 1.0494062510559568e-05, -7.265120199618165e-07, 4.439795677544436e-08, -2.425098479330993e-09, 1.196594644406739e-10, -5.3815103055329654e-12, 2.2227977348940463e-13, -8.487045896868175e-15, 3.0123774016661827e-16, -9.9879887323149e-18, 3.106862854521921e-19, -9.100911392033905e-21, 2.5190022602951005e-22, -6.6078755635721996e-24, 1.647262426816434e-25}))), (broadcast<V>(0.5) * ((((t2 * t2) - broadcast<V>(1.0)) * (broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x))) + (t2 * (v_exp_bounded(broadcast<V>(-0.5) * (t3 * t3)) * broadcast<V>(0.3989422804014327))))) + broadcast<V>(0.25));
     }
     template <class V>
     static GRADNETS_INLINE void value(V x, V &out) {
@@ -312,28 +313,30 @@ struct gelu_basis {
     template <class V>
     static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
         const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
+        const auto t1 = minimum(absolute(x), broadcast<V>(40.0));
         value = x * t0;
-        first = t0 + (x * (v_exp_bounded(broadcast<V>(-0.5) * (x * x)) * broadcast<V>(0.3989422804014327)));
+        first = t0 + (x * (v_exp_bounded(broadcast<V>(-0.5) * (t1 * t1)) * broadcast<V>(0.3989422804014327)));
     }
     template <class V>
     static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
         const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
-        const auto t1 = x * x;
-        const auto t2 = v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327);
+        const auto t1 = minimum(absolute(x), broadcast<V>(40.0));
+        const auto t2 = t1 * t1;
+        const auto t3 = v_exp_bounded(broadcast<V>(-0.5) * t2) * broadcast<V>(0.3989422804014327);
         value = x * t0;
-        first = t0 + (x * t2);
-        second = t2 * (broadcast<V>(2.0) - t1);
+        first = t0 + (x * t3);
+        second = t3 * (broadcast<V>(2.0) - t2);
     }
     template <class V>
     static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
         const auto t0 = broadcast<V>(0.5) * v_erfc(broadcast<V>(-0.7071067811865476) * x);
-        const auto t1 = x * x;
-        const auto t2 = v_exp_bounded(broadcast<V>(-0.5) * t1) * broadcast<V>(0.3989422804014327);
-        const auto t3 = v_copysign(minimum(absolute(x), broadcast<V>(40.0)), x);
+        const auto t1 = minimum(absolute(x), broadcast<V>(40.0));
+        const auto t2 = t1 * t1;
+        const auto t3 = v_exp_bounded(broadcast<V>(-0.5) * t2) * broadcast<V>(0.3989422804014327);
         value = x * t0;
-        first = t0 + (x * t2);
-        second = t2 * (broadcast<V>(2.0) - t1);
-        third = t2 * (t3 * ((t3 * t3) - broadcast<V>(4.0)));
+        first = t0 + (x * t3);
+        second = t3 * (broadcast<V>(2.0) - t2);
+        third = t3 * (v_copysign(t1, x) * (t2 - broadcast<V>(4.0)));
     }
 };
 
@@ -482,7 +485,7 @@ struct erf_basis {
         const auto t0 = broadcast<V>(1.1283791670955126) * v_exp_bounded(-(x * x));
         value = v_erf(x);
         first = t0;
-        second = (broadcast<V>(-2.0) * x) * t0;
+        second = (broadcast<V>(-2.0) * t0) * x;
     }
     template <class V>
     static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
@@ -490,7 +493,7 @@ struct erf_basis {
         const auto t1 = minimum(absolute(x), broadcast<V>(40.0));
         value = v_erf(x);
         first = t0;
-        second = (broadcast<V>(-2.0) * x) * t0;
+        second = (broadcast<V>(-2.0) * t0) * x;
         third = t0 * ((broadcast<V>(4.0) * (t1 * t1)) - broadcast<V>(2.0));
     }
 };
@@ -596,10 +599,11 @@ struct identity_transform {
         out = x;
     }
     template <class V>
-    static GRADNETS_INLINE void derivatives([[maybe_unused]] V x, V &first, V &second, V &third) {
+    static GRADNETS_INLINE void derivatives([[maybe_unused]] V x, V &first, V &second, V &third, V &unit) {
         first = broadcast<V>(1.0);
         second = broadcast<V>(0.0);
         third = broadcast<V>(0.0);
+        unit = broadcast<V>(1.0);
     }
 };
 
@@ -609,10 +613,11 @@ struct half_square_transform {
         out = broadcast<V>(0.5) * (x * x);
     }
     template <class V>
-    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third, V &unit) {
         first = x;
         second = broadcast<V>(1.0);
         third = broadcast<V>(0.0);
+        unit = broadcast<V>(1.0);
     }
 };
 
@@ -622,7 +627,7 @@ struct softplus_transform {
         out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
     }
     template <class V>
-    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third, V &unit) {
         const auto t0 = -absolute(x);
         const auto t1 = v_exp_bounded(t0);
         const auto t2 = broadcast<V>(1.0) / (broadcast<V>(1.0) + t1);
@@ -632,6 +637,7 @@ struct softplus_transform {
         first = select(x < broadcast<V>(0.0), t3, t2);
         second = t4;
         third = t4 * v_copysign(t5 / (broadcast<V>(2.0) + t5), -x);
+        unit = broadcast<V>(1.0);
     }
 };
 
@@ -643,12 +649,13 @@ struct logcosh_transform {
         out = select(t0 < broadcast<V>(1.0), v_log1p(minimum((t1 * t1) / (broadcast<V>(2.0) * (broadcast<V>(1.0) + t1)), broadcast<V>(1.0))), (t0 + v_log1p(v_exp_bounded(broadcast<V>(-2.0) * t0))) - broadcast<V>(0.6931471805599453));
     }
     template <class V>
-    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third, V &unit) {
         const auto t0 = v_tanh(x);
         const auto t1 = v_sech_squared(x);
         first = t0;
         second = t1;
         third = (broadcast<V>(-2.0) * t0) * t1;
+        unit = broadcast<V>(1.0);
     }
 };
 
@@ -658,11 +665,12 @@ struct exp_transform {
         out = v_exp_bounded(x);
     }
     template <class V>
-    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third, V &unit) {
         const auto t0 = v_exp_bounded(x);
         first = t0;
         second = t0;
         third = t0;
+        unit = broadcast<V>(1.0);
     }
 };
 
@@ -672,11 +680,11 @@ struct log_transform {
         out = v_log(x);
     }
     template <class V>
-    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third) {
-        const auto t0 = x * x;
-        first = broadcast<V>(1.0) / x;
-        second = broadcast<V>(-1.0) / t0;
-        third = broadcast<V>(2.0) / (t0 * x);
+    static GRADNETS_INLINE void derivatives(V x, V &first, V &second, V &third, V &unit) {
+        first = broadcast<V>(1.0);
+        second = broadcast<V>(-1.0);
+        third = broadcast<V>(2.0);
+        unit = x;
     }
 };
 

@@ -25,9 +25,11 @@ template <class T> void evaluate_basis(int basis, int which, int64_t count, cons
 inline void evaluate_transforms(int transform, int which, int64_t count, const double *t, double *out) {
     with_transform(transform, [&](auto rho) {
         for (int64_t i = 0; i < count; ++i) {
-            double results[4];
+            double results[4], unit;
             rho.value(t[i], results[0]);
-            rho.derivatives(t[i], results[1], results[2], results[3]);
+            rho.derivatives(t[i], results[1], results[2], results[3], unit);
+            for (int power = 0; power < which; ++power)
+                results[which] /= unit;
             out[i] = results[which];
         }
     });

@@ -4,6 +4,8 @@
 //   jvp:        S = τ Σ_± w_± c(π_±),  c = Σ_j π_j (a_j − π·a)(p_j − π·p),
 //               ∂c/∂z_j = π_j [(a_j − π·a)(p_j − π·p) − c]
 //   Jacobian:   s = τ (p π + q ω),  strips π and ω with c = −τ p and −τ q
+// Everything is relative to the v with the largest exponential: where one unit has all of π, its exponential is exactly
+// 1, and its share of a covariance exactly 0, whatever the size of v.
 #pragma once
 
 #include "jacobian.h"
@@ -12,33 +14,40 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-// max factor·v over the first h values.
-template <class T> inline T largest(const T *v, T factor, int64_t h) {
+// The v_j with the largest factor·v_j, of the first h.
+template <class T> inline T peak_of(const T *v, T factor, int64_t h) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
-    T top = factor * v[0];
+    const T sign = factor < 0 ? T(-1) : T(1);
+    T top = sign * v[0];
     int64_t j = 0;
     if (h >= lanes) {
-        V tops = load(v) * factor;
+        V tops = load(v) * sign;
         for (j = lanes; j + lanes <= h; j += lanes) {
-            const V here = load(v + j) * factor;
+            const V here = load(v + j) * sign;
             tops = select(here > tops, here, tops);
         }
         for (int i = 0; i < lanes; ++i)
             top = tops[i] > top ? tops[i] : top;
     }
     for (; j < h; ++j)
-        top = factor * v[j] > top ? factor * v[j] : top;
-    return top;
+        top = sign * v[j] > top ? sign * v[j] : top;
+    return sign * top;
 }
 
-// out = softmax(factor·v) over the first h values of a strip, and 0 after them; returns log Σ exp(factor·v).
-template <class T> __attribute__((noinline)) T softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
+// log Σ exp(factor·v) = factor·peak + log
+template <class T> struct LogSum {
+    T peak, log;
+};
+
+// out = softmax(factor·v) over the first h values of a strip, and 0 after them.
+template <class T>
+__attribute__((noinline)) LogSum<T> softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
-    const T top = largest(v, factor, h);
+    const T peak = peak_of(v, factor, h);
     for (int64_t j = 0; j < width; j += lanes)
-        store(out + j, v_exp(load(v + j) * factor - top));
+        store(out + j, v_exp((load(v + j) - peak) * factor));
     fill_zero(out + h, width - h);
     V sums = {};
     for (int64_t j = 0; j < width; j += lanes)
@@ -46,30 +55,35 @@ template <class T> __attribute__((noinline)) T softmax_strip(const T *v, T facto
     const T total = horizontal_sum<T>(sums), scale = T(1) / total;
     for (int64_t j = 0; j < width; j += lanes)
         store(out + j, load(out + j) * scale);
-    return top + T(__builtin_log(double(total)));
+    return {peak, T(__builtin_log(double(total)))};
 }
 
-// LSE(temperature·v) and LSE(−temperature·v), the latter 0 where it is not needed.
+// Those of temperature·v and −temperature·v, the latter 0 where it is not needed.
 template <class T> struct LogSums {
-    T plus, minus;
+    LogSum<T> plus, minus;
 
-    T potential(const Module<T> &m) const { return (m.positive * plus + m.negative * minus) / m.temperature; }
+    T of_positive(const Module<T> &m) const { return plus.peak + plus.log / m.temperature; }
+    T of_negative(const Module<T> &m) const { return minus.log / m.temperature - minus.peak; }
+    T potential(const Module<T> &m) const {
+        return m.two_signs ? m.positive * of_positive(m) + m.negative * of_negative(m) : m.positive * of_positive(m);
+    }
 
-    // The gradients of weight·F: of the weights, and of the temperature with along = v·∂F/∂v.
+    // The gradients of weight·F: of the weights, and of the temperature with along = v·∂F/∂v, v relative to the peaks.
     void add_gradients(const Module<T> &m, T weight, T along, ModuleSums<T> &sums) const {
-        sums.positive += double(weight * plus / m.temperature);
-        sums.negative += double(weight * minus / m.temperature);
-        sums.temperature += double(weight * (along - potential(m)) / m.temperature);
+        sums.positive += double(weight * of_positive(m));
+        sums.negative += double(weight * of_negative(m));
+        const T logs = (m.positive * plus.log + m.negative * minus.log) / m.temperature;
+        sums.temperature += double(weight * (along - logs) / m.temperature);
     }
 };
 
 // softmax(temperature·v) and softmax(−temperature·v), 0 where it is not needed.
 template <class T> inline LogSums<T> both_softmax(const Module<T> &m, const T *v, T *pi, T *omega) {
-    const T plus = softmax_strip(v, m.temperature, m.h, m.width, pi);
+    const LogSum<T> plus = softmax_strip(v, m.temperature, m.h, m.width, pi);
     if (m.two_signs)
         return {plus, softmax_strip(v, -m.temperature, m.h, m.width, omega)};
     fill_zero(omega, m.width);
-    return {plus, T(0)};
+    return {plus, {T(0), T(0)}};
 }
 
 // v becomes s(temperature·v); returns F.  scratch: two strips.
@@ -100,10 +114,11 @@ __attribute__((noinline)) void softmax_gradient(const Module<T> &m, T weight, T 
     V dtemperature = {}, along = {};
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V p = positive * load(pi + j), q = negative * load(omega + j), here = load(a + j);
-        const V dz = p * (here - a_pi) + q * (here - a_omega);
-        const V slope = p - q, dv = temperature * dz + weight * slope;
-        dtemperature += dz * load(v + j);
-        along += slope * load(v + j);
+        const V from_plus = load(v + j) - log_sums.plus.peak, from_minus = load(v + j) - log_sums.minus.peak;
+        const V dz_plus = p * (here - a_pi), dz_minus = q * (here - a_omega);
+        const V slope = p - q, dv = temperature * (dz_plus + dz_minus) + weight * slope;
+        dtemperature += dz_plus * from_plus + dz_minus * from_minus;
+        along += p * from_plus - q * from_minus;
         store(a + j, slope);
         store(v + j, dv);
         store(sums.db + j, load(sums.db + j) + dv);
@@ -120,8 +135,8 @@ template <class T> inline T softmax_potential(const Module<T> &m, T weight, T *v
     const auto log_sums = both_softmax(m, v, pi, omega);
     V moment = {};
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
-        const V slope = m.positive * load(pi + j) - m.negative * load(omega + j);
-        moment += slope * load(v + j);
+        const V p = m.positive * load(pi + j), q = m.negative * load(omega + j), slope = p - q;
+        moment += p * (load(v + j) - log_sums.plus.peak) - q * (load(v + j) - log_sums.minus.peak);
         store(v + j, weight * slope);
         store(sums.db + j, load(sums.db + j) + weight * slope);
     }
@@ -132,14 +147,14 @@ template <class T> inline T softmax_potential(const Module<T> &m, T weight, T *v
 // The covariance of a and p under one softmax.
 template <class T> struct SoftmaxPair {
     const T *pi;
-    T a_mean, p_mean, covariance;
+    T peak, a_mean, p_mean, covariance;
 };
 
 template <class T>
 inline SoftmaxPair<T> softmax_pair(const T *v, T factor, const Module<T> &m, const T *a, const T *p, T *pi) {
     using V = typename Simd<T>::Vector;
-    softmax_strip(v, factor, m.h, m.width, pi);
-    SoftmaxPair<T> pair{pi, dot(a, pi, m.width), dot(p, pi, m.width), 0};
+    const T peak = softmax_strip(v, factor, m.h, m.width, pi).peak;
+    SoftmaxPair<T> pair{pi, peak, dot(a, pi, m.width), dot(p, pi, m.width), 0};
     V sum = {};
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         sum += load(pi + j) * ((load(a + j) - pair.a_mean) * (load(p + j) - pair.p_mean));
@@ -152,7 +167,7 @@ template <class T> inline void softmax_jvp(const Module<T> &m, T *v, T *a, T *p,
     using V = typename Simd<T>::Vector;
     const T temperature = m.temperature;
     const SoftmaxPair<T> plus = softmax_pair(v, temperature, m, a, p, scratch);
-    SoftmaxPair<T> minus{scratch + m.width, 0, 0, 0};
+    SoftmaxPair<T> minus{scratch + m.width, 0, 0, 0, 0};
     if (m.two_signs)
         minus = softmax_pair(v, -temperature, m, a, p, scratch + m.width);
     else
@@ -166,9 +181,9 @@ template <class T> inline void softmax_jvp(const Module<T> &m, T *v, T *a, T *p,
         const V pi = positive * load(plus.pi + j), omega = negative * load(minus.pi + j);
         const V a_plus = here_a - plus.a_mean, p_plus = here_p - plus.p_mean;
         const V a_minus = here_a - minus.a_mean, p_minus = here_p - minus.p_mean;
-        const V dz =
-            temperature * (pi * (a_plus * p_plus - plus.covariance) - omega * (a_minus * p_minus - minus.covariance));
-        dtemperature += dz * load(v + j);
+        const V dz_plus = temperature * pi * (a_plus * p_plus - plus.covariance);
+        const V dz_minus = temperature * omega * (a_minus * p_minus - minus.covariance), dz = dz_plus - dz_minus;
+        dtemperature += dz_plus * (load(v + j) - plus.peak) - dz_minus * (load(v + j) - minus.peak);
         store(v + j, temperature * dz);
         store(a + j, temperature * (pi * p_plus + omega * p_minus));
         store(p + j, temperature * (pi * a_plus + omega * a_minus));
@@ -198,24 +213,32 @@ template <class T> inline void softmax_jacobian(const Module<T> &m, const Jacobi
         store(s + j, positive * load(pi + j) + negative * load(omega + j));
 }
 
-// Through one softmax of sign·τ·v whose strip in S has the weight w: with α = τ w q + a, dz += sign·π(α − π·α).
-// Returns Σ π q − e, the derivative of S in τ w.
+// The derivatives of S in τ w and, through one softmax of sign·τ·v whose strip in S has the weight w, in τ.
+template <class T> struct SoftmaxStripGradient {
+    T of_weight, of_temperature;
+};
+
+// With α = τ w q + a, dz += sign·π(α − π·α).  The derivative in τ w is Σ π q − e.
 template <class T>
-inline T softmax_strip_backward(const Module<T> &m, T sign, T weight, const T *pi, const T *q, const T *along, T in_c,
-                                T *dz) {
+inline SoftmaxStripGradient<T> softmax_strip_backward(const Module<T> &m, T sign, T weight, const T *v, const T *pi,
+                                                      const T *q, const T *along, T in_c, T *dz) {
     using V = typename Simd<T>::Vector;
     const T factor = m.temperature * weight;
-    V q_sum = {}, a_sum = {};
+    V q_sum = {}, pi_sum = {}, v_sum = {}, moment = {};
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
-        q_sum += load(pi + j) * load(q + j);
-        a_sum += load(pi + j) * load(along + j);
+        const V here = load(pi + j);
+        q_sum += here * load(q + j);
+        pi_sum += here * (factor * load(q + j) + load(along + j));
+        v_sum += here * load(v + j);
     }
-    const T q_mean = horizontal_sum<T>(q_sum), mean = factor * q_mean + horizontal_sum<T>(a_sum);
+    const T mean = horizontal_sum<T>(pi_sum), v_mean = horizontal_sum<T>(v_sum);
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V in_pi = factor * load(q + j) + load(along + j);
-        store(dz + j, load(dz + j) + sign * load(pi + j) * (in_pi - mean));
+        const V here = sign * load(pi + j) * (in_pi - mean);
+        moment += here * (load(v + j) - v_mean); // the sum of `here` is 0
+        store(dz + j, load(dz + j) + here);
     }
-    return q_mean - in_c;
+    return {horizontal_sum<T>(q_sum) - in_c, horizontal_sum<T>(moment)};
 }
 
 // v becomes ∂S/∂u of row i; the parameters' gradients are added to sums.  dz: a strip.
@@ -226,17 +249,16 @@ inline void softmax_jacobian_gradient(const Module<T> &m, const JacobianTile<T> 
     const int64_t at = i * tile.stride;
     T *const v = tile.u + at;
     fill_zero(dz, m.width);
-    const T in_positive = softmax_strip_backward(m, T(1), m.positive, tile.strip[0] + at, tile.q + at,
-                                                 tile.along[0] + at, tile.in_c[0][i], dz);
-    sums.positive += double(m.temperature * in_positive);
-    sums.temperature += double(m.positive * in_positive);
+    const auto plus = softmax_strip_backward(m, T(1), m.positive, v, tile.strip[0] + at, tile.q + at,
+                                             tile.along[0] + at, tile.in_c[0][i], dz);
+    sums.positive += double(m.temperature * plus.of_weight);
+    sums.temperature += double(m.positive * plus.of_weight) + double(plus.of_temperature);
     if (m.two_signs) {
-        const T in_negative = softmax_strip_backward(m, T(-1), m.negative, tile.strip[1] + at, tile.q + at,
-                                                     tile.along[1] + at, tile.in_c[1][i], dz);
-        sums.negative += double(m.temperature * in_negative);
-        sums.temperature += double(m.negative * in_negative);
+        const auto minus = softmax_strip_backward(m, T(-1), m.negative, v, tile.strip[1] + at, tile.q + at,
+                                                  tile.along[1] + at, tile.in_c[1][i], dz);
+        sums.negative += double(m.temperature * minus.of_weight);
+        sums.temperature += double(m.negative * minus.of_weight) + double(minus.of_temperature);
     }
-    sums.temperature += double(dot(dz, v, m.width));
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         const V du = m.temperature * load(dz + j);
         store(v + j, du);

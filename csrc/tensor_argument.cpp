@@ -86,19 +86,23 @@ bool TensorArgument::read(PyObject *object) {
 
 bool TensorArgument::read_exchange(PyObject *object) {
     ExchangeTensor t;
-    if (exchange->view(object, &t) != 0 || t.device_type != kCpu || t.dimensions > kMostDimensions)
+    if (exchange->view(object, &t) != 0 || t.device_type != kCpu)
         return false;
     dtype_ = dtype_of(t);
     dimensions_ = t.dimensions;
     data_ = static_cast<char *>(t.data) + t.byte_offset;
-    int64_t dense = 1;
     bool contiguous = true;
     for (int i = dimensions_ - 1; i >= 0; --i) {
-        sizes_[i] = t.shape[i];
-        contiguous = contiguous && (t.shape[i] == 1 || t.strides == nullptr || t.strides[i] == dense);
-        dense *= t.shape[i];
+        contiguous = contiguous && (t.shape[i] == 1 || t.strides == nullptr || t.strides[i] == count_);
+        set_size(dimensions_ - 1 - i, t.shape[i]);
     }
-    return dtype_ != Dtype::other && (contiguous || dense == 0);
+    return dtype_ != Dtype::other && (contiguous || count_ == 0);
+}
+
+void TensorArgument::set_size(int from_last, int64_t size) {
+    if (from_last < kKeptSizes)
+        sizes_[from_last] = size;
+    count_ *= size;
 }
 
 bool TensorArgument::read_attributes(PyObject *object) {
@@ -113,13 +117,13 @@ bool TensorArgument::read_attributes(PyObject *object) {
         if (type == known_dtypes[i])
             dtype_ = Dtype(i);
     PyObject *const sizes = PyObject_GetAttr(object, shape);
-    if (sizes == nullptr || !PyTuple_Check(sizes) || PyTuple_GET_SIZE(sizes) > kMostDimensions) {
+    if (sizes == nullptr || !PyTuple_Check(sizes)) {
         Py_XDECREF(sizes);
         return false;
     }
     dimensions_ = int(PyTuple_GET_SIZE(sizes));
     for (int i = 0; i < dimensions_; ++i)
-        sizes_[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(sizes, i));
+        set_size(i, PyLong_AsLongLong(PyTuple_GET_ITEM(sizes, dimensions_ - 1 - i)));
     Py_DECREF(sizes);
     PyObject *const address = PyObject_CallMethodNoArgs(object, data_ptr);
     if (address == nullptr)
@@ -129,19 +133,12 @@ bool TensorArgument::read_attributes(PyObject *object) {
     return dtype_ != Dtype::other && PyErr_Occurred() == nullptr;
 }
 
-int64_t TensorArgument::count() const {
-    int64_t product = 1;
-    for (int i = 0; i < dimensions_; ++i)
-        product *= sizes_[i];
-    return product;
-}
-
 bool TensorArgument::is(Dtype dtype, int64_t columns) const {
     return dtype_ == dtype && dimensions_ == 1 && sizes_[0] == columns;
 }
 
 bool TensorArgument::is(Dtype dtype, int64_t rows, int64_t columns) const {
-    return dtype_ == dtype && dimensions_ == 2 && sizes_[0] == rows && sizes_[1] == columns;
+    return dtype_ == dtype && dimensions_ == 2 && sizes_[1] == rows && sizes_[0] == columns;
 }
 
 } // namespace gradnets

@@ -18,7 +18,7 @@ void set_types(pybind11::handle tensor, pybind11::handle parameter, pybind11::ha
 // A dense CPU tensor, or none.  Anything else, such as a strided, lazily negated or foreign one, is not `regular`.
 class TensorArgument {
   public:
-    static constexpr int kMostDimensions = 8;
+    static constexpr int kKeptSizes = 3; // the last ones: points may have any number of leading dimensions
 
     explicit TensorArgument(pybind11::handle object);
 
@@ -26,9 +26,9 @@ class TensorArgument {
     bool present() const { return present_; }
     Dtype dtype() const { return dtype_; }
     int dimensions() const { return dimensions_; }
-    // From the last: size(0) is the last dimension.
-    int64_t size(int from_last) const { return sizes_[dimensions_ - 1 - from_last]; }
-    int64_t count() const;
+    // From the last, of as many as are kept: size(0) is the last dimension.
+    int64_t size(int from_last) const { return sizes_[from_last]; }
+    int64_t count() const { return count_; }
     template <class T> T *data() const { return static_cast<T *>(data_); }
 
     // Whether it is absent, or of this dtype and shape.
@@ -41,11 +41,13 @@ class TensorArgument {
     bool read(PyObject *object);
     bool read_exchange(PyObject *object);
     bool read_attributes(PyObject *object);
+    void set_size(int from_last, int64_t size);
 
     bool present_ = false, regular_ = true;
     Dtype dtype_ = Dtype::other;
     int dimensions_ = 0;
-    int64_t sizes_[kMostDimensions]; // unset if absent
+    int64_t count_ = 1;
+    int64_t sizes_[kKeptSizes]; // unset where there is no such dimension
     void *data_ = nullptr;
 };
 

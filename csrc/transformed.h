@@ -3,6 +3,8 @@
 //   value:      F = w ρ(Σ_j Ψ(z_j)),  ∂F/∂z = s
 //   jvp:        S = w [ρ'' (σ·a)(σ·p) + ρ' Σ_j σ'_j a_j p_j]
 //   Jacobian:   s = w ρ' σ',  strip σ with c = w ρ''
+// Derivatives of ρ = log overflow long before the sum underflows.  Each is multiplied by as many of σ, σ' and σ'' as
+// its order: with a unit k(t), kⁿ ρ⁽ⁿ⁾ meets σ/k.
 #pragma once
 
 #include "activations_gen.h"
@@ -18,15 +20,15 @@ template <class T> inline T transform_value(int transform, double t) {
     return T(value);
 }
 
-// ρ'(t), ρ''(t) and ρ'''(t)
+// k ρ'(t), k² ρ''(t) and k³ ρ'''(t), and 1/k
 template <class T> struct TransformDerivatives {
-    T first, second, third;
+    T first, second, third, scale;
 };
 
 template <class T> inline TransformDerivatives<T> transform_derivatives(int transform, double t) {
-    double first = 0, second = 0, third = 0;
-    with_transform(transform, [&](auto rho) { rho.derivatives(t, first, second, third); });
-    return {T(first), T(second), T(third)};
+    double first = 0, second = 0, third = 0, unit = 1;
+    with_transform(transform, [&](auto rho) { rho.derivatives(t, first, second, third, unit); });
+    return {T(first), T(second), T(third), T(1 / unit)};
 }
 
 // Σ_j Ψ(z_j) over the real hidden units, to more than T's precision, for ρ = exp makes its error a relative one; z
@@ -63,7 +65,8 @@ template <class T> __attribute__((noinline)) double basis_sum(const Module<T> &m
 // z becomes s(z); returns F.
 template <class T> __attribute__((noinline)) T transformed_value(const Module<T> &m, T *z) {
     const double total = basis_sum(m, z, (T *)nullptr);
-    const T factor = m.positive * transform_derivatives<T>(m.transform, total).first;
+    const auto rho = transform_derivatives<T>(m.transform, total);
+    const T factor = m.positive * rho.first * rho.scale;
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
         store(z + j, load(z + j) * factor);
     return m.positive * transform_value<T>(m.transform, total);
@@ -79,13 +82,13 @@ __attribute__((noinline)) void transformed_gradient(const Module<T> &m, T potent
     const auto rho = transform_derivatives<T>(m.transform, total);
     if (potential_weight != 0) // else 0 times an infinite sum
         sums.positive += double(potential_weight * transform_value<T>(m.transform, total));
-    const T weight = m.positive, a_sigma = dot(a, z, m.width);
+    const T weight = m.positive, a_sigma = rho.scale * dot(a, z, m.width);
     sums.positive += double(rho.first * a_sigma);
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
-        const V value = load(z + j);
+        const V value = rho.scale * load(z + j), first = rho.scale * load(slope + j);
         const V here = value * (weight * rho.first);
-        const V dz = weight * (rho.first * load(a + j) * load(slope + j) + rho.second * a_sigma * value) +
-                     potential_weight * here;
+        const V dz =
+            weight * (rho.first * load(a + j) * first + rho.second * a_sigma * value) + potential_weight * here;
         store(z + j, dz);
         store(a + j, here);
         store(sums.db + j, load(sums.db + j) + dz);
@@ -95,18 +98,19 @@ __attribute__((noinline)) void transformed_gradient(const Module<T> &m, T potent
 // z becomes weight·∂F/∂z, and the parameters' gradients are added to sums; returns F.
 template <class T> inline T transformed_potential(const Module<T> &m, T weight, T *z, ModuleSums<T> &sums) {
     const double total = basis_sum(m, z, (T *)nullptr);
-    const T rho = transform_value<T>(m.transform, total);
-    const T factor = weight * m.positive * transform_derivatives<T>(m.transform, total).first;
-    sums.positive += double(weight * rho);
+    const T F = transform_value<T>(m.transform, total);
+    const auto rho = transform_derivatives<T>(m.transform, total);
+    const T factor = weight * m.positive * rho.first * rho.scale;
+    sums.positive += double(weight * F);
     for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
         store(z + j, factor * load(z + j));
         store(sums.db + j, load(sums.db + j) + load(z + j));
     }
-    return m.positive * rho;
+    return m.positive * F;
 }
 
-// z becomes σ(z); first becomes σ'(z) and second σ''(z); all 0 past the last hidden unit.  Returns Σ_j Ψ(z_j).
-template <class T> inline double basis_second(const Module<T> &m, T *z, T *first, T *second) {
+// z becomes σ(z)/k; first becomes σ'(z)/k and second σ''(z)/k; all 0 past the last hidden unit.
+template <class T> inline TransformDerivatives<T> scaled_basis(const Module<T> &m, T *z, T *first, T *second) {
     using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
     with_basis(m.basis, [&](auto b) {
@@ -117,18 +121,21 @@ template <class T> inline double basis_second(const Module<T> &m, T *z, T *first
             store(second + j, bend);
         }
     });
-    const double total = basis_sum(m, z, (T *)nullptr);
-    fill_zero(first + m.h, m.width - m.h);
-    fill_zero(second + m.h, m.width - m.h);
-    return total;
+    const auto rho = transform_derivatives<T>(m.transform, basis_sum(m, z, (T *)nullptr));
+    T *const strips[] = {z, first, second};
+    for (T *const strip : strips) {
+        for (int64_t j = 0; j < m.h; j += lanes)
+            store(strip + j, rho.scale * load(strip + j));
+        fill_zero(strip + m.h, m.width - m.h);
+    }
+    return rho;
 }
 
 // z becomes ∂S/∂z, a becomes ∂S/∂a and p ∂S/∂p; the parameters' gradients are added to sums.  scratch: two strips.
 template <class T> inline void transformed_jvp(const Module<T> &m, T *z, T *a, T *p, ModuleSums<T> &sums, T *scratch) {
     using V = typename Simd<T>::Vector;
     T *const first = scratch, *const second = scratch + m.width;
-    const double total = basis_second(m, z, first, second);
-    const auto rho = transform_derivatives<T>(m.transform, total);
+    const auto rho = scaled_basis(m, z, first, second);
     const T weight = m.positive;
     const T a_sigma = dot(a, z, m.width), p_sigma = dot(p, z, m.width);
     V along = {};
@@ -153,8 +160,10 @@ template <class T> inline void transformed_jacobian(const Module<T> &m, const Ja
     T *const s = tile.s + i * tile.stride, *const sigma = tile.strip[0] + i * tile.stride;
     __builtin_memcpy(sigma, tile.u + i * tile.stride, size_t(m.width) * sizeof(T));
     const auto rho = transform_derivatives<T>(m.transform, basis_sum(m, sigma, s));
-    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes)
-        store(s + j, (m.positive * rho.first) * load(s + j));
+    for (int64_t j = 0; j < m.width; j += Simd<T>::lanes) {
+        store(s + j, (m.positive * rho.first * rho.scale) * load(s + j));
+        store(sigma + j, rho.scale * load(sigma + j));
+    }
     tile.c[0][i] = m.positive * rho.second;
 }
 
@@ -167,8 +176,7 @@ inline void transformed_jacobian_gradient(const Module<T> &m, const JacobianTile
     T *const z = tile.u + at, *const first = scratch, *const second = scratch + m.width;
     const T *const q = tile.q + at, *const along = tile.along[0] + at, in_c = tile.in_c[0][i];
     const T weight = m.positive;
-    const double total = basis_second(m, z, first, second);
-    const auto rho = transform_derivatives<T>(m.transform, total);
+    const auto rho = scaled_basis(m, z, first, second);
     const T along_slope = dot(first, q, m.width);
     sums.positive += double(rho.first * along_slope + rho.second * in_c);
     const T through_sum = weight * (rho.second * along_slope + rho.third * in_c);

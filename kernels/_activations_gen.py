@@ -272,9 +272,10 @@ def silu_fast_value_first_second(x, ARITHMETIC: tl.constexpr):
 @triton.jit
 def gelu_antiderivative(x):
     t0 = tl.abs(x)
-    t1 = x * x
-    t2 = common.copysign(common.minimum(t0, 1.0), x)
-    return tl.where(t0 < 1.0, t1 * (0.25 + (t2 * (0.1329807601338109 + (t2 * t2) * (-0.013298076013381087 + (t2 * t2) * (0.001424793858576546 + (t2 * t2) * (-0.00013192535727560604 + (t2 * t2) * (1.0494062510559568e-05 + (t2 * t2) * (-7.265120199618165e-07 + (t2 * t2) * (4.439795677544436e-08 + (t2 * t2) * (-2.425098479330993e-09)))))))))), (0.5 * (((t1 - 1.0) * (0.5 * common.erfc(-0.7071067811865476 * x))) + (x * (tl.exp(-0.5 * t1) * 0.3989422804014327)))) + 0.25)
+    t1 = common.copysign(common.minimum(t0, 1.0), x)
+    t2 = -common.minimum(-x, 40.0)
+    t3 = common.minimum(t0, 40.0)
+    return tl.where(t0 < 1.0, (x * x) * (0.25 + (t1 * (0.1329807601338109 + (t1 * t1) * (-0.013298076013381087 + (t1 * t1) * (0.001424793858576546 + (t1 * t1) * (-0.00013192535727560604 + (t1 * t1) * (1.0494062510559568e-05 + (t1 * t1) * (-7.265120199618165e-07 + (t1 * t1) * (4.439795677544436e-08 + (t1 * t1) * (-2.425098479330993e-09)))))))))), (0.5 * ((((t2 * t2) - 1.0) * (0.5 * common.erfc(-0.7071067811865476 * x))) + (t2 * (tl.exp(-0.5 * (t3 * t3)) * 0.3989422804014327)))) + 0.25)
 
 
 @triton.jit
@@ -285,15 +286,17 @@ def gelu_value(x):
 @triton.jit
 def gelu_value_first(x):
     t0 = 0.5 * common.erfc(-0.7071067811865476 * x)
-    return x * t0, t0 + (x * (tl.exp(-0.5 * (x * x)) * 0.3989422804014327))
+    t1 = common.minimum(tl.abs(x), 40.0)
+    return x * t0, t0 + (x * (tl.exp(-0.5 * (t1 * t1)) * 0.3989422804014327))
 
 
 @triton.jit
 def gelu_value_first_second(x):
     t0 = 0.5 * common.erfc(-0.7071067811865476 * x)
-    t1 = x * x
-    t2 = tl.exp(-0.5 * t1) * 0.3989422804014327
-    return x * t0, t0 + (x * t2), t2 * (2.0 - t1)
+    t1 = common.minimum(tl.abs(x), 40.0)
+    t2 = t1 * t1
+    t3 = tl.exp(-0.5 * t2) * 0.3989422804014327
+    return x * t0, t0 + (x * t3), t3 * (2.0 - t2)
 
 
 @triton.jit
@@ -397,7 +400,7 @@ def erf_value_first(x):
 @triton.jit
 def erf_value_first_second(x):
     t0 = 1.1283791670955126 * tl.exp(-(x * x))
-    return tl.erf(x), t0, (-2.0 * x) * t0
+    return tl.erf(x), t0, (-2.0 * t0) * x
 
 
 @triton.jit

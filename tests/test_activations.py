@@ -158,13 +158,76 @@ def test_compiled_functions_are_accurate(name: str, which: str, dtype: torch.dty
     assert_accurate(name, which, x.tolist(), compiled(name, which, x).tolist(), dtype)
 
 
+def far_out(dtype: torch.dtype) -> list[float]:
+    """Points of either sign up to the dtype's largest number."""
+    powers = torch.tensor([0.45, 0.5, 0.505, 0.55, 0.8, 1.0], dtype=torch.float64)
+    largest = torch.finfo(dtype).max
+    points = largest**powers
+    return torch.cat([points, -points]).clamp(-largest, largest).to(dtype).tolist()
+
+
+LIMITS = {
+    "identity": (lambda x: x * x / 2, lambda x: x, lambda x: 1),
+    "tanh": (abs, mpmath.sign, lambda x: 0),
+    "sigmoid": (lambda x: max(x, 0), lambda x: x > 0, lambda x: 0),
+    "sin": (lambda x: 1 - mpmath.cos(x), mpmath.sin, mpmath.cos, lambda x: -mpmath.sin(x)),
+    "arctan": (lambda x: abs(x) * mpmath.pi / 2, lambda x: mpmath.sign(x) * mpmath.pi / 2, lambda x: x**-2),
+    "softsign": (abs, mpmath.sign, lambda x: x**-2),
+    "erf": (abs, mpmath.sign, lambda x: 0),
+    "softshrink": (lambda x: x * x / 2, lambda x: x, lambda x: 1),
+} | dict.fromkeys(
+    ("relu", "softplus", "silu", "gelu"), (lambda x: max(x, 0) ** 2 / 2, lambda x: max(x, 0), lambda x: x > 0)
+)
+LIMITS["elu"] = (lambda x: x * x / 2 if x > 0 else -x, lambda x: max(x, mpf(-1)), lambda x: x > 0)
+"""Φ, b and b' roughly, far out; b'' is 0 where it is not given."""
+
+
+def assert_limits(name: str, which: str, dtype: torch.dtype, got: list[float], points: list[float]) -> None:
+    largest, formulas = torch.finfo(dtype).max, LIMITS[name]
+    order = OUTPUTS.index(which)
+    for x, y in zip(points, got):
+        limit = mpf(formulas[order](mpf(x))) if order < len(formulas) else mpf(0)
+        if abs(limit) > largest / 2 and math.isinf(y):
+            assert y * limit > 0, (x, y, limit)
+        else:
+            assert abs(mpf(y) - limit) <= 0.05 * abs(limit) + (1.0 if order == 0 else 0.05), (x, y, limit)
+
+
+@each_basis
+def test_functions_far_out_are_finite_or_their_limits(name: str) -> None:
+    for dtype in (torch.float64, torch.float32):
+        points = far_out(dtype)
+        for which in OUTPUTS:
+            assert_limits(name, which, dtype, compiled(name, which, torch.tensor(points, dtype=dtype)).tolist(), points)
+
+
+@each_basis
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_reference_far_out_is_finite_or_its_limit(name: str, dtype: torch.dtype) -> None:
+    """Its formulas, and what autograd makes of them three times."""
+    points = far_out(dtype)
+    x = torch.tensor(points, dtype=dtype, requires_grad=True)
+    for first, function in enumerate((reference.antiderivative, reference.value, reference.derivative)):
+        y = function(name, x)
+        for which in (*OUTPUTS[first:], "third"):
+            if which == "third":
+                assert y.abs().max() <= 1.0
+            else:
+                assert_limits(name, which, dtype, y.tolist(), points)
+            if y.requires_grad:
+                (y,) = torch.autograd.grad(y.sum(), x, create_graph=True, materialize_grads=True)
+            else:
+                y = torch.zeros_like(x)
+
+
 def test_triton_functions_are_accurate() -> None:
     """In Triton's interpreter, which must be chosen before triton is imported: hence another process."""
     script = Path(__file__).parent / "triton_activations.py"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    far, near = far_out(torch.float32), len(POINTS)
     run = subprocess.run(
         [sys.executable, str(script)],
-        input=json.dumps(POINTS),
+        input=json.dumps([*POINTS, *far]),
         capture_output=True,
         text=True,
         env=environment,
@@ -176,7 +239,8 @@ def test_triton_functions_are_accurate() -> None:
     for name, outputs in results.items():
         fast = outputs.pop("fast")
         for which, got in outputs.items():
-            assert_accurate(name, which, POINTS, got, torch.float32)
+            assert_accurate(name, which, POINTS, got[:near], torch.float32)
+            assert_limits(name, which, torch.float32, got[near:], far)
         for which, got in zip(("value", "first", "second"), fast):
             accurate = torch.tensor(outputs[which])
             error = (torch.tensor(got) - accurate).abs().max()

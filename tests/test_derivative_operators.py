@@ -18,7 +18,7 @@ from covering import in_turn
 from gradnets_fast import reference
 from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
-from test_operators import CALLS, DTYPES, SIZES, Call, deep_settings, each_call, ridge_call
+from test_operators import CALLS, DTYPES, SIZES, Call, deep_settings, each_call, ridge_call, transformed_call
 
 RIDGES = [*CALLS[:3], ridge_call(1, ("gelu", "sigmoid"))]
 FAMILIES = ("ridge", "softmax_modules", "transformed_modules")
@@ -236,6 +236,66 @@ def test_quantities_of_no_rows_and_of_leading_dimensions(quantity: str, call: Ca
     assert empty.shape == result[:0].shape
     for gradient in torch.autograd.grad(empty.sum(), leaves, materialize_grads=True):
         assert not gradient.any()
+
+
+EVERY = ("value", "jvp", *QUANTITIES)
+
+
+def drawn_for(
+    quantity: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
+) -> tuple[Function, Function, list[Tensor], Tensor]:
+    """Ours, the exact one, their tensors and a cotangent; J(x) v by two backward passes."""
+    tensors, v, g = draw(call, size, dtype)
+    if quantity == "value":
+        return call.ours, call.exact, tensors, g
+    if quantity == "jvp":
+        return jvp_by_autograd(call.ours), jvp_by_autograd(call.exact), [tensors[0], v, *tensors[1:]], g
+    ours, exact = (quantity_of(call, quantity, backend) for backend in ("cpp", "reference"))
+    return ours, exact, tensors, cotangent(quantity, g)
+
+
+@pytest.mark.parametrize("quantity", EVERY)
+@each_call
+def test_any_number_of_dimensions(quantity: str, call: Call) -> None:
+    """Of points, of the gradients and, where the quantity is not one itself, of the double backward."""
+    ours, _, tensors, _ = drawn_for(quantity, call, (6, 3, 5), torch.float64)
+    points = 2 if quantity == "jvp" else 1
+
+    def results(shape: tuple[int, ...]) -> list[Tensor]:
+        leaves = [t.reshape(*shape, 3) if i < points else t.clone() for i, t in enumerate(tensors)]
+        leaves = [t.requires_grad_() for t in leaves]
+        result = ours(leaves)
+        (first,) = torch.autograd.grad(result.square().sum(), leaves[0], create_graph=quantity != "jvp")
+        if quantity == "jvp":
+            return [result, first]
+        return [result, first, *torch.autograd.grad(first.square().sum(), leaves, materialize_grads=True)]
+
+    flat = results((6,))
+    for shape in ((2, 1, 1, 1, 1, 1, 3), (2, 1, 1, 1, 1, 1, 1, 3), (1,) * 11 + (6, 1)):
+        for mine, expected in zip(results(shape), flat):
+            torch.testing.assert_close(mine.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("quantity", EVERY)
+@pytest.mark.parametrize("call", CALLS[3:5], ids=lambda call: call.name)
+def test_saturated_softmax_modules(quantity: str, call: Call) -> None:
+    """Rows in which one unit has all of a softmax, where eager PyTorch finds exact zeros, beside a row that has not."""
+    ours, exact, tensors, g = drawn_for(quantity, call, (12, 3, 33), torch.float32)
+    tensors[0][1:] *= 1e6
+    truth = outputs_and_gradients(exact, doubles(tensors), g.double())
+    assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(exact, tensors, g), truth)
+
+
+@pytest.mark.parametrize("quantity", EVERY)
+@in_turn("basis, below, dtype", DTYPES[:3], ["softplus", "sigmoid"], [-30.0, -40.0])
+def test_the_logarithm_of_a_small_sum(quantity: str, basis: str, below: float, dtype: torch.dtype) -> None:
+    """Its third derivative overflows where the sum and all results are within range."""
+    ours, exact, tensors, g = drawn_for(quantity, transformed_call(2, basis, "log"), (12, 3, 9), dtype)
+    tensors[3 if quantity == "jvp" else 2] += below
+    truth = outputs_and_gradients(exact, doubles(tensors), g.double())
+    allowed = 20 * torch.finfo(dtype).eps * max(t.abs().max().item() for t in truth)
+    for mine, expected in zip(outputs_and_gradients(ours, tensors, g), truth):
+        torch.testing.assert_close(mine.double(), expected, rtol=0, atol=allowed)
 
 
 @pytest.mark.parametrize("call", [CALLS[0], CALLS[3], CALLS[5], CALLS[9]], ids=lambda call: call.name)

@@ -115,11 +115,11 @@ def print_cpp() -> str:
         lines += ["};", ""]
     lines += _cpp_dispatcher("basis", list(TABLE))
     for transform in TRANSFORMS.values():
-        derivatives = (transform.first, transform.second, transform.third)
+        derivatives = (transform.first, transform.second, transform.third, transform.unit)
         lines += [
             f"struct {transform.name}_transform {{",
             *_cpp_method("value", (transform.value,)),
-            *_cpp_method("derivatives", derivatives, ("first", "second", "third")),
+            *_cpp_method("derivatives", derivatives, ("first", "second", "third", "unit")),
             *("};", ""),
         ]
     lines += _cpp_dispatcher("transform", list(TRANSFORMS))
@@ -240,7 +240,7 @@ def print_triton() -> str:
         lines += _triton_dispatcher(method)
     for transform in TRANSFORMS.values():
         lines += _triton_function(f"{transform.name}_transform_value", (transform.value,))
-        lines += _triton_function(f"{transform.name}_transform_first_second", (transform.first, transform.second))
+        lines += _triton_function(f"{transform.name}_transform_first_second", transform.derivatives()[:2])
     for method in ("transform_value", "transform_first_second"):
         lines += ["", "@triton.jit", f"def {method}(x, NAME: tl.constexpr):"]
         lines += _triton_cases([(f'NAME == "{name}"', f"{name}_{method}(x)") for name in TRANSFORMS], "transform")

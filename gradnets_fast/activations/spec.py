@@ -261,8 +261,10 @@ def _silu() -> Basis:
 
 def _gelu() -> Basis:
     normal_cdf = 0.5 * erfc(-math.sqrt(0.5) * x)
-    normal_pdf = exp(-0.5 * (x * x)) * (1.0 / math.sqrt(2.0 * math.pi))
-    # Beyond 40 the density is 0 in every dtype, and powers of x would overflow.
+    # Beyond 40 the density is 0, and below −40 N too; times x², infinite for the largest numbers, they would be NaN.
+    squared = minimum(_ABS, 40.0) * minimum(_ABS, 40.0)
+    normal_pdf = exp(-0.5 * squared) * (1.0 / math.sqrt(2.0 * math.pi))
+    floored = -minimum(-x, 40.0)
     bounded = copysign(minimum(_ABS, 40.0), x)
     # Φ = ½[(x²−1)N(x) + x n(x)] + ¼; near 0 the odd part (x²−1)(N−½) + x n = x³(2/3 − …)/√(2π) by its series.
     pdf = [(-0.5) ** k / math.factorial(k) for k in range(20)]
@@ -270,15 +272,15 @@ def _gelu() -> Basis:
     near = copysign(minimum(_ABS, 1.0), x)
     odd = polynomial(near * near, [0.5 / math.sqrt(2.0 * math.pi) * c for c in series], 1.0)
     small = x * x * (0.25 + near * odd)
-    large = 0.5 * ((x * x - 1.0) * normal_cdf + x * normal_pdf) + 0.25
+    large = 0.5 * ((floored * floored - 1.0) * normal_cdf + floored * normal_pdf) + 0.25
     supremum = 0.5 * math.erfc(-1.0) + math.sqrt(2.0) * math.exp(-1.0) / math.sqrt(2.0 * math.pi)
     return Basis(
         "gelu",
         where(_ABS < 1.0, small, large),
         x * normal_cdf,
         normal_cdf + x * normal_pdf,
-        normal_pdf * (2.0 - x * x),
-        normal_pdf * (bounded * (bounded * bounded - 4.0)),
+        normal_pdf * (2.0 - squared),
+        normal_pdf * (bounded * (squared - 4.0)),
         (1.0 - supremum, supremum),
         torch_module="GELU",
         torch_settings={"approximate": "none"},
@@ -323,7 +325,7 @@ def _erf() -> Basis:
     antiderivative = x * erf(x) + 0.5 * peak * expm1(-(x * x))
     bounded = minimum(_ABS, 40.0)
     third = first * (4.0 * (bounded * bounded) - 2.0)
-    return Basis("erf", antiderivative, erf(x), first, -2.0 * x * first, third, (0.0, peak))
+    return Basis("erf", antiderivative, erf(x), first, -2.0 * first * x, third, (0.0, peak))
 
 
 def _softshrink() -> Basis:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from .expression import Expression, constant, exp, log, x
 from .spec import TABLE
 
+_ONE = constant(1.0)
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -22,7 +24,10 @@ class Transform:
     Attributes:
         name: the name that users write.
         formula: ρ(t), for people.
-        value, first, second, third: ρ, ρ', ρ'', ρ''' of t, which the expressions call x.
+        value: ρ(t); the expressions call t x.
+        first, second, third: k ρ', k² ρ'' and k³ ρ''', with k = unit.
+        unit: k(t), by which σ is divided wherever it meets a derivative of ρ: 1, or where those derivatives leave the
+            range of numbers, what keeps both within it.
         keeps_convexity_on_nonnegative: ρ is convex and nondecreasing on [0, ∞), the range of a sum of
             the (nonnegative) antiderivatives of nondecreasing basis functions.
         why_not: if it does not, why.
@@ -34,11 +39,18 @@ class Transform:
     first: Expression
     second: Expression
     third: Expression
+    unit: Expression = _ONE
     keeps_convexity_on_nonnegative: bool = True
     why_not: str = ""
 
+    def derivatives(self) -> tuple[Expression, Expression, Expression]:
+        """Return ρ', ρ'' and ρ''' themselves."""
+        if self.unit is _ONE:
+            return self.first, self.second, self.third
+        square = self.unit * self.unit
+        return self.first / self.unit, self.second / square, self.third / (square * self.unit)
 
-_ONE = constant(1.0)
+
 _ZERO = constant(0.0)
 _SIGMOID = TABLE["sigmoid"]
 _TANH = TABLE["tanh"]
@@ -55,9 +67,10 @@ TRANSFORMS: dict[str, Transform] = {
             "log",
             "log t",
             log(x),
-            1.0 / x,
-            -1.0 / (x * x),
-            2.0 / (x * x * x),
+            _ONE,
+            constant(-1.0),
+            constant(2.0),
+            unit=x,
             keeps_convexity_on_nonnegative=False,
             why_not="log is concave, so that its composition with a convex potential need not be convex",
         ),

@@ -44,18 +44,37 @@ VALUES: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
     "softshrink": F.softshrink,
 }
+"""As torch computes them, which is what kernels are compared with in speed."""
+
+
+def _arctan(x: Tensor) -> Tensor:
+    limit = torch.finfo(x.dtype).max / 4
+    return torch.atan(x.clamp(-limit, limit))
+
+
+_WITH_FINITE_DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": lambda x: torch.where(x.abs() < 40.0, F.gelu(x.clamp(-40.0, 40.0)), x * (x > 0)),
+    "arctan": _arctan,
+    "erf": lambda x: torch.erf(x.clamp(-30.0, 30.0)),
+}
+"""Those whose second or third derivative by autograd is NaN far out, with constant slopes there, as rounding has it."""
 
 
 def _minus_dilogarithm(x: Tensor) -> Tensor:
-    """−Li₂(−eˣ), by Σ_n B_n u^{n+1}/(n+1)! in u = log(1 + e^{−|x|}) and the inversion formula."""
+    """−Li₂(−eˣ), by its values left of 0 and the inversion formula."""
+    left = _minus_dilogarithm_left(x)
+    return torch.where(x > 0, x * x / 2 + math.pi**2 / 6 - left, left)
+
+
+def _minus_dilogarithm_left(x: Tensor) -> Tensor:
+    """−Li₂(−e^{−|x|}), by Σ_n B_n u^{n+1}/(n+1)! in u = log(1 + e^{−|x|})."""
     u = torch.log1p(torch.exp(-x.abs()))
     # B_2k/(2k+1)! for k = 1 … 9; |u| <= log 2, so the next term is below 1e-17.
     series = torch.zeros_like(u)
     bernoulli = [1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798]
     for k, number in reversed(list(enumerate(bernoulli, start=1))):
         series = series * u * u + number / math.factorial(2 * k + 1)
-    left = u + u * u / 4 + u**3 * series
-    return torch.where(x > 0, x * x / 2 + math.pi**2 / 6 - left, left)
+    return u + u * u / 4 + u**3 * series
 
 
 def _elu(x: Tensor) -> Tensor:
@@ -63,10 +82,22 @@ def _elu(x: Tensor) -> Tensor:
     return torch.where(x > 0, x * x / 2, torch.expm1(negative) - negative)
 
 
-def _gelu(x: Tensor) -> Tensor:
+def _silu_antiderivative(x: Tensor) -> Tensor:
+    # x softplus(x) + Li₂(−eˣ) + π²/12, where x² of one and x²/2 of the other would both overflow.
+    constant = math.pi**2 / 12 - _minus_dilogarithm_left(x)
+    return x * (F.relu(x) / 2 + torch.log1p(torch.exp(-x.abs()))) + torch.where(x > 0, -constant, constant)
+
+
+def _gelu_antiderivative(x: Tensor) -> Tensor:
+    x = x.clamp(min=-40.0)  # further left N is 0, and x² may overflow
     cdf: Tensor = torch.special.ndtr(x)
     pdf = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     return ((x * x - 1) * cdf + x * pdf) / 2 + 0.25
+
+
+def _arctan_antiderivative(x: Tensor) -> Tensor:
+    near = x.abs().clamp(max=1e8)  # beyond, log(1 + x²)/2 is log|x|, and x² may overflow
+    return x * torch.atan(x) - torch.log1p(near * near) / 2 - torch.log(x.abs().clamp(min=1e8) / 1e8)
 
 
 ANTIDERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -76,10 +107,10 @@ ANTIDERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": _minus_dilogarithm,
     "relu": lambda x: F.relu(x) ** 2 / 2,
     "elu": _elu,
-    "silu": lambda x: x * _softplus(x) - _minus_dilogarithm(x) + math.pi**2 / 12,
-    "gelu": _gelu,
+    "silu": _silu_antiderivative,
+    "gelu": _gelu_antiderivative,
     "sin": lambda x: 1 - torch.cos(x),
-    "arctan": lambda x: x * torch.atan(x) - torch.log1p(x * x) / 2,
+    "arctan": _arctan_antiderivative,
     "softsign": lambda x: x.abs() - torch.log1p(x.abs()),
     "erf": lambda x: x * torch.erf(x) + torch.expm1(-x * x) / math.sqrt(math.pi),
     "softshrink": lambda x: F.softshrink(x) ** 2 / 2,
@@ -99,6 +130,7 @@ def sech_squared(x: Tensor) -> Tensor:
 
 
 def _gelu_derivative(x: Tensor) -> Tensor:
+    x = x.clamp(-40.0, 40.0)  # beyond, it is 0 or 1
     cdf = torch.erfc(-math.sqrt(0.5) * x) / 2
     return cdf + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
@@ -117,7 +149,7 @@ DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     # x² would overflow.
     "arctan": lambda x: torch.hypot(x, torch.ones_like(x)).reciprocal().square(),
     "softsign": lambda x: (1 + x.abs()).reciprocal().square(),
-    "erf": lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x),
+    "erf": lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x.clamp(-30.0, 30.0).square()),
     "softshrink": lambda x: torch.where(x.abs() > 0.5, 1.0, F.softshrink(x)),
 }
 """b', written so that autograd's derivative of it, b'', is accurate too; at kinks both are torch's."""
@@ -156,7 +188,7 @@ SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "
 
 def value(name: str, x: Tensor) -> Tensor:
     """The basis function `name`, elementwise."""
-    return VALUES[name](x)
+    return _WITH_FINITE_DERIVATIVES.get(name, VALUES[name])(x)
 
 
 def derivative(name: str, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ... import reference
 from ...nn import DeepGradNet
-from ...reference import ANTIDERIVATIVES, DERIVATIVES, TRANSFORM_VALUES, value
+from ...reference import ANTIDERIVATIVES, DERIVATIVES, TRANSFORM_VALUES, VALUES
 from ...reference.ridge import PANELLED_RULE, gram
 
 Function = Callable[..., Tensor]
@@ -48,7 +48,7 @@ def _ridge(
     x: Tensor, W: Tensor, scale: Tensor | None, shift: Tensor, coef: Tensor | None, bias: Tensor, basis: Sequence[str]
 ) -> Tensor:
     if scale is None or coef is None:
-        return value(basis[0], x @ W.T + shift[0]) @ W + bias
+        return VALUES[basis[0]](x @ W.T + shift[0]) @ W + bias
     return reference.ridge(x, W, scale, shift, coef, bias, basis)
 
 
@@ -59,7 +59,7 @@ def authors_ridge(
     hidden = torch.zeros((), dtype=x.dtype, device=x.device)
     for layer in range(len(scale)):
         z = scale[layer] * (x @ W.T) + shift[layer] + hidden
-        hidden = sum((coef[layer, k] * value(name, z) for k, name in enumerate(basis)), torch.zeros_like(z))
+        hidden = sum((coef[layer, k] * VALUES[name](z) for k, name in enumerate(basis)), torch.zeros_like(z))
     return hidden @ W + bias
 
 
@@ -131,7 +131,7 @@ def _terms(
 def _transformed(x: Tensor, basis: str, bias: Tensor, **modules: Any) -> Tensor:
     f = bias
     for W, z, _, first, _ in _terms(x, basis=basis, bias=bias, **modules):
-        f = f + (first * value(basis, z)).to(W.dtype) @ W
+        f = f + (first * VALUES[basis](z)).to(W.dtype) @ W
     return f.to(x.dtype)
 
 
@@ -145,7 +145,7 @@ def _transformed_potential(x: Tensor, bias: Tensor, **modules: Any) -> Tensor:
 def _transformed_jvp(x: Tensor, v: Tensor, basis: str, **modules: Any) -> Tensor:
     tangent = torch.zeros_like(x)
     for W, z, _, first, second in _terms(x, basis=basis, **modules):
-        s, a = value(basis, z), v @ W.T
+        s, a = VALUES[basis](z), v @ W.T
         hidden = second * (s * a).sum(-1, keepdim=True) * s + first * _slope(basis, z) * a
         tangent = tangent + hidden.to(W.dtype) @ W
     return tangent.to(x.dtype)
@@ -154,7 +154,7 @@ def _transformed_jvp(x: Tensor, v: Tensor, basis: str, **modules: Any) -> Tensor
 def _transformed_divergence(x: Tensor, basis: str, **modules: Any) -> Tensor:
     trace = torch.zeros_like(x[:, 0])
     for W, z, _, first, second in _terms(x, basis=basis, **modules):
-        gradient, slope = value(basis, z).to(W.dtype) @ W, _slope(basis, z)
+        gradient, slope = VALUES[basis](z).to(W.dtype) @ W, _slope(basis, z)
         along = slope @ W.square().sum(-1).to(slope.dtype)
         trace = trace + second.squeeze(-1) * gradient.square().sum(-1) + first.squeeze(-1) * along
     return trace.to(x.dtype)
@@ -163,7 +163,7 @@ def _transformed_divergence(x: Tensor, basis: str, **modules: Any) -> Tensor:
 def _transformed_jacobian(x: Tensor, basis: str, **modules: Any) -> Tensor:
     jacobian = x.new_zeros(*x.shape, x.shape[-1])
     for W, z, _, first, second in _terms(x, basis=basis, **modules):
-        gradient = value(basis, z).to(W.dtype) @ W
+        gradient = VALUES[basis](z).to(W.dtype) @ W
         outer = (second * gradient).unsqueeze(-1) * gradient.unsqueeze(-2)
         jacobian = jacobian + outer + gram(W, first * _slope(basis, z))
     return jacobian.to(x.dtype)
@@ -174,7 +174,7 @@ def _deep_potential(x: Tensor, theta: Tensor, bias: Tensor, widths: Sequence[int
     *parts, c = theta.split([*sizes, widths[-1]])
     a = x
     for h, name, weight, b in zip(widths, basis, parts[::2], parts[1::2]):
-        a = value(name, F.linear(a, weight.view(h, -1), b))
+        a = VALUES[name](F.linear(a, weight.view(h, -1), b))
     energy: Tensor = a @ c + x @ bias.to(x.dtype)
     return energy
 
