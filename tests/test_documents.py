@@ -38,7 +38,7 @@ def test_code_runs(name: str, index: int) -> None:
         exec(compile(block, name, "exec"), names)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/scaling.md", "docs/swap.md", "docs/usage.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/deep.md", "docs/scaling.md", "docs/swap.md", "docs/usage.md"])
 def test_documents_have_code(name: str) -> None:
     assert len(BLOCKS[name]) >= 3
 
