@@ -14,7 +14,7 @@ from torch.func import jacfwd, jacrev
 import gradnets_fast
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, TRANSFORMS
-from gradnets_fast.apps.bench.draws import Variant
+from gradnets_fast.apps.draws import Variant
 
 MODES = (jacfwd, jacrev)
 SUCCESSIONS = (
@@ -46,7 +46,7 @@ def check_derivatives(line: Line, orders: int = 3) -> None:
 def test_basis_functions(name: str) -> None:
     """Between kinks, on both sides of 0 and in the tails."""
     points = torch.tensor([-7.0, -1.2, -0.61, 0.11, 0.83, 2.5, 9.0], dtype=torch.float64)
-    for function in (reference.antiderivative, reference.value, reference.derivative):
+    for function in (reference.antiderivative, reference.value, reference.derivative, reference.second_derivative):
         check_derivatives(lambda t, function=function: function(name, points + t / 10))
 
 
@@ -60,6 +60,7 @@ def test_transforms(name: str) -> None:
 VARIANTS = [
     Variant("ridge", 1, ("tanh",), signed=True),
     Variant("ridge", 2, ("gelu", "sin"), signed=True),
+    Variant("deep", 2, ("silu", "softplus")),
     Variant("softmax_modules", 1),
     Variant("softmax_modules", 2, combined=True),
     Variant("transformed_modules", 1, ("tanh",), "half_square"),
@@ -83,7 +84,7 @@ def test_quantities_in_points_and_parameters(variant: Variant, quantity: str) ->
 
     def line(t: Tensor) -> Tensor:
         moved = {name: tensor + t * along[name] for name, tensor in tensors.items()}
-        result: Tensor = operator(**moved, **variant.settings, backend="reference")
+        result: Tensor = operator(**moved, **variant.settings(4), backend="reference")
         return result
 
     check_derivatives(line, ORDERS.get((variant.family, quantity), 3))
