@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from .apps.text import write_anywhere
+
 
 def main() -> None:
     """Run the command line, or say what it lacks; the doctor runs without it."""
+    write_anywhere()
     arguments = sys.argv[1:]
     try:
         from .apps.cli import run

@@ -173,7 +173,7 @@ def test_a_reader_that_stops_and_a_terminal_without_arrows_are_no_errors(broken_
     assert (stopped.stdout.count("\n"), stopped.stderr) == (1, "")
     plain = run(words, PYTHONIOENCODING="ascii", **broken_torch)
     assert (plain.returncode, plain.stderr) == (1, "")
-    assert "? install it anew" in plain.stdout
+    assert "-> install it anew" in plain.stdout
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["--help"], []])

@@ -43,6 +43,7 @@ APPLICATIONS = {
     "apps/draws.py": set(),
     "apps/files.py": set(),
     "apps/memory.py": set(),
+    "apps/text.py": set(),
     "apps/cli": {"files", "memory", "train", "bench", "doctor", "tuning"},
 }
 """Each application and what it may import of the others."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..bench.chosen import NETWORKS
-from .errors import help_of, one_line_errors
+from .errors import help_of, one_line_errors, plain_console
 
 _PRESET = (
     "quick (small networks), full (all, and torch.compile), registry (every activation), gpu (large operators). "
@@ -84,7 +83,7 @@ def bench(
     options = context.params | {name: _split(values) for name, values in several.items()}
     typed = f"gradnets-fast {shlex.join(sys.argv[1:])}"
     with one_line_errors():
-        code = command.bench(Console(), command.request(typed, **options))
+        code = command.bench(plain_console(), command.request(typed, **options))
     raise typer.Exit(code)
 
 

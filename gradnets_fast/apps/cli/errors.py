@@ -1,4 +1,4 @@
-"""Foreseen failures of all commands: one line and exit code 2."""
+"""What all commands share: foreseen failures, which are one line and exit code 2, and the terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
+from rich.console import Console
 
 from ...errors import is_message, message
 
@@ -40,6 +41,11 @@ def one_line_errors() -> Iterator[None]:
         who = "" if rank == "0" else f"process {rank}: "
         print(f"gradnets-fast: {who}{text}\n", end="", file=sys.stderr, flush=True)
         raise typer.Exit(2) from error
+
+
+def plain_console(quiet: bool = False) -> Console:
+    """A terminal that prints texts as they are: a file's name may hold what rich takes for markup."""
+    return Console(quiet=quiet, markup=False, emoji=False)
 
 
 def help_of(text: str, choices: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ from ..train.losses import decibel
 from ..train.ranks import Ranks, processes
 from ..train.settings import PRECISIONS, SCHEDULES, Settings, resolved_streams
 from ..train.training import Trainer
-from .errors import help_of, one_line_errors
+from .errors import help_of, one_line_errors, plain_console
 
 _PLAIN_LINES = 10
 _REPORT_FILE, _FIGURE_FILE = "report.json", "figure.png"
@@ -114,7 +114,7 @@ def train(
     options = {name: value for name, value in context.params.items() if name in names}
     options["field"] = field if field is not None or data is not None else Settings.field
     with one_line_errors(), processes(device) as ranks, ExitStack() as held:
-        console = Console(quiet=ranks.rank > 0)
+        console = plain_console(quiet=ranks.rank > 0)
         if not save_every >= 0:
             raise ValueError(message("train", "save_every", "seconds, 0 or more", save_every, "for example 30"))
         if resume:

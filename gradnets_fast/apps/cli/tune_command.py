@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from .errors import one_line_errors
+from .errors import one_line_errors, plain_console
 
 
 def tune(
@@ -19,7 +18,7 @@ def tune(
     """Measure the tiles of the Triton kernels on this GPU, and keep the fastest; they serve from the next start on."""
     from .. import tuning
 
-    console = Console()
+    console = plain_console()
     with one_line_errors():
         path = tuning.tune(tuning.parsed(device), kernel, out, lambda line: console.print(line, highlight=False))
     console.print(f"  {path}", highlight=False, soft_wrap=True)

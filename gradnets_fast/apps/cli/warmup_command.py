@@ -28,7 +28,7 @@ from ..train.checkpoint import SETTINGS_FILE, check_tensors, load_checkpoint, lo
 from ..train.ranks import device_of
 from ..train.settings import PRECISIONS, Settings
 from ..train.training import make_module
-from .errors import help_of, one_line_errors
+from .errors import help_of, one_line_errors, plain_console
 
 _DIM = 2
 _NETWORK = "The network"
@@ -77,7 +77,7 @@ def warmup(
             check_choice("warmup", "dtype", dtype, list(PRECISIONS))
         with _as_of_warmup():
             module, settings = _chosen(network, run) if out is None else _of_run(out, network, run)
-        _warm(Console(), module, settings, batch_size or [settings.batch_size], tuple(method or METHODS[:1]))
+        _warm(plain_console(), module, settings, batch_size or [settings.batch_size], tuple(method or METHODS[:1]))
 
 
 @contextmanager

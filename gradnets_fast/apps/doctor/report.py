@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -23,8 +22,6 @@ Found = Iterable[tuple[str, Iterable[Check]]]
 
 def report(found: Found, as_json: bool) -> int:
     """Write to standard output; return the exit code: 1 if something is broken, else 0."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an arrow that a terminal lacks is no reason to stop
     try:
         status = write_json(found, sys.stdout) if as_json else write_text(found, sys.stdout)
         sys.stdout.flush()

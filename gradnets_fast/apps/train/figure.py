@@ -40,6 +40,7 @@ def _draw(trainer: Trainer, evaluation: Evaluation) -> Figure:
     figure.suptitle(
         f"{title}, {evaluation.parameters} parameters, {settings.steps} steps of {settings.batch_size}",
         fontsize="medium",
+        parse_math=False,
     )
     if two_dimensional:
         axes = figure.subplots(1, 4, gridspec_kw={"width_ratios": [1, 1, 1, 1.15]})

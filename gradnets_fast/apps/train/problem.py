@@ -184,7 +184,7 @@ def _of_shards(settings: Settings, ranks: Ranks) -> Problem:
         raise ValueError(message("train", str(last), f"d = {source.dim}, as the others", held_out.dim, "remove it"))
     values = torch.from_numpy(held_out.read(0, min(held_out.rows, _TEST_ROWS))).to(device_of(settings.device))
     x, g = (part.contiguous() for part in values.split(source.dim, 1))
-    return Problem(source, x, g, x.mean(0), None, Path(settings.data).name or settings.data)
+    return Problem(source, x, g, x.mean(0), None, _label(settings.data))
 
 
 def _split(samples: Samples, settings: Settings, ranks: Ranks) -> Problem:
@@ -197,8 +197,13 @@ def _split(samples: Samples, settings: Settings, ranks: Ranks) -> Problem:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
     test = max(1, int(count * _TEST_FRACTION))
     x, g = samples.x[order], samples.g[order]
-    name = Path(samples.source).name
+    name = _label(samples.source)
     return _problem(x[test:], g[test:], x[:test], settings, ranks, name, test_g=g[:test])
+
+
+def _label(source: str) -> str:
+    """The name of the data, in characters that can be drawn."""
+    return (Path(source).name or source).encode("utf-8", "replace").decode()
 
 
 def _check_dim(settings: Settings, dim: int, source: str) -> None:
