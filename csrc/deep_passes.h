@@ -5,6 +5,11 @@
 
 namespace gradnets::GRADNETS_ISA {
 
+// A derivative of σ at u, which the tables make a number where u is NaN and σ piecewise linear.
+template <class V> GRADNETS_INLINE V or_nan(V u, V derivative) {
+    return select(u == u, derivative, u);
+}
+
 // A layer's tile on the way up.  Rows [rows, stride] of u become a = σ(u + b); τ becomes t = σ'·τ; slopes becomes σ'
 // and curves σ''·τ.  The last two with tangents only; before_a and before_t, of a residual layer, are added to a and t.
 template <class T> struct DeepUp {
@@ -19,9 +24,10 @@ template <class T> __attribute__((noinline)) void deep_up(int basis, const DeepU
         for (int64_t i = 0; i < tile.rows * tile.stride; i += tile.stride)
             for (int64_t j = 0; j < tile.stride; j += Simd<T>::lanes) {
                 const int64_t at = i + j;
+                const V u = load(tile.u + at) + load(tile.bias + j);
                 V value, slope;
-                b.value_first(load(tile.u + at) + load(tile.bias + j), value, slope);
-                store(tile.slopes + at, slope);
+                b.value_first(u, value, slope);
+                store(tile.slopes + at, or_nan(u, slope));
                 store(tile.u + at, tile.before_a ? value + load(tile.before_a + at) : value);
             }
     });
@@ -33,9 +39,10 @@ template <class T> __attribute__((noinline)) void deep_up_tangent(int basis, con
         for (int64_t i = 0; i < tile.rows * tile.stride; i += tile.stride)
             for (int64_t j = 0; j < tile.stride; j += Simd<T>::lanes) {
                 const int64_t at = i + j;
+                const V u = load(tile.u + at) + load(tile.bias + j), tau = load(tile.tangent + at);
                 V value, slope, curve;
-                b.value_first_second(load(tile.u + at) + load(tile.bias + j), value, slope, curve);
-                const V tau = load(tile.tangent + at);
+                b.value_first_second(u, value, slope, curve);
+                slope = or_nan(u, slope);
                 store(tile.slopes + at, slope);
                 store(tile.curves + at, curve * tau);
                 store(tile.u + at, tile.before_a ? value + load(tile.before_a + at) : value);

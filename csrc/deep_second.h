@@ -28,11 +28,12 @@ __attribute__((noinline)) void deep_up_third(int basis, int64_t rows, int64_t st
     using V = typename Simd<T>::Vector;
     with_basis(basis, [&](auto b) {
         each_vector<T>(rows, stride, [&](int64_t, int64_t j, int64_t at) {
+            const V argument = load(u + at) + load(bias + j);
             V value, slope, curve, third;
-            b.value_to_third(load(u + at) + load(bias + j), value, slope, curve, third);
+            b.value_to_third(argument, value, slope, curve, third);
             store(u + at, before ? value + load(before + at) : value);
-            store(slopes + at, slope);
-            store(curves + at, curve);
+            store(slopes + at, or_nan(argument, slope));
+            store(curves + at, or_nan(argument, curve));
             store(thirds + at, third);
         });
     });

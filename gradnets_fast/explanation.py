@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -107,8 +107,8 @@ def _arguments(module_or_op: object) -> dict[str, Any] | None:
     if effective is None:
         return None
     with torch.no_grad():
-        arguments: dict[str, Any] = vars(effective())
-    return arguments
+        network = effective()
+    return {field.name: getattr(network, field.name) for field in fields(network)}
 
 
 def _kernel(operator: str, backend: str, x: Tensor, arguments: dict[str, Any] | None) -> str:

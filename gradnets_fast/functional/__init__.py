@@ -11,6 +11,7 @@ whose methods compute the five; modules and the functions here are thin over it.
 """
 
 from ..ops.families import Structure as Structure
+from ..ops.operator import PLAIN_TYPES as PLAIN_TYPES
 from . import _deep, _modules, _ridge
 from ._checks import autocast as autocast
 from ._deep import *

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled
+from torch.compiler import is_compiling
 
 from .. import backend as _backend
 from ..ops import _cpp, autograd
-from ..ops.families import known_settings, settings_of
 from ..ops.operator import PLAIN_TYPES
 from ._checks import checked_direction
 from ._ranks import is_distributed, over_ranks, whole
@@ -55,25 +55,23 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
     Out of the ordinary means torch.compile, a tracer, autocast, a transform, a soft maximum, another backend, or a
     tensor that the kernels refuse; the caller then takes the checked way.
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or _cpp.why_unavailable() is not None:
+    if is_compiling() or is_autocast_enabled("cpu"):
         return None
-    if backend not in (None, "cpp"):
-        return None
-    named = backend or _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE)
+    if backend is None:
+        backend = _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE) or "cpp"
     is_sum = network.sharpness is None and network.offset is None
-    if named not in ("", "cpp") or not is_sum or not autograd.no_transform_is_active():
+    if backend != "cpp" or not is_sum or not autograd.no_transform_is_active():
         return None
     try:
-        settings = known_settings(network.family.name, *network.names())
+        settings = network.known_settings()
     except TypeError:  # a list, or what is no name
         return None
     if settings is None:
         return None
     operator = network.operators[quantity].cpp
     takes_bias = operator.quantity.takes_bias
-    tensors = (*points, *network.parameters(), network.bias) if takes_bias else (*points, *network.parameters())
-    kernels: Any = operator.kernels
-    result = kernels.attempt(tensors, settings)
+    tensors = points + network.parameters() + ((network.bias,) if takes_bias else ())
+    result = operator.kernels.attempt(tensors, settings)
     if result is None or not (takes_bias or _is_like(network.bias, points[0])):
         return None
     result = autograd.recorded(operator, result, tensors, settings)
@@ -90,7 +88,7 @@ def _is_like(bias: Tensor | None, x: Tensor) -> bool:
 
 def _compute(backend: str, network: Network, quantity: str, points: Points) -> Tensor:
     """Return the quantity on a backend, for arguments that have been checked."""
-    settings = settings_of(*network.names())
+    settings = network.settings()
     if backend == "reference":
         names = (name.rstrip("?") for name in network.family.parameters)
         named = dict(zip(names, network.parameters())) | {"bias": network.bias}

@@ -13,9 +13,24 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..ops import OPERATORS, Backends
-from ..ops.families import DEEP, RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, Family, Structure
+from ..ops.families import (
+    DEEP,
+    RIDGE,
+    SOFTMAX_MODULES,
+    TRANSFORMED_MODULES,
+    Family,
+    Settings,
+    Structure,
+    cascade_settings,
+    deep_settings,
+    known_cascade,
+    known_deep,
+    known_transformed,
+)
 from ._checks import checked_deep, checked_modules, checked_ridge, checked_soft_maximum, checked_transformed
 from ._dispatch import run
+
+_NO_NAMES = Settings()
 
 
 class Network:
@@ -28,6 +43,7 @@ class Network:
         sharpness, offset: what combines modules by log-sum-exp; None where f is a sum.
     """
 
+    __slots__ = ()
     family: ClassVar[Family]
     operators: ClassVar[dict[str, Backends]]
     W: Tensor
@@ -67,8 +83,16 @@ class Network:
         """Return the tensors that a sum over hidden units or modules is over, in the order of `family.parameters`."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its parameters are")
 
-    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
-        """Return the names of the basis functions and of the transform ρ, "" where there is none, and a structure."""
+    def settings(self) -> Settings:
+        """Return what selects a kernel, of a network that has been checked."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its functions are")
+
+    def known_settings(self) -> Settings | None:
+        """Return the settings of a network that has not been checked, or None if a name is in no table.
+
+        Raises:
+            TypeError: the names are a list.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say what its functions are")
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Any]:
@@ -80,7 +104,7 @@ class Network:
         raise NotImplementedError(f"{type(self).__name__} does not check its arguments")
 
 
-@dataclass
+@dataclass(slots=True)
 class Ridge(Network):
     """A network of the ridge family; the fields are the arguments of `ridge`."""
 
@@ -97,8 +121,11 @@ class Ridge(Network):
     def parameters(self) -> tuple[Tensor | None, ...]:
         return self.W, self.scale, self.shift, self.coef
 
-    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
-        return self.basis, "", None
+    def settings(self) -> Settings:
+        return cascade_settings(self.basis)
+
+    def known_settings(self) -> Settings | None:
+        return known_cascade(self.basis)
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Ridge]:
         arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis)
@@ -106,7 +133,7 @@ class Ridge(Network):
         return x, Ridge(W, self.scale, shift, coef, self.bias, names)
 
 
-@dataclass
+@dataclass(slots=True)
 class SoftmaxModules(Network):
     """A network of the family; the fields are the arguments of `softmax_modules`."""
 
@@ -125,8 +152,10 @@ class SoftmaxModules(Network):
     def parameters(self) -> tuple[Tensor | None, ...]:
         return self.W, self.b, self.temperature, self.positive, self.negative
 
-    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
-        return (), "", None
+    def settings(self) -> Settings:
+        return _NO_NAMES
+
+    known_settings = settings
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, SoftmaxModules]:
         numbers = {"temperature": self.temperature, "positive": self.positive, "negative": self.negative}
@@ -135,7 +164,7 @@ class SoftmaxModules(Network):
         return x, replace(self, W=W, offset=offset)
 
 
-@dataclass
+@dataclass(slots=True)
 class TransformedModules(Network):
     """A network of the family; the fields are the arguments of `transformed_modules`."""
 
@@ -154,8 +183,11 @@ class TransformedModules(Network):
     def parameters(self) -> tuple[Tensor | None, ...]:
         return self.W, self.b, self.weight
 
-    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
-        return self.basis, self.transform, None
+    def settings(self) -> Settings:
+        return Settings((self.basis,), self.transform)
+
+    def known_settings(self) -> Settings | None:
+        return known_transformed(self.basis, self.transform)
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, TransformedModules]:
         x, W = checked_transformed(where, x, self.W, self.b, self.weight, self.bias, self.basis, self.transform)
@@ -163,7 +195,7 @@ class TransformedModules(Network):
         return x, replace(self, W=W, offset=offset)
 
 
-@dataclass
+@dataclass(slots=True)
 class Deep(Network):
     """A network of the family; the fields are the arguments of `deep`, theta as W."""
 
@@ -178,8 +210,11 @@ class Deep(Network):
     def parameters(self) -> tuple[Tensor | None, ...]:
         return (self.W,)
 
-    def names(self) -> tuple[str | Sequence[str], str, Structure | None]:
-        return self.basis, "", self.structure
+    def settings(self) -> Settings:
+        return deep_settings(self.basis, self.structure)
+
+    def known_settings(self) -> Settings | None:
+        return known_deep(self.basis, self.structure)
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Deep]:
         x, theta, names = checked_deep(where, x, self.W, self.bias, self.basis, self.structure)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import check_choice, check_parameters, check_positive, message
-from ..functional import Network
+from ..functional import PLAIN_TYPES, Network
 from .hooks import Part, compute_parameters, compute_parameters_of_parts
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-_PLAIN = (Tensor, nn.Parameter)
 LINEAR_PARTS = ("psd", "symmetric")
 METHODS = ("forward", "jvp", "potential", "divergence", "jacobian", "value_and_gradient")
 """What a network computes, by the names of its methods."""
@@ -138,12 +137,6 @@ class GradNet(nn.Module):
         """
         return {}
 
-    def _parameter(self, name: str) -> Tensor:
-        """Return the attribute `name`; a plain parameter sooner than nn.Module, which looks elsewhere first."""
-        parameter = self._parameters.get(name)
-        found: Tensor = getattr(self, name) if parameter is None else parameter
-        return found
-
     def _effective_checked(self) -> Network:
         """Return `_effective`, after a check that its parameters are whole or divided by `parallelize`."""
         if Part.any_has_hooks:
@@ -153,7 +146,7 @@ class GradNet(nn.Module):
         except RuntimeError:  # parameters that PyTorch has no functions for
             check_parameters(type(self).__name__, self.named_parameters())
             raise
-        if type(network.W) not in _PLAIN:
+        if type(network.W) not in PLAIN_TYPES:
             self._check_mesh(network.W)
         return network
 
@@ -271,6 +264,18 @@ class GradNet(nn.Module):
             fix = "a symmetric matrix need not be positive semidefinite"
             raise ValueError(message(where, "linear", "'psd' or None for a monotone network", repr(linear), fix))
         self.linear = LinearPart(linear, in_dim, **factory)
+
+
+def parameter_of(module: nn.Module, name: str) -> Tensor:
+    """Return the attribute `name`; a plain parameter sooner than nn.Module, which looks elsewhere first."""
+    parameter = module._parameters.get(name)
+    found: Tensor = getattr(module, name) if parameter is None else parameter
+    return found
+
+
+def parameters_of(parameters: nn.ParameterList) -> list[Tensor]:
+    """Return the parameters of a list, in their order, by `parameter_of`."""
+    return [parameter_of(parameters, str(i)) for i in range(len(parameters))]
 
 
 def check_sizes(where: str, **sizes: object) -> None:

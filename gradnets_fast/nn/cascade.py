@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..errors import check_dtype, message
 from ..functional import Ridge
 from .activation import Activation, ElementwiseActivation, parse_activation
-from .base import GradNet, check_sizes, init_uniform, init_weights
+from .base import GradNet, check_sizes, init_uniform, init_weights, parameter_of, parameters_of
 
 
 class GradNetC(GradNet):
@@ -98,19 +98,19 @@ class GradNetC(GradNet):
             self.linear.reset_parameters()
 
     def _effective(self) -> Ridge:
-        L = self.num_layers
-        beta, alpha = torch.stack(list(self.beta)), torch.stack(list(self.alpha))
+        *biases, bias = parameters_of(self.bias)
+        beta, alpha = torch.stack(parameters_of(self.beta)), torch.stack(parameters_of(self.alpha))
         if self._positive:
             beta, alpha = F.softplus(beta), F.softplus(alpha)
-        shift = beta * torch.stack(list(self.bias)[:L])
+        shift = beta * torch.stack(biases)
         coef = alpha.unsqueeze(1)
-        layers = list(self.nonlinearity)
-        if self.reuse_penultimate_activation:
-            layers[-1] = layers[-2]
-        mixtures = [layer.coefficients() for layer in layers]  # type: ignore[operator]
-        if mixtures[0] is not None:
-            coef = coef * torch.stack(mixtures)
-        return Ridge(self.W, scale=beta, shift=shift, coef=coef, bias=self.bias[L], basis=self.spec.basis)
+        if self.spec.kind != "fixed":
+            layers = list(self.nonlinearity)
+            if self.reuse_penultimate_activation:
+                layers[-1] = layers[-2]
+            coef = coef * torch.stack([layer.coefficients() for layer in layers])  # type: ignore[operator]
+        W = parameter_of(self, "W")
+        return Ridge(W, scale=beta, shift=shift, coef=coef, bias=bias, basis=self.spec.basis)
 
     def hidden_dimensions(self) -> dict[str, int]:
         vectors = [f"{kind}.{i}" for kind in ("bias", "beta", "alpha") for i in range(self.num_layers)]

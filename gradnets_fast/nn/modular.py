@@ -14,7 +14,7 @@ from ..activations import TRANSFORMS
 from ..errors import check_choice, check_dtype, message
 from ..functional import Network, SoftmaxModules, TransformedModules
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
-from .base import GradNet, check_sizes, init_uniform
+from .base import GradNet, check_sizes, init_uniform, parameter_of
 from .hooks import Part
 
 COMBINATIONS = ("sum", "logsumexp")
@@ -139,19 +139,20 @@ class GradNetM(GradNet):
 
     def _effective(self) -> Network:
         modules: list[Any] = list(self.mmgn_modules)
-        alpha = F.softplus(self.alpha) if self.monotone else self.alpha
-        W, b = torch.stack([m.W for m in modules]), torch.stack([m.b for m in modules])
+        alpha, bias = parameter_of(self, "alpha"), parameter_of(self, "bias")
+        alpha = F.softplus(alpha) if self.monotone else alpha
+        W, b = (torch.stack([parameter_of(m, name) for m in modules]) for name in ("W", "b"))
         combine: dict[str, Any] = {}
         if self.combine == "logsumexp":
             combine = {"sharpness": self.sharpness.exp(), "offset": self.offset}
         if self.transform is not None:
-            return TransformedModules(W, b, alpha, self.bias, self.spec.basis[0], self.transform, **combine)
-        temperature = F.softplus(torch.cat([m.beta for m in modules]))
+            return TransformedModules(W, b, alpha, bias, self.spec.basis[0], self.transform, **combine)
+        temperature = F.softplus(torch.cat([parameter_of(m, "beta") for m in modules]))
         if self.spec.kind != WEIGHTED_SOFTMAX:
-            return SoftmaxModules(W, b, temperature, alpha, None, self.bias, **combine)
+            return SoftmaxModules(W, b, temperature, alpha, None, bias, **combine)
         weights = torch.stack([torch.stack([m.act.a for m in modules]), torch.stack([m.act.b for m in modules])])
         positive, negative = alpha * (F.softplus(weights) if self.monotone else weights)
-        return SoftmaxModules(W, b, temperature, positive, negative, self.bias, **combine)
+        return SoftmaxModules(W, b, temperature, positive, negative, bias, **combine)
 
     def module_potentials(self, x: Tensor) -> Tensor:
         """Each module's potential F_i(x), (…, M), which `combine` makes one of.

@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import check_dtype
 from ..functional import Ridge
 from .activation import Activation, ElementwiseActivation, parse_activation
-from .base import GradNet, check_sizes, init_uniform
+from .base import GradNet, check_sizes, init_uniform, parameter_of
 
 
 class RidgeGradNet(GradNet):
@@ -77,7 +77,7 @@ class RidgeGradNet(GradNet):
     def _effective(self) -> Ridge:
         mixture = None if self.spec.kind == "fixed" else self.act.coefficients()
         coef = None if mixture is None else mixture.unsqueeze(0)
-        W, b, bias = (self._parameter(name) for name in ("W", "b", "bias"))
+        W, b, bias = (parameter_of(self, name) for name in ("W", "b", "bias"))
         return Ridge(W, None, b, coef, bias, self.spec.basis)
 
     def hidden_dimensions(self) -> dict[str, int]:

@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+import os
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, empty_like, get_num_threads
 
 from ..activations import TABLE, TRANSFORMS
 from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from .families import Gradients, Settings, Tensors
-from .operator import Operator
+from .operator import PLAIN_TYPES, Kernels, Operator
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
 _SUM_DTYPE = {
@@ -40,7 +40,6 @@ _SUM_DTYPE = {
 }
 """The dtypes of points and weights, and in which of them vectors over hidden units are read and sums are taken."""
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 _SUM_DTYPE_IS_OWN = (torch.float32, torch.float64)
 _BASIS_NUMBER = {name: number for number, name in enumerate(TABLE)}
 _TRANSFORM_NUMBER = {name: number for number, name in enumerate(TRANSFORMS)}
@@ -91,6 +90,9 @@ def _sources() -> str | None:
 # Once, at import: torch.compile traces what follows, and cannot trace an import of a C++ module.
 _EXTENSION, _WHY_UNAVAILABLE = _load()
 
+environment: Callable[[str], str] = getattr(_EXTENSION, "environment", lambda name: os.environ.get(name, ""))
+"""The value of an environment variable, or "" if it is not set, in less time than os.environ takes where it can."""
+
 
 def why_unavailable() -> str | None:
     """Return why the kernels cannot be called, or None if they can."""
@@ -108,31 +110,23 @@ def extension() -> Any:
     return _EXTENSION
 
 
-def environment(name: str) -> str:
-    """Return the environment variable, or "" if it is not set, in less time than os.environ takes.
-
-    Raises:
-        RuntimeError: there is no extension.
-    """
-    value: str = extension().environment(name)
-    return value
-
-
 def describe(dtype: torch.dtype) -> str:
     """Return in words which build of the kernels runs points of a dtype."""
-    threads = f"{torch.get_num_threads()} thread(s), {extension().threading()}"
+    threads = f"{get_num_threads()} thread(s), {extension().threading()}"
     return f"csrc, {_SUFFIX[dtype]}, {extension().instruction_set()} instructions, {threads}"
 
 
-class CppKernels:
+class CppKernels(Kernels):
     """The C++ kernels of one operator; tensors as in `Operator.arguments`."""
 
     def __init__(self, operator: Operator) -> None:
         family = operator.family
-        self._family, self._quantity, self._point_count = family, operator.quantity, operator.point_count
+        self._family, self._quantity, self._point_count = family.name, operator.quantity, operator.point_count
         self._stored = self._point_count + 1
         self._fits = family.fits
+        self._forward: Callable[[Tensors, Settings], Tensor | None] = getattr(self, f"_{operator.quantity.name}")
         self._no_gradients = (None,) * (len(family.parameters) + 1)
+        self._numbers: dict[Settings, tuple[Any, ...]] = {}
 
     def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
         """Return the result, or None if a shape, dtype, stride or device is not such as kernels read.
@@ -140,12 +134,8 @@ class CppKernels:
         The kernels check that themselves: the checks in Python, which it skips, cost as much as a small call.
         """
         x = tensors[0]
-        if x is None or type(x) not in _PLAIN or not x.is_cpu:
+        if _EXTENSION is None or x is None or type(x) not in PLAIN_TYPES or not x.is_cpu:
             return None
-        if self._point_count == 2 and getattr(tensors[1], "shape", None) != x.shape:
-            return None
-        if self._quantity.result == "matrix" and not (x.dim() and self._fits(x.shape[-1], tensors[1], settings)):
-            return None  # a Jacobian of others might be too large for any memory
         return self._forward(tensors, settings)
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
@@ -157,28 +147,38 @@ class CppKernels:
         result: Tensor = _ran(self._forward(self._dense(tensors, x.dtype), settings))
         return result
 
-    def _forward(self, tensors: Tensors, settings: Settings) -> Tensor | None:
-        x, quantity = tensors[0], self._quantity.name
+    def _value(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        x = tensors[0]
         assert x is not None
-        nothing = self._no_gradients
-        if quantity == "value":
-            f = torch.empty_like(x)
-            done = self._call("value", settings, (x, None, None, None), tensors[1:], (None, f, None, None), nothing)
-            return f if done else None
-        if quantity == "jvp":
-            return self._jacobian_times(tensors[1], x, tensors[2:], settings)
-        parameters = (*tensors[1:], None)
-        if quantity == "jacobian":
-            J = torch.empty(*x.shape, x.shape[-1], dtype=x.dtype)
-            done = self._call(quantity, settings, (x, None, None, None), parameters, (None, J, None, None), nothing)
-            return J if done else None
-        number = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE.get(x.dtype, x.dtype))
-        of_value = torch.empty_like(x) if quantity == "value_and_potential" else None
-        results = (None, of_value, None, number)
-        if not self._call(quantity, settings, (x, None, None, None), parameters, results, nothing):
+        f = empty_like(x)
+        points, results = (x, None, None, None), (None, f, None, None)
+        return f if self._call("value", settings, points, tensors[1:], results, self._no_gradients) else None
+
+    def _jvp(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        x, v = tensors[:2]
+        if getattr(v, "shape", None) != _present(x).shape:
             return None
-        number = number.to(x.dtype)
-        return number if of_value is None else torch.cat([of_value, number.unsqueeze(-1)], -1)
+        return self._jacobian_times(v, _present(x), tensors[2:], settings)
+
+    def _jacobian(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        x = _present(tensors[0])
+        if not x.dim() or not self._fits(x.shape[-1], tensors[1], settings):
+            return None  # a Jacobian of others might not fit in any memory
+        J = torch.empty(*x.shape, x.shape[-1], dtype=x.dtype)
+        return J if self._run(tensors, settings, (None, J, None, None)) else None
+
+    def _potential(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        x = _present(tensors[0])
+        number = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE.get(x.dtype, x.dtype))
+        return number.to(x.dtype) if self._run(tensors, settings, (None, None, None, number)) else None
+
+    _divergence = _potential
+
+    def _value_and_potential(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        x = _present(tensors[0])
+        f, F = empty_like(x), torch.empty(x.shape[:-1], dtype=_SUM_DTYPE.get(x.dtype, x.dtype))
+        done = self._run(tensors, settings, (None, f, None, F))
+        return torch.cat([f, F.to(x.dtype).unsqueeze(-1)], -1) if done else None
 
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result> in the tensors that `needs` marks."""
@@ -215,14 +215,19 @@ class CppKernels:
 
     def _jacobian_times(self, v: Tensor | None, x: Tensor, parameters: Tensors, settings: Settings) -> Tensor | None:
         """Return J(x) v, which is the gradient of <v, f> in x."""
-        product = torch.empty_like(x)
+        product = empty_like(x)
         results = (product, None, None, None)
         if not self._call("value", settings, (x, v, None, None), (*parameters, None), results, self._no_gradients):
             return None
         # To a kernel a piecewise linear basis has a constant slope, but what follows from NaN is NaN.
-        if self._family.name == "ridge" and x.sum().isnan():
+        if self._family == "ridge" and x.sum().isnan():
             product[x.isnan().any(-1)] = math.nan
         return product
+
+    def _run(self, tensors: Tensors, settings: Settings, results: tuple[Tensor | None, ...]) -> bool:
+        """Call the operator's own kernel, which takes no bias, for results at points x alone."""
+        points, parameters = (tensors[0], None, None, None), (*tensors[1:], None)
+        return self._call(self._quantity.name, settings, points, parameters, results, self._no_gradients)
 
     def _call(
         self,
@@ -233,19 +238,18 @@ class CppKernels:
         results: tuple[Tensor | None, ...],
         gradients: tuple[Tensor | None, ...],
     ) -> bool:
-        numbers = _numbers(self._family.name, settings)
-        threads = torch.get_num_threads()
-        entry = getattr(_EXTENSION, self._family.name)
-        done: bool = entry(quantity, *numbers, points, tuple(parameters), results, gradients, threads)
+        entry, numbers = getattr(_EXTENSION, self._family), self._numbers.get(settings)
+        if numbers is None:
+            numbers = self._numbers[settings] = _numbers(self._family, settings)
+        done: bool = entry(quantity, *numbers, points, parameters, results, gradients, get_num_threads())
         return done
 
-    def _dense(self, tensors: Tensors, dtype: torch.dtype) -> list[Tensor | None]:
+    def _dense(self, tensors: Tensors, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
         """Return points, W and parameters as kernels read them."""
         sums = _SUM_DTYPE[dtype]
-        return [_dense(t, dtype if i < self._stored else sums) for i, t in enumerate(tensors)]
+        return tuple([_dense(t, dtype if i < self._stored else sums) for i, t in enumerate(tensors)])
 
 
-@lru_cache(maxsize=None)
 def _numbers(family: str, settings: Settings) -> tuple[Any, ...]:
     """Return the kernels' numbers of the basis functions, and the other settings, as a family's entry takes them."""
     if settings.structure is not None:
@@ -262,7 +266,7 @@ def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return the tensor as kernels read it."""
     if tensor is None:
         return None
-    if type(tensor) in _PLAIN and tensor.dtype is dtype and tensor.is_contiguous() and not tensor.is_neg():
+    if type(tensor) in PLAIN_TYPES and tensor.dtype is dtype and tensor.is_contiguous() and not tensor.is_neg():
         return tensor
     # Kernels know torch's own classes only.  A lazily negated tensor, such as the imaginary part of a conjugate, is
     # contiguous and yet must be copied.
@@ -274,7 +278,7 @@ def _memory(tensors: Tensors, needs: Sequence[bool], stored: int) -> list[Tensor
     dtype = _present(tensors[0]).dtype
     if dtype in _SUM_DTYPE_IS_OWN:
         return [
-            torch.empty_like(t, memory_format=torch.contiguous_format) if need and t is not None else None
+            empty_like(t, memory_format=torch.contiguous_format) if need and t is not None else None
             for need, t in zip(needs, tensors)
         ]
     return [

@@ -22,7 +22,7 @@ from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from . import _prebuilt, recompute
 from ._kernels import capability_of, kernel_module
 from .families import FAMILIES, RIDGE, Gradients, Settings, Tensors
-from .operator import Operator
+from .operator import Kernels, Operator
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOWEST_VERSION = (3, 6)
@@ -163,7 +163,7 @@ def current_device(device: torch.device) -> Any:
     return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
-class RidgeKernels:
+class RidgeKernels(Kernels):
     """The Triton kernels of one operator of the ridge family; tensors as in `Operator.arguments`."""
 
     def __init__(self, operator: Operator) -> None:

@@ -26,13 +26,13 @@ from ._triton import (
     zeros_for,
 )
 from .families import Gradients, Settings, Tensors
-from .operator import Operator
+from .operator import Kernels, Operator
 
 _NUMBERS = ("positive", "temperature", "negative", "offset", "sharpness")
 """The order in which kernels store the gradients of numbers."""
 
 
-class ModuleKernels:
+class ModuleKernels(Kernels):
     """The Triton kernels of one operator of a family of modules; tensors as in `Operator.arguments`."""
 
     def __init__(self, operator: Operator) -> None:

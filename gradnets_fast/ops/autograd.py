@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch.autograd import forward_ad
 
 from ..errors import message
@@ -26,10 +26,15 @@ from .operator import NAMESPACE, PLAIN_TYPES, Operator, none_where_not_needed
 
 _registered = getattr(torch.ops, NAMESPACE)
 
+# Each small call asks these; looking them up in torch's namespaces would take as long as the answers.
+_interpreter = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
+_is_tracing = torch._C._is_tracing
+
 
 def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
     """Return the operator's result by kernels, differentiable twice."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling() or _is_tracing():
         if torch._C._are_functorch_transforms_active():
             # The compiler cannot trace an autograd.Function with a jvp inside torch.func.
             return operator.by_reference(tensors, settings)
@@ -49,7 +54,7 @@ def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
 
 def recorded(operator: Operator, result: Tensor, tensors: Tensors, settings: Settings) -> Tensor:
     """Return a result that kernels gave, with its backward pass where a tensor requires one."""
-    if torch.is_grad_enabled():
+    if is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
                 if torch.is_inference_mode_enabled():  # which records nothing, whatever enable_grad says inside of it
@@ -65,11 +70,11 @@ def no_transform_is_active() -> bool:
     Plain tensors can then take the cheap autograd.Function `_Recorded`.
     """
     return (
-        torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
+        _interpreter() is None
+        and not _dispatch_modes()
+        and not _function_modes()
         and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
+        and not _is_tracing()
     )
 
 
@@ -124,8 +129,11 @@ def _is_in_inference_mode() -> bool:
     return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
 
 
-class _Recorded(torch.autograd.Function):
-    """A result that is there already: `Forward` without what torch.func needs, which costs more than a small call."""
+class _Recorded(torch.autograd.function._SingleLevelFunction):
+    """A result that is there already: `Forward` without what torch.func needs, which costs more than a small call.
+
+    The base class is that of torch.autograd.Function, whose own `apply` only adds the ways of torch.func.
+    """
 
     @staticmethod
     def forward(
@@ -141,7 +149,7 @@ class _Recorded(torch.autograd.Function):
         tensors, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
         if g is None:
             return (None,) * (3 + len(tensors))
-        if torch.is_grad_enabled() or _is_of_another_kind(g) or not no_transform_is_active():
+        if is_grad_enabled() or _is_of_another_kind(g) or not no_transform_is_active():
             return None, None, None, *_apply(Backward, ctx.operator, ctx.settings, needs, g, *tensors)
         return None, None, None, *ctx.operator.kernels.backward(g, tensors, ctx.settings, needs)
 

@@ -103,34 +103,52 @@ def parse_settings(text: str) -> Settings:
     return Settings(tuple(names.split(",")) if names else (), transform, structure)
 
 
-def settings_of(basis: str | Sequence[str], transform: str = "", structure: Structure | None = None) -> Settings:
-    """Return the settings of a call whose names have been checked; one basis function serves every layer."""
-    names = (basis,) if isinstance(basis, str) else tuple(basis)
-    if structure is not None and len(names) == 1:
-        names *= len(structure.widths)
-    return Settings(names, transform, structure)
+def cascade_settings(basis: str | Sequence[str]) -> Settings:
+    """Return the settings of a ridge network whose names have been checked."""
+    return Settings((basis,) if isinstance(basis, str) else tuple(basis))
 
 
 @lru_cache(maxsize=None)
-def known_settings(
-    family: str, basis: str | Sequence[str], transform: str, structure: Structure | None = None
-) -> Settings | None:
-    """Return the settings of a call whose names are not checked, or None if a name is not in the tables.
+def known_cascade(basis: str | tuple[str, ...]) -> Settings | None:
+    """Return the settings of a ridge network, or None if a name is not in the table.
 
     Raises:
-        TypeError: basis is a list, or no sequence of names at all.
+        TypeError: basis is a list.
     """
     if not isinstance(basis, (str, tuple)):
         return None
-    settings = settings_of(basis, transform, structure)
-    if family == "softmax_modules":
-        return settings
-    known = bool(settings.basis) and all(name in TABLE for name in settings.basis)
-    if structure is not None:
-        known = known and not structure.fault and len(settings.basis) == len(structure.widths)
-    if family == "transformed_modules":
-        known = known and isinstance(basis, str) and transform in TRANSFORMS
-    return settings if known else None
+    settings = cascade_settings(basis)
+    return settings if settings.basis and all(name in TABLE for name in settings.basis) else None
+
+
+@lru_cache(maxsize=None)
+def known_transformed(basis: str, transform: str) -> Settings | None:
+    """Return the settings of transformed modules, or None if a name is not in its table.
+
+    Raises:
+        TypeError: a name is a list.
+    """
+    return Settings((basis,), transform) if basis in TABLE and transform in TRANSFORMS else None
+
+
+def deep_settings(basis: str | Sequence[str], structure: Structure) -> Settings:
+    """Return the settings of a deep network whose names have been checked; one basis function serves every layer."""
+    names = (basis,) if isinstance(basis, str) else tuple(basis)
+    return Settings(names * len(structure.widths) if len(names) == 1 else names, "", structure)
+
+
+@lru_cache(maxsize=None)
+def known_deep(basis: str | tuple[str, ...], structure: Structure) -> Settings | None:
+    """Return the settings of a deep network, or None if a name is not in the table or the structure has a fault.
+
+    Raises:
+        TypeError: basis or the widths are a list.
+    """
+    if not isinstance(basis, (str, tuple)) or structure.fault:
+        return None
+    settings = deep_settings(basis, structure)
+    fits = len(settings.basis) == len(structure.widths) and all(name in TABLE for name in settings.basis)
+    return settings if fits else None
 
 
 @dataclass(frozen=True)

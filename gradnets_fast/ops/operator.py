@@ -25,6 +25,10 @@ PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 class Kernels(Protocol):
     """The compiled kernels of one operator.  tensors: the operator's arguments, in their order."""
 
+    def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        """Return the result for tensors that have not been checked; None, as here, if the kernels do not check them."""
+        return None
+
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .families import Gradients, Settings, Tensors
-from .operator import Operator
+from .operator import Kernels, Operator
 
 VALUES = 2**22
 """About how many hidden values a piece of the batch has, for a result and its gradients."""
@@ -22,15 +22,11 @@ DOUBLE_BACKWARD_VALUES = 2**20
 """The same for the double backward, of which autograd keeps several times as much."""
 
 
-class Recomputed:
+class Recomputed(Kernels):
     """The kernels of an operator that has none: its reference, in pieces of the batch."""
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
-
-    def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
-        """Return None: the tensors have not been checked."""
-        return None
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""

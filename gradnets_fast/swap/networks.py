@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..functional import Network, Ridge, TransformedModules
 from ..nn import GradNet, GradNetC
-from ..nn.base import LinearMap
+from ..nn.base import LinearMap, parameter_of
 from ..nn.hooks import compute_parameters_of_parts
 from ..nn.registry import ARCHITECTURES
 
@@ -78,11 +78,11 @@ class CMGN(GradNet):
     @property
     def linear(self) -> Gram:  # type: ignore[override]
         """The linear part, VVᵀx."""
-        return Gram(self._parameter("V").T)
+        return Gram(parameter_of(self, "V").T)
 
     def _effective(self) -> Ridge:
         shift = torch.stack(list(self.biases))  # type: ignore[arg-type]
-        W, bias = self._parameter("W").T, self._parameter("bL")
+        W, bias = parameter_of(self, "W").T, parameter_of(self, "bL")
         return Ridge(W, None, shift, None, bias, self.basis)
 
 
@@ -111,7 +111,7 @@ class MMGN(GradNet):
         compute_parameters_of_parts(self)
         layers: list[Any] = list(self.W_k)  # type: ignore[arg-type]
         W, b = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
-        return TransformedModules(W, b, b.new_ones(len(layers)), self._parameter("a"), self.basis, "half_square")
+        return TransformedModules(W, b, b.new_ones(len(layers)), parameter_of(self, "a"), self.basis, "half_square")
 
 
 LOG_DETERMINANTS: dict[str, Callable[[Tensor], Tensor]] = {
