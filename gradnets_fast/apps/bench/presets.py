@@ -85,6 +85,19 @@ def quick_cases() -> Iterator[Case]:
     return (c for c in CASES if c.dtype == "float32" and c.batch * c.h <= _QUICK_BATCH_TIMES_HIDDEN and c.d < 64)
 
 
+def small_cases() -> Iterator[Case]:
+    """Batches so small that a call costs what Python does: networks, and every further quantity of their operators."""
+    for batch in (1, 100):
+        yield from (ridge(batch, 2, 7), cascade(batch, 2, 7), modular(batch, 2, 7, "softmax"))
+        for variant in (
+            Variant("ridge", 1, ("tanh",)),
+            Variant("ridge", 4, ("tanh",)),
+            Variant("softmax_modules", 4, bare=True),
+        ):
+            for quantity in ("potential", "jvp", "divergence", "jacobian"):
+                yield of_variant(f"{variant.family}_{quantity}", variant, "float32")(batch=batch, d=2, h=7)
+
+
 def registry_cases() -> Iterator[Case]:
     """Every architecture × activation of the registry at one modest size: the speed of each activation."""
     batch, d = _REGISTRY_BATCH, _REGISTRY_DIM
@@ -187,6 +200,7 @@ _WITHOUT_COMPILE = ("eager", "authors", "ours")
 
 PRESETS = {
     "quick": Preset(quick_cases, _WITHOUT_COMPILE, Plan(30, 1.5)),
+    "small": Preset(small_cases, ("eager", "ours"), Plan(30, 1.5)),
     "full": Preset(lambda: CASES, _ALL, Plan(30, 40.0, memory_from=_LARGE)),
     "registry": Preset(registry_cases, _WITHOUT_COMPILE, Plan(20, 2.0)),
     "deep": Preset(deep_cases, ("eager", "jax", "ours"), Plan(30, 10.0, memory_from=2**22)),
