@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import functional
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import gradnets_fast as gf
@@ -179,6 +179,24 @@ def test_an_ensemble_by_vmap_over_parameters(name: str) -> None:
     }
     together = vmap(lambda values: functional_call(nets[0], values, (x,)))(stacked)
     torch.testing.assert_close(together, torch.stack([n(x) for n in nets]))
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+@each_network
+def test_functionalize_alone_and_beside_other_transforms(name: str, backend: str) -> None:
+    net, x = network(name)
+
+    def loss(points: Tensor) -> Tensor:
+        return (net.potential(points) + net(points).square().sum(-1)).sum()
+
+    expected = net(x), net.potential(x), grad(loss)(x)
+    with gf.use_backend(backend):
+        for transform in (functionalize(grad(loss)), grad(functionalize(loss))):
+            torch.testing.assert_close(transform(x), expected[2])
+        torch.testing.assert_close(functionalize(vmap(net))(x), expected[0])
+        graph = make_fx(functionalize(net))(x)
+        torch.testing.assert_close((graph(x), functionalize(net.potential)(x)), expected[:2])
+    assert ("gradnets_fast" in graph.code) == (backend == "cpp")
 
 
 def compiler(name: str) -> str:

@@ -25,6 +25,7 @@ from .families import Gradients, Settings, Tensors
 from .operator import NAMESPACE, PLAIN_TYPES, Operator, none_where_not_needed
 
 _registered = getattr(torch.ops, NAMESPACE)
+_FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
 
 # Each small call asks these; looking them up in torch's namespaces would take as long as the answers.
 _interpreter = torch._C._functorch.peek_interpreter_stack
@@ -42,6 +43,13 @@ def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
         return compiled
     if no_transform_is_active() and not any(map(_is_of_another_kind, tensors)):
         return recorded(operator, operator.kernels.forward(tensors, settings), tensors, settings)
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    if any(transform.key() == _FUNCTIONALIZE for transform in transforms):
+        # torch.func.functionalize takes no autograd.Function, and other transforms beside it none of the operators.
+        if len(transforms) > 1:
+            return operator.by_reference(tensors, settings)
+        functional: Tensor = getattr(_registered, operator.registered)(*tensors, settings.text())
+        return functional
     # A compiled module under torch.func may fall back to running here, frame by frame: traced, the autograd
     # Functions below would lose tangents.
     prior = torch._C._dynamo.eval_frame.set_eval_frame(None)

@@ -247,10 +247,17 @@ def _traceable_antiderivative(name: str, x: Tensor) -> Tensor:
     return _in_float64(name, here) + beyond
 
 
+def _functionalizes() -> bool:
+    """Whether torch.func.functionalize is active."""
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    return any(transform.key() == functionalize for transform in torch._C._functorch.get_interpreter_stack() or ())
+
+
 def antiderivative(name: str, x: Tensor) -> Tensor:
     """The antiderivative of the basis function `name`, elementwise."""
-    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return _traceable_antiderivative(name, x)  # the compiler finds no vmap rule of an autograd.Function
-    function: Any = _Antiderivative if torch.compiler.is_compiling() else _ForwardModeAntiderivative
+    compiling, transforms = torch.compiler.is_compiling(), torch._C._are_functorch_transforms_active()
+    if transforms and (compiling or _functionalizes()):
+        return _traceable_antiderivative(name, x)  # they find no rule of an autograd.Function for the transform
+    function: Any = _Antiderivative if compiling else _ForwardModeAntiderivative
     result: Tensor = function.apply(x, name)
     return result
