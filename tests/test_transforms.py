@@ -379,6 +379,17 @@ def test_compiled_networks_run_the_registered_operators(network: str) -> None:
     torch.testing.assert_close(compiled, net(x))
 
 
+def test_the_compilers_caches_tell_sources_of_the_operators_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = NETWORKS["cascade"](), torch.randn(4, 3, dtype=torch.float64)
+    graphs = []
+    for source in ("one", "another"):
+        monkeypatch.setattr("gradnets_fast.ops.families.SOURCE", source)
+        torch.compiler.reset()
+        graphs.append(torch.export.export(net, (x,)))
+        torch.testing.assert_close(graphs[-1].module()(x), net(x))
+    assert graphs[0].graph_module.code != graphs[1].graph_module.code
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
 @pytest.mark.parametrize("grad", [True, False])

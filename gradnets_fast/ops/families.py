@@ -6,10 +6,12 @@ quantity, add a row to `QUANTITIES`; to add a family, add a `Family` and its nam
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,17 @@ from ..reference import modules as reference_modules
 
 Tensors = Sequence["Tensor | None"]
 Gradients = tuple["Tensor | None", ...]
+
+
+def _digest() -> str:
+    """Return a digest of the files that give operators their derivatives, shapes and formulas."""
+    rooms = (Path(__file__).parent, Path(reference.__file__).parent)
+    sources = [path.read_bytes() for room in rooms for path in sorted(room.glob("*.py"))]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
+SOURCE = _digest()
+"""It changes with the version, and with every edit in between."""
 
 
 class Structure(NamedTuple):
@@ -65,8 +78,10 @@ class Settings(NamedTuple):
         transform: the name of ρ, or "".
         structure: of a deep network.
 
-    >>> Settings(("tanh",), "half_square").text(), Settings(("tanh",), "", Structure((8,))).text()
-    ('tanh:half_square', 'tanh::8,,0,')
+    >>> for settings in Settings(("tanh",), "half_square"), Settings(("tanh",), "", Structure((8,))):
+    ...     settings.text().partition("@")[0]
+    'tanh:half_square'
+    'tanh::8,,0,'
     """
 
     basis: tuple[str, ...] = ()
@@ -74,7 +89,10 @@ class Settings(NamedTuple):
     structure: Structure | None = None
 
     def text(self) -> str:
-        """Return the settings as one string, which is what operators registered with PyTorch can take."""
+        """Return the settings as one string, which is what operators registered with PyTorch can take.
+
+        By what follows "@" the caches of compilers, which keep derivatives and shapes, tell sources of them apart.
+        """
         text = ",".join(self.basis)
         if self.transform or self.structure:
             text += f":{self.transform}"
@@ -82,7 +100,7 @@ class Settings(NamedTuple):
             widths, *flags = self.structure
             skip, rank, residual = flags
             text += f":{','.join(map(str, widths))},{'skip' * skip},{rank},{'residual' * residual}"
-        return text
+        return f"{text}@{SOURCE}"
 
 
 @lru_cache(maxsize=None)
@@ -94,7 +112,7 @@ def parse_settings(text: str) -> Settings:
     >>> parse_settings("tanh,tanh::8,8,skip,2,").structure
     Structure(widths=(8, 8), input_skip=True, rank=2, residual=False)
     """
-    names, _, rest = text.partition(":")
+    names, _, rest = text.partition("@")[0].partition(":")
     transform, _, layers = rest.partition(":")
     structure = None
     if layers:
