@@ -14,7 +14,7 @@ from ..activations import TABLE
 from ..errors import check_dtype, check_positive, message
 from ..functional import Deep, Structure
 from .activation import Activation, parse_activation
-from .base import GradNet, check_sizes, init_uniform
+from .base import GradNet, check_sizes, init_uniform, parameter_of, parameters_of
 
 SINUSOIDAL_FREQUENCY = 30.0
 """The first layer's frequencies for sin: Sitzmann et al., "Implicit Neural Representations with Periodic Activation
@@ -136,8 +136,8 @@ class DeepGradNet(GradNet):
 
     def _theta(self) -> Tensor:
         """Return all parameters as kernels take them, after softplus and with the temperatures in the weights."""
-        A, V, Q, b = (list[Tensor](group) for group in (self.A, self.V, self.Q, self.b))
-        c: Tensor = self.c
+        A, V, Q, b = map(parameters_of, (self.A, self.V, self.Q, self.b))
+        c = parameter_of(self, "c")
         if self.monotone:
             V, c = [F.softplus(weight) for weight in V], F.softplus(c)
         if self.log_temperature is not None or self.inverse_temperature != 1.0:

@@ -38,8 +38,8 @@ _COMPILED: dict[tuple[str, str], tuple[Callable[[Operator], Kernels], tuple[str,
 }
 """Backend and family → what calls their compiled kernels, and the quantities that these compute.
 
-The reference computes the rest, in pieces of the batch.  Nothing calls value_and_potential on Triton, whose kernels
-combine modules themselves; it is an operator there as the other quantities are.
+The reference computes the rest, in pieces of the batch.  On a GPU modules' value and potential are called one after the
+other, whose kernels there are.
 """
 
 
