@@ -75,18 +75,24 @@ def numbers(package: Any) -> Tensor:
     return torch.cat([t.flatten() for t in (*results, *gradients)])
 
 
-first = imported()
-expected = numbers(first)
-old, points = first.mGradNetC(2, 3, 4), torch.ones(2, 3)
-compiled = torch.compile(old, backend="aot_eager")
-before = old(points), compiled(points)
-for mode in MODES:
-    with mode:
-        latest = imported()
-    assert torch.equal(numbers(latest), expected), mode
-assert torch.equal(old(points), before[0])  # of modules that sys.modules has no longer
-assert torch.equal(compiled(points), before[1])
-for name in own_modules():
-    importlib.reload(sys.modules[name])
-assert torch.equal(numbers(latest), expected)
-print("the same")
+def main() -> None:
+    """Raise unless the package is the same after every import."""
+    first = imported()
+    expected = numbers(first)
+    old, points = first.mGradNetC(2, 3, 4), torch.ones(2, 3)
+    compiled = torch.compile(old, backend="aot_eager")
+    before = old(points), compiled(points)
+    for mode in MODES:
+        with mode:
+            latest = imported()
+        assert torch.equal(numbers(latest), expected), mode
+    assert torch.equal(old(points), before[0])  # of modules that sys.modules has no longer
+    assert torch.equal(compiled(points), before[1])
+    for name in own_modules():
+        importlib.reload(sys.modules[name])
+    assert torch.equal(numbers(latest), expected)
+    print("the same")
+
+
+if __name__ == "__main__":
+    main()

@@ -130,6 +130,14 @@ def test_gradcheck_and_gradgradcheck(case: Case) -> None:
 
 @representatives
 @pytest.mark.usefixtures("_on_backend")
+def test_potential_and_gradient_at_once(case: Case) -> None:
+    net, x = make(case)
+    with torch.no_grad():
+        torch.testing.assert_close(net.value_and_gradient(x), (net.potential(x), net(x)), rtol=1e-12, atol=1e-12)
+
+
+@representatives
+@pytest.mark.usefixtures("_on_backend")
 def test_jacobian_is_symmetric(case: Case) -> None:
     net, x = make(case)
     jacobian = vmap(jacrev(net))(x)

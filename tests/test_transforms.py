@@ -26,6 +26,7 @@ NETWORKS = {
     "soft_maximum": lambda: gf.mGradNetM(
         *(2, 3, 9, "softplus"), transform="half_square", combine="logsumexp", dtype=torch.float64
     ),
+    "deep": lambda: gf.DeepGradNet(3, (9, 7), "softplus", dtype=torch.float64),
 }
 each_network = pytest.mark.parametrize("name", list(NETWORKS))
 
@@ -59,7 +60,10 @@ def test_vmapped_jacobian(name: str, jacobian: object) -> None:
 
 
 def quantity(net: Any, method: str, x: Tensor) -> Tensor:
-    """One of the network's methods at x, J(x) v for a fixed v."""
+    """One of the network's methods at x, J(x) v for a fixed v, potential and gradient as one tensor."""
+    if method == "value_and_gradient":
+        F, f = net.value_and_gradient(x)
+        return torch.cat([f, F.unsqueeze(-1)], -1)
     return net.jvp(x, torch.ones_like(x)) if method == "jvp" else getattr(net, method)(x)
 
 

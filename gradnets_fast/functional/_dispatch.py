@@ -94,7 +94,10 @@ def _compute(backend: str, network: Network, quantity: str, points: Points) -> T
         named = dict(zip(names, network.parameters())) | {"bias": network.bias}
         if network.sharpness is not None:
             named |= {"sharpness": network.sharpness, "offset": network.offset}
-        return network.family.by_reference(quantity, points, named, settings)
+        if quantity != "value_and_potential":
+            return network.family.by_reference(quantity, points, named, settings)
+        both = network.family.by_reference(quantity, points, named | {"bias": None}, settings)
+        return _plus_bias(both, quantity, points[0], network.bias)
     if backend == "cpp" and network.sharpness is not None:
         return combined(network, quantity, points, settings)
     operator = network.operators[quantity].cpp if backend == "cpp" else network.operators[quantity].triton
