@@ -102,7 +102,7 @@ template <class S> struct Modules {
     int threads;
 };
 
-// The gradient of the energy F = <c, a_L>, a_l = σ_l(V_l a_{l−1} + A_l x + Σ_r (Q_lr x)² + b_l): deep.h.
+// The gradient of the energy F = <c, a_L>, a_l = σ_l(V_l a_{l−1} + A_l x + Σ_r (Q_lr x)² + b_l): deep_shape.h.
 // theta: for each layer A (h, d), V (h, h_{l−1}), Q (rank, h, d) and b (h), as far as there are such, then c (h_L). The
 // first layer has A and no V, the others V, and A with an input skip.  bias: [d] or null, added to dg of `value`.
 template <class S> struct Deep {

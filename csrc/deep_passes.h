@@ -1,7 +1,7 @@
 // The elementwise steps of a deep network on a tile: templates of the type of sums, so that there are few copies.
 #pragma once
 
-#include "deep.h"
+#include "deep_shape.h"
 
 namespace gradnets::GRADNETS_ISA {
 
@@ -48,6 +48,30 @@ template <class T> __attribute__((noinline)) void deep_up_tangent(int basis, con
                 store(tile.u + at, tile.before_a ? value + load(tile.before_a + at) : value);
                 store(tile.tangent + at, tile.before_t ? slope * tau + load(tile.before_t + at) : slope * tau);
             }
+    });
+}
+
+template <class T, class F> inline void each_vector(int64_t rows, int64_t stride, const F &body) {
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < stride; j += Simd<T>::lanes)
+            body(i, j, i * stride + j);
+}
+
+// u becomes a = σ(u + b), and the derivatives of σ there are stored.
+template <class T>
+__attribute__((noinline)) void deep_up_third(int basis, int64_t rows, int64_t stride, const T *bias, const T *before,
+                                             T *u, T *slopes, T *curves, T *thirds) {
+    using V = typename Simd<T>::Vector;
+    with_basis(basis, [&](auto b) {
+        each_vector<T>(rows, stride, [&](int64_t, int64_t j, int64_t at) {
+            const V argument = load(u + at) + load(bias + j);
+            V value, slope, curve, third;
+            b.value_to_third(argument, value, slope, curve, third);
+            store(u + at, before ? value + load(before + at) : value);
+            store(slopes + at, or_nan(argument, slope));
+            store(curves + at, or_nan(argument, curve));
+            store(thirds + at, third);
+        });
     });
 }
 

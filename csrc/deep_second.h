@@ -1,4 +1,5 @@
-// tr J, J and the gradients of S = Σ_k <η_k, J v_k> of a deep network (deep.h), which is bilinear in directions v_k:
+// tr J, J and the gradients of S = Σ_k <η_k, J v_k> of a deep network (deep_shape.h), which is bilinear in directions
+// v_k:
 //   divergence: v_k the unit vectors, η_k = w v_k    jacobian: v_k the unit vectors, η = G v, G the symmetric part of g
 //   jvp: S = <g, J v>
 // Upward run the tangents τ_k of u along v_k, and t_k = σ'·τ_k; with η also for G applied to the tangents τ,
@@ -11,33 +12,9 @@
 // Nothing but the tile's tangents grows with d; they go through the layers in groups, but for those of a Jacobian.
 #pragma once
 
-#include "deep_value.h"
+#include "deep_run.h"
 
 namespace gradnets::GRADNETS_ISA {
-
-template <class T, class F> inline void each_vector(int64_t rows, int64_t stride, const F &body) {
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < stride; j += Simd<T>::lanes)
-            body(i, j, i * stride + j);
-}
-
-// u becomes a = σ(u + b), and the derivatives of σ there are stored.
-template <class T>
-__attribute__((noinline)) void deep_up_third(int basis, int64_t rows, int64_t stride, const T *bias, const T *before,
-                                             T *u, T *slopes, T *curves, T *thirds) {
-    using V = typename Simd<T>::Vector;
-    with_basis(basis, [&](auto b) {
-        each_vector<T>(rows, stride, [&](int64_t, int64_t j, int64_t at) {
-            const V argument = load(u + at) + load(bias + j);
-            V value, slope, curve, third;
-            b.value_to_third(argument, value, slope, curve, third);
-            store(u + at, before ? value + load(before + at) : value);
-            store(slopes + at, or_nan(argument, slope));
-            store(curves + at, or_nan(argument, curve));
-            store(thirds + at, third);
-        });
-    });
-}
 
 template <class S> class DeepSecond : DeepRun<S> {
     using Base = DeepRun<S>;
@@ -525,16 +502,5 @@ template <class S> class DeepSecond : DeepRun<S> {
     int64_t points_ = 0, directions_ = 0, cotangents_ = 0, jacobian_ = 0, product_ = 0, columns_ = 0;
     int64_t wide_[3] = {}, results_[2] = {};
 };
-
-template <class S> bool deep(const Deep<S> &p) {
-    switch (p.quantity) {
-    case Quantity::jvp:
-    case Quantity::divergence:
-    case Quantity::jacobian:
-        return DeepSecond<S>(p).run();
-    default:
-        return DeepValue<S>(p).run();
-    }
-}
 
 } // namespace gradnets::GRADNETS_ISA

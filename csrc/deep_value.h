@@ -1,4 +1,4 @@
-// f, F, J v and the gradients of S = <g, f> + w·F of a deep network (deep.h), in two passes over its layers.
+// f, F, J v and the gradients of S = <g, f> + w·F of a deep network (deep_shape.h), in two passes over its layers.
 //
 // With t_0 = g and r_L = w·c, on the way up    τ_l = V_l t_{l−1} + A_l g + 2 Σ_r (Q_r x) ⊙ (Q_r g),  t_l = σ'(u_l) ⊙
 // τ_l and on the way down                          e_l = σ''(u_l) ⊙ τ_l ⊙ p_l + σ'(u_l) ⊙ r_l,  r_{l−1} = V_lᵀ e_l:

@@ -1,5 +1,5 @@
 // The table of one instruction set's kernels; isa.h says how it is compiled.
-#include "deep_second.h"
+#include "deep.h"
 #include "modules.h"
 #include "ridge.h"
 
