@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def warmup(
     Args:
         module: a module of gradnets_fast.nn, on the device where it will run.
         batch_sizes: rows of x, each at least 1.
-        methods: the methods to call, out of "forward", "jvp", "potential", "divergence" and "jacobian".
+        methods: the methods to call, out of "forward", "jvp", "potential", "divergence", "jacobian" and
+            "value_and_gradient".
         dtype: the dtype of torch.autocast, if the network will run under it.
 
     Returns:
@@ -48,7 +50,7 @@ def warmup(
     >>> sorted(gradnets_fast.warmup(gradnets_fast.mGradNetC(2, 3, 8), [1, 64]))
     [1, 64]
     """
-    W = _weights(module)
+    d, like = _points(module)
     sizes = list(batch_sizes)
     for size in sizes:
         check_positive("warmup", "batch_sizes", size)
@@ -57,20 +59,24 @@ def warmup(
     seconds = {}
     for size in sizes:
         start = time.perf_counter()
-        x = torch.zeros(size, W.shape[-1], dtype=W.dtype, device=W.device)
+        x = torch.zeros(size, d, dtype=like.dtype, device=like.device)
         for method in methods:
-            with nullcontext() if dtype is None else torch.autocast(W.device.type, dtype):
+            with nullcontext() if dtype is None else torch.autocast(like.device.type, dtype):
                 _run(module, method, x)
-        if W.device.type == "cuda":
-            torch.cuda.synchronize(W.device)
+        if like.device.type == "cuda":
+            torch.cuda.synchronize(like.device)
         seconds[size] = time.perf_counter() - start
     return seconds
 
 
-def _weights(module: torch.nn.Module) -> Tensor:
+def _points(module: torch.nn.Module) -> tuple[int, Tensor]:
+    """Return the dimension of a network's points, and a tensor of their dtype and device."""
+    d = getattr(module, "in_dim", None)
     for name, parameter in module.named_parameters():
+        if isinstance(d, int):
+            return d, parameter
         if name == "W" or name.endswith(".W"):
-            return parameter
+            return parameter.shape[-1], parameter
     fix = "pass a module of gradnets_fast.nn"
     raise TypeError(message("warmup", "module", "a gradient network with weights W", type(module).__name__, fix))
 
@@ -93,5 +99,8 @@ def _run(module: torch.nn.Module, method: str, x: Tensor) -> None:
 
 def _call(function: object, method: str, x: Tensor) -> Tensor:
     assert callable(function)
-    result: Tensor = function(x, x.detach()) if method == "jvp" else function(x)
-    return result
+    result: Any = function(x, x.detach()) if method == "jvp" else function(x)
+    if method == "value_and_gradient":
+        F, f = result
+        result = torch.cat([f, F.unsqueeze(-1)], -1)
+    return cast(Tensor, result)

@@ -207,7 +207,7 @@ def test_list(arguments: list[str], lines: int, tmp_path: Path) -> None:
     [
         (["--device", "tpu"], ["device", "cpu or cuda", "'tpu'"]),
         (["--device", "meta"], ["device", "cpu or cuda", "'meta'"]),
-        (["--preset", "huge"], ["preset", "quick, full, registry", "'huge'"]),
+        (["--preset", "huge"], ["preset", "quick, small, full, registry", "'huge'"]),
         (["--rounds", "0"], ["rounds", "got 0"]),
         (["--threads", "-2"], ["threads", "got -2"]),
         (["--case", "helix"], ["case", "mRidgeGradNet 65536x2x64", "'helix'", "another preset"]),

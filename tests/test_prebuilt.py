@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import re
 import subprocess
@@ -223,7 +224,9 @@ def _explained(net: gradnets_fast.nn.GradNet, x: torch.Tensor, kind: str, known:
     """What `explain` asks for is there."""
     layers = getattr(net, "num_layers", 1)
     mode = _triton._mode_of(0, kind, layers, ("tanh",))
-    passes = _triton_account.passes(net.operator_name, x, mode, vars(net._effective()))
+    network = net._effective()
+    effective = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
+    passes = _triton_account.passes(net.operator_name, x, mode, effective)
     assert list(passes) == ["f", "its gradients"]
     for kernel, constants in passes.values():
         assert any(name == kernel and set(constants.items()) <= those for name, those, _ in known)

@@ -325,7 +325,7 @@ def _activation(layer: str, module: nn.Module) -> tuple[str, float]:
         raise _refused(layer, f"{type(module).__name__} has parameters")
     beta = float(module.beta) if isinstance(module, nn.Softplus) else 1.0
     try:
-        names = names_of([lambda z: beta * module(z / beta)], torch.empty(0, dtype=torch.float64))
+        names = names_of([lambda z: beta * module(z / beta)], torch.empty(0, dtype=torch.float64, device="cpu"))
     except Exception as error:
         raise _refused(layer, f"{type(module).__name__} fails on a vector: {error}") from error
     if not names:

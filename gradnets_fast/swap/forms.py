@@ -199,7 +199,7 @@ def _activation(module: nn.Module, weighted: str) -> Any:
     if {name for name, _ in named_tensors(module)} == {"a", "b"}:
         return weighted
     own_class = not type(module).__module__.startswith("torch.")
-    names = names_of([module], torch.empty(0, dtype=torch.float64)) if own_class else []
+    names = names_of([module], torch.empty(0, dtype=torch.float64, device="cpu")) if own_class else []
     return names[0] if names else module
 
 

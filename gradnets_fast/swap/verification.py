@@ -99,7 +99,11 @@ def _perturbed(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor
             return tensor.clone()
         copy = tensor.detach().to(dtype or tensor.dtype, copy=True)
         if change:
-            factor = torch.empty(copy.shape, dtype=torch.float64).uniform_(0.02, 0.2, generator=generator).to(copy)
+            factor = (
+                torch.empty(copy.shape, dtype=torch.float64, device="cpu")
+                .uniform_(0.02, 0.2, generator=generator)
+                .to(copy)
+            )
             copy += factor * torch.where(copy == 0.0, 1.0, copy)
         return copy.requires_grad_(change)
 
@@ -136,7 +140,7 @@ def _samples(module: nn.Module, state: Mapping[str, Tensor], batches: Sequence[T
             result = module.forward(x)
             results = result if is_pair(result) else (result,)
             leaves = {"x": x} | {name: tensor for name, tensor in state.items() if tensor.requires_grad}
-            g = torch.randn(results[0].shape, generator=generator, dtype=torch.float64)
+            g = torch.randn(results[0].shape, generator=generator, dtype=torch.float64, device="cpu")
             gradients = _gradients(results[0], list(leaves.values()), g)
             differentiable = tuple(part.requires_grad for part in results)
             samples.append(Sample(results[0].detach(), differentiable, dict(zip(leaves, gradients))))
