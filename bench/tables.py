@@ -118,6 +118,40 @@ def cpu(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _cpu_note(result)])
 
 
+def deep(result: dict[str, Any]) -> str:
+    """Median times of deep networks, forward / step, beside autograd's and jax.jit's, and where they were measured."""
+    lines = [
+        "| float32, tanh | B, d, h | autograd | jax.jit | ours | over autograd | over jax.jit | of torch.mm's rate |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        timed = [name for name in ("eager", "jax", "ours") if row["contenders"].get(name, {}).get("status") == "timed"]
+        cells = [_pair(partial(_median, row, name)) if name in timed else "" for name in ("eager", "jax", "ours")]
+        cells += [_pair(partial(_over, row, name)) if name in timed else "" for name in ("eager", "jax")]
+        cells.append(_pair(lambda job, r=row: f"{r['of_mm'][job]:.0%}"))
+        lines.append(f"| {row['family']} | {size(row)} | {' | '.join(cells)} |")
+    where, mm = result["environment"], f"{result['machine']['mm_gflops']['median']:.0f} GFLOP/s"
+    memory = "; ".join(
+        f"{row['family']}, {size(row)}: {row['memory_gain']['ours']:.0f} times less"
+        for row in result["rows"]
+        if row["contenders"]["ours"].get("status") == "timed" and row.get("memory_gain")
+    )
+    note = (
+        "Forward / step; a step is the result and the gradients of x and all parameters. Medians of interleaved runs, "
+        f"each result first verified against float64; torch.mm made {mm} in the same run. "
+        + (f"Extra memory of a step, beside autograd's: {memory}. " if memory else "")
+        + f"Measured on {_machine(where)}, by `{where['command']}` "
+        "([result file](bench/results/deep/cpu.json)). Absolute times vary; compare the gains."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _over(row: dict[str, Any], name: str, job: str) -> str:
+    """How many times as fast as a contender ours is."""
+    theirs, ours = (row["contenders"][of]["milliseconds"][job]["median"] for of in (name, "ours"))
+    return times(theirs / ours)
+
+
 _HIGHLIGHTS = ("mGradNetC, 4 layers 65536x64x1024", "mGradNetM, 4 modules softmax 16384x8x256")
 """The steps that the summary names besides the one with the least gain."""
 _SMALL = "mGradNetC, 4 layers, d = 2, h = 64"
@@ -268,6 +302,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"summary": lambda: summary(*map(_result, ("cpu", "training_gain", "largest_batch_cpu")))},
     DOCS / "benchmarks.md": {
         "cpu": _of_result(cpu, "cpu"),
+        "deep": _of_result(deep, "deep/cpu"),
         "training_gain": _of_result(training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },

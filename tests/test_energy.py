@@ -94,6 +94,10 @@ class Held(nn.Module):
         return result
 
 
+def repeated(act: nn.Module, linear: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(D, H), act, linear, act, linear, act, nn.Linear(H, 1))
+
+
 def over_fan_in(weight: Tensor) -> Tensor:
     return F.softplus(weight) / weight.shape[-1]
 
@@ -109,6 +113,7 @@ ENERGIES: dict[str, Callable[[], nn.Module]] = {
     "softplus of temperature": lambda: nn.Sequential(
         nn.Linear(D, H), nn.Softplus(beta=5.0), nn.Linear(H, H), nn.Softplus(beta=2.0), nn.Linear(H, 1)
     ),
+    "an activation used twice": lambda: repeated(nn.Tanh(), nn.Linear(H, H)),
     "held": Held,
     "two lists, clamped": lambda: TwoLists(lambda w: w, F.softplus, False),
     "two lists, softplus": lambda: TwoLists(F.softplus, F.celu, True),
@@ -190,6 +195,12 @@ class WithScale(Held):
         return 2.0 * super().forward(x)
 
 
+def hooked() -> nn.Module:
+    energy = Held()
+    energy.register_forward_hook(lambda module, arguments, output: 2.0 * output)
+    return energy
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -211,6 +222,7 @@ class Two(nn.Module):
         (lambda: nn.Sequential(nn.Linear(D, 1)), ValueError, ["0: there is no hidden layer"]),
         (lambda: nn.Sequential(nn.Tanh(), nn.Linear(D, 1)), ValueError, ["0: Tanh does not follow a Linear"]),
         (Two, TypeError, ["Two with parameters first.weight"]),
+        (hooked, ValueError, ["read as Sequential: it", "use autograd"]),
         (WithScale, ValueError, ["read as Sequential: it", "use autograd"]),
         (lambda: TwoLists(torch.exp, F.softplus, True), ValueError, ["read as Wzs and Wxs with softplus"]),
         (lambda: Quadratic(torch.tanh).requires_grad_(False), ValueError, ["quadratic layers"]),

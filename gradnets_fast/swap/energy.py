@@ -261,7 +261,7 @@ class _ByAutograd(nn.Module):
             return f
 
     def potential(self, x: Tensor) -> Tensor:
-        F: Tensor = self.energy.forward(x)
+        F: Tensor = self.energy(x)
         if F.numel() != x.shape[:-1].numel():
             raise MismatchError(f"returns shape {tuple(F.shape)} for points {tuple(x.shape)}, not one number for each")
         return F.reshape(x.shape[:-1])
@@ -311,8 +311,10 @@ def _stack_of(energy: nn.Module) -> tuple[str, nn.Sequential]:
 
 
 def _flattened(stack: nn.Sequential, path: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in stack.named_children():
+    for name, module in stack._modules.items():  # named_children leaves out one that is there twice
         here = f"{path}.{name}".lstrip(".")
+        if module is None:
+            continue
         if isinstance(module, nn.Sequential):
             yield from _flattened(module, here)
         elif not isinstance(module, nn.Identity):
@@ -329,7 +331,7 @@ def _activation(layer: str, module: nn.Module) -> tuple[str, float]:
     except Exception as error:
         raise _refused(layer, f"{type(module).__name__} fails on a vector: {error}") from error
     if not names:
-        raise _refused(layer, f"{type(module).__name__} is no activation of the table")
+        raise _refused(layer, f"{type(module).__name__} is no activation of the table at its settings")
     return names[0], beta
 
 
