@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from .activations import TABLE, TRANSFORMS
@@ -125,6 +126,9 @@ def check_like(
 
 def check_tensor(where: str, argument: str, got: object) -> None:
     """Raises TypeError unless `got` is a dense tensor."""
+    if isinstance(got, torch.fx.Proxy):
+        fix = "trace by torch.export or make_fx, or by a torch.fx.Tracer whose is_leaf_module is True of the network"
+        raise TypeError(message(where, argument, "a torch.Tensor", "a Proxy of torch.fx.symbolic_trace", fix))
     if not isinstance(got, Tensor):
         fix = f"wrap it, for example torch.as_tensor({argument})"
         raise TypeError(message(where, argument, "a torch.Tensor", type(got).__name__, fix))

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import gradnets_fast as gf
+from gradnets_fast.nn.base import METHODS
+from gradnets_fast.nn.registry import ARCHITECTURES
 
 D, H, L, M = 3, 5, 2, 2
 
@@ -264,6 +267,38 @@ def test_every_method_of_a_network_refuses_points_of_unusual_layouts(net: Any, m
     ]:
         with pytest.raises(TypeError, match=r": x: expected a dense tensor, got"):
             call(x)
+
+
+CALLS: tuple[Callable[[Any, Any], Any], ...] = (
+    *(lambda net, x, name=name: getattr(net, name)(*(x, x)[: 2 if name == "jvp" else 1]) for name in METHODS),
+    lambda net, x: net.jvp(torch.zeros(4, D), x),
+)
+"""Every method of a network, with x for its points, and for the directions alone."""
+
+
+def symbolic_trace(call: Callable[[Any, Any], Any], net: nn.Module) -> torch.fx.GraphModule:
+    return torch.fx.symbolic_trace(lambda x: call(net, x))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_list_and_what_symbolic_trace_passes_are_no_points(architecture: str) -> None:
+    net = ARCHITECTURES[architecture].make(2, D, H)
+    for call in CALLS:
+        with pytest.raises(TypeError, match=r": [xv]: expected a torch.Tensor, got list; "):
+            call(net, [1.0, 2.0, 3.0])
+        with pytest.raises(TypeError, match=r": [xv]: expected a torch.Tensor, got a Proxy .*torch.export or make_fx"):
+            symbolic_trace(call, net)
+
+
+def test_the_ways_to_trace_that_the_message_names() -> None:
+    net, x = nn.Sequential(nn.Linear(D, D), gf.mGradNetC(L, D, H, linear="psd")), torch.ones(4, D)
+
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, gf.mGradNetC) or super().is_leaf_module(m, module_qualified_name)
+
+    for graph in (torch.fx.GraphModule(net, Tracer().trace(net)), make_fx(net)(x)):
+        torch.testing.assert_close(graph(2 * x), net(2 * x))
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e5m2], ids=str)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.fx
 from torch import Tensor, is_autocast_enabled
 from torch.compiler import is_compiling
 
@@ -37,7 +38,8 @@ def run(network: Network, quantity: str, points: Points, backend: str | None) ->
     """
     try:
         result = _attempt(network, quantity, points, backend)
-    except RuntimeError:  # a tensor without sizes, or of a layout without memory to ask for: the checks name it
+    except (RuntimeError, torch.fx.proxy.TraceError):
+        # A tensor without sizes, of a layout without memory to ask for, or of no values yet: the checks name it.
         result = None
     if result is not None:
         return result

@@ -54,8 +54,8 @@ class Network:
     def value_and_potential(self, x: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
         """Return f(x), (…, d), and F(x), (…,), at once where the family has kernels for that."""
         is_sum = self.sharpness is None and self.offset is None
-        has_kernel = "value_and_potential" in self.family.quantities and not (x.is_cuda and self.family.of_modules)
-        if not is_sum or not has_kernel:
+        calls_two_kernels = self.family.of_modules and isinstance(x, Tensor) and x.is_cuda
+        if not is_sum or calls_two_kernels or "value_and_potential" not in self.family.quantities:
             return self.value(x, backend), self.potential(x, backend)
         both = run(self, "value_and_potential", (x,), backend)
         return both[..., :-1], both[..., -1]
