@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, empty_like, get_num_threads
+from torch.autograd import profiler
 
 from ..activations import TABLE, TRANSFORMS
 from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from .families import Gradients, Settings, Tensors
-from .operator import PLAIN_TYPES, Kernels, Operator
+from .operator import PLAIN_TYPES, Kernels, Operator, shown
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
 _SUM_DTYPE = {
@@ -122,7 +123,7 @@ class CppKernels(Kernels):
     def __init__(self, operator: Operator) -> None:
         family = operator.family
         self._family, self._quantity, self._point_count = family.name, operator.quantity, operator.point_count
-        self._stored = self._point_count + 1
+        self._registered, self._stored = operator.registered, self._point_count + 1
         self._fits = family.fits
         self._forward: Callable[[Tensors, Settings], Tensor | None] = getattr(self, f"_{operator.quantity.name}")
         self._no_gradients = (None,) * (len(family.parameters) + 1)
@@ -136,6 +137,8 @@ class CppKernels(Kernels):
         x = tensors[0]
         if _EXTENSION is None or x is None or type(x) not in PLAIN_TYPES or not x.is_cpu:
             return None
+        if profiler._is_profiler_enabled:
+            return shown(self._registered, self._forward, tensors, settings)
         return self._forward(tensors, settings)
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:

@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from ..errors import message
 from ..reference.forward_mode import outer_levels
 from .families import Gradients, Settings, Tensors
-from .operator import NAMESPACE, PLAIN_TYPES, Operator, none_where_not_needed
+from .operator import NAMESPACE, PLAIN_TYPES, Operator, none_where_not_needed, shown
 
 _registered = getattr(torch.ops, NAMESPACE)
 _FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
@@ -42,7 +42,8 @@ def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
         compiled: Tensor = getattr(_registered, operator.registered)(*tensors, settings.text())
         return compiled
     if no_transform_is_active() and not any(map(_is_of_another_kind, tensors)):
-        return recorded(operator, operator.kernels.forward(tensors, settings), tensors, settings)
+        found = shown(operator.registered, operator.kernels.forward, tensors, settings)
+        return recorded(operator, found, tensors, settings)
     transforms = torch._C._functorch.get_interpreter_stack() or ()
     if any(transform.key() == _FUNCTIONALIZE for transform in transforms):
         # torch.func.functionalize takes no autograd.Function, and other transforms beside it none of the operators.
@@ -67,7 +68,7 @@ def recorded(operator: Operator, result: Tensor, tensors: Tensors, settings: Set
             if tensor is not None and tensor.requires_grad:
                 if torch.is_inference_mode_enabled():  # which records nothing, whatever enable_grad says inside of it
                     break
-                with_graph: Tensor = _apply(_Recorded, operator, [result], settings, *tensors)
+                with_graph: Tensor = _apply(operator.recording, [result], settings, *tensors)
                 return with_graph
     return result
 
@@ -143,23 +144,31 @@ class _Recorded(torch.autograd.function._SingleLevelFunction):
     The base class is that of torch.autograd.Function, whose own `apply` only adds the ways of torch.func.
     """
 
+    operator: Operator
+
     @staticmethod
-    def forward(
-        ctx: Any, operator: Operator, result: list[Tensor], settings: Settings, *tensors: Tensor | None
-    ) -> Tensor:
-        ctx.operator, ctx.settings = operator, settings
+    def forward(ctx: Any, result: list[Tensor], settings: Settings, *tensors: Tensor | None) -> Tensor:
+        ctx.settings = settings
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         return result[0]  # in a list, as no input of the Function's
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
-        tensors, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        operator, tensors, needs = ctx._forward_cls.operator, ctx.saved_tensors, ctx.needs_input_grad[2:]
         if g is None:
-            return (None,) * (3 + len(tensors))
+            return (None,) * (2 + len(tensors))
         if is_grad_enabled() or _is_of_another_kind(g) or not no_transform_is_active():
-            return None, None, None, *_apply(Backward, ctx.operator, ctx.settings, needs, g, *tensors)
-        return None, None, None, *ctx.operator.kernels.backward(g, tensors, ctx.settings, needs)
+            return None, None, *_apply(Backward, operator, ctx.settings, needs, g, *tensors)
+        name = f"{operator.registered}_backward"
+        return None, None, *shown(name, operator.kernels.backward, g, tensors, ctx.settings, needs)
+
+
+def recording(operator: Operator) -> type[_Recorded]:
+    """Return `_Recorded` of an operator, whose nodes bear its name: ridgeBackward in a profile and a tensor's repr."""
+    made = type(operator.registered, (_Recorded,), {"operator": operator})
+    made.__name__ += "_recording"  # The nodes have their names by now; a profile shows the operator itself too.
+    return made
 
 
 class Forward(torch.autograd.Function):

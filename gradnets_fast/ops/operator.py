@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
 
 from .families import SOFT_MAXIMUM, Family, Gradients, Quantity, Settings, Tensors
 
@@ -20,6 +21,17 @@ NAMESPACE = re.sub(r"\W", "_", __name__.removesuffix(".ops.operator"))
 
 PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 """Types that compiled kernels read as they are; other subclasses of Tensor may give operations another meaning."""
+
+
+_Result = TypeVar("_Result")
+
+
+def shown(name: str, kernel: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call a kernel beside the dispatcher, and have a profile show what it would show of a registered operator."""
+    if not profiler._is_profiler_enabled:
+        return kernel(*arguments)
+    with profiler.record_function(f"{NAMESPACE}::{name}"):
+        return kernel(*arguments)
 
 
 class Kernels(Protocol):
@@ -50,7 +62,10 @@ class Operator:
         registered: its name in `NAMESPACE`.
         arguments: its tensor arguments, points first, bias last; a trailing "?" marks one that may be None.
         point_count: how many arguments have x's shape.
+        recording: the autograd.Function that records a result of plain tensors, which registration gives it.
     """
+
+    recording: Any
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.library import Library
 
 from ..errors import message
-from .autograd import Backward, Forward, batched
+from .autograd import Backward, Forward, batched, recording
 from .double_backward import double_backward
 from .families import parse_settings
 from .operator import NAMESPACE, Operator
@@ -79,6 +79,7 @@ def register(operator: Operator) -> Operator:
             library.impl(name + suffix, kernel, device)
         torch.library.register_fake(f"{NAMESPACE}::{name}{suffix}", fake, lib=library)
     _register_derivatives(operator, library)
+    operator.recording = recording(operator)
     return operator
 
 
