@@ -1,13 +1,17 @@
-"""PyTorch's tools beside autograd and its compilers: what a profile shows of a network."""
+"""PyTorch's tools beside autograd and its compilers: profiles, the counter of operations."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
 
+import gradnets_fast as gf
 from gradnets_fast.nn.registry import ARCHITECTURES
 
 D, H, BATCH = 3, 5, 4
@@ -36,3 +40,55 @@ def test_a_profile_shows_calls_that_record_nothing() -> None:
         net.value_and_gradient(torch.ones(BATCH, D))
     shown = [event.key for event in profiled.key_averages() if event.key.startswith("gradnets_fast::")]
     assert shown == ["gradnets_fast::softmax_modules_value_and_potential"]
+
+
+FAMILIES = {
+    "ridge": gf.mGradNetC(2, D, H),
+    "softmax_modules": gf.GradNetM(2, D, H, "weighted_softmax"),
+    "transformed_modules": gf.mGradNetM(2, D, H, "tanh", transform="half_square"),
+    "deep": gf.DeepGradNet(D, (H, H), linear="psd"),
+}
+
+
+@pytest.mark.parametrize("method", QUANTITIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_counter_of_operations_counts_those_of_plain_pytorch(family: str, method: str) -> None:
+    net, points = FAMILIES[family], torch.ones(2, BATCH, D)
+
+    def counts(backend: str, moves: bool) -> list[int]:
+        x, found = points.clone().requires_grad_(moves), []
+        inputs = [*[x][:moves], *net.parameters()]
+        with gf.use_backend(backend):
+            with FlopCounterMode(display=False) as counter:
+                result = getattr(net, method)(*(x, x.detach()) if method == "jvp" else (x,))
+            found.append(counter.get_total_flops())
+            with FlopCounterMode(display=False) as counter:
+                first = torch.autograd.grad(result.sum(), inputs, create_graph=moves, allow_unused=True)
+            found.append(counter.get_total_flops())
+            if moves:
+                with FlopCounterMode(display=False) as counter:
+                    first[0].sum().backward()
+                found.append(counter.get_total_flops())
+        return found
+
+    for moves in (False, True):
+        found = counts("cpp", moves)
+        assert found == counts("reference", moves)
+        assert min(found) > 0
+
+
+@pytest.mark.parametrize(
+    "imports", ["torch.utils.flop_counter; import gradnets_fast", "gradnets_fast; gradnets_fast.ridge"]
+)
+def test_the_counter_may_be_imported_before_or_after(imports: str) -> None:
+    script = f"""
+import {imports}
+import sys, torch
+net, x = gradnets_fast.RidgeGradNet(3, 5), torch.zeros(4, 3)
+from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counter:
+    net(x).sum().backward()
+print(counter.get_total_flops())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == (2 + 3) * 2 * 4 * 3 * 5  # forward; g Wᵀ, and two products for the gradient of W

@@ -18,6 +18,7 @@ from ..errors import message
 from .autograd import Backward, Forward, batched, recording
 from .double_backward import double_backward
 from .families import parse_settings
+from .flops import count
 from .operator import NAMESPACE, Operator
 
 _DISPATCH_KEYS = {"cpp": ("CPU",), "triton": ("CPU", "CUDA")}
@@ -33,10 +34,10 @@ def register(operator: Operator) -> Operator:
 
     An import of the package after it has left sys.modules, or a reload, replaces the kernels that were registered.
     """
-    name, count = operator.registered, len(operator.arguments)
+    name, arity = operator.registered, len(operator.arguments)
     tensors = ", ".join(f"Tensor{'?' if a.endswith('?') else ''} {a.rstrip('?')}" for a in operator.arguments)
     cotangents = ", ".join(f"Tensor? along_{a.rstrip('?')}" for a in operator.arguments)
-    gradients = ", ".join(["Tensor"] * count)
+    gradients = ", ".join(["Tensor"] * arity)
     needed = "str settings, bool[] needs"
     _define(f"{name}({tensors}, str settings) -> Tensor")
     _define(f"{name}_backward(Tensor g, {tensors}, {needed}) -> ({gradients})")
@@ -56,7 +57,7 @@ def register(operator: Operator) -> Operator:
     def second(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, settings, needs = arguments
         gradients = double_backward(
-            operator, tuple(needs), g, tensors[:count], parse_settings(settings), tensors[count:]
+            operator, tuple(needs), g, tensors[:arity], parse_settings(settings), tensors[arity:]
         )
         return _empty_for_none(g, gradients)
 
@@ -80,6 +81,7 @@ def register(operator: Operator) -> Operator:
         torch.library.register_fake(f"{NAMESPACE}::{name}{suffix}", fake, lib=library)
     _register_derivatives(operator, library)
     operator.recording = recording(operator)
+    count(operator)
     return operator
 
 
