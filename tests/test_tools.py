@@ -1,10 +1,11 @@
-"""PyTorch's tools beside autograd and its compilers: profiles, the counter of operations."""
+"""PyTorch's tools beside autograd and its compilers: profiles, the counter of operations, saved programs."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,3 +93,25 @@ print(counter.get_total_flops())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) == (2 + 3) * 2 * 4 * 3 * 5  # forward; g Wᵀ, and two products for the gradient of W
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_saved_program_runs_where_the_operators_are_registered(tmp_path: Path) -> None:
+    net, x = gf.RidgeGradNet(D, H), torch.ones(BATCH, D)
+    torch.export.save(torch.export.export(net, (x,)), tmp_path / "net.pt2")
+    torch.jit.trace(net, (x,)).save(tmp_path / "net.pt")
+    script = f"""
+import sys, torch
+folder, x = {str(tmp_path)!r}, torch.ones({BATCH}, {D})
+exported, traced = lambda: torch.export.load(folder + "/net.pt2").module(), lambda: torch.jit.load(folder + "/net.pt")
+for load in exported, traced:
+    try:
+        load()(x)
+    except RuntimeError as error:
+        print("refused")
+import gradnets_fast.ops
+for load in exported, traced:
+    print(load()(x).tolist())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["refused"] * 2 + [str(net(x).tolist())] * 2
