@@ -225,6 +225,28 @@ def test_compiles_without_graph_breaks_for_any_batch(name: str) -> None:
         torch.testing.assert_close(compiled(x), net(x))
 
 
+@pytest.mark.parametrize("limit", [1, 8])
+def test_networks_compiled_in_turn_keep_their_gradients(limit: int) -> None:
+    """All share the code of `forward`: beyond the limit of its compilations, PyTorch compiles what it calls."""
+    torch.compiler.reset()
+    modes: tuple[Any, ...] = (torch.no_grad, torch.inference_mode, torch.enable_grad)
+    networks = [network(name)[0] for name in (*NETWORKS, "soft_maximum")]
+    with torch._dynamo.config.patch(cache_size_limit=limit):
+        for net in networks:
+            compiled = torch.compile(net, backend="aot_eager")
+            for batch, mode, moves in product((4, 7, 1), modes, (False, True)):
+                with mode():
+                    x = torch.ones(batch, 3, dtype=torch.float64, requires_grad=moves)
+                    y, expected = compiled(x), net(x)
+                torch.testing.assert_close(y, expected)
+                assert y.requires_grad == expected.requires_grad
+                if y.requires_grad:
+                    ours, wanted = (
+                        torch.autograd.grad(f.square().sum(), list(net.parameters())) for f in (y, expected)
+                    )
+                    torch.testing.assert_close(ours, wanted)
+
+
 def derivatives(net: gf.nn.GradNet, x: Tensor) -> Tensor:
     """J(x) x, tr J(x) and J(x) side by side."""
     return torch.cat([net.jvp(x, x), net.divergence(x).unsqueeze(-1), net.jacobian(x).flatten(-2)], -1)
