@@ -30,7 +30,7 @@ template <class S> class DeepSecond : DeepRun<S> {
             return false;
         pair_ = p.quantity == Quantity::jvp;
         matrix_ = p.quantity == Quantity::jacobian;
-        backward_ = p.points.dx || p.points.dv || p.dtheta;
+        backward_ = p.points.g != nullptr || p.points.weight != nullptr;
         tangents_ = pair_ ? 2 : p.d;
         this->make_plan(lay_out_tiles(), 1);
         return this->run_tiles(true, !pair_, flops(), [&](const BatchTile &tile) { run_tile(tile); });

@@ -27,7 +27,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
 import gradnets_fast
-from gradnets_fast import GradNetC, fully_shard, mGradNetC, mGradNetM, parallelize, use_backend
+from gradnets_fast import DeepGradNet, GradNetC, fully_shard, mGradNetC, mGradNetM, parallelize, use_backend
 from gradnets_fast.nn.registry import Case, cases
 
 DOUBLE = {"dtype": torch.float64}
@@ -63,7 +63,8 @@ def gradients(f: Tensor, of: list[Tensor]) -> list[Tensor]:
 
 def divisible(case: Case, ranks: int) -> bool:
     net = case.make(**DOUBLE)
-    return getattr(net, "combine", "sum") == "sum" and getattr(net, "num_modules", ranks) >= ranks
+    is_sum = getattr(net, "combine", "sum") == "sum" and not isinstance(net, DeepGradNet)
+    return is_sum and getattr(net, "num_modules", ranks) >= ranks
 
 
 @check(2, 4)
@@ -326,6 +327,7 @@ def what_cannot_be_divided_is_refused(folder: Path) -> None:
         (GradNetC(2, 3, 1), mesh, ValueError, f"model: expected hidden units for each of {ranks} ranks"),
         (nn.Sequential(mGradNetM(1, 3, 5)), mesh, ValueError, "model.0: expected modules for each"),
         (NETWORKS["soft maximum"](), mesh, ValueError, "got a soft maximum"),
+        (DeepGradNet(3, (5, 5)), mesh, ValueError, "a ridge, cascaded or modular network, got DeepGradNet"),
     ]
     if ranks == 4:
         refused.append((GradNetC(2, 3, 9), mesh, ValueError, "got 9; use a mesh of 3"))

@@ -231,6 +231,7 @@ VARIANTS = (
     Variant("ridge", 2, ("tanh", "identity")),
     Variant("softmax_modules", 2),
     Variant("transformed_modules", 2, ("softplus",), "half_square"),
+    Variant("deep", 2, ("softplus",)),
 )
 
 
@@ -239,9 +240,9 @@ def of_operators() -> Iterator[tuple[dict[str, Any], Function]]:
     for name in functional.__all__:
         (variant,) = (variant for variant in VARIANTS if variant.family == draws.family(name))
         drawn = draws.drawn(name, variant, torch.float32, (6, 3, 7), torch.Generator().manual_seed(0), "cpu")
-        case = {"kind": "operator", "name": name, "settings": variant.settings, "parameters": list(drawn.named)}
+        case = {"kind": "operator", "name": name, "settings": variant.settings(7), "parameters": list(drawn.named)}
         case |= {"tensors": list(drawn.named.values()), "g": drawn.g}
-        yield case, partial(applied, drawn.in_order(draws.oracle(name, variant)))
+        yield case, partial(applied, drawn.in_order(draws.oracle(name, variant, 7)))
 
 
 def applied(exact: Callable[..., Tensor], tensors: Sequence[Tensor]) -> Tensor:
