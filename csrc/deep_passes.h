@@ -5,6 +5,13 @@
 
 namespace gradnets::GRADNETS_ISA {
 
+// Two tiles of which a pass reads one and writes the other take turns.
+template <class T> inline void exchange(T *&a, T *&b) {
+    T *const first = a;
+    a = b;
+    b = first;
+}
+
 // A derivative of σ at u, which the tables make a number where u is NaN and σ piecewise linear.
 template <class V> GRADNETS_INLINE V or_nan(V u, V derivative) {
     return select(u == u, derivative, u);

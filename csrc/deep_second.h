@@ -339,9 +339,7 @@ template <class S> class DeepSecond : DeepRun<S> {
                 break;
             product<T>(job.all, l.before, l.width, {here, l.stride, 1}, weights_->V(l), next, shape_[i - 1].stride,
                        residual);
-            T *const swapped = here;
-            here = next;
-            next = swapped;
+            exchange(here, next);
         }
     }
 
@@ -436,9 +434,7 @@ template <class S> class DeepSecond : DeepRun<S> {
                 store(here + at, p.residual && i > 0 ? of_p + load(below + at) : of_p);
                 store(of_u + at, load(of_u + at) + load(above + at) * (load(thirds + at) * moment + curve * of_s));
             });
-            T *const swapped = below;
-            below = here;
-            here = swapped;
+            exchange(below, here);
         }
         if (p.dtheta)
             deep_column_sums<T>(below, job.rows, shape_.last().stride, nullptr, true, job.sums + dc_);
@@ -468,9 +464,7 @@ template <class S> class DeepSecond : DeepRun<S> {
                 break;
             product<T>(job.rows, l.before, l.width, {here, l.stride, 1}, weights_->V(l), next, shape_[i - 1].stride,
                        residual);
-            T *const swapped = here;
-            here = next;
-            next = swapped;
+            exchange(here, next);
         }
     }
 

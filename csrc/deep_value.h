@@ -133,9 +133,7 @@ template <class S> class DeepValue : DeepRun<S> {
             if (i > 0) {
                 product<T>(job.both, l.before, l.width, {here, l.stride, 1}, weights_->V(l), next, shape_[i - 1].stride,
                            residual);
-                T *const swapped = here;
-                here = next;
-                next = swapped;
+                exchange(here, next);
             }
         }
         store_result(job);

@@ -223,3 +223,18 @@ def test_every_method_has_the_parameters_that_hooks_compute(name: str, hook: Cal
                 path, _, last = key.rpartition(".")
                 p.copy_(getattr(net.get_submodule(path), last))
         torch.testing.assert_close(result, getattr(plain, function.func.__name__)(*function.args))
+
+
+@pytest.mark.parametrize("activation", ["softplus", "relu", "elu"])
+def test_nonnegative_weights_begin_with_layers_of_mean_0_and_variance_1(activation: str) -> None:
+    """About: one draw of 128 units, whose layers have one constant mean, and each layer departs a little further."""
+    torch.manual_seed(0)
+    net, x = gf.mDeepGradNet(8, (128,) * 4, activation, input_skip=False, linear=None), torch.randn(4000, 8)
+    a, weights = x, [net.A[0], *(nn.functional.softplus(V) for V in net.V)]
+    with torch.no_grad():
+        for weight, b in zip(weights, net.b):
+            u = a @ weight.T + b
+            assert 0.6 <= u.std() <= 2.0
+            assert u.mean().abs() <= 0.5
+            a = gf.ridge(u.reshape(-1, 1), torch.ones(1, 1), None, torch.zeros(1), None, basis=activation).view_as(u)
+    assert 0.5 <= net.potential(x).std() <= 3.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from torch.nn import functional as F
 
 from ..activations import TABLE
 from ..errors import check_dtype, check_positive, message
-from ..functional import Deep, Structure
+from ..functional import Deep, Structure, ridge
 from .activation import Activation, parse_activation
 from .base import GradNet, check_sizes, init_uniform, parameter_of, parameters_of
 
 SINUSOIDAL_FREQUENCY = 30.0
 """The first layer's frequencies for sin: Sitzmann et al., "Implicit Neural Representations with Periodic Activation
-Functions", 2020, section 3.2."""
+Functions", 2020."""
 
 
 class DeepGradNet(GradNet):
@@ -105,25 +106,30 @@ class DeepGradNet(GradNet):
         """Draws all parameters anew.
 
         Uniformly as torch.nn.Linear does; for sin as sinusoidal networks do (Sitzmann et al., 2020); nonnegative
-        weights so that layers keep mean and variance (Hoedt and Klambauer, "Principled Weight Initialisation for
-        Input-Convex Neural Networks", 2023).
+        weights so that the layers begin with about mean 0 and variance 1 (after Hoedt and Klambauer, "Principled Weight
+        Initialisation for Input-Convex Neural Networks", 2023).
         """
         d, before = self.in_dim, (self.in_dim, *self.structure.widths)
         for i, A in enumerate(self.A):
             init_uniform(A, d)
-            if i == 0 and self.basis[0] == "sin":
+            if self.monotone:
+                nn.init.normal_(A, std=(1.0 if i == 0 else 0.25) / math.sqrt(d))
+            elif i == 0 and self.basis[0] == "sin":
                 nn.init.uniform_(A, -SINUSOIDAL_FREQUENCY / d, SINUSOIDAL_FREQUENCY / d)
         for Q in self.Q:
             nn.init.uniform_(Q, -1.0 / d, 1.0 / d)
         for b, fan_in in zip(self.b, before):
             init_uniform(b, fan_in)
-        for name, V, b, fan_in in zip(self.basis[1:], self.V, self.b[1:], before[1:]):
+        # The rows of a first layer, of random directions, have correlations of either sign.
+        first = [(1.0 / math.sqrt(d), -1.0 / math.sqrt(d))]
+        layers = zip(self.basis, self.basis[1:], self.V, self.b[1:], before[1:])
+        for i, (below, name, V, b, fan_in) in enumerate(layers):
             if self.monotone:
-                init_positive(V, b, fan_in)
+                init_positive(V, b, below, *first[: i == 0])
             else:
                 nn.init.uniform_(V, *_bounds(math.sqrt((6.0 if name == "sin" else 1.0) / fan_in)))
         if self.monotone:
-            init_positive(self.c, None, before[-1])
+            init_positive(self.c, None, self.basis[-1], *first[: len(self.basis) == 1])
         else:
             init_uniform(self.c, before[-1])
         if self.log_temperature is not None:
@@ -185,7 +191,7 @@ class mDeepGradNet(DeepGradNet):
 
     Shapes, Raises: as `DeepGradNet`.
 
-    Source: Amos, Xu, Kolter, "Input Convex Neural Networks", 2017, section 3.2.
+    Source: Amos, Xu, Kolter, "Input Convex Neural Networks", 2017.
 
     >>> import torch
     >>> net, x = mDeepGradNet(in_dim=2, widths=(8, 8)), torch.randn(5, 2)
@@ -208,22 +214,42 @@ class mDeepGradNet(DeepGradNet):
         super().__init__(in_dim, widths, activation, input_skip=input_skip, linear=linear, **options)
 
 
-def init_positive(weight: nn.Parameter, bias: nn.Parameter | None, fan_in: int) -> None:
-    """Draws weights whose softplus is log-normal, and the constant bias that centres what they add up.
+def init_positive(
+    weight: nn.Parameter, bias: nn.Parameter | None, basis: str, correlations: tuple[float, ...] = (0.5,)
+) -> None:
+    """Draws weights of values σ(z), whose softplus is log-normal, and the constant bias that centres what they add up.
 
-    Source: Hoedt and Klambauer, "Principled Weight Initialisation for Input-Convex Neural Networks", 2023, equations 11
-    to 13, for a correlation of ½ between units.
+    With z of mean 0, variance 1 and correlation ρ between units, the sums have mean 0, variance 1 and correlation ½:
+    for n units, m = E σ(z), q = E σ(z)² and k = E σ(z₁)σ(z₂) the weights have the squared mean
+    ½/(n(q − m²) + n(n − 1)(k − m²)) and the variance ½/(n q).  correlations: values of ρ that are equally frequent.
+
+    Source: Hoedt and Klambauer, "Principled Weight Initialisation for Input-Convex Neural Networks", 2023, for ReLU.
     """
-    scale = 6.0 * (math.pi - 1.0) + (fan_in - 1.0) * (3.0 * math.sqrt(3.0) + 2.0 * math.pi - 6.0)
-    squared_mean, variance = 6.0 * math.pi / (fan_in * scale), 1.0 / fan_in
-    of_logarithm = math.log1p(variance / squared_mean)
-    mean = 0.5 * math.log(squared_mean) - 0.5 * of_logarithm
+    n = weight.shape[-1]
+    mean, square = _moment(basis, 0.0) ** 0.5, _moment(basis, 1.0)
+    mixed = sum(_moment(basis, rho) for rho in correlations) / len(correlations)
+    squared_mean = 0.5 / (n * (square - mean * mean) + n * (n - 1) * (mixed - mean * mean))
+    of_logarithm = math.log1p(0.5 / (n * square) / squared_mean)
     with torch.no_grad():
-        positive = torch.empty_like(weight).log_normal_(mean, math.sqrt(of_logarithm))
+        middle = 0.5 * math.log(squared_mean) - 0.5 * of_logarithm
+        positive = torch.empty_like(weight).log_normal_(middle, math.sqrt(of_logarithm))
         # The inverse of softplus, without overflow.
         weight.copy_(positive + torch.log(-torch.expm1(-positive)))
         if bias is not None:
-            bias.fill_(-math.sqrt(3.0 * fan_in / scale))
+            bias.fill_(-n * math.sqrt(squared_mean) * mean)
+
+
+@lru_cache(maxsize=None)
+def _moment(basis: str, correlation: float) -> float:
+    """E σ(z₁)σ(z₂) of standard normal numbers: the squared mean of σ for correlation 0, its mean square for 1."""
+    grid = torch.linspace(-8.0, 8.0, 201, dtype=torch.float64, device="cpu")
+    density = torch.exp(-grid.square() / 2)
+    weights = density / density.sum()
+    second = correlation * grid[:, None] + math.sqrt(1.0 - correlation**2) * grid
+    one, zero = grid.new_ones(1, 1), grid.new_zeros(1)
+    with torch.no_grad():
+        value, other = (ridge(z.reshape(-1, 1), one, None, zero, None, basis=basis).view_as(z) for z in (grid, second))
+    return float(weights @ (value[:, None] * other) @ weights)
 
 
 def _bounds(size: float) -> tuple[float, float]:

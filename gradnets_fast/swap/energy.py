@@ -205,7 +205,7 @@ def gradient_of(energy: nn.Module) -> EnergyGradient:
         TypeError, ValueError: the energy is none of these; the message names the layer and the reason.
 
     Source: Amos, Xu, Kolter, "Input Convex Neural Networks", 2017; Korotin et al., "Wasserstein-2 Generative Networks",
-    2021, appendix B.2, for the quadratic layers.
+    2021, for the quadratic layers.
 
     >>> import torch
     >>> energy = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
