@@ -185,7 +185,7 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
     assert "one for each of 2 layers, got 3 names" in rejection("deep" + suffix, ValueError, basis=["tanh"] * 3)
     assert "at least one width" in rejection("deep" + suffix, ValueError, widths=())
     assert "equal widths" in rejection("deep" + suffix, ValueError, widths=[4, 5], residual=True)
-    assert "a rank" in rejection("deep" + suffix, ValueError, rank=-1)
+    assert "rank: expected an int of 0 or more, got -1" in rejection("deep" + suffix, ValueError, rank=-1)
 
 
 @pytest.mark.parametrize(

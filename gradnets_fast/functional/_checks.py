@@ -94,9 +94,8 @@ def checked_deep(
     """Check the arguments of a deep network; return x and theta after autocast, and the names of its functions."""
     names = (basis,) if isinstance(basis, str) else tuple(basis)
     check_basis(where, names)
-    if structure.fault:
-        fix = "pass for example widths=(64, 64)"
-        raise ValueError(message(where, "widths, rank, residual", structure.fault, repr(tuple(structure)), fix))
+    if structure.fault is not None:
+        raise ValueError(message(where, *structure.fault, "pass for example widths=(64, 64)"))
     if len(names) not in (1, len(structure.widths)):
         expected = f"one name, or one for each of {len(structure.widths)} layers"
         raise ValueError(message(where, "basis", expected, f"{len(names)} names", "pass one for each of the widths"))

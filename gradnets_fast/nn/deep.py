@@ -269,10 +269,10 @@ def _structure(where: str, widths: Sequence[int], input_skip: bool | str, rank: 
         raise ValueError(message(where, "input_skip", "True, False or 'quadratic'", repr(input_skip), "choose one"))
     if input_skip == "quadratic":
         check_positive(where, "rank", rank)
-    if residual and len(set(widths)) > 1:
-        fix = "use equal widths, or residual=False"
-        raise ValueError(message(where, "widths", "equal widths of residual layers", tuple(widths), fix))
-    return Structure(tuple(widths), bool(input_skip), rank if input_skip == "quadratic" else 0, bool(residual))
+    structure = Structure(tuple(widths), bool(input_skip), rank if input_skip == "quadratic" else 0, bool(residual))
+    if structure.fault is not None:
+        raise ValueError(message(where, *structure.fault, "use equal widths, or residual=False"))
+    return structure
 
 
 def _activations(where: str, activation: Any, layers: int, monotone: bool) -> tuple[str, ...]:

@@ -57,17 +57,19 @@ class Structure(NamedTuple):
         return count + before
 
     @property
-    def fault(self) -> str:
-        """Return what is wrong with it in words, or "".
+    def fault(self) -> tuple[str, str, object] | None:
+        """Return the argument that is wrong, what is expected of it, and what came; None if nothing is.
 
         >>> Structure((8, 9), residual=True).fault
-        'equal widths of residual layers'
+        ('widths', 'equal widths of residual layers', (8, 9))
         """
         if not self.widths or not all(type(h) is int and h > 0 for h in self.widths):
-            return "at least one width, each a positive int"
+            return "widths", "at least one width, each a positive int", self.widths
         if type(self.rank) is not int or self.rank < 0:
-            return "a rank that is an int of 0 or more"
-        return "equal widths of residual layers" if self.residual and len(set(self.widths)) > 1 else ""
+            return "rank", "an int of 0 or more", self.rank
+        if self.residual and len(set(self.widths)) > 1:
+            return "widths", "equal widths of residual layers", self.widths
+        return None
 
 
 class Settings(NamedTuple):
