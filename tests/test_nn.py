@@ -16,7 +16,9 @@ from torch.nn.utils.prune import l1_unstructured
 import gradnets_fast as gf
 from authors import NETWORKS as AUTHORS
 from gradnets_fast.activations import TABLE
+from gradnets_fast.nn import deep
 from gradnets_fast.nn.activation import _TORCH_MODULES
+from gradnets_fast.nn.registry import cases
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -223,6 +225,14 @@ def test_every_method_has_the_parameters_that_hooks_compute(name: str, hook: Cal
                 path, _, last = key.rpartition(".")
                 p.copy_(getattr(net.get_submodule(path), last))
         torch.testing.assert_close(result, getattr(plain, function.func.__name__)(*function.args))
+
+
+def test_every_network_can_be_made_in_a_block_of_a_backend_that_is_not_here() -> None:
+    """Making one computes nothing with operators, in whatever dtype an initialiser works; nor does a cache hide it."""
+    deep._moment.cache_clear()
+    with gf.use_backend("triton"):
+        for case in cases():
+            case.make()
 
 
 @pytest.mark.parametrize("activation", ["softplus", "relu", "elu"])
