@@ -94,23 +94,31 @@ template <class S> class DeepRun {
             reduce(dbias_, p.d, p.dbias);
         if (!p.dtheta)
             return;
-        auto body = [&](int64_t i, int) { finish_layer(shape_[int(i)]); };
+        // A few of a layer's units are a task.
+        constexpr int64_t slices = 8;
+        auto body = [&](int64_t index, int) {
+            const DeepLayer &l = shape_[int(index / slices)];
+            const int64_t slice = index % slices;
+            finish_units(l, l.width * slice / slices, l.width * (slice + 1) / slices);
+        };
         const double work = 8.0 * double(plan_.row_chunks * shape_.parameters());
-        parallel(threads_for(work, threads, shape_.layers), shape_.layers, body);
+        parallel(threads_for(work, threads, shape_.layers * slices), shape_.layers * slices, body);
         reduce(dc_, shape_.last().width, p.dtheta + shape_.c);
     }
 
-    void finish_layer(const DeepLayer &l) const {
+    void finish_units(const DeepLayer &l, int64_t first, int64_t last) const {
         const int64_t before = round_up(l.before, lanes);
-        for (int64_t j = 0; j < l.width; ++j) {
+        for (int64_t j = first; j < last; ++j) {
             if (l.input)
                 reduce(l.dA + j * shape_.d_stride, p.d, p.dtheta + l.A + j * p.d);
             if (l.before > 0)
                 reduce(l.dV + j * before, l.before, p.dtheta + l.V + j * l.before);
+            for (int64_t r = 0; r < p.rank; ++r) {
+                const int64_t row = r * l.width + j;
+                reduce(l.dQ + row * shape_.d_stride, p.d, p.dtheta + l.Q + row * p.d);
+            }
         }
-        for (int64_t j = 0; j < p.rank * l.width; ++j)
-            reduce(l.dQ + j * shape_.d_stride, p.d, p.dtheta + l.Q + j * p.d);
-        reduce(l.db, l.width, p.dtheta + l.b);
+        reduce(l.db + first, last - first, p.dtheta + l.b + first);
     }
 
     // The sum over the chunks, in their order.

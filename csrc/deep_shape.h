@@ -111,8 +111,15 @@ template <class S> class DeepWeights {
 
     void pack(const S *theta, char *memory, int threads) {
         memory_ = memory;
-        auto body = [&](int64_t i, int) { pack_layer(theta, shape_[int(i)]); };
-        parallel(threads_for(16.0 * double(shape_.parameters()), threads, shape_.layers), shape_.layers, body);
+        // A layer's V transposed, V straight and all else are tasks of their own.
+        auto body = [&](int64_t i, int) {
+            const DeepLayer &l = shape_[int(i / 3)];
+            if (i % 3 == 2)
+                pack_inputs(theta, l);
+            else if (l.before > 0)
+                pack_matrix(theta + l.V, l.width, l.before, l.Vt, l.Vs, i % 3 == 0, i % 3 == 1);
+        };
+        parallel(threads_for(16.0 * double(shape_.parameters()), threads, 3 * shape_.layers), 3 * shape_.layers, body);
         vector(theta + shape_.c, shape_.last().width, shape_.last().stride, c_);
     }
 
@@ -143,11 +150,9 @@ template <class S> class DeepWeights {
         fill_zero(to + width, stride - width);
     }
 
-    void pack_layer(const S *theta, const DeepLayer &l) const {
+    void pack_inputs(const S *theta, const DeepLayer &l) const {
         if (l.input)
             pack_matrix(theta + l.A, l.width, shape_.d, l.At, l.As);
-        if (l.before > 0)
-            pack_matrix(theta + l.V, l.width, l.before, l.Vt, l.Vs);
         for (int64_t r = 0; r < shape_.rank; ++r)
             pack_matrix(theta + l.Q + r * l.width * shape_.d, l.width, shape_.d,
                         l.Qt + r * round_up(l.width, panel) * shape_.d * int64_t(sizeof(T)),
@@ -169,9 +174,11 @@ template <class S> class DeepWeights {
         return to;
     }
 
-    void pack_matrix(const S *from, int64_t rows, int64_t columns, int64_t transposed, int64_t straight) const {
-        pack_transposed<P>(from, rows, columns, piece<T>(memory_, transposed));
-        if (downward_)
+    void pack_matrix(const S *from, int64_t rows, int64_t columns, int64_t transposed, int64_t straight,
+                     bool upward = true, bool downward = true) const {
+        if (upward)
+            pack_transposed<P>(from, rows, columns, piece<T>(memory_, transposed));
+        if (downward && downward_)
             pack_rows<P>(from, rows, columns, piece<T>(memory_, straight));
     }
 

@@ -76,7 +76,15 @@ inline void add_rows(const T *from, int64_t rows, int64_t from_row, int64_t d, T
 // out[i] = Σ_c partial[c][i] in ascending c.
 template <class T>
 inline void reduce_partials(const T *partial, int64_t chunks, int64_t stride, int64_t count, T *out) {
-    for (int64_t i = 0; i < count; ++i) {
+    constexpr int64_t lanes = Tile<T>::lanes;
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) {
+        auto sum = load(partial + i);
+        for (int64_t c = 1; c < chunks; ++c)
+            sum += load(partial + c * stride + i);
+        store(out + i, sum);
+    }
+    for (; i < count; ++i) {
         T sum = partial[i];
         for (int64_t c = 1; c < chunks; ++c)
             sum += partial[c * stride + i];
