@@ -149,6 +149,8 @@ def why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | Non
 def choose(operator: str, x: Tensor, argument: str | None = None) -> Choice:
     """The backend for one call of `operator` on x, with the reasons."""
     named = requested(argument)
+    if named is None and _is_exporting_to_onnx():
+        return Choice("reference", "ONNX has no operators of this package", {})
     order = _AUTOMATIC_ORDER if named is None else (named[0],)
     refusals: dict[str, str] = {}
     for backend in order:
@@ -167,6 +169,12 @@ def choose(operator: str, x: Tensor, argument: str | None = None) -> Choice:
             operator, f"backend {named[0]!r}, asked for by {named[1]}", "to be able to run it", refusals[named[0]], fix
         )
     )
+
+
+def _is_exporting_to_onnx() -> bool:
+    """Whether torch.onnx.export is reading the call, to write PyTorch's own operators down."""
+    # Asked last, because it takes microseconds.
+    return (torch.compiler.is_compiling() or torch._C._is_tracing()) and torch.onnx.is_in_onnx_export()
 
 
 def select(operator: str, x: Tensor, argument: str | None = None) -> str:

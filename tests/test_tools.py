@@ -115,3 +115,17 @@ for load in exported, traced:
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["refused"] * 2 + [str(net(x).tolist())] * 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_export_to_onnx_sees_operators_of_pytorch_only(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both exporters, known by their own flags: torch.onnx itself needs packages that nothing else here does."""
+    net, x = ARCHITECTURES[architecture].make(2, D, H), torch.ones(BATCH, D)
+    assert "gradnets_fast::" in str(torch.jit.trace(net, (x,)).inlined_graph)
+    monkeypatch.setattr("torch.onnx._internal.exporter._flags._is_onnx_exporting", True)
+    exported = torch.export.export(net, (x,))
+    traced = torch.jit.trace(net, (x,))
+    assert "gradnets_fast." not in exported.graph_module.code
+    assert "gradnets_fast::" not in str(traced.inlined_graph)
+    torch.testing.assert_close(exported.module()(x), net(x))
