@@ -118,6 +118,23 @@ def cpu(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _cpu_note(result)])
 
 
+def small(result: dict[str, Any]) -> str:
+    """Median times and gains of small batches, forward / step, and where they were measured."""
+    lines = ["| float32 | B, d, h | eager | ours | gain over eager |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        variant = f", {row['variant'].replace('_', ' ')}" if row["variant"] else ""
+        cells = [_pair(partial(_median, row, name)) for name in ("eager", "ours")]
+        cells.append(_pair(partial(_over, row, "eager")))
+        lines.append(f"| {row['family']}{variant} | {size(row)} | {' | '.join(cells)} |")
+    where = result["environment"]
+    note = (
+        "Forward / step. Medians of interleaved runs, each result first verified against float64. Measured on "
+        f"{_machine(where)}, by `{where['command']}` ([result file](bench/results/small/cpu.json)). Absolute times vary; "
+        "compare the gains."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def deep(result: dict[str, Any]) -> str:
     """Median times of deep networks, forward / step, beside autograd's and jax.jit's, and where they were measured."""
     lines = [
@@ -302,6 +319,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"summary": lambda: summary(*map(_result, ("cpu", "training_gain", "largest_batch_cpu")))},
     DOCS / "benchmarks.md": {
         "cpu": _of_result(cpu, "cpu"),
+        "small": _of_result(small, "small/cpu"),
         "deep": _of_result(deep, "deep/cpu"),
         "training_gain": _of_result(training_gain, "training_gain"),
         "gpu": lambda: gpus(),
