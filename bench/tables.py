@@ -129,8 +129,8 @@ def small(result: dict[str, Any]) -> str:
     where = result["environment"]
     note = (
         "Forward / step. Medians of interleaved runs, each result first verified against float64. Measured on "
-        f"{_machine(where)}, by `{where['command']}` ([result file](bench/results/small/cpu.json)). Absolute times vary; "
-        "compare the gains."
+        f"{_machine(where)}, by `{where['command']}` ([result file](bench/results/small/cpu.json)). "
+        "Absolute times vary; compare the gains."
     )
     return "\n".join([*lines, "", note])
 
