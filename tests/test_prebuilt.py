@@ -114,7 +114,7 @@ from pathlib import Path
 from few_kernels import few
 from gradnets_fast.kernels import prebuild
 ((a, launch), *_) = [task for task in few(90) if task[1].kernel == "entry.backward"]
-large = replace(launch, constants=launch.constants | {"BM": 256, "BH": 256, "num_warps": 1})
+large = replace(launch, constants=launch.constants | {"BM": 32, "BH": 128, "num_warps": 1})
 try:
     prebuild.build(Path(sys.argv[1]), [(a, large)], processes=1)
 except prebuild.BuildError as error:
@@ -124,7 +124,7 @@ except prebuild.BuildError as error:
 
 def test_the_build_fails_on_a_kernel_that_spills(tmp_path: Path) -> None:
     text = python(_SPILLS, str(tmp_path / "prebuilt.zip"))
-    assert re.search(r"'BM': 256.* for 90: [1-9]\d* bytes of stack, .*it does not fit", text), text
+    assert re.search(r"'BH': 128.* for 90: [1-9]\d* bytes of stack, .*it does not fit", text), text
     assert list(tmp_path.iterdir()) == []
 
 
