@@ -82,8 +82,8 @@ def fully_shard(model: Model, mesh: DeviceMesh, **options: Any) -> Model:
     """PyTorch's `fully_shard`, for models with gradient networks: each rank holds a part of every parameter.
 
     Besides `forward`, a network's `potential`, `jvp`, `divergence` and `jacobian` gather the parameters too.  Scalar
-    parameters, such as the weights of a weighted softmax, which PyTorch's refuses to shard, stay whole on each rank,
-    with the mean of the ranks' gradients.
+    parameters, such as the sharpness of a soft maximum, which PyTorch's refuses to shard, stay whole on each rank, with
+    the mean of the ranks' gradients.
 
     Equivalent to, where there are no such scalars:
         torch.distributed.fsdp.fully_shard(model, mesh=mesh, **options)

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
@@ -168,9 +175,9 @@ def layers_around_a_divided_network_are_made_equal(folder: Path) -> None:
 
 @check(2)
 def accelerated_models_are_divided_too(folder: Path) -> None:
-    from authors import Cascade
+    from authors import Cascade, Modular, WeightedSoftmax
 
-    model = nn.Sequential(*(Cascade(nn.Tanh, True, -1) for _ in range(2)))
+    model = nn.Sequential(Cascade(nn.Tanh, True, -1), Modular(lambda: WeightedSoftmax(True), True))
     for parameter in model.parameters():
         dist.broadcast(parameter.data, 0)
     torch.manual_seed(0)
@@ -206,6 +213,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "modules": lambda: mGradNetM(4, 4, 9, "weighted_softmax", **DOUBLE),
     "soft maximum": lambda: mGradNetM(2, 4, 9, combine="logsumexp", **DOUBLE),
 }
+
+
+CHECKPOINTED = ("cascade", "modules")
 
 
 def trained(net: nn.Module, model: nn.Module, mine: slice, steps: int = 4) -> list[Tensor]:
@@ -266,6 +276,19 @@ def methods_of_a_network_inside_a_sharded_model(folder: Path) -> None:
     torch.testing.assert_close(frozen.potential(x), alone.potential(x))
 
 
+@check(2)
+def networks_without_memory_are_sharded_and_then_initialised(folder: Path) -> None:
+    with torch.device("meta"):
+        nets = [mGradNetC(2, 4, 10), mGradNetM(5, 4, 10, "weighted_softmax")]
+    for net in nets:
+        fully_shard(net, line()).to_empty(device="cpu")
+        for parameter in net.parameters():
+            nn.init.constant_(parameter, torch.nan)
+        net.reset_parameters()
+        assert all(whole(parameter.detach()).isfinite().all() for parameter in net.parameters())
+        assert whole(net.get_parameter("W" if isinstance(net, mGradNetC) else "mmgn_modules.W")).unique().numel() > 9
+
+
 @check(4)
 def hidden_units_and_batch_divided_at_once(folder: Path) -> None:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
@@ -293,26 +316,46 @@ def stepped(net: nn.Module) -> torch.optim.Optimizer:
 @check(4)
 def checkpoints_move_between_meshes(folder: Path) -> None:
     """Saved under tensor parallelism over four ranks; loaded under FSDP, under both on 2 × 2, and by one process."""
-    net, alone = pair("cascade")
-    divided = parallelize(net, line())
-    optimizer, expected = stepped(divided), stepped(alone)
-    dcp.save(state(divided, optimizer), checkpoint_id=folder / "checkpoint")
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     makers: list[Callable[[nn.Module], nn.Module]] = [
         lambda net: fully_shard(net, mesh=line()),
         lambda net: fully_shard(parallelize(net, mesh["tensor"]), mesh=mesh["data"]),
     ]
-    for make in makers:
-        other = make(NETWORKS["cascade"]())
-        fresh = torch.optim.Adam(other.parameters(), lr=1e-2)
-        found = state(other, fresh)
-        dcp.load(found, checkpoint_id=folder / "checkpoint")
-        set_state_dict(other, fresh, model_state_dict=found["model"], optim_state_dict=found["optimizer"])
-        for ours, theirs in zip(other.parameters(), alone.parameters()):
-            same(whole(ours.detach()), theirs.detach())
-            same(whole(fresh.state[ours]["exp_avg"]), expected.state[theirs]["exp_avg"])
-    if dist.get_rank() == 0:
-        torch.save(alone.state_dict(), folder / "expected.pt")
+    for name in CHECKPOINTED:
+        net, alone = pair(name)
+        divided = parallelize(net, line())
+        optimizer, expected = stepped(divided), stepped(alone)
+        dcp.save(state(divided, optimizer), checkpoint_id=folder / name)
+        for make in makers:
+            other = make(NETWORKS[name]())
+            fresh = torch.optim.Adam(other.parameters(), lr=1e-2)
+            found = state(other, fresh)
+            assert list(found["model"]) == list(alone.state_dict())
+            dcp.load(found, checkpoint_id=folder / name)
+            set_state_dict(other, fresh, model_state_dict=found["model"], optim_state_dict=found["optimizer"])
+            for ours, theirs in zip(other.parameters(), alone.parameters()):
+                same(whole(ours.detach()), theirs.detach())
+                same(whole(fresh.state[ours]["exp_avg"]), expected.state[theirs]["exp_avg"])
+        if dist.get_rank() == 0:
+            torch.save(alone.state_dict(), folder / f"{name}.pt")
+
+
+@check(2, 4)
+def a_plain_state_dict_is_loaded_into_divided_networks_and_taken_from_them(folder: Path) -> None:
+    whole_state = StateDictOptions(full_state_dict=True)
+    from_first = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    for name in CHECKPOINTED:
+        _, alone = pair(name)
+        for make in (partial(fully_shard, mesh=line()), partial(parallelize, mesh=line())):
+            divided = make(NETWORKS[name]())
+            set_model_state_dict(divided, copy.deepcopy(alone.state_dict()), options=whole_state)
+            same([whole(p.detach()) for p in divided.parameters()], [p.detach() for p in alone.parameters()])
+            assert all(isinstance(p, DTensor) for p in divided.parameters())
+            same(get_model_state_dict(divided, options=whole_state), alone.state_dict())
+            if make.func is fully_shard:
+                named = {key: p.detach().clone() + 1 for key, p in alone.named_parameters() if dist.get_rank() == 0}
+                set_model_state_dict(divided, named, options=from_first)
+                same([whole(p.detach()) for p in divided.parameters()], [p.detach() + 1 for p in alone.parameters()])
 
 
 @check(2, 4)

@@ -48,6 +48,50 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
     assert resumed.advance() == trainer.advance()
 
 
+MODULES = Settings(arch="mgradnet-m", activation="weighted_softmax", layers=3, steps=20, samples=500, batch_size=100)
+
+
+def by_modules(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors with Adam's moments of each module, as an earlier version wrote them."""
+    written = {}
+    for name, tensor in tensors.items():
+        before, _, after = name.partition("mmgn_modules.")
+        if before != "optimizer." or not after:
+            written[name] = tensor
+            continue
+        parameter, _, key = after.rpartition(".")
+        for i in range(MODULES.layers):
+            part = tensor if key == "step" else tensor[i]
+            written[f"{before}mmgn_modules.{i}.{parameter.replace('_', '.')}.{key}"] = part.clone()
+    return written
+
+
+def test_a_checkpoint_with_moments_of_each_module_is_resumed(tmp_path: Path) -> None:
+    trainer = Trainer(MODULES)
+    for _ in range(7):
+        trainer.advance()
+    save_checkpoint(tmp_path, trainer.checkpoint())
+    file = tmp_path / "checkpoint.safetensors"
+    with safe_open(file, "pt") as content:
+        metadata = content.metadata()
+    earlier = by_modules(load_file(file))
+    assert {"optimizer.mmgn_modules.2.act.a.exp_avg", "optimizer.mmgn_modules.0.W.step"} <= earlier.keys()
+    save_file(earlier, file, metadata)
+    resumed = Trainer(MODULES)
+    resumed.resume(load_checkpoint(tmp_path))
+    while trainer.step < MODULES.steps:
+        assert resumed.advance() == trainer.advance()
+    damages: dict[str, tuple[Tensor, str]] = {
+        "1.W.step": (torch.tensor(6.0), "mmgn_modules.W.step differs from module to module"),
+        "1.b.exp_avg": (torch.zeros(3), "expects each tensor to be equal size"),
+        "4.beta.exp_avg": (torch.zeros(1), "KeyError: 3"),
+    }
+    for name, (tensor, words) in damages.items():
+        save_file(earlier | {f"optimizer.mmgn_modules.{name}": tensor}, file, metadata)
+        with pytest.raises(ValueError, match=rf"an undamaged checkpoint, got .*{words}"):
+            load_checkpoint(tmp_path)
+
+
 def test_a_start_that_fails_leaves_no_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke(*QUICK, "--out", tmp_path)[0] == 0
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from distributed_checks import CHECKS, NETWORKS
+from distributed_checks import CHECKPOINTED, CHECKS, NETWORKS
 from gradnets_fast.apps.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -46,14 +46,15 @@ def test_processes_agree(processes: int, tmp_path: Path) -> None:
         results = json.loads(file.read_text()) if file.exists() else run.stderr[-3000:]
         assert results == expected, f"rank {rank}"
     if processes == 4:
-        _one_process_reads(tmp_path / "checkpoint", torch.load(tmp_path / "expected.pt"))
+        for name in CHECKPOINTED:
+            _one_process_reads(name, tmp_path)
 
 
-def _one_process_reads(checkpoint: Path, expected: dict[str, torch.Tensor]) -> None:
-    state = {"model": NETWORKS["cascade"]().state_dict()}
+def _one_process_reads(name: str, folder: Path) -> None:
+    state = {"model": NETWORKS[name]().state_dict()}
     with pytest.warns(UserWarning, match="in a single process"):
-        dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
-    torch.testing.assert_close(state["model"], expected, rtol=1e-9, atol=1e-11)
+        dcp.load(state, checkpoint_id=folder / name, no_dist=True)
+    torch.testing.assert_close(state["model"], torch.load(folder / f"{name}.pt"), rtol=1e-9, atol=1e-11)
 
 
 TRAIN = ["--arch", "mgradnet-c", "--steps", 40, "--samples", 2000, "--batch-size", 201]

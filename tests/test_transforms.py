@@ -178,9 +178,7 @@ def test_tangents_of_points_and_parameters(name: str) -> None:
 def test_an_ensemble_by_vmap_over_parameters(name: str) -> None:
     nets = [network(name)[0] for _ in range(3)]
     x = network(name)[1]
-    stacked = {
-        key: torch.stack([dict(n.named_parameters())[key].detach() for n in nets]) for key in nets[0].state_dict()
-    }
+    stacked, _ = torch.func.stack_module_state(nets)  # type: ignore[arg-type]
     together = vmap(lambda values: functional_call(nets[0], values, (x,)))(stacked)
     torch.testing.assert_close(together, torch.stack([n(x) for n in nets]))
 

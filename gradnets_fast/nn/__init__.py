@@ -1,4 +1,4 @@
-"""The architectures as torch modules, which registry.py lists; parameters are named as in the authors' code."""
+"""The architectures as torch modules, which registry.py lists; a state_dict is that of the authors' code."""
 
 from .base import GradNet as GradNet
 from .registry import *

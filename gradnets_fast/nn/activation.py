@@ -173,19 +173,3 @@ class ElementwiseActivation(Part):
 
     def extra_repr(self) -> str:
         return self.spec.label
-
-
-class SoftmaxWeights(Part):
-    """The two scalars of a weighted softmax, a·softmax(z) − b·softmax(−z)."""
-
-    def __init__(self, monotone: bool, **factory: Any) -> None:
-        super().__init__()
-        self.monotone = monotone
-        self.a = nn.Parameter(torch.empty((), **factory))
-        self.b = nn.Parameter(torch.empty((), **factory))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Sets both to ½."""
-        nn.init.constant_(self.a, 0.5)
-        nn.init.constant_(self.b, 0.5)

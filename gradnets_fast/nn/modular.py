@@ -13,38 +13,12 @@ from torch.nn import functional as F
 from ..activations import TRANSFORMS
 from ..errors import check_choice, check_dtype, message
 from ..functional import Network, SoftmaxModules, TransformedModules
-from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, SoftmaxWeights, parse_activation
+from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, parse_activation
 from .base import GradNet, check_sizes, init_uniform, parameter_of
-from .hooks import Part
+from .stacked import StackedModules, attribute_of
 
 COMBINATIONS = ("sum", "logsumexp")
 """What a network can make of its modules' potentials."""
-
-
-class _Module(Part):
-    """One module's parameters: W (h, d), b (h,), and for softmax modules beta (1,) and the activation's weights."""
-
-    def __init__(
-        self, in_dim: int, embed_dim: int, spec: ActivationSpec, monotone: bool, softmax: bool, **factory: Any
-    ) -> None:
-        super().__init__()
-        self.monotone = monotone
-        if softmax:
-            self.beta = nn.Parameter(torch.empty(1, **factory))
-        self.W = nn.Parameter(torch.empty(embed_dim, in_dim, **factory))
-        self.b = nn.Parameter(torch.empty(embed_dim, **factory))
-        if spec.kind == WEIGHTED_SOFTMAX:
-            self.act = SoftmaxWeights(monotone, **factory)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        in_dim = self.W.shape[1]
-        init_uniform(self.W, in_dim)
-        init_uniform(self.b, in_dim)
-        if hasattr(self, "beta"):
-            nn.init.uniform_(self.beta)
-        if hasattr(self, "act"):
-            self.act.reset_parameters()
 
 
 class GradNetM(GradNet):
@@ -72,6 +46,10 @@ class GradNetM(GradNet):
             `sharpness` () and `offset` (M,).
         linear: as in `GradNetC`.
         device, dtype: of the parameters.
+
+    Attributes:
+        mmgn_modules: the parameters of all modules, W (M, h, d), b (M, h), …; `mmgn_modules[i]` is a view of module i.
+            A state_dict has the parameters of each module, as the authors' code.
 
     Shapes: x (…, d) → f(x) and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).
 
@@ -109,9 +87,8 @@ class GradNetM(GradNet):
         check_choice(where, "combine", combine, COMBINATIONS)
         self.num_modules, self.in_dim, self.embed_dim = num_modules, in_dim, embed_dim
         self.spec, self.transform, self.combine = spec, transform, combine
-        self.mmgn_modules = nn.ModuleList(
-            [_Module(in_dim, embed_dim, spec, self.monotone, transform is None, **factory) for _ in range(num_modules)]
-        )
+        holds = {"softmax": transform is None, "weighted": spec.kind == WEIGHTED_SOFTMAX}
+        self.mmgn_modules = StackedModules(num_modules, in_dim, embed_dim, **holds, **factory)
         self.alpha = nn.Parameter(torch.empty(num_modules, **factory))
         self.bias = nn.Parameter(torch.empty(in_dim, **factory))
         if combine == "logsumexp":
@@ -127,8 +104,7 @@ class GradNetM(GradNet):
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew."""
-        for module in self.mmgn_modules:
-            module.reset_parameters()  # type: ignore[operator]
+        self.mmgn_modules.reset_parameters()
         nn.init.uniform_(self.alpha) if self.monotone else nn.init.normal_(self.alpha)
         init_uniform(self.bias, self.embed_dim)
         if self.combine == "logsumexp":
@@ -138,21 +114,24 @@ class GradNetM(GradNet):
             self.linear.reset_parameters()
 
     def _effective(self) -> Network:
-        modules: list[Any] = list(self.mmgn_modules)
         alpha, bias = parameter_of(self, "alpha"), parameter_of(self, "bias")
         alpha = F.softplus(alpha) if self.monotone else alpha
-        W, b = (torch.stack([parameter_of(m, name) for m in modules]) for name in ("W", "b"))
+        W, b = self._of_all("W"), self._of_all("b")
         combine: dict[str, Any] = {}
         if self.combine == "logsumexp":
             combine = {"sharpness": self.sharpness.exp(), "offset": self.offset}
         if self.transform is not None:
             return TransformedModules(W, b, alpha, bias, self.spec.basis[0], self.transform, **combine)
-        temperature = F.softplus(torch.cat([parameter_of(m, "beta") for m in modules]))
+        temperature = F.softplus(self._of_all("beta")).flatten()
         if self.spec.kind != WEIGHTED_SOFTMAX:
             return SoftmaxModules(W, b, temperature, alpha, None, bias, **combine)
-        weights = torch.stack([torch.stack([m.act.a for m in modules]), torch.stack([m.act.b for m in modules])])
-        positive, negative = alpha * (F.softplus(weights) if self.monotone else weights)
+        weights = self._of_all("act.a"), self._of_all("act.b")
+        positive, negative = (alpha * (F.softplus(weight) if self.monotone else weight) for weight in weights)
         return SoftmaxModules(W, b, temperature, positive, negative, bias, **combine)
+
+    def _of_all(self, name: str) -> Tensor:
+        """Return all modules' parameter of a name in the authors' code, (M, …)."""
+        return parameter_of(self.mmgn_modules, attribute_of(name))
 
     def module_potentials(self, x: Tensor) -> Tensor:
         """Each module's potential F_i(x), (…, M), which `combine` makes one of.
@@ -192,8 +171,7 @@ class GradNetM(GradNet):
         >>> torch.allclose(net(x), expected, atol=1e-5)
         True
         """
-        modules: list[Any] = list(self.mmgn_modules)
-        for module in modules:
+        for module in self.mmgn_modules:
             module.b.sub_(module.W @ origin)
         if self.linear is not None:
             self.bias.sub_(self.linear(origin))

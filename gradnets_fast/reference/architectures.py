@@ -1,7 +1,7 @@
 """Every architecture from its state_dict alone, as a user of plain PyTorch would write it.
 
-`parameters` maps the names of a module's state_dict to tensors; `activation` is a basis name, "weighted_tanh",
-"weighted_softmax", "softmax" or a tuple of basis names (a learned mixture).
+`parameters` maps the names of a module's state_dict, or those of its parameters, to tensors; `activation` is a basis
+name, "weighted_tanh", "weighted_softmax", "softmax" or a tuple of basis names (a learned mixture).
 """
 
 from __future__ import annotations
@@ -169,18 +169,16 @@ def gradnet_m(
     """
     alpha = _sign_constraint(monotone)(parameters["alpha"])
     gradients, potentials = [], []
-    for m in range(alpha.shape[0]):
-        prefix = f"mmgn_modules.{m}"
-        W = parameters[f"{prefix}.W"]
-        z = F.linear(x, W, parameters[f"{prefix}.b"])
+    for m, module in enumerate(_modules(parameters)):
+        z = F.linear(x, module["W"], module["b"])
         if transform is None:
-            hidden = _weighted_softmax(parameters, prefix, activation, monotone, z)
+            hidden = _weighted_softmax(module, activation, monotone, z)
         else:
             total = antiderivative(activation, z).sum(-1, keepdim=True)
             hidden = TRANSFORM_VALUES[transform][1](total) * value(activation, z)
-        gradients.append(alpha[m] * F.linear(hidden, W.T))
+        gradients.append(alpha[m] * F.linear(hidden, module["W"].T))
         if "sharpness" in parameters:
-            potentials.append(alpha[m] * _module_potential(parameters, prefix, activation, monotone, transform, z))
+            potentials.append(alpha[m] * _module_potential(module, activation, monotone, transform, z))
     if potentials:
         shares = _scores(parameters, torch.stack(potentials, -1)).softmax(-1)
         gradients = [shares[..., m, None] * gradient for m, gradient in enumerate(gradients)]
@@ -188,17 +186,32 @@ def gradnet_m(
     return _add_linear(parameters, f, x)
 
 
+def _modules(parameters: Parameters) -> list[dict[str, Tensor]]:
+    """Each module's parameters by their names in it: "0.W" of a state_dict, or part 0 of a network's own "W"."""
+    modules: list[dict[str, Tensor]] = [{} for _ in range(len(parameters["alpha"]))]
+    for key, tensor in parameters.items():
+        owner, _, name = key.partition(".")
+        if owner != "mmgn_modules":
+            continue
+        if name[0].isdecimal():
+            number, _, name = name.partition(".")
+            modules[int(number)][name] = tensor
+        else:
+            for module, part in zip(modules, tensor.unbind()):
+                module[name.replace("_", ".")] = part
+    return modules
+
+
 def _scores(parameters: Parameters, potentials: Tensor) -> Tensor:
     return parameters["sharpness"].exp() * potentials + parameters["offset"]
 
 
-def _weighted_softmax(parameters: Parameters, prefix: str, activation: str, monotone: bool, z: Tensor) -> Tensor:
-    z = F.softplus(parameters[f"{prefix}.beta"]) * z
+def _weighted_softmax(module: Parameters, activation: str, monotone: bool, z: Tensor) -> Tensor:
+    z = F.softplus(module["beta"]) * z
     if activation == "softmax":
         return torch.softmax(z, -1)
     positive = _sign_constraint(monotone)
-    a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
-    return a * torch.softmax(z, -1) - b * torch.softmax(-z, -1)
+    return positive(module["act.a"]) * torch.softmax(z, -1) - positive(module["act.b"]) * torch.softmax(-z, -1)
 
 
 def gradnet_m_potential(
@@ -206,10 +219,9 @@ def gradnet_m_potential(
 ) -> Tensor:
     """F with ∇F = gradnet_m."""
     alpha, terms = _sign_constraint(monotone)(parameters["alpha"]), []
-    for m in range(alpha.shape[0]):
-        prefix = f"mmgn_modules.{m}"
-        z = F.linear(x, parameters[f"{prefix}.W"], parameters[f"{prefix}.b"])
-        terms.append(alpha[m] * _module_potential(parameters, prefix, activation, monotone, transform, z))
+    for m, module in enumerate(_modules(parameters)):
+        z = F.linear(x, module["W"], module["b"])
+        terms.append(alpha[m] * _module_potential(module, activation, monotone, transform, z))
     potentials = torch.stack(terms, -1)
     if "sharpness" in parameters:
         total = _scores(parameters, potentials).logsumexp(-1) / parameters["sharpness"].exp()
@@ -218,18 +230,16 @@ def gradnet_m_potential(
     return total + x @ parameters["bias"] + _linear_potential(parameters, x)
 
 
-def _module_potential(
-    parameters: Parameters, prefix: str, activation: str, monotone: bool, transform: str | None, z: Tensor
-) -> Tensor:
+def _module_potential(module: Parameters, activation: str, monotone: bool, transform: str | None, z: Tensor) -> Tensor:
     """F_m of a module without its weight α_m; z = W_m x + b_m, (…, h); returns (…,)."""
     if transform is not None:
         return TRANSFORM_VALUES[transform][0](antiderivative(activation, z).sum(-1))
-    temperature = F.softplus(parameters[f"{prefix}.beta"]).squeeze(0)
+    temperature = F.softplus(module["beta"]).squeeze(0)
     potential = torch.logsumexp(temperature * z, -1)
     if activation == "weighted_softmax":
         positive = _sign_constraint(monotone)
-        a, b = positive(parameters[f"{prefix}.act.a"]), positive(parameters[f"{prefix}.act.b"])
-        potential = a * potential + b * torch.logsumexp(-temperature * z, -1)
+        negative = torch.logsumexp(-temperature * z, -1)
+        potential = positive(module["act.a"]) * potential + positive(module["act.b"]) * negative
     return potential / temperature
 
 

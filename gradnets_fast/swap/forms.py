@@ -18,7 +18,7 @@ from ..errors import check_choice, message
 from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
 from ..nn.activation import WEIGHTED_SOFTMAX, WEIGHTED_TANH
 from .activation import names_of
-from .networks import AND_LOG_DETERMINANT, CMGN, MMGN, Adapted, Arguments, Matrix, PositiveGradNetC
+from .networks import AND_LOG_DETERMINANT, BY_MODULES, CMGN, MMGN, Adapted, Arguments, Matrix, PositiveGradNetC
 from .parametrized import class_of, named_tensors
 
 OPERATORS = tuple(functional.NETWORKS)
@@ -211,7 +211,8 @@ def _form(module: nn.Module, cls: type[GradNet], *sizes: Any, **settings: Any) -
         return str(error)
     options = ", ".join(f"{name}={value}" for name, value in settings.items())
     label = f"{cls.__name__}({options})" if options else cls.__name__
-    return _difference(module, cls, _shapes(ours)) or _form_of(ours, module, sizes[1], label)
+    shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
+    return _difference(module, cls, shapes) or _form_of(ours, module, sizes[1], label)
 
 
 def _of_2023(
@@ -243,6 +244,8 @@ def _shapes(module: nn.Module) -> dict[str, Any]:
 
 def _form_of(ours: nn.Module, theirs: nn.Module, in_dim: int, label: str) -> Form:
     own = {name: value for name, value in vars(ours).items() if name not in vars(_PLAIN)}
+    if type(ours) in BY_MODULES:
+        return Form(label, in_dim, BY_MODULES[type(ours)], own)
     parts = {name: _form_of(part, theirs.get_submodule(name), in_dim, name) for name, part in ours.named_children()}
     return Form(label, in_dim, type(ours), own, parts)
 

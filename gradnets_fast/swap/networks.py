@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..functional import Network, Ridge, TransformedModules
-from ..nn import GradNet, GradNetC
+from ..nn import GradNet, GradNetC, GradNetM, mGradNetM
 from ..nn.base import LinearMap, parameter_of
 from ..nn.hooks import compute_parameters_of_parts
 from ..nn.registry import ARCHITECTURES
@@ -114,6 +115,28 @@ class MMGN(GradNet):
         return TransformedModules(W, b, b.new_ones(len(layers)), parameter_of(self, "a"), self.basis, "half_square")
 
 
+class GradNetMByModules(GradNetM):
+    """`GradNetM` whose modules are modules of the authors' code, each of which holds its own parameters."""
+
+    def _effective(self) -> Network:
+        modules: Iterable[Any] = self.mmgn_modules
+        if any(part._forward_pre_hooks for module in modules for part in (module, module._modules["act"])):
+            compute_parameters_of_parts(self)
+        return super()._effective()
+
+    def _of_all(self, name: str) -> Tensor:
+        *path, last = name.split(".")
+        modules: Iterable[Any] = self.mmgn_modules
+        return torch.stack([parameter_of(reduce(getattr, path, module), last) for module in modules])
+
+
+class mGradNetMByModules(GradNetMByModules, mGradNetM):
+    """`mGradNetM` likewise."""
+
+
+BY_MODULES: dict[type[nn.Module], type[nn.Module]] = {GradNetM: GradNetMByModules, mGradNetM: mGradNetMByModules}
+"""Classes with stacked parameters, and what takes their place where each module holds its own."""
+
 LOG_DETERMINANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "logdet": torch.logdet,
     "logabsdet": lambda J: torch.linalg.slogdet(J).logabsdet,
@@ -142,7 +165,7 @@ AND_LOG_DETERMINANT: dict[type[nn.Module], type[nn.Module]] = {
         {"__module__": __name__, "__doc__": f"`{cls.__name__}`, returning the log-determinant too."},
     )
     for cls in (
-        *(architecture.network for architecture in ARCHITECTURES.values()),
+        *(BY_MODULES.get(architecture.network, architecture.network) for architecture in ARCHITECTURES.values()),
         Adapted,
         PositiveGradNetC,
         CMGN,

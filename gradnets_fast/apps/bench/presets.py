@@ -32,7 +32,7 @@ def cascade(batch: int, d: int, h: int, *gains: float) -> NetworkCase:
 
 
 def modular(batch: int, d: int, h: int, activation: str, *gains: float, **options: Any) -> NetworkCase:
-    """mGradNetM with four modules; gains: a target, if there is one; options: as `network_case`."""
+    """mGradNetM with four modules, or depth=; gains: a target, if there is one; options: as `network_case`."""
     of_modules, shape = ARCHITECTURES["mgradnet-m"], (batch, d, h)
     return network_case(of_modules, shape, activation, variant=activation, target=_target(gains), **options)
 
@@ -96,6 +96,7 @@ def small_cases() -> Iterator[Case]:
         ):
             for quantity in ("potential", "jvp", "divergence", "jacobian"):
                 yield of_variant(f"{variant.family}_{quantity}", variant, "float32")(batch=batch, d=2, h=7)
+    yield from (modular(100, 2, 8, "weighted_softmax", depth=modules) for modules in (16, 64))
 
 
 def registry_cases() -> Iterator[Case]:

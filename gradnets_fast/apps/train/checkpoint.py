@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ...errors import message
+from ...nn.stacked import attribute_of
 from ..files import write_atomically
 
 SETTINGS_FILE = "settings.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _HISTORY, _EXTRA = "history", "extra"
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+_MOMENT_OF_A_MODULE = re.compile(rf"mmgn_modules\.(\d+)\.(.+)\.({'|'.join(_ADAM_STATE)})")
 _LAST_STEP = 2**24
 """The largest step that Adam counts to: its count is a float32."""
 _FIX = "put back a copy, or start anew with --overwrite"
@@ -77,10 +80,27 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         extra = json.loads(header.get(_EXTRA, "{}"))  # earlier versions had none
         if not isinstance(extra, dict):
             raise TypeError(f"{_EXTRA} is no JSON object")
-        return Checkpoint(step, parts["model"], parts["optimizer"], history, extra)
-    except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
+        return Checkpoint(step, parts["model"], _stacked(parts["optimizer"]), history, extra)
+    except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
         cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(message("train", f"checkpoint {path}", "an undamaged checkpoint", cause, _FIX)) from error
+
+
+def _stacked(moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Adam's moments with all modules' in one tensor; earlier versions had parameters, and moments, of each module."""
+    stacked, parts = dict(moments), dict[str, dict[int, Tensor]]()
+    for name in moments:
+        if found := _MOMENT_OF_A_MODULE.fullmatch(name):
+            module, parameter, key = found.groups()
+            parts.setdefault(f"mmgn_modules.{attribute_of(parameter)}.{key}", {})[int(module)] = stacked.pop(name)
+    for name, modules in parts.items():
+        together = torch.stack([modules[i] for i in range(len(modules))])
+        if name.endswith(".step"):
+            if (together != together[0]).any():
+                raise ValueError(f"{name} differs from module to module")
+            together = together[0]
+        stacked[name] = together
+    return stacked
 
 
 def _checked_history(entries: Any, step: int) -> list[tuple[int, float]]:
