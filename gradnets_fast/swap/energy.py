@@ -150,10 +150,12 @@ class EnergyGradient(GradNet):
 
     def _of(self, path: str) -> Tensor:
         owner: Any = self.energy
-        for name in path.split("."):
-            owner = owner[int(name)] if name.isdigit() else getattr(owner, name)
-        found: Tensor = owner
-        return found
+        *parts, name = path.split(".")
+        for part in parts:
+            owner = owner._modules[part]
+        # A plain parameter without the search that nn.Module makes for it.
+        found: Tensor | None = owner._parameters.get(name)
+        return getattr(owner, name) if found is None else found
 
     def _effective(self) -> Deep:
         compute_parameters_of_parts(self)
@@ -163,23 +165,31 @@ class EnergyGradient(GradNet):
         for layer in reading.layers:
             # σ(β u)/β of a layer is σ of β u where what it passes on is β times as large.
             if layer.A:
-                parts.append(self._of(layer.A) * layer.beta)
+                parts.append(_times(self._of(layer.A), layer.beta))
             if layer.V:
-                parts.append(positive(self._of(layer.V)) * (layer.beta / below))
+                parts.append(_times(positive(self._of(layer.V)), layer.beta / below))
             if layer.Q:
-                parts.append(self._of(layer.Q).permute(1, 2, 0) * layer.beta**0.5)
-            parts.append(self._bias(layer) * layer.beta)
+                parts.append(_times(self._of(layer.Q).permute(1, 2, 0), layer.beta**0.5))
+            parts.append(_times(self._bias(layer), layer.beta))
             below = layer.beta
-        parts.append(positive(self._of(reading.c)) / below)
+        parts.append(_times(positive(self._of(reading.c)), 1 / below))
         theta = torch.cat([part.reshape(-1) for part in parts])
         return Deep(theta, self._of(direction).reshape(-1) if direction else None, self.basis, self.structure)
 
     def _bias(self, layer: Layer) -> Tensor:
-        total: Any = sum(self._of(path) for path in layer.biases)
-        return total if layer.biases else self._of(layer.A or layer.V).new_zeros(self._of(layer.A or layer.V).shape[0])
+        if not layer.biases:
+            weight = self._of(layer.A or layer.V)
+            return weight.new_zeros(weight.shape[0])
+        first, *others = map(self._of, layer.biases)
+        return sum(others, first)
 
     def extra_repr(self) -> str:
         return f"{self.reading.label}, widths={self.structure.widths}, activation={list(self.basis)}"
+
+
+def _times(tensor: Tensor, factor: float) -> Tensor:
+    """The product, without an operation where there is nothing to do."""
+    return tensor if factor == 1.0 else tensor * factor
 
 
 def gradient_of(energy: nn.Module) -> EnergyGradient:
