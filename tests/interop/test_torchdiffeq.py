@@ -19,6 +19,7 @@ MONOTONE: dict[str, Callable[[], GradNet]] = {
     "cascade": lambda: gf.mGradNetC(3, D, 16, "softplus", dtype=torch.float64),
     "modules": lambda: gf.mGradNetM(3, D, 16, dtype=torch.float64),
     "ridge": lambda: gf.mRidgeGradNet(D, 16, "tanh", linear="psd", dtype=torch.float64),
+    "deep": lambda: gf.mDeepGradNet(D, (8, 8), dtype=torch.float64),
 }
 monotone = pytest.mark.parametrize("make", MONOTONE.values(), ids=MONOTONE)
 TIMES = torch.linspace(0, 3, 13, dtype=torch.float64)
@@ -64,8 +65,9 @@ def test_solutions_of_a_convex_flow_approach_each_other(make: Callable[[], GradN
         lambda: gf.GradNetC(3, D, 16, "tanh", dtype=torch.float64),
         lambda: gf.mGradNetC(3, D, 16, "softplus", dtype=torch.float64),
         lambda: gf.GradNetM(3, D, 16, dtype=torch.float64),
+        lambda: gf.DeepGradNet(D, (16, 16), "tanh", residual=True, dtype=torch.float64),
     ],
-    ids=["GradNetC", "mGradNetC", "GradNetM"],
+    ids=["GradNetC", "mGradNetC", "GradNetM", "DeepGradNet"],
 )
 def test_the_energy_is_kept_to_the_tolerance(net: Callable[[], GradNet]) -> None:
     """The solver's error over a fixed time is in proportion to its tolerance; so is the energy's."""
