@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,4 +14,7 @@ RESULTS = ROOT / "bench" / "results"
 
 def environment() -> dict[str, object]:
     """Processor, versions, commit and command of this run."""
-    return package.environment(" ".join(["python -m", "bench." + Path(sys.argv[0]).stem, *sys.argv[1:]]))
+    waiting = [f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}"] if "OMP_WAIT_POLICY" in os.environ else []
+    spec = sys.modules["__main__"].__spec__
+    script = ["python", sys.argv[0]] if spec is None else ["python -m", spec.name]
+    return package.environment(" ".join([*waiting, *script, *sys.argv[1:]]))
