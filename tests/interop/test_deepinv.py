@@ -105,7 +105,7 @@ def test_algorithms_reach_the_minimum(algorithm: str, form: str) -> None:
         lambda_reg=weight,
         stepsize=1 / (1 + weight * lipschitz) if algorithm == "GD" else 0.9,
         max_iter=2000 if algorithm == "GD" else 400,
-        thres_conv=1e-9,
+        thres_conv=1e-10,
         early_stop=True,
     )
     x, metrics = model(y, physics, compute_metrics=True)
