@@ -175,6 +175,17 @@ def test_averages_of_weights_go_on(name: str) -> None:
     assert [entry.path for entry in accelerate(ours[0])] == ["module"]
 
 
+@pytest.mark.parametrize("name", ["mGradNet_M", "GradNet_M"])
+def test_modules_of_theirs_are_initialised_as_ours(name: str) -> None:
+    net: Any = network(name)
+    assert max(module.W.abs().max() for module in net.mmgn_modules) > D**-0.5
+    accelerate(net)
+    net.reset_parameters()
+    for module in net.mmgn_modules:
+        assert max(module.W.abs().max(), module.b.abs().max()) <= D**-0.5
+        assert [weight.item() for weight in module.act.parameters()] in ([], [0.5, 0.5])
+
+
 @pytest.mark.parametrize("name", ["C_MGN, tanh", "GradNet_M and logdet"])
 def test_compiles_without_graph_breaks(name: str) -> None:
     net, x = network(name), torch.randn(5, D)

@@ -15,7 +15,7 @@ from ..errors import check_choice, check_dtype, message
 from ..functional import Network, SoftmaxModules, TransformedModules
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, parse_activation
 from .base import GradNet, check_sizes, init_uniform, parameter_of
-from .stacked import StackedModules, attribute_of
+from .stacked import StackedModules, attribute_of, reset_modules
 
 COMBINATIONS = ("sum", "logsumexp")
 """What a network can make of its modules' potentials."""
@@ -104,7 +104,7 @@ class GradNetM(GradNet):
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew."""
-        self.mmgn_modules.reset_parameters()
+        reset_modules(self.mmgn_modules)
         nn.init.uniform_(self.alpha) if self.monotone else nn.init.normal_(self.alpha)
         init_uniform(self.bias, self.embed_dim)
         if self.combine == "logsumexp":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import index as as_index
 from typing import Any, NamedTuple
@@ -60,18 +60,13 @@ class StackedModules(Part):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws W and b uniformly from (−k, k), k = sqrt(1/in_dim), beta from [0, 1), and sets the weights to ½."""
-        in_dim = self.W.shape[-1]
-        # What indexing makes of a distributed tensor may be a copy.
-        parts: Iterable[Any] = self if type(self.W) in PLAIN_TYPES else [self]
-        for part in parts:
-            init_uniform(part.W, in_dim)
-            init_uniform(part.b, in_dim)
-            if hasattr(self, "beta"):
-                nn.init.uniform_(part.beta)
-        if hasattr(self, "act_a"):
-            nn.init.constant_(self.act_a, 0.5)
-            nn.init.constant_(self.act_b, 0.5)
+        """Draws all parameters anew, as `reset_modules` does."""
+        reset_modules(self)
+
+    @property
+    def act(self) -> Weights:
+        """The learned weights of all modules, (M,)."""
+        return Weights(self.act_a, self.act_b)
 
     def __len__(self) -> int:
         return self.count
@@ -132,7 +127,7 @@ class StackedModules(Part):
 
 
 class Weights(NamedTuple):
-    """A module's learned weights of softmax(z) and softmax(−z), ()."""
+    """The learned weights of softmax(z) and softmax(−z)."""
 
     a: Tensor
     b: Tensor
@@ -147,12 +142,30 @@ class ModuleView:
 
     def __getattr__(self, name: str) -> Any:
         if name == "act" and hasattr(self.modules, "act_a"):
-            return Weights(self.modules.act_a[self.index], self.modules.act_b[self.index])
+            return Weights(*(weight[self.index] for weight in self.modules.act))
         if name in NAMES and hasattr(self.modules, name):
             return getattr(self.modules, name)[self.index]
         expected = "beta, W, b or act, of those that the network has"
         fix = "a module is a view of the network's mmgn_modules: ask that"
         raise AttributeError(message("mmgn_modules[i]", "attribute", expected, name, fix))
+
+
+def reset_modules(modules: Any) -> None:
+    """Draws W and b uniformly from (−k, k), k = sqrt(1/in_dim), beta from [0, 1), and sets the weights to ½.
+
+    Module after module, be they views or modules with parameters of their own.
+    """
+    if isinstance(modules, StackedModules) and type(modules.W) not in PLAIN_TYPES:
+        modules = [modules]  # what indexing makes of a distributed tensor may be a copy
+    for module in modules:
+        in_dim = module.W.shape[-1]
+        init_uniform(module.W, in_dim)
+        init_uniform(module.b, in_dim)
+        if hasattr(module, "beta"):
+            nn.init.uniform_(module.beta)
+        if hasattr(module, "act") and hasattr(module.act, "a"):
+            nn.init.constant_(module.act.a, 0.5)
+            nn.init.constant_(module.act.b, 0.5)
 
 
 def _gathered(tensor: Any) -> Any:
