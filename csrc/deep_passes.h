@@ -17,6 +17,13 @@ template <class V> GRADNETS_INLINE V or_nan(V u, V derivative) {
     return select(u == u, derivative, u);
 }
 
+// Padding of tiles of values that depend on points is 0: weights 0 of padding times an infinite point are NaN.
+template <class T> inline void deep_clear_padding(T *tile, int64_t rows, int64_t width, int64_t stride) {
+    if (width < stride)
+        for (int64_t i = 0; i < rows; ++i)
+            fill_zero(tile + i * stride + width, stride - width);
+}
+
 // A layer's tile on the way up.  Rows [rows, stride] of u become a = σ(u + b); τ becomes t = σ'·τ; slopes becomes σ'
 // and curves σ''·τ.  The last two with tangents only; before_a and before_t, of a residual layer, are added to a and t.
 template <class T> struct DeepUp {

@@ -148,6 +148,8 @@ template <class S> class DeepSecond : DeepRun<S> {
         for (int64_t r = 0; r < p.rank; ++r)
             product<T>(job.rows, l.width, p.d, points, weights_->Q_transposed(l, r), y + r * l.stride,
                        p.rank * l.stride, false);
+        deep_clear_padding(u, job.rows, l.width, l.stride);
+        deep_clear_padding(y, job.rows * p.rank, l.width, l.stride);
         if (p.rank > 0)
             deep_add_squares<T>(y, nullptr, job.rows, l.stride, p.rank, u, nullptr);
         deep_up_third<T>(l.basis, job.rows, l.stride, weights_->bias(l),

@@ -96,6 +96,8 @@ template <class S> class DeepValue : DeepRun<S> {
         for (int64_t r = 0; r < p.rank; ++r)
             product<T>(job.both, l.width, p.d, points, weights_->Q_transposed(l, r), y + r * l.stride,
                        p.rank * l.stride, false);
+        deep_clear_padding(u, job.both, l.width, l.stride);
+        deep_clear_padding(y, job.both * p.rank, l.width, l.stride);
         if (p.rank > 0)
             deep_add_squares(y, y + job.rows * p.rank * l.stride, job.rows, l.stride, p.rank, u, tangent);
         T *const slopes = piece<T>(job.mine, l.slopes), *const before = below && p.residual ? up(job, *below) : nullptr;

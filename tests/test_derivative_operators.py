@@ -18,7 +18,17 @@ from covering import in_turn
 from gradnets_fast import reference
 from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
-from test_operators import CALLS, DTYPES, SIZES, Call, deep_settings, each_call, ridge_call, transformed_call
+from test_operators import (
+    BOUNDED,
+    CALLS,
+    DTYPES,
+    SIZES,
+    Call,
+    deep_settings,
+    each_call,
+    ridge_call,
+    transformed_call,
+)
 
 RIDGES = [*CALLS[:3], ridge_call(1, ("gelu", "sigmoid"))]
 FAMILIES = ("ridge", "softmax_modules", "transformed_modules")
@@ -153,6 +163,22 @@ def check_quantity(
         exact = partial(exact_potential, basis=settings_of(call, tensors)["basis"])
     truth = outputs_and_gradients(exact, doubles(tensors), g.double())
     assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), truth)
+
+
+@in_turn("quantity, call, size, dtype", DTYPES, QUANTITIES, BOUNDED, [(6, 2, 5), (6, 17, 5), (50, 9, 131)])
+def test_quantities_of_a_bounded_network_are_finite_at_infinity(
+    quantity: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """Kernels pad hidden units, and the weights 0 of padding times infinity are NaN."""
+    tensors, _, _ = draw(call, size, dtype)
+    tensors[0][0, 0], tensors[0][1, 1] = float("inf"), float("-inf")
+    tensors.pop()  # the bias, of which the potential takes infinite multiples
+    expected = quantity_of(call, quantity, "reference")(doubles(tensors))
+    if call.name.startswith("deep"):
+        assert expected.isfinite().all()
+    ours = quantity_of(call, quantity, "cpp")(tensors).double()
+    largest = expected[expected.isfinite()].abs().max().item()
+    torch.testing.assert_close(ours, expected, equal_nan=True, rtol=0.1, atol=0.1 * largest)
 
 
 def check_directions(call: Call, size: tuple[int, int, int], dtype: torch.dtype, jvp: Function) -> None:

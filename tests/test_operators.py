@@ -101,8 +101,8 @@ def deep_widths(layers: int, h: int, residual: bool) -> tuple[int, ...]:
 
 def deep_settings(name: str, theta: Tensor, d: int) -> dict[str, Any]:
     """The settings that a call's name says, with the widths that give theta its size."""
-    _, layers, basis, rank, residual = name.split("-")
-    options = {"input_skip": rank != "0", "rank": int(rank), "residual": residual == "True"}
+    _, layers, basis, rank, *flags = name.split("-")
+    options = {"input_skip": "skip" in flags, "rank": int(rank), "residual": "residual" in flags}
     for h in range(1, 1000):
         widths = deep_widths(int(layers), h, options["residual"])
         if Structure(widths, **options).parameters(d) == theta.numel():
@@ -110,13 +110,14 @@ def deep_settings(name: str, theta: Tensor, d: int) -> dict[str, Any]:
     return {"widths": widths, "basis": (basis,) * int(layers), **options}
 
 
-def deep_call(layers: int, basis: str, backend: str = "cpp", rank: int = 0, residual: bool = False) -> Call:
-    name = f"deep-{layers}-{basis}-{rank}-{residual}"
+def deep_call(layers: int, basis: str, *flags: str, rank: int = 0, backend: str = "cpp") -> Call:
+    """The flags are "skip" and "residual"."""
+    name = "-".join(["deep", str(layers), basis, str(rank), *flags])
 
     def draw(batch: int, d: int, h: int) -> list[Tensor]:
         parts, before = [], 0
-        for i, n in enumerate(deep_widths(layers, h, residual)):
-            parts += [_normal(n, d, scale=d**-0.5)] if i == 0 or rank else []
+        for i, n in enumerate(deep_widths(layers, h, "residual" in flags)):
+            parts += [_normal(n, d, scale=d**-0.5)] if i == 0 or "skip" in flags else []
             parts += [_normal(n, before, scale=before**-0.5)] if i else []
             parts += [_normal(rank, n, d, scale=1 / d), _normal(n)]
             before = n
@@ -140,8 +141,9 @@ CALLS = [
     transformed_call(2, "tanh", "half_square"),
     transformed_call(2, "softplus", "logcosh"),
     deep_call(1, "tanh"),
-    deep_call(3, "silu"),
-    deep_call(2, "softplus", rank=2, residual=True),
+    deep_call(3, "silu", "skip"),
+    deep_call(2, "softplus", "skip", "residual", rank=2),
+    deep_call(2, "gelu", rank=3),
 ]
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 
@@ -381,11 +383,14 @@ def test_infinity_and_nan_follow_the_reference() -> None:
     torch.testing.assert_close(call.ours(tensors), call.exact(tensors), equal_nan=True)
 
 
+BOUNDED = [ridge_call(1, ("tanh",)), deep_call(1, "tanh"), deep_call(3, "tanh", "skip")]
+
+
 @pytest.mark.parametrize("size", [(6, 2, 5), (6, 17, 5), (50, 17, 5), (50, 9, 131)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_bounded_network_is_finite_at_infinity(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("call", BOUNDED, ids=lambda call: call.name)
+def test_a_bounded_network_is_finite_at_infinity(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Kernels pad hidden units, and the weights 0 of padding times infinity are NaN."""
-    call = ridge_call(1, ("tanh",))
     tensors = [t.to(dtype) for t in call.draw(*size)]
     tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
     expected = call.exact([t.double() for t in tensors])
