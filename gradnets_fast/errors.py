@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 import torch.fx
@@ -13,6 +15,8 @@ from .activations import TABLE, TRANSFORMS
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HALF = (torch.bfloat16, torch.float16)
+_LIKE_POINTS = ("W", "theta", "v")
+"""What has the dtype of the points even where those have 16 bits."""
 _FLOATING_DTYPE = "a floating dtype (float64, float32, bfloat16 or float16)"
 
 
@@ -40,12 +44,26 @@ def check_choice(where: str, argument: str, got: str, choices: Sequence[str], fi
         raise ValueError(message(where, argument, "one of " + ", ".join(choices), repr(got), fix))
 
 
+def as_int(value: Any) -> Any:
+    """Return an integer of another library, such as NumPy's, as an int; anything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 def check_positive(where: str, argument: str, got: object) -> None:
     """Raises unless `got` is an integer above 0."""
     if not isinstance(got, Integral) or isinstance(got, bool):
         raise TypeError(message(where, argument, "a positive integer", repr(got), f"pass {argument} as an int"))
     if got < 1:
         raise ValueError(message(where, argument, "a positive integer", got, f"pass {argument} >= 1"))
+
+
+def check_positive_number(where: str, argument: str, got: object) -> None:
+    """Raises unless `got` is a finite number above 0."""
+    expected, fix = "a finite number above 0", f"pass for example {argument}=1.0"
+    if not isinstance(got, Real) or isinstance(got, bool):
+        raise TypeError(message(where, argument, expected, repr(got), fix))
+    if not 0.0 < float(got) < math.inf:
+        raise ValueError(message(where, argument, expected, got, fix))
 
 
 def check_dtype(where: str, dtype: object) -> None:
@@ -84,8 +102,10 @@ def check_points(where: str, x: Tensor, d: int | None = None) -> None:
     if x.dtype not in FLOATING:
         fix = "convert it, for example x.float()"
         raise TypeError(message(where, "x", _FLOATING_DTYPE, x.dtype, fix))
+    fix = "put the coordinates of a sample in the last dimension"
+    if d is None and x.dim() < 1:
+        raise ValueError(message(where, "x", "shape (…, d)", "shape ()", fix))
     if d is not None and (x.dim() < 1 or x.shape[-1] != d):
-        fix = "put the coordinates of a sample in the last dimension"
         raise ValueError(message(where, "x", f"shape (…, {d}), W being (…, {d})", f"shape {tuple(x.shape)}", fix))
 
 
@@ -118,7 +138,7 @@ def check_like(
     if got.device != x.device:
         fix = f"move one of them, for example x.to({str(got.device)!r})"
         raise ValueError(message(where, argument, f"device {x.device} like x", got.device, fix))
-    vector_in_float32 = argument not in ("W", "v") and got.dtype == torch.float32 and x.dtype in _HALF
+    vector_in_float32 = argument not in _LIKE_POINTS and got.dtype == torch.float32 and x.dtype in _HALF
     if got.dtype != x.dtype and not vector_in_float32:
         fix = f"convert one of them, for example x.to({got.dtype})"
         raise TypeError(message(where, argument, f"dtype {x.dtype} like x", got.dtype, fix))

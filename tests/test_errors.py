@@ -72,7 +72,7 @@ TENSORS = [
 ]
 
 
-def rejection(operator: str, error: type[Exception], **changes: Any) -> str:
+def rejection(operator: str, error: type[Exception] | tuple[type[Exception], ...], **changes: Any) -> str:
     function, arguments = OPERATORS[operator]
     function(**arguments())
     with pytest.raises(error) as caught:
@@ -120,6 +120,21 @@ def test_wrong_dtype(operator: str, name: str) -> None:
     if name == "x":
         integers = torch.ones(4, D, dtype=torch.long)
         assert "bfloat16 or float16), got torch.int64" in rejection(operator, TypeError, x=integers)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_only_vectors_are_float32_beside_points_of_16_bits(operator: str, backend: str | None) -> None:
+    function, arguments = OPERATORS[operator]
+    half = {name: v.bfloat16() for name, v in arguments().items() if isinstance(v, torch.Tensor)}
+    for name in half.keys() - {"x"}:
+        changed = {**half, name: half[name].float()}
+        if name in ("W", "theta", "v"):
+            assert f": {name}: expected dtype torch.bfloat16" in rejection(
+                operator, TypeError, **changed, backend=backend
+            )
+        else:
+            function(**arguments(**changed), backend=backend)
 
 
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -186,6 +201,14 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
     assert "at least one width" in rejection("deep" + suffix, ValueError, widths=())
     assert "equal widths" in rejection("deep" + suffix, ValueError, widths=[4, 5], residual=True)
     assert "rank: expected an int of 0 or more, got -1" in rejection("deep" + suffix, ValueError, rank=-1)
+    assert "rank: expected an int of 0 or more, got '1'" in rejection("deep" + suffix, TypeError, rank="1")
+    for widths in (8, None, "88", (8.0, 8.0)):
+        assert "widths: expected at least one" in rejection("deep" + suffix, (TypeError, ValueError), widths=widths)
+    assert "input_skip: expected True" in rejection("deep" + suffix, TypeError, input_skip="quadratic")
+    assert "residual: expected True" in rejection("deep" + suffix, TypeError, residual="no")
+    for basis in (None, 5, (5,)):
+        assert "basis: expected a name or" in rejection("deep" + suffix, TypeError, basis=basis)
+    assert ": x: expected shape (…, d), got shape ()" in rejection("deep" + suffix, ValueError, x=torch.ones(()))
 
 
 @pytest.mark.parametrize(
@@ -217,15 +240,21 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
         (lambda: gf.GradNetM(2, 2, 3, "tanh", transform="cube"), ValueError, ["transform", "half_square", "'cube'"]),
         (lambda: gf.mGradNetC(2, 2, 3, linear="symmetric"), ValueError, ["linear", "'psd' or None"]),
         (lambda: gf.GradNetC(2, 2, 3, linear="full"), ValueError, ["one of psd, symmetric", "'full'"]),
-        (lambda: gf.DeepGradNet(2, ()), TypeError, ["widths", "at least one width"]),
+        (lambda: gf.DeepGradNet(2, ()), ValueError, ["widths", "at least one width"]),
         (lambda: gf.DeepGradNet(2, 8), TypeError, ["widths", "pass (64, 64)"]),
-        (lambda: gf.DeepGradNet(2, (8, 0)), ValueError, ["widths", "positive", "got 0"]),
+        (lambda: gf.DeepGradNet(2, (8, 0)), ValueError, ["widths", "positive", "got (8, 0)"]),
+        (lambda: gf.DeepGradNet(2, "88"), TypeError, ["widths", "got '88'"]),
         (lambda: gf.DeepGradNet(2, (8, 9), residual=True), ValueError, ["equal widths", "(8, 9)"]),
         (lambda: gf.DeepGradNet(2, (8, 9), ["tanh"]), ValueError, ["activation", "2 activations", "got 1"]),
         (lambda: gf.DeepGradNet(2, (8,), "weighted_tanh"), ValueError, ["without weights", "weighted_tanh"]),
         (lambda: gf.DeepGradNet(2, (8,), input_skip="cubic"), ValueError, ["input_skip", "'quadratic'", "'cubic'"]),
         (lambda: gf.DeepGradNet(2, (8,), input_skip="quadratic", rank=0), ValueError, ["rank", "got 0"]),
-        (lambda: gf.DeepGradNet(2, (8,), inverse_temperature=0.0), ValueError, ["inverse_temperature", "positive"]),
+        (lambda: gf.DeepGradNet(2, (8,), inverse_temperature=0.0), ValueError, ["inverse_temperature", "above 0"]),
+        (lambda: gf.DeepGradNet(2, (8,), inverse_temperature="a"), TypeError, ["inverse_temperature", "got 'a'"]),
+        (lambda: gf.DeepGradNet(2, (8,), inverse_temperature=float("inf")), ValueError, ["finite", "got inf"]),
+        (lambda: gf.DeepGradNet(2, (8,), rank=2), ValueError, ["rank", "input_skip='quadratic'"]),
+        (lambda: gf.DeepGradNet(2, (8,), input_skip=1), ValueError, ["input_skip", "got 1"]),
+        (lambda: gf.DeepGradNet(2, (8, 8), residual="no"), TypeError, ["residual", "got 'no'"]),
         (lambda: gf.mDeepGradNet(2, (8,), "tanh"), ValueError, ["convex functions (identity, softplus", "got tanh"]),
         (lambda: gf.mDeepGradNet(2, (8,), linear="symmetric"), ValueError, ["linear", "'psd' or None"]),
         (

@@ -14,6 +14,7 @@ from ..ops.families import Structure as Structure
 from ..ops.operator import PLAIN_TYPES as PLAIN_TYPES
 from . import _deep, _modules, _ridge
 from ._checks import autocast as autocast
+from ._checks import check_structure as check_structure
 from ._deep import *
 from ._modules import *
 from ._network import NETWORKS as NETWORKS

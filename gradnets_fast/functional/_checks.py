@@ -88,23 +88,35 @@ def checked_transformed(
     return checked_modules(where, x, W, b, bias, weight=weight)
 
 
+def check_structure(where: str, structure: Structure) -> None:
+    """Raise TypeError or ValueError if the layers of a deep network cannot be connected so."""
+    if structure.fault is None:
+        return
+    of_type = isinstance(getattr(structure, structure.fault[0]), (tuple, int))
+    raise (ValueError if of_type else TypeError)(message(where, *structure.fault))
+
+
 def checked_deep(
     where: str, x: Tensor, theta: Tensor, bias: Tensor | None, basis: str | Sequence[str], structure: Structure
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Check the arguments of a deep network; return x and theta after autocast, and the names of its functions."""
+    check_basis(where, (basis,) if isinstance(basis, str) else basis)
     names = (basis,) if isinstance(basis, str) else tuple(basis)
-    check_basis(where, names)
-    if structure.fault is not None:
-        raise ValueError(message(where, *structure.fault, "pass for example widths=(64, 64)"))
+    check_structure(where, structure)
     if len(names) not in (1, len(structure.widths)):
         expected = f"one name, or one for each of {len(structure.widths)} layers"
         raise ValueError(message(where, "basis", expected, f"{len(names)} names", "pass one for each of the widths"))
     check_points(where, x)
     check_tensor(where, "theta", theta)
     x, theta = autocast(x), autocast(theta)
-    count = structure.parameters(x.shape[-1])
-    check_like(where, "theta", theta, (count,), f"({count},) for d = {x.shape[-1]} and these widths", x)
-    check_like(where, "bias", bias, (x.shape[-1],), "(d,)", x, optional=True)
+    d = x.shape[-1]
+    count = structure.parameters(d)
+    if tuple(theta.shape) != (count,):
+        expected = f"shape ({count},), which layers of {structure.widths} take for points x (…, {d})"
+        fix = "pass points, theta, widths, input_skip and rank of the same network"
+        raise ValueError(message(where, "theta", expected, f"shape {tuple(theta.shape)}", fix))
+    check_like(where, "theta", theta, (count,), "(n,)", x)
+    check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
     if is_distributed(theta):
         fix = "use DistributedDataParallel or gradnets_fast.fully_shard, which divide the batch"
         raise TypeError(message(where, "theta", "a plain tensor", "a DTensor", fix))

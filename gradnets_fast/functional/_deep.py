@@ -5,10 +5,11 @@ Every function makes a `Network` of its arguments and calls the method of its na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
+from ..errors import as_int
 from ..ops.families import Structure
 from ._network import Deep
 
@@ -24,8 +25,10 @@ def _network(
     rank: int,
     residual: bool,
 ) -> Deep:
-    names = basis if isinstance(basis, str) else tuple(basis)
-    return Deep(theta, bias, names, Structure(tuple(widths), bool(input_skip), rank, bool(residual)))
+    """Return the network; what is no sequence is left for the checks to name."""
+    names = tuple(basis) if isinstance(basis, list) else basis
+    each = tuple(map(as_int, widths)) if isinstance(widths, Iterable) and not isinstance(widths, str) else widths
+    return Deep(theta, bias, names, Structure(each, input_skip, as_int(rank), residual))
 
 
 def deep(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..activations import TABLE
-from ..errors import check_dtype, check_positive, message
-from ..functional import Deep, Structure, ridge
+from ..errors import as_int, check_dtype, check_positive, check_positive_number, message
+from ..functional import Deep, Structure, check_structure, ridge
 from .activation import Activation, parse_activation
 from .base import GradNet, check_sizes, init_uniform, parameter_of, parameters_of
 
@@ -40,7 +40,7 @@ class DeepGradNet(GradNet):
         widths: h_l, the hidden units of each layer.
         activation: σ, a name of the activation table or a torch.nn activation, or one of them for each layer.
         input_skip: True: every layer sees x, by a matrix A_l of its own; "quadratic": by the squares (Q_lr x)² too.
-        rank: how many squares each hidden unit adds where input_skip is "quadratic".
+        rank: how many squares each hidden unit adds where input_skip is "quadratic"; None is 1.
         residual: a_{l−1} is added to a_l; the widths are equal.
         inverse_temperature: β; the layers compute σ(β u)/β, which for softplus nears ReLU as β grows.
         learn_temperature: β is a parameter: one for each layer, or a common one of residual layers.
@@ -70,7 +70,7 @@ class DeepGradNet(GradNet):
         activation: Activation | Sequence[Activation] = "silu",
         *,
         input_skip: bool | str = False,
-        rank: int = 1,
+        rank: int | None = None,
         residual: bool = False,
         inverse_temperature: float = 1.0,
         learn_temperature: bool = False,
@@ -85,9 +85,7 @@ class DeepGradNet(GradNet):
         self.in_dim, self.input_skip = in_dim, input_skip
         self.structure = _structure(where, widths, input_skip, rank, residual)
         self.basis = _activations(where, activation, len(self.structure.widths), self.monotone)
-        if not inverse_temperature > 0:
-            fix = "leave it out for 1"
-            raise ValueError(message(where, "inverse_temperature", "a positive number", inverse_temperature, fix))
+        check_positive_number(where, "inverse_temperature", inverse_temperature)
         self.inverse_temperature = float(inverse_temperature)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         h, count = self.structure.widths, len(self.structure.widths)
@@ -261,18 +259,22 @@ def _parameters(shapes: Sequence[tuple[int, ...]], factory: dict[str, Any]) -> n
     return nn.ParameterList([nn.Parameter(torch.empty(shape, **factory)) for shape in shapes])
 
 
-def _structure(where: str, widths: Sequence[int], input_skip: bool | str, rank: int, residual: bool) -> Structure:
-    if isinstance(widths, int) or not isinstance(widths, Sequence) or not widths:
+def _structure(
+    where: str, widths: Sequence[int], input_skip: bool | str, rank: int | None, residual: bool
+) -> Structure:
+    if not isinstance(widths, Iterable) or isinstance(widths, (str, set, dict)):
         raise TypeError(message(where, "widths", "a sequence of at least one width", repr(widths), "pass (64, 64)"))
-    for width in widths:
-        check_positive(where, "widths", width)
-    if input_skip not in (True, False, "quadratic"):
+    quadratic = isinstance(input_skip, str) and input_skip == "quadratic"
+    if not quadratic and not isinstance(input_skip, bool):
         raise ValueError(message(where, "input_skip", "True, False or 'quadratic'", repr(input_skip), "choose one"))
-    if input_skip == "quadratic":
+    if rank is not None:
         check_positive(where, "rank", rank)
-    structure = Structure(tuple(widths), bool(input_skip), rank if input_skip == "quadratic" else 0, bool(residual))
-    if structure.fault is not None:
-        raise ValueError(message(where, *structure.fault, "use equal widths, or residual=False"))
+        if not quadratic:
+            fix = "pass input_skip='quadratic' too, or leave rank out"
+            raise ValueError(message(where, "rank", "None where there are no squares", rank, fix))
+    squares = (1 if rank is None else as_int(rank)) if quadratic else 0
+    structure = Structure(tuple(map(as_int, widths)), bool(input_skip), squares, residual)
+    check_structure(where, structure)
     return structure
 
 

@@ -57,18 +57,22 @@ class Structure(NamedTuple):
         return count + before
 
     @property
-    def fault(self) -> tuple[str, str, object] | None:
-        """Return the argument that is wrong, what is expected of it, and what came; None if nothing is.
+    def fault(self) -> tuple[str, str, object, str] | None:
+        """Return the argument that is wrong, what is expected of it, what came, and the fix; None if nothing is.
 
         >>> Structure((8, 9), residual=True).fault
-        ('widths', 'equal widths of residual layers', (8, 9))
+        ('widths', 'equal widths of residual layers', (8, 9), 'pass equal widths, or residual=False')
         """
-        if not self.widths or not all(type(h) is int and h > 0 for h in self.widths):
-            return "widths", "at least one width, each a positive int", self.widths
+        widths: object = self.widths
+        if not isinstance(widths, tuple) or not widths or not all(type(h) is int and h > 0 for h in widths):
+            return "widths", "at least one width, each a positive int", widths, "pass for example widths=(64, 64)"
+        for argument, flag in (("input_skip", self.input_skip), ("residual", self.residual)):
+            if type(flag) is not bool:
+                return argument, "True or False", repr(flag), f"pass {argument}=True or {argument}=False"
         if type(self.rank) is not int or self.rank < 0:
-            return "rank", "an int of 0 or more", self.rank
-        if self.residual and len(set(self.widths)) > 1:
-            return "widths", "equal widths of residual layers", self.widths
+            return "rank", "an int of 0 or more", repr(self.rank), "pass rank=0 for no squares"
+        if self.residual and len(set(widths)) > 1:
+            return "widths", "equal widths of residual layers", widths, "pass equal widths, or residual=False"
         return None
 
 
