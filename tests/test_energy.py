@@ -239,3 +239,12 @@ def test_what_it_cannot_take_it_refuses(energy: Any, error: type[Exception], wor
     assert "\n" not in text
     for word in ("expected ", ", got ", "; ", *words):
         assert word in text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_steep_softplus_is_read_whatever_the_draw(seed: int) -> None:
+    """torch's is linear beyond 20/β, of which the second derivative keeps more than rounding."""
+    torch.manual_seed(seed)
+    widths = (3, 64, 64, 64)
+    parts = [part for i in range(3) for part in (nn.Linear(widths[i], widths[i + 1]), nn.Softplus(beta=100))]
+    gradient_of(nn.Sequential(*parts, nn.Linear(64, 1)))
