@@ -31,6 +31,7 @@ from authors import (
 )
 from gradnets_fast import accelerate, register_adapter, restore
 from gradnets_fast.nn import GradNet
+from gradnets_fast.swap.activation import names_of
 from oracle import assert_as_good_as_eager
 
 register_adapter(Plain, "ridge", plain_arguments, monotone=True)
@@ -343,6 +344,17 @@ def test_an_activation_that_is_the_identity_near_0_is_not_taken_for_it() -> None
     torch.testing.assert_close(net.act(x @ net.W), x @ net.W)
     (entry,) = accelerate(net).skipped
     assert "CMGN(identity) differs by" in entry.reason
+
+
+def test_activations_are_told_apart_far_out() -> None:
+    def names(*activations: Any) -> list[str]:
+        return names_of(activations, torch.empty(0, dtype=torch.float64))
+
+    for clamped in (nn.Hardtanh(-30, 30), nn.Hardtanh(-1e9, 1e9), nn.Threshold(-1e4, 0.0), nn.ReLU6()):
+        assert names(clamped) == []
+    assert names(nn.Softplus(threshold=10)) == []
+    assert names(nn.ReLU(inplace=True), nn.ReLU()) == ["relu"]
+    assert names(lambda z: torch.log1p(z.exp())) == ["softplus"]  # which overflows there
 
 
 def test_another_potential_of_the_activation_is_refused() -> None:
