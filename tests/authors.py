@@ -158,14 +158,15 @@ class CMGNWithArctan(CMGN):
 class CMGNWithClamp(CMGNWithArctan):
     """Near 0 it is like the identity."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
         super().__init__()
+        self.limit = limit
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.mul_(0.05)
 
     def act(self, z: Tensor) -> Tensor:
-        return z.clamp(-1.0, 1.0)
+        return z.clamp(-self.limit, self.limit)
 
 
 class MMGN(nn.Module):

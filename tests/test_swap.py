@@ -339,11 +339,12 @@ def test_activations_without_kernels_are_left_alone() -> None:
         assert entry.reason.startswith(f"{type(other).__name__}: its activation is none of identity, tanh")
 
 
-def test_an_activation_that_is_the_identity_near_0_is_not_taken_for_it() -> None:
-    net, x = CMGNWithClamp(), torch.randn(32, D)
+@pytest.mark.parametrize(("limit", "reason"), [(1.0, "differs by"), (30.0, "has another forward, which differs by")])
+def test_an_activation_that_is_the_identity_near_0_is_not_taken_for_it(limit: float, reason: str) -> None:
+    net, x = CMGNWithClamp(limit), torch.randn(32, D)
     torch.testing.assert_close(net.act(x @ net.W), x @ net.W)
     (entry,) = accelerate(net).skipped
-    assert "CMGN(identity) differs by" in entry.reason
+    assert f"CMGN(identity) {reason}" in entry.reason
 
 
 def test_activations_are_told_apart_far_out() -> None:
@@ -355,6 +356,59 @@ def test_activations_are_told_apart_far_out() -> None:
     assert names(nn.Softplus(threshold=10)) == []
     assert names(nn.ReLU(inplace=True), nn.ReLU()) == ["relu"]
     assert names(lambda z: torch.log1p(z.exp())) == ["softplus"]  # which overflows there
+
+
+@pytest.mark.parametrize("positive", [torch.relu, torch.abs, lambda weight: weight.clamp(min=0.0)])
+def test_weights_that_forward_makes_positive_are_told_from_others(positive: Any) -> None:
+    net = Cascade(nn.Tanh, True, -1)
+    net.positive = positive
+    assert all((parameter >= 0).all() for name, parameter in net.named_parameters() if "eta" in name or "pha" in name)
+    (entry,) = accelerate(net).skipped
+    assert entry.reason.startswith("GradNetC differs by")
+
+
+class Standardised(Cascade):
+    """What a later value of its buffers changes."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Tanh, True, -1)
+        self.register_buffer("mean", torch.zeros(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - self.mean)
+
+
+class Dropping(Cascade):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, 0.1, self.training))
+
+
+class Counting(Cascade):
+    def __init__(self) -> None:
+        super().__init__(nn.Tanh, True, -1)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Standardised, "mGradNetC differs by"),
+        (lambda: Dropping(nn.Tanh, True, -1), "computes another function in training"),
+        (lambda: Dropping(nn.Tanh, True, -1).eval(), "computes another function in training"),
+        (Counting, "its forward changes its buffer calls"),
+    ],
+)
+def test_what_depends_on_buffers_or_on_the_mode_is_refused(make: Any, reason: str) -> None:
+    net = make()
+    modes, state = [part.training for part in net.modules()], copy.deepcopy(net.state_dict())
+    (entry,) = accelerate(net).skipped
+    assert reason in entry.reason
+    assert [part.training for part in net.modules()] == modes
+    torch.testing.assert_close(net.state_dict(), state, rtol=0.0, atol=0.0)
 
 
 def test_another_potential_of_the_activation_is_refused() -> None:

@@ -22,7 +22,7 @@ from ..nn.base import LinearMap
 from ..nn.hooks import compute_parameters_of_parts
 from .activation import names_of
 from .parametrized import named_tensors
-from .verification import MismatchError, behaviour, close_potentials, probe, verified
+from .verification import MismatchError, behaviour, probe, verified
 
 _WHERE = "gradient_of"
 POSITIVE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -249,11 +249,8 @@ def _readings(energy: nn.Module) -> Iterator[Reading]:
 
 
 def _verified(net: EnergyGradient) -> EnergyGradient:
-    batches = probe(net, net.in_dim, _WIDE)
     truth = _ByAutograd(net.energy)
-    before = behaviour(truth, batches)
-    verified(net, batches, before)
-    close_potentials(net, truth, before.state, batches)
+    verified(net, behaviour(truth, probe(truth, net.in_dim, _WIDE), "potential"))
     return net
 
 

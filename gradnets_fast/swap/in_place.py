@@ -19,7 +19,9 @@ def accelerate(model: nn.Module) -> Report:
     A module that has the parameters of one of the architectures, by name and shape, takes on their class; the module
     itself, its Parameter objects, buffers and hooks remain, so that optimisers, averages of weights and checkpoints go
     on as they were.  First f and the gradients of all parameters are computed both ways at random points, at perturbed
-    parameters too: on a difference the module is left as it is.
+    parameters and buffers and at parameters of other signs too: on a difference the module is left as it is, and also
+    if it is another function in training than in evaluation.  Numbers that are neither parameters nor buffers, and
+    which functions activations compute, are read once, here.
 
     The architectures are mGradNet-C, GradNet-C, mGradNet-M and GradNet-M of arXiv 2404.07361, and C-MGN and M-MGN of
     arXiv 2301.10862, as the authors' code and its public reimplementations name their parameters.  Where forward
@@ -114,7 +116,7 @@ def _first_that_agrees(module: nn.Module, able: list[Form], reasons: list[str]) 
     for form in able:
         _become(module, form)
         try:
-            return form, verified(module, batches, before)
+            return form, verified(module, before)
         except MismatchError as mismatch:
             reasons.append(f"{form.label} {mismatch}")
         except Exception as error:
