@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,12 +65,28 @@ class ConvexQuadratic(nn.Module):
         return squares + F.linear(x, self.weight, self.bias)
 
 
+class WithoutBias(ConvexQuadratic):
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank)
+        del self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        squares = torch.einsum("bd,drh->brh", x, self.quadratic_decomposed).square().sum(1)
+        return squares + F.linear(x, self.weight)
+
+
 class Quadratic(nn.Module):
     """An input convex network of quadratic layers, the first without an activation."""
 
-    def __init__(self, act: Callable[[Tensor], Tensor], strong_convexity: Any = 0.1, rank: int = 2) -> None:
+    def __init__(
+        self,
+        act: Callable[[Tensor], Tensor],
+        strong_convexity: Any = 0.1,
+        rank: int = 2,
+        layer: Callable[[int], nn.Module] = ConvexQuadratic,
+    ) -> None:
         super().__init__()
-        self.quadratic_layers = nn.ModuleList([ConvexQuadratic(rank) for _ in range(3)])
+        self.quadratic_layers = nn.ModuleList([layer(rank) for _ in range(3)])
         self.convex_layers = nn.ModuleList([nn.Linear(H, H, bias=False) for _ in range(2)])
         self.final_layer = nn.Linear(H, 1, bias=False)
         self.act, self.strong_convexity = act, strong_convexity
@@ -153,6 +170,7 @@ ENERGIES: dict[str, Callable[[], nn.Module]] = {
     "quadratic, softplus": lambda: Quadratic(F.softplus, strong_convexity=0.0, rank=1),
     "quadratic, relu": lambda: Quadratic(F.relu),
     "quadratic, a learned strong convexity": lambda: Quadratic(F.softplus, nn.Parameter(torch.tensor([0.4]))),
+    "quadratic, no attribute bias": lambda: Quadratic(F.softplus, layer=WithoutBias),
     "quadratic, no strong convexity": lambda: Quadratic(F.softplus, None),
     "two lists, softplus of temperature": lambda: TwoLists(torch.square, nn.Softplus(beta=5.0), True),
     "two lists, a word that means something else": lambda: changed(TwoLists(F.softplus, F.celu, True), norm="identity"),
@@ -279,7 +297,8 @@ def test_rounding_at_the_kinks_of_wide_layers_is_no_difference(dtype: torch.dtyp
 
 def test_the_callers_modes_and_random_numbers_do_not_matter_and_stay() -> None:
     energy = Held()
-    for context in (torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)):
+    autocast, device = partial(torch.autocast, "cpu", torch.bfloat16), partial(torch.device, "meta")
+    for context in (torch.inference_mode, torch.no_grad, autocast, device):
         torch.manual_seed(1)
         expected = torch.rand(3)
         torch.manual_seed(1)
@@ -334,6 +353,15 @@ def hooked() -> nn.Module:
     return energy
 
 
+class Masked(Held):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.ones(D, dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.kept)
+
+
 def sequential(*between: nn.Module, first: type[nn.Linear] = nn.Linear) -> nn.Module:
     inner = first(H) if first is nn.LazyLinear else first(D, H)  # type: ignore[call-arg, arg-type]
     return nn.Sequential(inner, *between, nn.Linear(H, 1))
@@ -383,6 +411,7 @@ class Two(nn.Module):
             ["changes its buffer energy.0.parametrizations.weight.0._u", "call eval() first"],
         ),
         (Standardised, ValueError, ["read as Sequential: it differs by"]),
+        (Masked, ValueError, ["read as Sequential: it"]),
         (lambda: TwoLists(F.softplus, lambda z: z.clamp(-99, 99), True), ValueError, ["and 49 other readings"]),
         (lambda: nn.Sequential(nn.Linear(D, 1)), ValueError, ["0: there is no hidden layer"]),
         (lambda: nn.Sequential(nn.Tanh(), nn.Linear(D, 1)), ValueError, ["0: Tanh does not follow a Linear"]),

@@ -179,15 +179,18 @@ def _state(
         module: whose they are.
         dtype: of what is floating; None for its own.
         perturbed: every element is up to a fifth larger, or a small positive one for 0, so that no two are equal.
-        flipped: about half of a parameter's elements change their sign, the first one of them always.
+        flipped: about half of a parameter's elements change their sign, the first one of them always; and about half of
+            a boolean buffer's.
     """
     generator = torch.Generator().manual_seed(1)
 
     def copied(tensor: Tensor, of_parameter: bool) -> Tensor:
+        drawn = torch.empty(tensor.shape, dtype=torch.float64, device="cpu")
+        if tensor.dtype == torch.bool and flipped:
+            return tensor ^ (drawn.uniform_(generator=generator) < 0.5).to(tensor.device)
         if not tensor.is_floating_point():
             return tensor.clone()
         copy = tensor.detach().to(dtype or tensor.dtype, copy=True)
-        drawn = torch.empty(copy.shape, dtype=torch.float64, device="cpu")
         if perturbed:
             copy += drawn.uniform_(0.02, 0.2, generator=generator).to(copy) * torch.where(copy == 0.0, 1.0, copy)
         if flipped and of_parameter:
