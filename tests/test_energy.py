@@ -326,7 +326,7 @@ def test_weights_that_forward_makes_positive_are_told_from_others(form: str, pos
         for module in energy.modules():
             if isinstance(module, Positive):
                 module.weight.abs_()
-    with pytest.raises(ValueError, match="^gradient_of: energy: expected the energy that its structure says"):
+    with pytest.raises(ValueError, match=r"^gradient_of: energy: expected the energy that its structure says"):
         gradient_of(energy)
 
 

@@ -92,9 +92,10 @@ def behaviour(module: nn.Module, batches: Sequence[Tensor], quantity: str = "for
             raise MismatchError(f"returns a {type(own[0]).__name__}, not f or (f, log-determinant)")
         if changed:
             raise MismatchError(f"changes its buffer {changed} when called, as in training: call eval() first")
-        _require_one_mode(module, batches, own)
         try:
             return _behaviour(module, batches, quantity, own, torch.float64)
+        except MismatchError:
+            raise
         except Exception:  # a forward that insists on its dtype, or a device without float64
             return _behaviour(module, batches, quantity, own, None)
 
@@ -108,6 +109,7 @@ def _behaviour(
         _state(module, dtype, perturbed=True, flipped=True),
     ]
     exact = values(module, states[0], batches)
+    _require_one_mode(module, batches, exact, dtype)
     samples = [_samples(module, state, batches) for state in states[1:]]
     # In another dtype the rounding of so large arguments would show in a sine.
     further = [_FAR * batches[0]] if dtype else []
@@ -132,17 +134,19 @@ def values(module: nn.Module, state: State, batches: Sequence[Tensor], quantity:
         return [getattr(module, quantity)(points.to(weight, copy=True)) for points in batches]
 
 
-def _evaluated(module: nn.Module, batches: Sequence[Tensor]) -> tuple[list[Any], str]:
-    """The results of forward now, and the name of a buffer that it changes, or ""."""
-    with _holding(module, _state(module)):
-        results = [module.forward(points.clone()) for points in batches]
+def _evaluated(module: nn.Module, batches: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[list[Any], str]:
+    """The results of forward at the module's own parameters, and the name of a buffer that it changes, or ""."""
+    state, before = _state(module, dtype), _state(module, dtype)
+    with _holding(module, state):
+        results = [module.forward(points.to(dtype or points.dtype, copy=True)) for points in batches]
         after = dict(module.named_buffers())
-    before = module.named_buffers()
-    same = {name: torch.isclose(buffer, after[name], 0.0, 0.0, equal_nan=True).all() for name, buffer in before}
-    return results, next((name for name, equal in same.items() if not equal), "")
+    for name, buffer in after.items():
+        if name not in before or not torch.isclose(buffer, before[name], 0.0, 0.0, equal_nan=True).all():
+            return results, name
+    return results, ""
 
 
-def _require_one_mode(module: nn.Module, batches: Sequence[Tensor], own: list[Any]) -> None:
+def _require_one_mode(module: nn.Module, batches: Sequence[Tensor], own: list[Any], dtype: torch.dtype | None) -> None:
     """Raise if forward is another function, or a random one, in the mode that the module is not in.
 
     Where it changes buffers in that mode, as spectral_norm does, these are what it follows.
@@ -151,7 +155,7 @@ def _require_one_mode(module: nn.Module, batches: Sequence[Tensor], own: list[An
     try:
         for part, mode in modes:
             part.training = not mode
-        (first, changed), (second, _) = _evaluated(module, batches), _evaluated(module, batches)
+        (first, changed), (second, _) = (_evaluated(module, batches, dtype) for _ in range(2))
     finally:
         for part, mode in modes:
             part.training = mode
@@ -167,7 +171,7 @@ def _alike(now: Any, then: Any) -> bool:
     if not isinstance(now, Tensor) or now.shape != then.shape or now.dtype != then.dtype:
         return False
     largest = float(then.abs().nan_to_num(0.0, 0.0).max())
-    return torch.allclose(now, then, 0.0, 16 * torch.finfo(then.dtype).eps * largest, equal_nan=True)
+    return torch.allclose(now, then, 0.0, TOLERANCES[then.dtype] * largest, equal_nan=True)
 
 
 def _state(
