@@ -50,6 +50,16 @@ def minimum(a, limit):
 
 
 @triton.jit
+def product(a, b):
+    """a·b, rounded.
+
+    Of `a * b` in a sum a compiler makes one fused operation, which adds the product unrounded: then equal numbers no
+    longer cancel, and threads that compute the same sum in another order differ.
+    """
+    return tl.fma(a, b, tl.zeros((), tl.float32))
+
+
+@triton.jit
 def copysign(magnitude, sign):
     """|magnitude|, negated where sign < 0."""
     return tl.where(sign < 0.0, -tl.abs(magnitude), tl.abs(magnitude))

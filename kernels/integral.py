@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from . import _activations_gen as activations
-from . import cascade
+from . import cascade, common
 
 NEAR = tl.constexpr(16)
 FAR = tl.constexpr(128)
@@ -110,7 +110,7 @@ def _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.con
         in_shift += weight * cascade.weighted(k, first, vectors, phi)
         in_scale += weight * cascade.weighted(k, moment, vectors, phi)
         if needs.coef:
-            of_coef = of_coef + (sums[COEFS + k] + tl.sum(weight * value, AXIS),)
+            of_coef = of_coef + (sums[COEFS + k] + tl.sum(common.product(weight, value), AXIS),)
     result = ()
     if needs.scale:
         result = result + (sums[0] + tl.sum(in_scale, AXIS),)

@@ -35,7 +35,7 @@ def value_program(batch, W, vectors_at, out, h, row, phi, products, BH: tl.const
         units = start + tl.arange(0, BH)
         W_tile = _weights(W, start, h, products, BH)
         weights = W_tile.to(tl.float32)
-        u = tl.sum(weights * point, 1)[:, None]
+        u = tl.sum(common.product(weights, point), 1)[:, None]
         slope = cascade.slope(u, cascade.in_memory(vectors_at, units, h, 1), phi)
         weighted = tl.where((units < h)[:, None], slope * weights, 0.0).to(W_tile.dtype)
         total = common.times(tl.trans(weighted), W_tile, total, products)
@@ -51,7 +51,9 @@ def _row(batch, row, W_tile, products):
     g = common.load_rows(batch.g + row * D * D, 0, D, D, D, products.BD, products.BD)
     product = common.times(W_tile, g, tl.zeros(W_tile.shape, tl.float32), products)
     weights = W_tile.to(tl.float32)
-    return point, g, product, tl.sum(weights * point, 1)[:, None], tl.sum(weights * product, 1)[:, None]
+    u = tl.sum(common.product(weights, point), 1)
+    q = tl.sum(common.product(weights, product), 1)
+    return point, g, product, u[:, None], q[:, None]
 
 
 @triton.jit
@@ -83,6 +85,6 @@ def points_program(batch, W, vectors_at, dx, h, row, phi, products, BH: tl.const
         _, _, _, u, q = _row(batch, row, W_tile, products)
         _, second = cascade.slope_and_second(u, cascade.in_memory(vectors_at, units, h, 1), phi)
         hidden = tl.where((units < h)[:, None], second * q, 0.0)
-        of_x += tl.sum(hidden * W_tile.to(tl.float32), 0)
+        of_x += tl.sum(common.product(hidden, W_tile.to(tl.float32)), 0)
     lanes = tl.arange(0, products.BD)
     tl.store(dx + row * products.D + lanes, of_x, mask=lanes < products.D)

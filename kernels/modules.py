@@ -58,13 +58,16 @@ class Module(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """One module's LSE(z) and LSE(−z), or T and T, of each row (BM,), and what `statistics` sums along with each.
+    """Of one module and each row (BM,): max z and max −z, or T and T; totals; what `statistics` sums along with each.
 
+    total: Σ_j e^{z_j − max z}.  It stands apart from the maximum, beside which its logarithm would lose digits.
     Of softmax modules, positive belongs to p and negative to q; without q they are the same.
     """
 
     positive: tl.tensor
     negative: tl.tensor
+    total_positive: tl.tensor
+    total_negative: tl.tensor
     along_positive: tl.tensor
     along_negative: tl.tensor
 
@@ -106,7 +109,7 @@ def _add_along(total, hidden, a, W_tile, products, ALONG: tl.constexpr):
     if ALONG == "rows":
         return common.times(hidden.to(W_tile.dtype), W_tile, total, products)
     elif ALONG == "cotangents":
-        return total + tl.sum(hidden * a, 1)
+        return total + tl.sum(common.product(hidden, a), 1)
     else:
         return total
 
@@ -115,9 +118,9 @@ def _add_along(total, hidden, a, W_tile, products, ALONG: tl.constexpr):
 def scaled(total, factor):
     """total ⊙ factor, (BM,) or (BM, BD)."""
     if len(total.shape) == 2:
-        return total * factor[:, None]
+        return common.product(total, factor[:, None])
     else:
-        return total * factor
+        return common.product(total, factor)
 
 
 @triton.jit
@@ -134,7 +137,7 @@ def _add_exponentials(top, total, along, z, a, W_tile, products, ALONG: tl.const
 
 
 @triton.jit
-def _log(top, total):
+def log_sum_exp(top, total):
     """log(total e^top).  A row of NaN has no top of its own."""
     return top + tl.log(total)
 
@@ -170,7 +173,7 @@ def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, 
             a = common.times(cotangents, tl.trans(W_tile), empty, products)
             a = common.inside(a, start, module.h, 0.0, products)
         if form.basis == "":
-            z = module.temperature * v
+            z = common.product(module.temperature, v)
             near = common.inside(z, start, module.h, float("-inf"), products)
             top, total, along = _add_exponentials(top, total, along, near, a, W_tile, products, ALONG)
             if form.two_signs:
@@ -183,15 +186,14 @@ def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, 
                 sigma = common.inside(activations.value(v, form.basis, form.arithmetic), start, module.h, 0.0, products)
                 along = _add_along(along, sigma, a, W_tile, products, ALONG)
     if form.basis != "":
-        return Statistics(total, total, along, along)
+        return Statistics(total, total, total, total, along, along)
     elif form.two_signs:
         return Statistics(
-            *(_log(top, total), _log(top_2, total_2), scaled(along, 1.0 / total), scaled(along_2, 1.0 / total_2))
+            *(top, top_2, total, total_2, scaled(along, 1.0 / total), scaled(along_2, 1.0 / total_2)),
         )
     else:
-        lse = _log(top, total)
         mean = scaled(along, 1.0 / total)
-        return Statistics(lse, lse, mean, mean)
+        return Statistics(top, top, total, total, mean, mean)
 
 
 @triton.jit
@@ -199,10 +201,11 @@ def potential(found, module, form):
     """F, (BM,)."""
     if form.basis != "":
         return module.positive * activations.transform_value(found.positive, form.transform)
-    elif form.two_signs:
-        return (module.positive * found.positive + module.negative * found.negative) / module.temperature
     else:
-        return module.positive * found.positive / module.temperature
+        F = module.positive * log_sum_exp(found.positive, found.total_positive)
+        if form.two_signs:
+            F += module.negative * log_sum_exp(found.negative, found.total_negative)
+        return F / module.temperature
 
 
 @triton.jit
@@ -214,7 +217,7 @@ def gradient(found, module, form):
     elif form.two_signs:
         return module.positive * found.along_positive - module.negative * found.along_negative
     else:
-        return module.positive * found.along_positive
+        return common.product(module.positive, found.along_positive)
 
 
 class Factors(NamedTuple):
@@ -223,9 +226,11 @@ class Factors(NamedTuple):
     positive: tl.tensor
     value_positive: tl.tensor
     shift_positive: tl.tensor
+    centre_positive: tl.tensor
     negative: tl.tensor
     value_negative: tl.tensor
     shift_negative: tl.tensor
+    centre_negative: tl.tensor
 
 
 @triton.jit
@@ -239,16 +244,21 @@ def factors(found, module, of_gradient, of_potential, form, OF_POTENTIAL: tl.con
         first, second = activations.transform_first_second(found.positive, form.transform)
         value = of_gradient * module.positive * first
         shift = module.positive * (of_gradient * second * found.along_positive + of_potential * first)
-        return Factors(value, value, shift, value, value, shift)
+        return Factors(value, value, shift, shift, value, value, shift, shift)
     else:
         pushed = of_potential
         if OF_POTENTIAL:
             pushed = of_potential / module.temperature
-        value = of_gradient * module.positive
-        shift = module.positive * (pushed - of_gradient * found.along_positive)
-        value_2 = of_gradient * module.negative
-        shift_2 = -module.negative * (pushed + of_gradient * found.along_negative)
-        return Factors(found.positive, value, shift, found.negative, value_2, shift_2)
+        positive = module.positive / found.total_positive
+        value = of_gradient * positive
+        shift = pushed * positive
+        negative = module.negative / found.total_negative
+        value_2 = of_gradient * negative
+        shift_2 = -pushed * negative
+        return Factors(
+            *(found.positive, value, shift, found.along_positive),
+            *(found.negative, value_2, shift_2, found.along_negative),
+        )
 
 
 @triton.jit
@@ -262,14 +272,15 @@ def hidden(v, a, temperature, by, form):
         sigma, slope = activations.value_first(v, form.basis, form.arithmetic)
         return by.value_positive * sigma, by.value_positive * a * slope + by.shift_positive * sigma
     else:
-        z = temperature * v
-        pi = tl.exp(z - by.positive)
-        value = by.value_positive * pi
-        of_z = value * a + by.shift_positive * pi
+        # Differences first: of a saturated softmax they are exactly 0.
+        z = common.product(temperature, v)
+        e = tl.exp(z - by.positive)
+        value = by.value_positive * e
+        of_z = value * (a - by.centre_positive) + by.shift_positive * e
         if form.two_signs:
-            omega = tl.exp(-z - by.negative)
-            value_2 = by.value_negative * omega
-            of_z += value_2 * a + by.shift_negative * omega
+            e = tl.exp(-z - by.negative)
+            value_2 = by.value_negative * e
+            of_z += value_2 * (a - by.centre_negative) + by.shift_negative * e
             value -= value_2
         return value, of_z
 
@@ -281,7 +292,9 @@ def expanded(by, AXIS: tl.constexpr):
         tl.expand_dims(by.positive, AXIS),
         tl.expand_dims(by.value_positive, AXIS),
         tl.expand_dims(by.shift_positive, AXIS),
+        tl.expand_dims(by.centre_positive, AXIS),
         tl.expand_dims(by.negative, AXIS),
         tl.expand_dims(by.value_negative, AXIS),
         tl.expand_dims(by.shift_negative, AXIS),
+        tl.expand_dims(by.centre_negative, AXIS),
     )

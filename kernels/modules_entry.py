@@ -196,7 +196,7 @@ def backward(
             tl.store(counters, 0)
     network = Network(W, b, temperature, positive, negative, sharpness, offset, h, count)
     batch = Batch(x, g, None, weight, B, x_stride, g_stride, None)
-    SLOTS: tl.constexpr = 6 if negative is not None else 3
+    SLOTS: tl.constexpr = 8 if negative is not None else 4
     place = program - row_programs
     if place < 0:
         programs.rows_program(

@@ -103,7 +103,7 @@ def backward(
             (rows + bias_splits + scalar_splits + count * blocks * splits,),
             (
                 *(x, g, weight, *network.pointers(), into.x, into.W, into.b, into.scalars, into.bias),
-                memory(count * (3 if network.negative is None else 6), len(x)),
+                memory(count * (4 if network.negative is None else 8), len(x)),
                 None if into.scalars is None else memory(len(x), columns),
                 memory(count * blocks * splits * size),
                 *(memory(scalar_splits * padded_columns(columns)), memory(bias_splits * configuration.padded(d))),

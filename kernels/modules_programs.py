@@ -86,20 +86,24 @@ def _save_scalar(memory, column, rows, numbers):
 @triton.jit
 def _save_statistics(memory, m, rows, found, form):
     _save(memory, m, 0, rows, found.positive)
-    _save(memory, m, 1, rows, found.along_positive)
+    _save(memory, m, 1, rows, found.total_positive)
+    _save(memory, m, 2, rows, found.along_positive)
     if form.two_signs:
-        _save(memory, m, 3, rows, found.negative)
-        _save(memory, m, 4, rows, found.along_negative)
+        _save(memory, m, 4, rows, found.negative)
+        _save(memory, m, 5, rows, found.total_negative)
+        _save(memory, m, 6, rows, found.along_negative)
 
 
 @triton.jit
 def _load_saved_statistics(memory, m, rows, form):
     # Where there is no row, a number at which every transform has a derivative.
-    first, along = _load_saved(memory, m, 0, rows, 1.0), _load_saved(memory, m, 1, rows, 0.0)
+    first, total = _load_saved(memory, m, 0, rows, 1.0), _load_saved(memory, m, 1, rows, 1.0)
+    along = _load_saved(memory, m, 2, rows, 0.0)
     if form.two_signs:
-        return Statistics(first, _load_saved(memory, m, 3, rows, 1.0), along, _load_saved(memory, m, 4, rows, 0.0))
+        second, total_2 = _load_saved(memory, m, 4, rows, 1.0), _load_saved(memory, m, 5, rows, 1.0)
+        return Statistics(first, second, total, total_2, along, _load_saved(memory, m, 6, rows, 0.0))
     else:
-        return Statistics(first, first, along, along)
+        return Statistics(first, first, total, total, along, along)
 
 
 @triton.jit
@@ -107,10 +111,12 @@ def _save_factors(memory, m, rows, by, form):
     _save(memory, m, 0, rows, by.positive)
     _save(memory, m, 1, rows, by.value_positive)
     _save(memory, m, 2, rows, by.shift_positive)
+    _save(memory, m, 3, rows, by.centre_positive)
     if form.two_signs:
-        _save(memory, m, 3, rows, by.negative)
-        _save(memory, m, 4, rows, by.value_negative)
-        _save(memory, m, 5, rows, by.shift_negative)
+        _save(memory, m, 4, rows, by.negative)
+        _save(memory, m, 5, rows, by.value_negative)
+        _save(memory, m, 6, rows, by.shift_negative)
+        _save(memory, m, 7, rows, by.centre_negative)
 
 
 @triton.jit
@@ -118,12 +124,13 @@ def _load_saved_factors(memory, m, rows, form):
     """The factors of rows; where there is no row, those of which `modules.hidden` makes 0."""
     infinity: tl.constexpr = float("inf")
     first, value = _load_saved(memory, m, 0, rows, infinity), _load_saved(memory, m, 1, rows, 0.0)
-    shift = _load_saved(memory, m, 2, rows, 0.0)
+    shift, centre = _load_saved(memory, m, 2, rows, 0.0), _load_saved(memory, m, 3, rows, 0.0)
     if form.two_signs:
-        second, value_2 = _load_saved(memory, m, 3, rows, infinity), _load_saved(memory, m, 4, rows, 0.0)
-        return Factors(first, value, shift, second, value_2, _load_saved(memory, m, 5, rows, 0.0))
+        second, value_2 = _load_saved(memory, m, 4, rows, infinity), _load_saved(memory, m, 5, rows, 0.0)
+        shift_2, centre_2 = _load_saved(memory, m, 6, rows, 0.0), _load_saved(memory, m, 7, rows, 0.0)
+        return Factors(first, value, shift, centre, second, value_2, shift_2, centre_2)
     else:
-        return Factors(first, value, shift, first, value, shift)
+        return Factors(first, value, shift, centre, first, value, shift, centre)
 
 
 @triton.jit
@@ -146,8 +153,8 @@ def _save_scalars(
         of_negative = -of_gradient * found.along_negative
         if OF_POTENTIAL:
             pushed = of_potential / module.temperature
-            of_positive += pushed * found.positive
-            of_negative += pushed * found.negative
+            of_positive += pushed * modules.log_sum_exp(found.positive, found.total_positive)
+            of_negative += pushed * modules.log_sum_exp(found.negative, found.total_negative)
             of_z -= pushed * modules.potential(found, module, form)
         _save_scalar(memory, place, rows, of_positive)
         place += count
@@ -248,7 +255,7 @@ def rows_program(
                 _, step = modules.hidden(v, a, module.temperature, across, form)
                 step = common.inside(step, start, module.h, 0.0, products)
                 if form.basis == "":
-                    of_z += tl.sum(step * v, 1)
+                    of_z += tl.sum(common.product(step, v), 1)
                     step *= module.temperature
                 if dx is not None:
                     total = common.times(step.to(W_tile.dtype), W_tile, total, products)

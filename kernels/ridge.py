@@ -51,7 +51,7 @@ def _hidden(points, cotangents, directions, W_tile, vectors, phi, products, FORM
 def squared_norms(W_tile):
     """|w|² of each hidden unit, (BH,)."""
     weights = W_tile.to(tl.float32)
-    return tl.sum(weights * weights, 1)
+    return tl.sum(common.product(weights, weights), 1)
 
 
 @triton.jit
@@ -155,7 +155,7 @@ def _add_rows(
     elif QUANTITY == "divergence":
         q = squared_norms(W_tile)[:, None] * weight
         slope, with_points, sums = cascade.slope_and_gradients(u, q, vectors, sums, phi, needs, 1)
-        gains += tl.sum(slope * weight, 1)
+        gains += tl.sum(common.product(slope, weight), 1)
     else:
         directions = common.load_rows(batch.v, first, batch.count, batch.v_stride, products.D, BM, products.BD)
         p = common.times(W_tile, tl.trans(directions), zeros, products)

@@ -82,4 +82,7 @@ def backward(
         _store(a, of_a, rows, units, count, h)
     for i in tl.static_range(COUNT):
         at = dvectors + (split * COUNT + i) * h + units
-        tl.store(at, tl.load(at, mask=units < h) + sums[i], mask=units < h)
+        # Several warps hold the vector: none may store before all have loaded.
+        held = tl.load(at, mask=units < h)
+        tl.debug_barrier()
+        tl.store(at, held + sums[i], mask=units < h)
