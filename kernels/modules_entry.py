@@ -193,7 +193,7 @@ def backward(
     if AWAITED:
         program = tl.atomic_add(counters, 1, sem="relaxed", scope="gpu")
         if program == programs_in_all - 1:
-            tl.store(counters, 0)
+            tl.atomic_xchg(counters, 0, sem="relaxed", scope="gpu")
     network = Network(W, b, temperature, positive, negative, sharpness, offset, h, count)
     batch = Batch(x, g, None, weight, B, x_stride, g_stride, None)
     SLOTS: tl.constexpr = 8 if negative is not None else 4
