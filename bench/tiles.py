@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
+from types import MappingProxyType
 from typing import Any
 
 import triton
@@ -33,13 +35,18 @@ _HOPELESS = {"tf32x3": 2, "ieee": 2}
 """How many of the first candidates of these kernels spill for every d, and take minutes to compile."""
 
 
-def taken(case: Case, tiles: dict[str, int]) -> dict[str, compiler.Resources]:
-    """What each variant of the entry's kernel takes with these tiles; stops at the first that does not fit."""
+def taken(
+    case: Case, tiles: dict[str, int], known: Mapping[str, compiler.Resources] = MappingProxyType({})
+) -> dict[str, compiler.Resources]:
+    """What each variant of the entry's kernel takes with these tiles; stops at the first that does not fit.
+
+    known: of variants that need not be compiled.
+    """
     architecture, kernel, kind, d, layers = case
     mode = Mode(architecture, kind, offline.BASIS, layers)
     found = {}
     for name in offline.variants(kernel, layers):
-        found[name] = offline.resources(name, mode, d, tiles)
+        found[name] = known.get(name) or offline.resources(name, mode, d, tiles)
         if not found[name].fits(architecture):
             break
     return found
@@ -79,23 +86,29 @@ def chosen(case: Case) -> dict[str, Any]:
 
 
 def again(entry: dict[str, Any], case: Case) -> dict[str, Any]:
-    """The table's entry of a case: compiled anew if its code has changed, another one if its tiles no longer fit."""
+    """The table's entry of a case: variants whose code has changed are compiled anew, other tiles where they spill."""
     tiles = entry["options"]
-    if tiles is None or (entry.get("code"), entry["triton"]) == (code(case, tiles), triton.__version__):
+    if tiles is None:
         return entry
-    found = taken(case, tiles)
+    now, before = code(case, tiles), entry.get("code") if entry["triton"] == triton.__version__ else None
+    variants = zip(offline.variants(case[1], case[4]), before or (), now)
+    same = [name for name, earlier, later in variants if earlier == later]
+    if len(same) == len(now):
+        return entry
+    found = taken(case, tiles, {name: compiler.Resources(*entry["resources"][name]) for name in same})
     if not all(needs.fits(case[0]) for needs in found.values()):
         return chosen(case)
-    return entry | {"resources": {name: astuple(needs) for name, needs in found.items()}}
+    return entry | {"resources": {name: astuple(needs) for name, needs in found.items()}, "code": now}
 
 
 def updated(case: Case) -> dict[str, Any]:
     """The entry of one case."""
     known = _entries(_read(), case)
-    entry = again(known[0], case) if known else chosen(case)
-    translated = None if entry["options"] is None else code(case, entry["options"])
-    account = {"code": translated, "sources": offline.digest(case[1], case[4]), "triton": triton.__version__}
-    return {name: entry[name] for name in ("d", "depth", "options", "resources")} | account
+    entry = {"code": None} | (again(known[0], case) if known else chosen(case))
+    if entry["options"] is not None and entry["code"] is None:
+        entry["code"] = code(case, entry["options"])
+    account = {"sources": offline.digest(case[1], case[4]), "triton": triton.__version__}
+    return {name: entry[name] for name in ("d", "depth", "options", "resources", "code")} | account
 
 
 def is_fresh(case: Case) -> bool:
