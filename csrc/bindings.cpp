@@ -163,16 +163,47 @@ struct RidgeTensors {
         : W(item(t, 0)), scale(item(t, 1)), shift(item(t, 2)), coef(item(t, 3)), bias(item(t, 4)) {}
 
     bool fit(const PointTensors &points, int64_t h, int64_t d, int64_t layers, int64_t terms) const {
+        return W.regular() && W.absent_or(points.dtype(), h, d) && vectors_fit(points, h, layers, terms) &&
+               bias.absent_or(points.sum_dtype(), d);
+    }
+    // Those of one value for each hidden unit.
+    bool vectors_fit(const PointTensors &points, int64_t h, int64_t layers, int64_t terms) const {
         const Dtype sums = points.sum_dtype();
         const bool coef_fits =
             !coef.present() || (coef.dtype() == sums && coef.dimensions() == 3 && coef.count() == layers * terms * h &&
                                 coef.size(0) == h && coef.size(1) == terms);
         const bool shift_fits = shift.absent_or(sums, layers, h) || (layers == 1 && shift.is(sums, h));
-        return W.regular() && scale.regular() && shift.regular() && coef.regular() && bias.regular() &&
-               W.absent_or(points.dtype(), h, d) && scale.absent_or(sums, layers, h) && shift_fits && coef_fits &&
-               bias.absent_or(sums, d);
+        return scale.regular() && shift.regular() && coef.regular() && bias.regular() &&
+               scale.absent_or(sums, layers, h) && shift_fits && coef_fits;
     }
 };
+
+// What the ridge family and its convolutions share; the batch and d are left to the caller.
+template <class S>
+Ridge<S> ridge_problem(Quantity quantity, const std::vector<int> &basis, const PointTensors &at,
+                       const RidgeTensors &given, const RidgeTensors &needed, int64_t h, int64_t layers, int threads) {
+    using T = Sum<S>;
+    Ridge<S> problem{};
+    problem.quantity = quantity;
+    problem.h = h;
+    problem.phi.layers = int(layers);
+    problem.phi.terms = int(basis.size());
+    problem.phi.basis = basis.data();
+    problem.phi.scale = given.scale.data<T>();
+    problem.phi.shift = given.shift.data<T>();
+    problem.phi.coef = given.coef.data<T>();
+    problem.points = at.as<S>();
+    problem.W = given.W.data<S>();
+    problem.bias = given.bias.data<T>();
+    problem.dW = needed.W.data<S>();
+    problem.dscale = needed.scale.data<T>();
+    problem.dshift = needed.shift.data<T>();
+    problem.dcoef = needed.coef.data<T>();
+    problem.dbias = needed.bias.data<T>();
+    problem.rules = &stored_rules().rules;
+    problem.threads = threads;
+    return problem;
+}
 
 // quantity: see common.h.  basis: the numbers of the cascade's basis functions.  threads: at most so many.
 bool ridge(const std::string &quantity_name, const std::vector<int> &basis, const py::tuple &points,
@@ -194,29 +225,65 @@ bool ridge(const std::string &quantity_name, const std::vector<int> &basis, cons
         return false;
     return with_storage(at.dtype(), [&](auto storage) {
         using S = decltype(storage);
-        using T = Sum<S>;
-        Ridge<S> problem{};
-        problem.quantity = quantity;
+        Ridge<S> problem = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, threads);
         problem.batch = at.x.count() / d;
         problem.d = d;
-        problem.h = h;
-        problem.phi.layers = int(layers);
-        problem.phi.terms = int(terms);
-        problem.phi.basis = basis.data();
-        problem.phi.scale = given.scale.data<T>();
-        problem.phi.shift = given.shift.data<T>();
-        problem.phi.coef = given.coef.data<T>();
-        problem.points = at.as<S>();
-        problem.W = given.W.data<S>();
-        problem.bias = given.bias.data<T>();
-        problem.dW = needed.W.data<S>();
-        problem.dscale = needed.scale.data<T>();
-        problem.dshift = needed.shift.data<T>();
-        problem.dcoef = needed.coef.data<T>();
-        problem.dbias = needed.bias.data<T>();
-        problem.rules = &stored_rules().rules;
-        problem.threads = threads;
         call(kernels_of<S>(active_instruction_set()).ridge, problem, problem.batch * d * h);
+    });
+}
+
+// Three axes of an image or a filter from the last `count` of sizes: (1, 1, n), (n, 1, m) or (l, n, m).
+void three_axes(const int64_t *sizes, size_t count, int64_t (&to)[3]) {
+    to[0] = count > 1 ? sizes[0] : 1;
+    to[1] = count > 2 ? sizes[1] : 1;
+    to[2] = sizes[count - 1];
+}
+
+// The ridge family with convolutions: parameters and gradients (K, scale, shift, coef, None), K (C, C_in, k_1 … k_s),
+// for points (…, d) that are images of `shape`, (C_in, n_1 … n_s).
+bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis, const std::vector<int64_t> &shape,
+                bool circular, const py::tuple &points, const py::tuple &parameters, const py::tuple &results,
+                const py::tuple &gradients, int threads) {
+    const Quantity quantity = quantity_of(quantity_name);
+    if (points.size() != PointTensors::count || results.size() != PointTensors::count ||
+        parameters.size() != RidgeTensors::count || gradients.size() != RidgeTensors::count || shape.size() < 2 ||
+        shape.size() > 4)
+        return false;
+    const PointTensors at(points, results);
+    const RidgeTensors given(parameters), needed(gradients);
+    const int axes = int(shape.size()) - 1;
+    if (!at.fit(quantity) || quantity == Quantity::value_and_potential || quantity == Quantity::jacobian ||
+        !given.W.regular() || given.W.dimensions() != axes + 2 || given.W.dtype() != at.dtype() ||
+        given.shift.dimensions() < 1)
+        return false;
+    int64_t d = 1, taps = 1, filter[3] = {};
+    for (const int64_t size : shape)
+        d *= size;
+    for (int i = 0; i < axes; ++i) {
+        filter[i] = given.W.size(axes - 1 - i);
+        taps *= filter[i];
+    }
+    const int64_t h = given.W.size(axes + 1), channels = given.W.size(axes), terms = int64_t(basis.size());
+    const int64_t layers = given.shift.dimensions() == 2 ? given.shift.size(1) : 1;
+    if (at.x.size(0) != d || channels != shape[0] || h == 0 || taps == 0 || layers == 0 || given.bias.present() ||
+        (!given.coef.present() && terms != 1) || !given.vectors_fit(at, h, layers, terms) ||
+        !needed.vectors_fit(at, h, layers, terms) || needed.bias.present() || !needed.W.regular() ||
+        (needed.W.present() && (needed.W.dtype() != at.dtype() || needed.W.count() != given.W.count())))
+        return false;
+    for (int i = 0; circular && i < axes; ++i)
+        if (filter[i] > shape[size_t(i) + 1])
+            return false;
+    return with_storage(at.dtype(), [&](auto storage) {
+        using S = decltype(storage);
+        Conv<S> problem{};
+        problem.ridge = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, threads);
+        problem.ridge.batch = at.x.count() / d;
+        problem.ridge.d = d;
+        problem.channels = channels;
+        three_axes(shape.data() + 1, size_t(axes), problem.sizes);
+        three_axes(filter, size_t(axes), problem.filter);
+        problem.circular = circular;
+        call(kernels_of<S>(active_instruction_set()).conv, problem, at.x.count() * h * taps);
     });
 }
 
@@ -381,6 +448,7 @@ PYBIND11_MODULE(_C, m) {
     bind_driver(m);
     m.def("set_types", &set_types);
     m.def("ridge", &ridge);
+    m.def("conv_ridge", &conv_ridge);
     m.def("softmax_modules", &softmax_modules);
     m.def("transformed_modules", &transformed_modules);
     m.def("deep", &deep);

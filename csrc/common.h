@@ -84,6 +84,14 @@ template <class S> struct Ridge {
     int threads;
 };
 
+// f = Kᵀφ(K∗x): `ridge` with a convolution, W being K [h, channels, filter], d all values of an image, and no bias.
+// sizes: of an image [channels, sizes] and of the filters along three axes; 1 where there are fewer.
+template <class S> struct Conv {
+    Ridge<S> ridge;
+    int64_t channels, sizes[3], filter[3];
+    bool circular; // rather than zeros around the image
+};
+
 constexpr int kSoftmax = -1; // in place of a basis function's number
 
 // f = bias + Σ_m W_mᵀ s_m(z_m).  W: [count, h, d]; b: [count, h]; temperature, positive and negative: [count].
@@ -127,6 +135,7 @@ template <class S> struct Kernels {
     bool (*ridge)(const Ridge<S> &);
     bool (*modules)(const Modules<S> &);
     bool (*deep)(const Deep<S> &);
+    bool (*conv)(const Conv<S> &);
 };
 
 // The names of the basis functions, or of the transforms, in the order of their numbers.

@@ -1,4 +1,5 @@
 // The table of one instruction set's kernels; isa.h says how it is compiled.
+#include "conv.h"
 #include "deep.h"
 #include "modules.h"
 #include "ridge.h"
@@ -36,7 +37,7 @@ inline void evaluate_transforms(int transform, int which, int64_t count, const d
 }
 
 template <class S> constexpr Kernels<S> kernels() {
-    return {ridge<S>, modules<S>, deep<S>};
+    return {ridge<S>, modules<S>, deep<S>, conv<S>};
 }
 
 #ifdef GRADNETS_BF16_DOT

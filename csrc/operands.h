@@ -119,16 +119,16 @@ template <class P> inline int64_t elements(int64_t k) {
     return (k + P::depth - 1) / P::depth;
 }
 
-// dst[k, panel] from src[valid, k]: the transpose, block by block.
-template <class T> inline void pack_panel(const T *src, int64_t valid, int64_t k, T *dst) {
+// dst[k, panel] from src[valid, k], whose rows are `row` apart: the transpose, block by block.
+template <class T> inline void pack_panel(const T *src, int64_t row, int64_t valid, int64_t k, T *dst) {
     constexpr int64_t lanes = Tile<T>::lanes, panel = Tile<T>::panel;
     for (int64_t p = 0; p < k; p += lanes)
         for (int64_t j = 0; j < panel; j += lanes) {
             typename Simd<T>::Vector v[lanes] = {};
-            const T *const from = src + j * k + p;
+            const T *const from = src + j * row + p;
             const int64_t rows = smaller(lanes, valid - j), columns = smaller(lanes, k - p);
             for (int64_t i = 0; i < rows; ++i)
-                v[i] = columns == lanes ? load(from + i * k) : load_part(from + i * k, columns);
+                v[i] = columns == lanes ? load(from + i * row) : load_part(from + i * row, columns);
             transpose<T>(v);
             for (int64_t i = 0; i < columns; ++i)
                 store(dst + (p + i) * panel + j, v[i]);
@@ -140,7 +140,7 @@ template <class P, class S> inline void pack_transposed(const S *src, int64_t n,
     constexpr int panel = Tile<typename P::Total>::panel;
     if constexpr (is_same<S, typename P::Element>) {
         for (int64_t j = 0; j < n; j += panel, dst += k * panel)
-            pack_panel(src + j * k, smaller(panel, n - j), k, dst);
+            pack_panel(src + j * k, k, smaller(panel, n - j), k, dst);
         return;
     }
     constexpr int64_t strip = 16; // values of one row that are in cache together

@@ -18,7 +18,7 @@ void set_types(pybind11::handle tensor, pybind11::handle parameter, pybind11::ha
 // A dense CPU tensor, or none.  Anything else, such as a strided, lazily negated or foreign one, is not `regular`.
 class TensorArgument {
   public:
-    static constexpr int kKeptSizes = 3; // the last ones: points may have any number of leading dimensions
+    static constexpr int kKeptSizes = 5; // the last ones: points may have any number of leading dimensions
 
     explicit TensorArgument(pybind11::handle object);
 

@@ -1,0 +1,61 @@
+// f = Kᵀφ(K∗x), the family of convolutional ridge functions: conv_run.h with the middle steps of the ridge family.
+#pragma once
+
+#include "conv_run.h"
+#include "ridge.h"
+
+namespace gradnets::GRADNETS_ISA {
+
+template <class S, class Strips>
+inline bool run_conv(const Conv<S> &p, const Strips &strips, double flops, int64_t history) {
+    const RidgeMiddle<S, Strips> middle(p.ridge, strips);
+    return ConvRun<S>(p, middle, strips.cascade.sums(), strips.cascade.scratch_bytes(history)).run(flops);
+}
+
+// The weight of an image for each pixel of a tile.
+template <class S> class PixelWeights {
+  public:
+    explicit PixelWeights(const Conv<S> &p)
+        : memory_(p.ridge.batch * ConvShape<S>(p).tile_pixels() * int64_t(sizeof(Sum<S>))) {
+        const int64_t pixels = ConvShape<S>(p).tile_pixels();
+        for (int64_t i = 0; memory_.ok() && p.ridge.points.weight && i < p.ridge.batch * pixels; ++i)
+            data()[i] = p.ridge.points.weight[i / pixels];
+    }
+    bool ok() const { return memory_.ok(); }
+    Sum<S> *data() const { return piece<Sum<S>>(memory_.at(0), 0); }
+
+  private:
+    Workspace memory_;
+};
+
+template <class S> inline bool conv_potential(const Conv<S> &p, const CascadeStrips<Sum<S>> &cascade) {
+    using T = Sum<S>;
+    const Ridge<S> &ridge = p.ridge;
+    const PixelWeights<S> weights(p);
+    if (!weights.ok())
+        return false;
+    const int layers = cascade.index().layers;
+    const RidgePotentialStrips<T> strips{cascade, ridge.rules, weights.data(), ridge.points.scalar != nullptr};
+    return run_conv(p, strips, layers > 1 ? 20.0 * ridge.rules->panelled.count : 80.0,
+                    2 * layers * kInterleaved + cascade.index().count());
+}
+
+template <class S> bool conv(const Conv<S> &p) {
+    using T = Sum<S>;
+    const PaddedCascade<T> phi(p.ridge.phi, p.ridge.h);
+    if (!phi.memory.ok())
+        return false;
+    const CascadeStrips<T> cascade = cascade_strips(p.ridge, phi);
+    const int64_t history = phi.index.layers * kInterleaved;
+    switch (p.ridge.quantity) {
+    case Quantity::potential:
+        return conv_potential(p, cascade);
+    case Quantity::jvp:
+    case Quantity::divergence:
+        return run_conv(p, RidgeJvpStrips<T>{cascade}, 80.0, 2 * history);
+    default:
+        return run_conv(p, RidgeStrips<T>{cascade}, basis_flops(p.ridge), history);
+    }
+}
+
+} // namespace gradnets::GRADNETS_ISA
