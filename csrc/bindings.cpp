@@ -166,6 +166,14 @@ struct RidgeTensors {
         return W.regular() && W.absent_or(points.dtype(), h, d) && vectors_fit(points, h, layers, terms) &&
                bias.absent_or(points.sum_dtype(), d);
     }
+    // The coefficients of a unit in a layer: of each basis function one, or the values at a spline's knots; 0 if there
+    // is no such network.
+    int64_t terms(const std::vector<int> &basis) const {
+        if (basis.size() != 1 || basis[0] != kSpline)
+            return int64_t(basis.size());
+        const bool one_layer = shift.dimensions() == 1 || shift.size(1) == 1;
+        return one_layer && coef.dimensions() == 3 && coef.size(1) > 1 ? coef.size(1) : 0;
+    }
     // Those of one value for each hidden unit.
     bool vectors_fit(const PointTensors &points, int64_t h, int64_t layers, int64_t terms) const {
         const Dtype sums = points.sum_dtype();
@@ -181,13 +189,14 @@ struct RidgeTensors {
 // What the ridge family and its convolutions share; the batch and d are left to the caller.
 template <class S>
 Ridge<S> ridge_problem(Quantity quantity, const std::vector<int> &basis, const PointTensors &at,
-                       const RidgeTensors &given, const RidgeTensors &needed, int64_t h, int64_t layers, int threads) {
+                       const RidgeTensors &given, const RidgeTensors &needed, int64_t h, int64_t layers, int64_t terms,
+                       int threads) {
     using T = Sum<S>;
     Ridge<S> problem{};
     problem.quantity = quantity;
     problem.h = h;
     problem.phi.layers = int(layers);
-    problem.phi.terms = int(basis.size());
+    problem.phi.terms = int(terms);
     problem.phi.basis = basis.data();
     problem.phi.scale = given.scale.data<T>();
     problem.phi.shift = given.shift.data<T>();
@@ -217,15 +226,15 @@ bool ridge(const std::string &quantity_name, const std::vector<int> &basis, cons
     if (!at.fit(quantity) || quantity == Quantity::value_and_potential || !given.W.regular() ||
         given.W.dimensions() != 2 || given.shift.dimensions() < 1)
         return false;
-    const int64_t h = given.W.size(1), d = given.W.size(0), terms = int64_t(basis.size());
+    const int64_t h = given.W.size(1), d = given.W.size(0), terms = given.terms(basis);
     const int64_t layers = given.shift.dimensions() == 2 ? given.shift.size(1) : 1;
-    if (at.x.size(0) != d || h == 0 || layers == 0 || (!given.coef.present() && terms != 1) ||
+    if (at.x.size(0) != d || h == 0 || layers == 0 || terms == 0 || (!given.coef.present() && terms != 1) ||
         (given.bias.present() && quantity != Quantity::value) || !given.fit(at, h, d, layers, terms) ||
         !needed.fit(at, h, d, layers, terms))
         return false;
     return with_storage(at.dtype(), [&](auto storage) {
         using S = decltype(storage);
-        Ridge<S> problem = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, threads);
+        Ridge<S> problem = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, terms, threads);
         problem.batch = at.x.count() / d;
         problem.d = d;
         call(kernels_of<S>(active_instruction_set()).ridge, problem, problem.batch * d * h);
@@ -263,10 +272,10 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
         filter[i] = given.W.size(axes - 1 - i);
         taps *= filter[i];
     }
-    const int64_t h = given.W.size(axes + 1), channels = given.W.size(axes), terms = int64_t(basis.size());
+    const int64_t h = given.W.size(axes + 1), channels = given.W.size(axes), terms = given.terms(basis);
     const int64_t layers = given.shift.dimensions() == 2 ? given.shift.size(1) : 1;
-    if (at.x.size(0) != d || channels != shape[0] || h == 0 || taps == 0 || layers == 0 || given.bias.present() ||
-        (!given.coef.present() && terms != 1) || !given.vectors_fit(at, h, layers, terms) ||
+    if (at.x.size(0) != d || channels != shape[0] || h == 0 || taps == 0 || layers == 0 || terms == 0 ||
+        given.bias.present() || (!given.coef.present() && terms != 1) || !given.vectors_fit(at, h, layers, terms) ||
         !needed.vectors_fit(at, h, layers, terms) || needed.bias.present() || !needed.W.regular() ||
         (needed.W.present() && (needed.W.dtype() != at.dtype() || needed.W.count() != given.W.count())))
         return false;
@@ -276,7 +285,7 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
     return with_storage(at.dtype(), [&](auto storage) {
         using S = decltype(storage);
         Conv<S> problem{};
-        problem.ridge = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, threads);
+        problem.ridge = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, terms, threads);
         problem.ridge.batch = at.x.count() / d;
         problem.ridge.d = d;
         problem.channels = channels;

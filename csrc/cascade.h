@@ -23,6 +23,7 @@ template <class T> struct UnitsParameters {
     const T *data;
     int64_t stride;
     typename Simd<T>::Vector operator()(int number) const { return load(data + number * stride); }
+    T at(int number, int lane) const { return data[number * stride + lane]; }
 };
 // The parameters of one hidden unit, for vectors along the batch.
 template <class T> struct UnitParameters {
@@ -31,6 +32,7 @@ template <class T> struct UnitParameters {
     typename Simd<T>::Vector operator()(int number) const {
         return broadcast<typename Simd<T>::Vector>(data[number * stride]);
     }
+    T at(int number, int) const { return data[number * stride]; }
 };
 
 // Which parameters need a gradient, and where the sums of their gradients lie.
@@ -63,6 +65,8 @@ struct MixedBasis {
             with_basis(basis[k], [&](auto b) { body(k, b); });
     }
 };
+// No basis functions, but a spline (spline.h), which has block_value and its like of its own.
+struct SplineBases {};
 struct tanh_identity_bases {
     template <class F> GRADNETS_INLINE void each(const F &body) const {
         body(0, tanh_basis{});
@@ -196,7 +200,9 @@ GRADNETS_INLINE void block_gradient(const ParameterIndex &index, const Bases &ba
 
 // Calls body(bases) with the mixture's type known where that pays.
 template <class F> inline void with_bases(int terms, const int *basis, const F &body) {
-    if (terms == 1)
+    if (basis[0] == kSpline)
+        body(SplineBases{});
+    else if (terms == 1)
         with_basis(basis[0], [&](auto b) { body(SingleBasis<decltype(b)>{}); });
     else if (terms == 2 && basis[0] == tanh_basis::number && basis[1] == identity_basis::number)
         body(tanh_identity_bases{});

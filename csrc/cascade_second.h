@@ -8,7 +8,9 @@
 namespace gradnets::GRADNETS_ISA {
 
 template <class F> inline void with_second_bases(int terms, const int *basis, const F &body) {
-    if (terms == 1 && basis[0] == tanh_basis::number)
+    if (basis[0] == kSpline)
+        body(SplineBases{});
+    else if (terms == 1 && basis[0] == tanh_basis::number)
         body(SingleBasis<tanh_basis>{});
     else
         body(MixedBasis{terms, basis});

@@ -27,6 +27,9 @@ template <class S> using Sum = typename SumOf<S>::Type;
 // φ for h hidden units: z_0 = scale_0·u + shift_0, z_l = scale_l·u + shift_l + Σ_k coef_{l-1,k}·b_k(z_{l-1}),
 // φ = Σ_k coef_{L-1,k}·b_k(z_{L-1}).  scale, shift: [layers, h]; coef: [layers, terms, h]; basis: [terms].
 // A null scale or coef stands for ones.
+// One layer with the number kSpline for its basis is a linear spline of `terms` knots: spline.h.
+constexpr int kSpline = -2;
+
 template <class T> struct Cascade {
     int layers = 1;
     int terms = 1;

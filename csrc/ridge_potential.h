@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cascade_potential.h"
-#include "cascade_second.h"
+#include "spline.h"
 
 namespace gradnets::GRADNETS_ISA {
 
@@ -19,8 +19,10 @@ template <class T> struct RidgePotentialStrips {
     __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
         if (cascade.index().layers == 1) {
             // One vector at a time: the many formulas of each basis make large code.
+            const MixedBasis mixed{cascade.phi->terms, cascade.phi->basis};
             for (int64_t i = 0; i < tile.rows; ++i)
-                strip<1>(tile, MixedBasis{cascade.phi->terms, cascade.phi->basis}, i, local);
+                cascade.phi->basis[0] == kSpline ? strip<1>(tile, SplineBases{}, i, local)
+                                                 : strip<1>(tile, mixed, i, local);
             return;
         }
         with_second_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
@@ -61,7 +63,9 @@ template <class T> struct RidgePotentialStrips {
 
     template <int N, class Bases>
     void integrate(const Bases &bases, const UnitsParameters<T> &parameter, V (&u)[N]) const {
-        if constexpr (N == 1)
+        if constexpr (N == 1 && is_same<Bases, SplineBases>)
+            return spline_potential(cascade.index(), parameter, u);
+        else if constexpr (N == 1)
             if (cascade.index().layers == 1)
                 return closed_potential<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u);
         quadrature_potential<N>(cascade.index(), bases, parameter, rules->panelled, u);
@@ -71,7 +75,9 @@ template <class T> struct RidgePotentialStrips {
     void potential_gradient(const Bases &bases, const UnitsParameters<T> &parameter, const V (&u)[N],
                             const V (&weights)[N], T *local, int64_t j) const {
         const ParameterGradients<T> to = cascade.gradients(local + j);
-        if constexpr (N == 1)
+        if constexpr (N == 1 && is_same<Bases, SplineBases>)
+            return spline_potential_gradient(cascade.index(), parameter, u, weights, to);
+        else if constexpr (N == 1)
             if (cascade.index().layers == 1)
                 return closed_potential_gradient<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u, weights,
                                                     to);

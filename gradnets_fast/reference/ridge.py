@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from .activations import SMOOTH, antiderivative, derivative, value
+from .spline import spline, spline_mean, spline_slope
 
 __all__ = ["cascade", "cascade_slope", "ridge", "ridge_divergence", "ridge_jacobian", "ridge_jvp", "ridge_potential"]
 
 QUADRATURE_PANELS = 8
+SPLINE = ("spline",)
+"""In place of basis functions: one layer of a learned linear spline for each hidden unit."""
 
 _LEGENDRE = (
     (0.09501250983763744, 0.1894506104550685),
@@ -39,9 +42,12 @@ SINGLE_PANEL_RULE = quadrature_rule(1)
 def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
     """φ(u): z_0 = β_0 u + s_0, z_l = β_l u + s_l + Σ_k C_{l−1,k} b_k(z_{l−1}), φ = Σ_k C_{L−1,k} b_k(z_{L−1}).
 
-    Shapes: u (…, h); scale β, shift s (L, h); coef C (L, K, h); basis: K names.
+    Shapes: u (…, h); scale β, shift s (L, h); coef C (L, K, h); basis: K names; or "spline" for φ(u) = s(β_0 u + s_0),
+    s the spline of the values C_0 at K knots.
     """
     z = scale[0] * u + shift[0]
+    if tuple(basis) == SPLINE:
+        return spline(z, coef[0])
     for layer in range(1, scale.shape[0]):
         z = scale[layer] * u + shift[layer] + _mix(value, coef[layer - 1], basis, z)
     return _mix(value, coef[-1], basis, z)
@@ -60,6 +66,8 @@ def cascade_slope(
     Shapes: as `cascade`.  derivative: (name, z) -> b'(z).
     """
     z, slope = scale[0] * u + shift[0], scale[0]
+    if tuple(basis) == SPLINE:
+        return spline_slope(z, coef[0]) * slope
     for layer in range(1, scale.shape[0]):
         below = coef[layer - 1]
         slope = scale[layer] + _mix(derivative, below, basis, z) * slope
@@ -174,6 +182,8 @@ def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: S
     limit; the piecewise quadratic ones cancel less than a kink would cost.
     """
     step = scale[0] * u
+    if tuple(basis) == SPLINE:
+        return u * spline_mean(shift[0], step + shift[0], coef[0])
     total = torch.zeros_like(u)
     for k, name in enumerate(basis):
         short = step.abs() < (2.0**-6 if name in SMOOTH else torch.finfo(u.dtype).tiny)
