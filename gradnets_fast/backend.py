@@ -129,13 +129,15 @@ def block_request() -> str | None:
     return _requests.stack[-1] if _requests.stack else None
 
 
-def why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why `backend` cannot run operators on tensors of this device and dtype; None if it can."""
+def why_not(backend: str, device: torch.device, dtype: torch.dtype, operator: str = "") -> str | None:
+    """Why `backend` cannot run operators, or this one, on tensors of this device and dtype; None if it can."""
     if backend == "reference":
         return None
     if backend == "triton":
         from .ops import _triton
 
+        if operator in _triton.NOT_RUN:
+            return f"this version has no Triton kernels of {operator}"
         return _triton.why_not(device, dtype)
     if device.type != "cpu":
         return f"it runs on CPU tensors, and these are on {device.type}"
@@ -154,7 +156,7 @@ def choose(operator: str, x: Tensor, argument: str | None = None) -> Choice:
     order = _AUTOMATIC_ORDER if named is None else (named[0],)
     refusals: dict[str, str] = {}
     for backend in order:
-        refusal = why_not(backend, x.device, x.dtype)
+        refusal = why_not(backend, x.device, x.dtype, operator)
         if refusal is None and named is None and backend == "triton" and x.device.type == "cpu":
             refusal = "Triton's interpreter is slow, and runs only when asked for by name"
         if refusal is None:
@@ -162,7 +164,7 @@ def choose(operator: str, x: Tensor, argument: str | None = None) -> Choice:
             return Choice(backend, reason, refusals)
         refusals[backend] = refusal
     assert named is not None  # the reference refuses nothing
-    able = [b for b in BACKENDS if why_not(b, x.device, x.dtype) is None]
+    able = [b for b in BACKENDS if why_not(b, x.device, x.dtype, operator) is None]
     fix = f"choose one of {', '.join(able)}, or drop the request to take the best"
     raise BackendUnavailableError(
         message(

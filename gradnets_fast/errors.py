@@ -15,7 +15,7 @@ from .activations import TABLE, TRANSFORMS
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HALF = (torch.bfloat16, torch.float16)
-_LIKE_POINTS = ("W", "theta", "v")
+_LIKE_POINTS = ("W", "K", "theta", "v")
 """What has the dtype of the points even where those have 16 bits."""
 _FLOATING_DTYPE = "a floating dtype (float64, float32, bfloat16 or float16)"
 

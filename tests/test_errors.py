@@ -47,21 +47,27 @@ def deep_arguments(**changes: Any) -> dict[str, Any]:
     return {**{name: torch.ones(shape) for name, shape in shapes.items()}, "widths": (H, H), **changes}
 
 
+def conv_arguments(**changes: Any) -> dict[str, Any]:
+    shapes = {"x": (4, 2, 6), "K": (H, 2, 3), "scale": (L, H), "shift": (L, H), "coef": (L, 1, H), "bias": (2,)}
+    return {**{name: torch.ones(shape) for name, shape in shapes.items()}, "basis": "tanh", **changes}
+
+
 FAMILIES = {
     "ridge": ridge_arguments,
     "softmax_modules": softmax_arguments,
     "transformed_modules": transformed_arguments,
     "deep": deep_arguments,
+    "conv_ridge": conv_arguments,
 }
 
 
 def jvp_arguments(arguments: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    return lambda **changes: {**arguments(v=torch.ones(4, D)), **changes}
+    return lambda **changes: {**arguments(v=torch.ones_like(arguments()["x"])), **changes}
 
 
 OPERATORS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., dict[str, Any]]]] = {}
 for family, arguments in FAMILIES.items():
-    for suffix in ("", "_potential", "_divergence", "_jacobian"):
+    for suffix in ("", "_potential", "_divergence", *["_jacobian"] * (family != "conv_ridge")):
         OPERATORS[family + suffix] = (getattr(gf, family + suffix), arguments)
     OPERATORS[f"{family}_jvp"] = (getattr(gf, f"{family}_jvp"), jvp_arguments(arguments))
 TENSORS = [
@@ -103,12 +109,15 @@ def test_none_and_sparse_tensors(operator: str, name: str) -> None:
 @pytest.mark.parametrize(("operator", "name"), TENSORS)
 def test_wrong_shape(operator: str, name: str) -> None:
     good = OPERATORS[operator][1]()[name]
-    text = rejection(operator, ValueError, **{name: torch.ones(*good.shape[:-1], good.shape[-1] + 1)})
+    shape = [*good.shape]
+    # An image may have any size, but not any number of channels.
+    shape[-2 if operator.startswith("conv") and name in ("x", "K", "v") else -1] += 1
+    text = rejection(operator, ValueError, **{name: torch.ones(shape)})
     assert "shape" in text
     # Another number of columns of W is taken for another d: then x is what does not fit; and theta for another x.
     unfit = "theta" if name == "x" and operator.startswith("deep") else name
-    assert f": {'x' if name == 'W' else unfit}: " in text
-    if name != "x":
+    assert f": {'x' if name in ('W', 'K') else unfit}: " in text
+    if name not in ("x", "K"):
         assert f": {name}: " in rejection(operator, ValueError, **{name: torch.ones(2, *good.shape)})
 
 
@@ -118,7 +127,7 @@ def test_wrong_dtype(operator: str, name: str) -> None:
     assert "dtype" in text
     assert "float64" in text
     if name == "x":
-        integers = torch.ones(4, D, dtype=torch.long)
+        integers = OPERATORS[operator][1]()["x"].long()
         assert "bfloat16 or float16), got torch.int64" in rejection(operator, TypeError, x=integers)
 
 
@@ -174,11 +183,13 @@ def test_wrong_device(operator: str, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_directions_must_have_the_shape_and_dtype_of_the_points(family: str) -> None:
     jvp = f"{family}_jvp"
-    text = rejection(jvp, ValueError, v=torch.ones(D))
-    assert f": v: expected shape (…, d) of x = (4, {D}), got shape ({D},); " in text
-    assert ": v: " in rejection(jvp, ValueError, x=torch.ones(2, 4, D))
+    x = FAMILIES[family]()["x"]
+    text = rejection(jvp, ValueError, v=x[0])
+    assert f" of x = {tuple(x.shape)}, got shape {tuple(x[0].shape)}; " in text
+    assert ": v: expected shape (…, " in text
+    assert ": v: " in rejection(jvp, ValueError, x=torch.stack([x, x]))
     half = {name: t.bfloat16() for name, t in OPERATORS[jvp][1]().items() if isinstance(t, torch.Tensor)}
-    assert ": v: expected dtype torch.bfloat16 like x" in rejection(jvp, TypeError, **{**half, "v": torch.ones(4, D)})
+    assert ": v: expected dtype torch.bfloat16 like x" in rejection(jvp, TypeError, **{**half, "v": x})
 
 
 def test_every_operator_is_enumerated_here() -> None:
@@ -209,6 +220,56 @@ def test_unknown_basis_and_transform(suffix: str) -> None:
     for basis in (None, 5, (5,)):
         assert "basis: expected a name or" in rejection("deep" + suffix, TypeError, basis=basis)
     assert ": x: expected shape (…, d), got shape ()" in rejection("deep" + suffix, ValueError, x=torch.ones(()))
+
+
+CONVOLUTIONS = [operator for operator in OPERATORS if operator.startswith("conv")]
+
+
+@pytest.mark.parametrize("operator", CONVOLUTIONS)
+def test_filters_and_images_that_do_not_fit(operator: str) -> None:
+    def rejected(error: type[Exception] = ValueError, **changes: Any) -> str:
+        if "x" in changes and operator.endswith("jvp"):
+            changes["v"] = changes["x"]
+        return rejection(operator, error, **changes)
+
+    assert ": padding: expected one of zeros, circular, got 'same'; " in rejected(padding="same")
+    assert ": padding: expected one of zeros, circular, got 1; " in rejected(padding=1)
+    for shape in ((H, 2), (H, 2, 0), (0, 2, 3), (H, 2, 1, 1, 1, 1)):
+        assert f": K: expected a nonempty (C, C_in, k_1, …, k_s), s = 1, 2 or 3, got shape {shape}; " in rejected(
+            K=torch.ones(shape)
+        )
+    for shape in ((6,), (4, 3, 6), (4, 2, 0), (2, 6, 4)):
+        text = rejected(x=torch.ones(shape))
+        assert f": x: expected shape (…, 2, n_1), K being (5, 2, 3), got shape {shape}; put the channels" in text
+    text = rejected(K=torch.ones(H, 2, 3, 7, 2), x=torch.ones(1, 2, 3, 6, 5), padding="circular")
+    assert ": K: expected filters of at most (3, 6, 5), the image's size, got (3, 7, 2); " in text
+    assert 'padding="zeros"' in text
+    assert "(L, C) = (2, 5), got shape (2, 4); " in rejected(scale=torch.ones(2, 4))
+    assert "(L, K, C) = (2, 2, 5), got shape (2, 1, 5); " in rejected(basis=["tanh", "sin"])
+    assert ": K: expected dtype torch.bfloat16 like x" in rejected(
+        TypeError, x=torch.ones(4, 2, 6, dtype=torch.bfloat16), bias=None
+    )
+    assert "one of identity, tanh" in rejected(basis="mish")
+
+
+@pytest.mark.parametrize("operator", CONVOLUTIONS)
+def test_triton_has_no_convolutions(operator: str) -> None:
+    function, arguments = OPERATORS[operator]
+    words = rf"^{operator}: backend 'triton', .* no Triton kernels of {operator}; choose one of reference, cpp, or"
+    with pytest.raises(gf.BackendUnavailableError, match=words):
+        function(**arguments(), backend="triton")
+    with pytest.raises(gf.BackendUnavailableError, match="use_backend"), gf.use_backend("triton"):
+        function(**arguments())
+    found = gf.explain(operator, arguments()["x"])
+    assert found.backend == "cpp"
+    assert found.rejected["triton"] == f"this version has no Triton kernels of {operator}"
+
+
+def test_the_jacobian_of_images_is_refused_with_its_size_and_the_way_out() -> None:
+    arguments = conv_arguments()
+    x, K = arguments.pop("x"), arguments.pop("K")
+    with pytest.raises(NotImplementedError, match=r"^conv_ridge: quantity: .*\(C_in·n_1·…·n_s\)².*; .* jvp, or torch"):
+        gf.functional.ConvRidge(K, **arguments).jacobian(x)
 
 
 @pytest.mark.parametrize(

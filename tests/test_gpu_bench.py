@@ -213,7 +213,9 @@ def test_differences_of_kernels_compiled_ahead_of_time_are_judged() -> None:
 def test_checks_cover_every_operator_that_has_kernels() -> None:
     able = operators(CPU)
     assert able[0] == "ridge"
-    assert set(functional.__all__) - set(able) == {name for name in functional.__all__ if name.startswith("deep")}
+    assert set(functional.__all__) - set(able) == {
+        name for name in functional.__all__ if name.startswith(("conv", "deep"))
+    }
     assert {"ridge_jvp", "ridge_potential", "ridge_divergence", "ridge_jacobian"} <= set(able)
     for small in (True, False):
         listed = suite.listed(CPU, small)

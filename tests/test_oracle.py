@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from inspect import signature
 from itertools import product
@@ -15,6 +17,7 @@ import gradnets_fast
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.apps.draws import Variant
+from gradnets_fast.reference import conv
 
 MODES = (jacfwd, jacrev)
 SUCCESSIONS = (
@@ -60,6 +63,7 @@ def test_transforms(name: str) -> None:
 VARIANTS = [
     Variant("ridge", 1, ("tanh",), signed=True),
     Variant("ridge", 2, ("gelu", "sin"), signed=True),
+    Variant("conv_ridge", 2, ("gelu", "sin"), signed=True),
     Variant("deep", 2, ("silu", "softplus")),
     Variant("softmax_modules", 1),
     Variant("softmax_modules", 2, combined=True),
@@ -67,18 +71,20 @@ VARIANTS = [
     Variant("transformed_modules", 2, ("softplus",), "log", combined=True),
 ]
 QUANTITIES = ("", "_potential", "_jvp", "_divergence", "_jacobian")
-ORDERS = {("ridge", "_potential"): 1}
+ORDERS = {("ridge", "_potential"): 1, ("conv_ridge", "_potential"): 1}
 """Where three take as long as all other tests: of a quadrature that evaluates the network 144 times."""
 
 
-@pytest.mark.parametrize("quantity", QUANTITIES)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    ("variant", "quantity"), [(v, q) for v in VARIANTS for q in QUANTITIES if hasattr(gradnets_fast, v.family + q)]
+)
 def test_quantities_in_points_and_parameters(variant: Variant, quantity: str) -> None:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64)
 
     operator = getattr(gradnets_fast, variant.family + quantity)
-    tensors = {"x": normal(2, 3)} | ({"v": normal(2, 3)} if quantity == "_jvp" else {}) | variant.draw(normal, 3, 4)
+    points = {name: normal(2, *variant.channels, 3) for name in ("x", "v")[: 1 + (quantity == "_jvp")]}
+    tensors = points | variant.draw(normal, 3, 4)
     tensors = {name: t for name, t in tensors.items() if name in signature(operator).parameters}
     along = {name: normal(*t.shape) / 4 for name, t in tensors.items()}
 
@@ -88,3 +94,84 @@ def test_quantities_in_points_and_parameters(variant: Variant, quantity: str) ->
         return result
 
     check_derivatives(line, ORDERS.get((variant.family, quantity), 3))
+
+
+IMAGES = [((1, 7), (3,)), ((2, 5), (4,)), ((2, 4, 5), (3, 2)), ((1, 3, 4), (1, 4)), ((2, 3, 4, 3), (2, 3, 1))]
+"""(C_in, n_1, …), and the filters' size."""
+
+
+def matrix(K: Tensor, image: tuple[int, ...], padding: str) -> Tensor:
+    """x ↦ K∗x as its definition says, with a row for each channel and pixel and a column for each coordinate of x."""
+    (channels, *_), (inputs, *sizes), taps = K.shape, image, K.shape[2:]
+    W = torch.zeros(channels, *sizes, inputs, *sizes, dtype=K.dtype)
+    for pixel in product(*map(range, sizes)):
+        for tap in product(*map(range, taps)):
+            place = [p + t - (k - 1) // 2 for p, t, k in zip(pixel, tap, taps)]
+            if padding == "circular":
+                place = [q % n for q, n in zip(place, sizes)]
+            if all(0 <= q < n for q, n in zip(place, sizes)):
+                W[(slice(None), *pixel, slice(None), *place)] += K[(..., *tap)]
+    return W.flatten(0, len(sizes)).flatten(1)
+
+
+def both_forms(
+    image: tuple[int, ...], filters: tuple[int, ...], padding: str, basis: tuple[str, ...], layers: int
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Points of a convolution, its parameters, and those of the dense network that is the same function."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64)
+
+    C, pixels = 3, math.prod(image[1:])
+    K, bias = normal(C, image[0], *filters), normal(image[0])
+    vectors = [normal(layers, C), normal(layers, C), normal(layers, len(basis), C)]
+    dense = [matrix(K, image, padding), *(t.repeat_interleave(pixels, -1) for t in (*vectors, bias))]
+    return [normal(2, *image), normal(2, *image)], [K, *vectors, bias], dense
+
+
+each_image = pytest.mark.parametrize(("image", "filters"), IMAGES, ids=str)
+each_padding = pytest.mark.parametrize("padding", ["zeros", "circular"])
+
+
+@each_padding
+@each_image
+@pytest.mark.parametrize(("basis", "layers"), [(("tanh", "softplus"), 1), (("gelu",), 3)])
+def test_a_convolutional_ridge_is_the_ridge_of_its_matrix(
+    image: tuple[int, ...], filters: tuple[int, ...], padding: str, basis: tuple[str, ...], layers: int
+) -> None:
+    points, convolved, dense = both_forms(image, filters, padding, basis, layers)
+    for quantity, count in (("", 1), ("_potential", 1), ("_divergence", 1), ("_jvp", 2)):
+        ours = getattr(reference, f"conv_ridge{quantity}")(*points[:count], *convolved, basis, padding)
+        rows = [point.flatten(1) for point in points[:count]]
+        expected = getattr(reference, f"ridge{quantity}")(*rows, *dense, basis)
+        torch.testing.assert_close(ours.reshape(expected.shape), expected, rtol=1e-12, atol=1e-12)
+
+
+@each_padding
+@each_image
+def test_the_jacobian_of_a_convolutional_ridge_is_symmetric_and_with_it_monotone(
+    image: tuple[int, ...], filters: tuple[int, ...], padding: str
+) -> None:
+    (x, _), (K, *vectors, bias), _ = both_forms(image, filters, padding, ("softplus",), 1)
+    vectors = [t.abs() for t in vectors]
+    d = math.prod(image)
+    jacobian = jacrev(lambda point: reference.conv_ridge(point, K, *vectors, bias, ("softplus",), padding))(x[0])
+    square = jacobian.reshape(d, d)
+    size = square.abs().max()
+    assert size > 0.1
+    assert (square - square.T).abs().max() <= 1e-15 * size
+    assert torch.linalg.eigvalsh((square + square.T) / 2).min() >= -1e-13 * size
+    trace = reference.conv_ridge_divergence(x[0], K, *vectors, bias, ("softplus",), padding)
+    torch.testing.assert_close(trace, square.trace())
+
+
+@each_padding
+def test_filters_lie_as_pytorchs_convolutions_have_them(padding: str) -> None:
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    options = {"bias": False, "dtype": x.dtype, "padding_mode": padding}
+    for filters in ((3, 5), (2, 4)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # even filters of padding "same" make a copy
+            layer = torch.nn.Conv2d(3, 4, filters, padding="same", **options)
+            ours = conv.projected(x, layer.weight, padding).movedim(-1, 1)
+            torch.testing.assert_close(ours, layer(x))

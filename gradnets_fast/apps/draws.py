@@ -69,14 +69,19 @@ class Variant:
     @property
     def layered(self) -> bool:
         """Whether `depth` counts layers."""
-        return self.family in ("ridge", "deep")
+        return self.family in ("ridge", "deep", "conv_ridge")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The dimensions of a point before its d coordinates: signals of one channel are what a convolution takes."""
+        return (1,) if self.family == "conv_ridge" else ()
 
     def settings(self, h: int) -> dict[str, Any]:
         """The arguments of the functional operators that are no tensors, for h hidden units."""
         if self.family == "deep":
             return {"widths": (h,) * self.depth, "basis": self.basis * (self.depth // len(self.basis))}
-        if self.family == "ridge":
-            return {"basis": self.basis} | ({"scale": None, "coef": None} if self.bare else {})
+        if self.family in ("ridge", "conv_ridge"):
+            return {"basis": self.basis} | ({"scale": None, "coef": None} if self.bare else {}) | self._padding()
         if self.family == "softmax_modules":
             return {"negative": None} if self.bare else {}
         return {"basis": self.basis[0], "transform": self.transform}
@@ -88,19 +93,34 @@ class Variant:
             # Convex modules with potentials of order 1: of large ones the rounding errors are relative errors of f.
             drawn = {name: t.abs() if t.dim() == 1 else t for name, t in drawn.items()}
             drawn |= {"sharpness": (normal().abs() + 1) / h**0.5, "offset": normal(self.depth)}
-        return drawn | {"bias": normal(d)}
+        return drawn | {"bias": normal(*self.channels or (d,))}
+
+    def _padding(self) -> dict[str, str]:
+        return {"padding": "zeros"} if self.family == "conv_ridge" else {}
+
+
+def taps(d: int) -> int:
+    """The size of the filters of signals of d samples."""
+    return min(d, 5)
+
+
+def _conv_ridge(variant: Variant, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
+    return {"K": normal(h, 1, taps(d)) / taps(d) ** 0.5} | _cascade(variant, normal, h)
 
 
 def _ridge(variant: Variant, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
-    W = {"W": normal(h, d) / d**0.5}
+    return {"W": normal(h, d) / d**0.5} | _cascade(variant, normal, h)
+
+
+def _cascade(variant: Variant, normal: Normal, h: int) -> dict[str, Tensor]:
     if variant.bare:
-        return W | {"shift": normal(1, h)}
+        return {"shift": normal(1, h)}
     scale = normal(variant.depth, h)
     scale = scale if variant.signed else scale.sigmoid() + 0.5
     # Halved coefficients: at full size each layer of a mixture magnifies rounding errors, until chance decides
     # whose second derivatives are better.
     coef = normal(variant.depth, len(variant.basis), h) / 2
-    return W | {"scale": scale, "shift": normal(variant.depth, h), "coef": coef}
+    return {"scale": scale, "shift": normal(variant.depth, h), "coef": coef}
 
 
 def _softmax_modules(variant: Variant, normal: Normal, d: int, h: int) -> dict[str, Tensor]:
@@ -128,6 +148,7 @@ _FAMILIES = {
     "softmax_modules": _softmax_modules,
     "transformed_modules": _transformed_modules,
     "deep": _deep,
+    "conv_ridge": _conv_ridge,
 }
 
 
@@ -167,15 +188,16 @@ def drawn(
     normal = partial(torch.randn, generator=generator, dtype=torch.float64, device=generator.device)
     (batch, d, h), computed = size, quantity(operator)
     names = [name for name in inspect.signature(getattr(functional, operator)).parameters if name in ("x", "v")]
-    points = {name: normal(batch, d).to(device, dtype) for name in names}
+    point = (batch, *variant.channels, d)
+    points = {name: normal(*point).to(device, dtype) for name in names}
     # As users of mixed precision have them: besides f itself, whose vectors may be in 16 bits too.
     narrow = dtype in (torch.bfloat16, torch.float16) and computed != "value"
     vectors = torch.float32 if narrow else dtype
     parameters = variant.draw(normal, d, h)
-    shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(computed, (batch, d))
+    shape = {"potential": (batch,), "divergence": (batch,), "jacobian": (batch, d, d)}.get(computed, point)
     return Drawn(
         points,
-        {name: t.to(device, dtype if name in ("W", "theta") else vectors) for name, t in parameters.items()},
+        {name: t.to(device, dtype if name in ("W", "K", "theta") else vectors) for name, t in parameters.items()},
         # A sixteenth, for sums over the batch to fit into float16.
         (normal(*shape) / 16).to(device, dtype),
     )

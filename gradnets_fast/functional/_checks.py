@@ -7,8 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import check_basis, check_like, check_points, check_tensor, check_transform, check_weight, message
-from ..ops.families import Structure
+from ..errors import (
+    check_basis,
+    check_choice,
+    check_like,
+    check_points,
+    check_tensor,
+    check_transform,
+    check_weight,
+    message,
+)
+from ..ops.families import PADDINGS, Image, Structure
 from ._ranks import is_distributed
 
 _AUTOCAST = frozenset(
@@ -48,17 +57,88 @@ def checked_ridge(
     check_points(where, x, d)
     x, W = autocast(x), autocast(W)
     check_like(where, "W", W, (h, d), "(h, d)", x)
+    shift, coef = _checked_cascade(where, x, (h, "h"), scale, shift, coef, len(names))
+    check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
+    return x, W, shift, coef, names
+
+
+def _checked_cascade(
+    where: str,
+    x: Tensor,
+    width: tuple[int, str],
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    functions: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Return shift and coef as `checked_ridge` does; width: of the vectors, and its name."""
     check_tensor(where, "shift", shift)
     if shift.dim() == 1:
         shift = shift.unsqueeze(0)
-    layers = shift.shape[0] if shift.dim() == 2 and shift.shape[0] else 1
-    check_like(where, "shift", shift, (layers, h), "(L, h)", x)
-    check_like(where, "scale", scale, (layers, h), "(L, h)", x, optional=True)
-    check_like(where, "coef", coef, (layers, len(names), h), "(L, K, h)", x, optional=True)
-    check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
-    if coef is None and len(names) > 1:
-        coef = shift.new_ones(layers, len(names), h)
-    return x, W, shift, coef, names
+    layers, (h, letter) = shift.shape[0] if shift.dim() == 2 and shift.shape[0] else 1, width
+    check_like(where, "shift", shift, (layers, h), f"(L, {letter})", x)
+    check_like(where, "scale", scale, (layers, h), f"(L, {letter})", x, optional=True)
+    check_like(where, "coef", coef, (layers, functions, h), f"(L, K, {letter})", x, optional=True)
+    if coef is None and functions > 1:
+        coef = shift.new_ones(layers, functions, h)
+    return shift, coef
+
+
+def checked_images(
+    where: str, points: tuple[Tensor, ...], K: Tensor, bias: Tensor | None, padding: str
+) -> tuple[Image, tuple[Tensor, ...]]:
+    """Check that filters and points, x and maybe v, are images that fit together, and the bias.
+
+    Returns:
+        What the points are to the convolution, and the points as rows, (…, d).
+    """
+    check_choice(where, "padding", padding, PADDINGS)
+    check_tensor(where, "K", K)
+    if K.dim() not in (3, 4, 5) or 0 in K.shape:
+        fix = "pass one filter for each channel and channel of x"
+        expected = "a nonempty (C, C_in, k_1, …, k_s), s = 1, 2 or 3"
+        raise ValueError(message(where, "K", expected, f"shape {tuple(K.shape)}", fix))
+    x, channels, filters = points[0], K.shape[1], tuple(K.shape[2:])
+    check_points(where, x)
+    shape = tuple(map(int, x.shape[1 - K.dim() :]))
+    if len(shape) < K.dim() - 1 or shape[0] != channels or 0 in shape:
+        sizes = ", ".join(f"n_{i + 1}" for i in range(len(filters)))
+        expected = f"shape (…, {channels}, {sizes}), K being {tuple(K.shape)}"
+        fix = "put the channels before the dimensions of an image, for example x.unsqueeze(1) of pictures (B, n_1, n_2)"
+        raise ValueError(message(where, "x", expected, f"shape {tuple(x.shape)}", fix))
+    if padding == "circular" and any(k > n for k, n in zip(filters, shape[1:])):
+        fix = 'use smaller filters, or padding="zeros"'
+        raise ValueError(message(where, "K", f"filters of at most {shape[1:]}, the image's size", filters, fix))
+    like = autocast(x)
+    others = [checked_direction(where, v, like, "(…, C_in, n_1, …) of x") for v in points[1:]]
+    check_like(where, "bias", bias, (channels,), "(C_in,)", like, optional=True)
+    return Image(shape, padding), tuple(point.flatten(-len(shape)) for point in (x, *others))
+
+
+def checked_conv_ridge(
+    where: str,
+    x: Tensor,
+    K: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    basis: str | Sequence[str],
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, tuple[str, ...]]:
+    """Check the other arguments of a convolutional network, and return what `checked_ridge` does."""
+    names = (basis,) if isinstance(basis, str) else tuple(basis)
+    check_basis(where, names)
+    x, K = autocast(x), autocast(K)
+    check_like(where, "K", K, tuple(K.shape), "(C, C_in, k_1, …)", x)
+    shift, coef = _checked_cascade(where, x, (K.shape[0], "C"), scale, shift, coef, len(names))
+    _check_whole(where, "K", K)
+    return x, K, shift, coef, names
+
+
+def _check_whole(where: str, argument: str, parameter: Tensor) -> None:
+    """Raise TypeError if a parameter is divided among ranks."""
+    if is_distributed(parameter):
+        fix = "use DistributedDataParallel or gradnets_fast.fully_shard, which divide the batch"
+        raise TypeError(message(where, argument, "a plain tensor", "a DTensor", fix))
 
 
 def checked_modules(
@@ -117,9 +197,7 @@ def checked_deep(
         raise ValueError(message(where, "theta", expected, f"shape {tuple(theta.shape)}", fix))
     check_like(where, "theta", theta, (count,), "(n,)", x)
     check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
-    if is_distributed(theta):
-        fix = "use DistributedDataParallel or gradnets_fast.fully_shard, which divide the batch"
-        raise TypeError(message(where, "theta", "a plain tensor", "a DTensor", fix))
+    _check_whole(where, "theta", theta)
     return x, theta, names
 
 
@@ -138,9 +216,9 @@ def checked_soft_maximum(
     return sharpness.new_zeros(count) if offset is None else offset
 
 
-def checked_direction(where: str, v: Tensor, x: Tensor) -> Tensor:
+def checked_direction(where: str, v: Tensor, x: Tensor, shape: str = "(…, d) of x") -> Tensor:
     """Check the direction v of a Jacobian-vector product against the points; return it after autocast."""
     check_tensor(where, "v", v)
     v = autocast(v)
-    check_like(where, "v", v, tuple(x.shape), "(…, d) of x", x)
+    check_like(where, "v", v, tuple(x.shape), shape, x)
     return v

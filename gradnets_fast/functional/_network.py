@@ -10,24 +10,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from ..errors import message
 from ..ops import OPERATORS, Backends
 from ..ops.families import (
+    CONV_RIDGE,
     DEEP,
+    QUANTITIES,
     RIDGE,
     SOFTMAX_MODULES,
     TRANSFORMED_MODULES,
     Family,
+    Image,
     Settings,
     Structure,
     cascade_settings,
     deep_settings,
     known_cascade,
+    known_convolution,
     known_deep,
     known_transformed,
 )
-from ._checks import checked_deep, checked_modules, checked_ridge, checked_soft_maximum, checked_transformed
+from ._checks import (
+    checked_conv_ridge,
+    checked_deep,
+    checked_images,
+    checked_modules,
+    checked_ridge,
+    checked_soft_maximum,
+    checked_transformed,
+)
 from ._dispatch import run
 
 _NO_NAMES = Settings()
@@ -222,5 +236,73 @@ class Deep(Network):
         return x, Deep(theta, self.bias, names, self.structure)
 
 
-NETWORKS: dict[str, type[Network]] = {cls.family.name: cls for cls in (Ridge, SoftmaxModules, TransformedModules, Deep)}
+@dataclass(slots=True)
+class ConvRidge(Network):
+    """A network of the family; the fields are the arguments of `conv_ridge`, K as W, and what x was when made flat.
+
+    Its methods take images (…, C_in, n_1, …, n_s), and return such, or numbers (…,).  They give `run` rows of
+    coordinates, as all operators take, and add the bias to what comes back.
+    """
+
+    W: Tensor
+    scale: Tensor | None
+    shift: Tensor
+    coef: Tensor | None
+    bias: Tensor | None = None
+    basis: str | Sequence[str] = "tanh"
+    padding: str = "zeros"
+    image: Image | None = None
+
+    family: ClassVar[Family] = CONV_RIDGE
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["conv_ridge"]
+
+    def value(self, x: Tensor, backend: str | None = None) -> Tensor:
+        f = self._of_images("value", (x,), backend)
+        return f if self.bias is None else (f + self.bias.view(-1, *[1] * (self.W.dim() - 2))).to(f.dtype)
+
+    def potential(self, x: Tensor, backend: str | None = None) -> Tensor:
+        F = self._of_images("potential", (x,), backend)
+        if self.bias is None:
+            return F
+        sums = x.flatten(2 - self.W.dim()).sum(-1, dtype=torch.promote_types(F.dtype, torch.float32))
+        return (F + (sums * self.bias).sum(-1)).to(F.dtype)
+
+    def jvp(self, x: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
+        return self._of_images("jvp", (x, v), backend)
+
+    def divergence(self, x: Tensor, backend: str | None = None) -> Tensor:
+        return self._of_images("divergence", (x,), backend)
+
+    def jacobian(self, x: Tensor, backend: str | None = None) -> Tensor:
+        """Raise NotImplementedError."""
+        got = "the Jacobian, which has (C_in·n_1·…·n_s)² values an image"
+        fix = "take the product with a vector, jvp, or torch.func.jacrev of a small image"
+        raise NotImplementedError(message("conv_ridge", "quantity", "value, potential, jvp or divergence", got, fix))
+
+    def _of_images(self, quantity: str, points: tuple[Tensor, ...], backend: str | None) -> Tensor:
+        """Return the quantity without what the bias adds."""
+        where = self.family.operator_name(quantity)
+        image, rows = checked_images(where, points, self.W, self.bias, self.padding)
+        result = run(replace(self, bias=None, image=image), quantity, rows, backend)
+        return result.reshape(points[0].shape) if QUANTITIES[quantity].result == "vector" else result
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.W, self.scale, self.shift, self.coef
+
+    def settings(self) -> Settings:
+        return cascade_settings(self.basis)._replace(image=self.image)
+
+    def known_settings(self) -> Settings | None:
+        assert self.image is not None
+        return known_convolution(self.basis, self.image)
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, ConvRidge]:
+        arguments = (self.W, self.scale, self.shift, self.coef, self.basis)
+        x, K, shift, coef, names = checked_conv_ridge(where, x, *arguments)
+        return x, replace(self, W=K, shift=shift, coef=coef, basis=names)
+
+
+NETWORKS: dict[str, type[Network]] = {
+    cls.family.name: cls for cls in (Ridge, SoftmaxModules, TransformedModules, Deep, ConvRidge)
+}
 """The families by the names of their operators."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import families
+from . import _cpp, families
 from ._cpp import CppKernels
 from ._triton import RidgeKernels
 from ._triton_modules import ModuleKernels
@@ -32,6 +32,7 @@ _COMPILED: dict[tuple[str, str], tuple[Callable[[Operator], Kernels], tuple[str,
     ("cpp", "softmax_modules"): (CppKernels, (*_FIVE, "value_and_potential")),
     ("cpp", "transformed_modules"): (CppKernels, (*_FIVE, "value_and_potential")),
     ("cpp", "deep"): (CppKernels, (*_FIVE, "value_and_potential")),
+    ("cpp", "conv_ridge"): (CppKernels, _FIVE[:4]),
     ("triton", "ridge"): (RidgeKernels, _FIVE),
     ("triton", "softmax_modules"): (ModuleKernels, ("value", "jvp", "potential")),
     ("triton", "transformed_modules"): (ModuleKernels, ("value", "jvp", "potential")),
@@ -46,6 +47,8 @@ other, whose kernels there are.
 def _kernels_of(backend: str, family: families.Family, quantity: str) -> Callable[[Operator], Kernels]:
     """Return what makes the kernels of an operator."""
     compiled, quantities = _COMPILED.get((backend, family.name), (Recomputed, ()))
+    if compiled is CppKernels and not _cpp.has_entry(family.name):
+        return Recomputed
     return compiled if quantity in quantities else Recomputed
 
 

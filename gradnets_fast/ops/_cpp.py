@@ -100,6 +100,11 @@ def why_unavailable() -> str | None:
     return _WHY_UNAVAILABLE
 
 
+def has_entry(family: str) -> bool:
+    """Return whether the extension that is there has the family's kernels."""
+    return _EXTENSION is None or hasattr(_EXTENSION, family)
+
+
 def extension() -> Any:
     """Return the extension module.
 
@@ -223,7 +228,7 @@ class CppKernels(Kernels):
         if not self._call("value", settings, (x, v, None, None), (*parameters, None), results, self._no_gradients):
             return None
         # To a kernel a piecewise linear basis has a constant slope, but what follows from NaN is NaN.
-        if self._family == "ridge" and x.sum().isnan():
+        if self._family in ("ridge", "conv_ridge") and x.sum().isnan():
             product[x.isnan().any(-1)] = math.nan
         return product
 
@@ -260,6 +265,9 @@ def _numbers(family: str, settings: Settings) -> tuple[Any, ...]:
         return ([_BASIS_NUMBER[name] for name in settings.basis], list(widths), *others)
     if family == "ridge":
         return ([_BASIS_NUMBER[name] for name in settings.basis],)
+    if settings.image is not None:
+        numbers = [_BASIS_NUMBER[name] for name in settings.basis]
+        return numbers, list(settings.image.shape), settings.image.padding == "circular"
     if family == "softmax_modules":
         return ()
     return _BASIS_NUMBER[settings.basis[0]], _TRANSFORM_NUMBER[settings.transform]

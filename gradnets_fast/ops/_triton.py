@@ -43,6 +43,9 @@ TILED_KERNELS |= {
 }
 """Operator → the entries of the table of tiles that it needs (of modules as if they were a plain softmax)."""
 
+NOT_RUN = tuple(f.operator_name(q) for f in FAMILIES.values() if not f.on_triton for q in f.quantities)
+"""The operators that this backend refuses."""
+
 
 @lru_cache(maxsize=1)
 def _why_not_installed() -> str | None:

@@ -76,6 +76,21 @@ class Structure(NamedTuple):
         return None
 
 
+PADDINGS = ("zeros", "circular")
+
+
+class Image(NamedTuple):
+    """What a point of d coordinates is to a convolution.
+
+    Attributes:
+        shape: (C_in, n_1, …, n_s), with the product d.
+        padding: what lies beyond the border, one of `PADDINGS`.
+    """
+
+    shape: tuple[int, ...]
+    padding: str = "zeros"
+
+
 class Settings(NamedTuple):
     """What selects a kernel besides shapes and dtypes.
 
@@ -83,30 +98,35 @@ class Settings(NamedTuple):
         basis: names of basis functions; of a deep network one for each layer.
         transform: the name of ρ, or "".
         structure: of a deep network.
+        image: the points of a convolutional network.
 
-    >>> for settings in Settings(("tanh",), "half_square"), Settings(("tanh",), "", Structure((8,))):
+    >>> deep, image = Structure((8,)), Image((1, 5, 7))
+    >>> for settings in Settings(("tanh",), "exp"), Settings(("tanh",), "", deep), Settings(("tanh",), image=image):
     ...     settings.text().partition("@")[0]
-    'tanh:half_square'
+    'tanh:exp'
     'tanh::8,,0,'
+    'tanh:::zeros,1,5,7'
     """
 
     basis: tuple[str, ...] = ()
     transform: str = ""
     structure: Structure | None = None
+    image: Image | None = None
 
     def text(self) -> str:
         """Return the settings as one string, which is what operators registered with PyTorch can take.
 
         By what follows "@" the caches of compilers, which keep derivatives and shapes, tell sources of them apart.
         """
-        text = ",".join(self.basis)
-        if self.transform or self.structure:
-            text += f":{self.transform}"
+        layers = points = ""
         if self.structure:
             widths, *flags = self.structure
             skip, rank, residual = flags
-            text += f":{','.join(map(str, widths))},{'skip' * skip},{rank},{'residual' * residual}"
-        return f"{text}@{SOURCE}"
+            layers = f"{','.join(map(str, widths))},{'skip' * skip},{rank},{'residual' * residual}"
+        if self.image:
+            points = ",".join([self.image.padding, *map(str, self.image.shape)])
+        text = ":".join([",".join(self.basis), self.transform, layers, points])
+        return f"{text.rstrip(':')}@{SOURCE}"
 
 
 @lru_cache(maxsize=None)
@@ -117,14 +137,18 @@ def parse_settings(text: str) -> Settings:
     (('tanh', 'softplus'), ())
     >>> parse_settings("tanh,tanh::8,8,skip,2,").structure
     Structure(widths=(8, 8), input_skip=True, rank=2, residual=False)
+    >>> parse_settings("tanh:::circular,1,5").image
+    Image(shape=(1, 5), padding='circular')
     """
-    names, _, rest = text.partition("@")[0].partition(":")
-    transform, _, layers = rest.partition(":")
-    structure = None
+    names, transform, layers, points = (text.partition("@")[0] + ":::").split(":")[:4]
+    structure = image = None
     if layers:
         *widths, skip, rank, residual = layers.split(",")
         structure = Structure(tuple(map(int, widths)), bool(skip), int(rank), bool(residual))
-    return Settings(tuple(names.split(",")) if names else (), transform, structure)
+    if points:
+        padding, *shape = points.split(",")
+        image = Image(tuple(map(int, shape)), padding)
+    return Settings(tuple(names.split(",")) if names else (), transform, structure, image)
 
 
 def cascade_settings(basis: str | Sequence[str]) -> Settings:
@@ -143,6 +167,17 @@ def known_cascade(basis: str | tuple[str, ...]) -> Settings | None:
         return None
     settings = cascade_settings(basis)
     return settings if settings.basis and all(name in TABLE for name in settings.basis) else None
+
+
+@lru_cache(maxsize=None)
+def known_convolution(basis: str | tuple[str, ...], image: Image) -> Settings | None:
+    """Return the settings of a convolutional network, or None if a name is not in the table.
+
+    Raises:
+        TypeError: basis is a list.
+    """
+    settings = known_cascade(basis)
+    return settings and settings._replace(image=image)
 
 
 @lru_cache(maxsize=None)
@@ -219,18 +254,22 @@ SOFT_MAXIMUM = ("sharpness?", "offset?")
 class Family:
     """One family of operators: f is a sum over hidden units or modules, with weights W, or of several layers.
 
+    Operators see every point as one row of coordinates; what images are to a convolution, `Settings.image` says.
+
     Attributes:
         name: the name of the operator that computes f.
         parameters: its tensors besides the points and the bias, the weights first; a trailing "?" marks one that may be
             None.
         of_modules: whether W is (M, h, d), and the modules may be combined by log-sum-exp.
         quantities: names of `QUANTITIES` that it has operators for.
+        on_triton: whether the backend "triton" runs it, if only by the reference in pieces of the batch.
     """
 
     name: str
     parameters: tuple[str, ...]
     of_modules: bool
     quantities: tuple[str, ...]
+    on_triton: bool = True
 
     def operator_name(self, quantity: str) -> str:
         """Return the name of the operator that computes a quantity."""
@@ -253,7 +292,7 @@ class Family:
             return math.prod(W.shape[:-1])
         shift = parameters[self.parameters.index("shift")]
         assert shift is not None
-        return shift.numel()
+        return shift.numel() * (math.prod(settings.image.shape[1:]) if settings.image else 1)
 
     def by_reference(
         self, quantity: str, points: Sequence[Tensor], parameters: Mapping[str, Tensor | None], settings: Settings
@@ -266,6 +305,9 @@ class Family:
             named |= {"basis": settings.basis[0], "transform": settings.transform}
         elif settings.basis:
             named["basis"] = settings.basis
+        if settings.image is not None:
+            named["padding"] = settings.image.padding
+            points = [point.unflatten(-1, settings.image.shape) for point in points]
         if quantity == "value_and_potential":
             if settings.structure is not None:
                 both = (self.by_reference(q, points, parameters, settings) for q in ("value", "potential"))
@@ -274,6 +316,8 @@ class Family:
             del named["bias"]
             return reference_modules.value_and_potential(self.name, *points, **named)
         result: Tensor = getattr(reference, self.operator_name(quantity))(*points, **named)
+        if settings.image is not None and QUANTITIES[quantity].result == "vector":
+            return result.flatten(-len(settings.image.shape))
         return result
 
 
@@ -287,4 +331,6 @@ TRANSFORMED_MODULES = Family("transformed_modules", ("W", "b", "weight"), True, 
 
 DEEP = Family("deep", ("theta",), False, (*_ALL, "value_and_potential"))
 
-FAMILIES = {family.name: family for family in (RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, DEEP)}
+CONV_RIDGE = Family("conv_ridge", ("K", "scale?", "shift", "coef?"), False, _ALL[:4], on_triton=False)
+
+FAMILIES = {family.name: family for family in (RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, DEEP, CONV_RIDGE)}

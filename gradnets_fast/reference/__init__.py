@@ -4,6 +4,8 @@ from .activations import *
 from .activations import __all__ as _activations
 from .architectures import *
 from .architectures import __all__ as _architectures
+from .conv import *
+from .conv import __all__ as _conv
 from .deep import *
 from .deep import __all__ as _deep
 from .modules import *
@@ -11,4 +13,4 @@ from .modules import __all__ as _modules
 from .ridge import *
 from .ridge import __all__ as _ridge
 
-__all__ = _activations + _architectures + _deep + _modules + _ridge
+__all__ = _activations + _architectures + _conv + _deep + _modules + _ridge

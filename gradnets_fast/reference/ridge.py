@@ -83,7 +83,7 @@ def _mix(function: Callable[[str, Tensor], Tensor], coef: Tensor, basis: Sequenc
     return mixed
 
 
-def _with_ones(
+def with_ones(
     scale: Tensor | None, shift: Tensor, coef: Tensor | None, basis: Sequence[str], W: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """scale (L, h), shift (L, h) and coef (L, K, h), with ones in place of None; shift may be (h,) where L = 1."""
@@ -102,7 +102,7 @@ def ridge(
     basis: Sequence[str],
 ) -> Tensor:
     """f(x) = φ(x Wᵀ) W + bias; x (…, d), W (h, d), bias (d,); None for a scale or coefficient stands for ones."""
-    f = cascade(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis).to(W.dtype) @ W
+    f = cascade(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis).to(W.dtype) @ W
     return (f if bias is None else f + bias).to(x.dtype)
 
 
@@ -117,7 +117,7 @@ def ridge_jvp(
     basis: Sequence[str],
 ) -> Tensor:
     """J(x) v = (φ'(x Wᵀ) ⊙ v Wᵀ) W; v (…, d) like x."""
-    slope = cascade_slope(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis)
+    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis)
     return ((slope * (v @ W.T)).to(W.dtype) @ W).to(x.dtype)
 
 
@@ -131,7 +131,7 @@ def ridge_divergence(
     basis: Sequence[str],
 ) -> Tensor:
     """tr J(x) = Σ_j φ_j'(u_j) |w_j|²; returns (…,)."""
-    slope = cascade_slope(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis)
+    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis)
     return (slope * W.square().sum(-1)).sum(-1).to(x.dtype)
 
 
@@ -145,7 +145,7 @@ def ridge_jacobian(
     basis: Sequence[str],
 ) -> Tensor:
     """J(x) = Wᵀ diag(φ'(x Wᵀ)) W; returns (…, d, d)."""
-    slope = cascade_slope(x @ W.T, *_with_ones(scale, shift, coef, basis, W), basis)
+    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis)
     return gram(W, slope).to(x.dtype)
 
 
@@ -164,15 +164,19 @@ def ridge_potential(
     basis: Sequence[str],
 ) -> Tensor:
     """F(x) = Σ_j ∫_0^{u_j} φ_j(t) dt + bias·x, so F(0) = 0 and ∇F = f; returns (…,)."""
-    u = x @ W.T
-    parameters = (*_with_ones(scale, shift, coef, basis, W), basis)
+    F = cascade_integral(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis).sum(-1)
+    return (F if bias is None else F + x @ bias.to(x.dtype)).to(x.dtype)
+
+
+def cascade_integral(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+    """∫_0^u φ(t) dt, (…, h); shapes as `cascade`."""
+    parameters = (scale, shift, coef, basis)
     anchor = u.detach()
-    value = _closed_form if parameters[0].shape[0] == 1 else _quadrature
+    value = _closed_form if scale.shape[0] == 1 else _quadrature
     # The integral from the anchor to u is 0, but its derivatives in u are φ, φ', … to rounding, whatever the error of
     # the value: so ∇F = f even where a kink defeats the quadrature.
     beyond = (u - anchor) * sum(w * cascade(anchor + t * (u - anchor), *parameters) for t, w in SINGLE_PANEL_RULE)
-    F = (value(anchor, *parameters) + beyond).sum(-1)
-    return (F if bias is None else F + x @ bias.to(x.dtype)).to(x.dtype)
+    return value(anchor, *parameters) + beyond
 
 
 def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:

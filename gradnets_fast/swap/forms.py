@@ -21,7 +21,7 @@ from .activation import names_of
 from .networks import AND_LOG_DETERMINANT, BY_MODULES, CMGN, MMGN, Adapted, Arguments, Matrix, PositiveGradNetC
 from .parametrized import class_of, named_tensors
 
-OPERATORS = tuple(functional.NETWORKS)
+OPERATORS = tuple(name for name, network in functional.NETWORKS.items() if network is not functional.ConvRidge)
 _WIDE = (1.0, 16.0)
 """Scales of points for a form whose activation is a guess: near 0 many functions resemble the identity."""
 

@@ -24,7 +24,7 @@ OPERATORS = tuple(functional.__all__)
 NETWORKS = {architecture.network.__name__: architecture for architecture in registry.ARCHITECTURES.values()}
 DEFAULT_SHAPE = "16384x32x256"
 _NETWORK_DEPTH = 4
-_DEFAULT_LAYERS = {"ridge": 1, "deep": 2}
+_DEFAULT_LAYERS = {"ridge": 1, "deep": 2, "conv_ridge": 1}
 _ON_A_GPU = ("tf32", "ieee")
 
 
@@ -83,11 +83,15 @@ def _parsed(shape: str) -> tuple[int, int, int]:
 
 
 _TAKEN_BY = {
-    "layers": ("ridge, deep, GradNetC or DeepGradNet", {"ridge", "deep", "GradNetC", "DeepGradNet"}),
+    "layers": (
+        "ridge, conv_ridge, deep, GradNetC or DeepGradNet",
+        {"ridge", "conv_ridge", "deep", "GradNetC", "DeepGradNet"},
+    ),
     "modules": ("modules or GradNetM", {"softmax_modules", "transformed_modules", "GradNetM"}),
     "activation": (
         "anything but softmax modules",
-        {"ridge", "transformed_modules", "deep", "RidgeGradNet", "GradNetC", "GradNetM", "DeepGradNet"},
+        {"ridge", "conv_ridge", "transformed_modules", "deep"}
+        | {"RidgeGradNet", "GradNetC", "GradNetM", "DeepGradNet"},
     ),
     "transform": ("transformed_modules or GradNetM", {"transformed_modules", "GradNetM"}),
 }

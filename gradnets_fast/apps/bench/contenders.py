@@ -161,4 +161,5 @@ def check_backend(backend: str, dtype: torch.dtype, device: torch.device) -> Non
 def fastest_backend(case: Case, device: torch.device) -> str:
     """What the package chooses by itself for a case: the kernels of the device if they can, else the reference."""
     own = OURS_ON[device.type]
-    return own if why_not(own, device, case.precision.dtype) is None else "reference"
+    refusal = why_not(own, device, case.precision.dtype, getattr(case, "operator", ""))
+    return own if refusal is None else "reference"

@@ -50,13 +50,16 @@ class OperatorCase(Case):
             authors=(lambda x: eager.authors_ridge(x, **arguments)) if self._recomputes() else None,
             work=work(
                 self._products(),
-                float(size[0] * self.h * self.tensors.modules),
-                self.d,
+                float(size[0] * self.h * self.tensors.modules * (self.d if self._convolves() else 1)),
+                draws.taps(self.d) if self._convolves() else self.d,
                 self._evaluations(),
                 (points, tuple(parameters.values()), drawn.g),
             ),
             eps=self.precision.eps,
         )
+
+    def _convolves(self) -> bool:
+        return self.tensors.family == "conv_ridge"
 
     def _recomputes(self) -> bool:
         return self.operator == "ridge" and self.tensors.depth > 1
@@ -82,7 +85,7 @@ class OperatorCase(Case):
         own = transcendental(tensors.basis)
         if tensors.family == "deep":
             return own * (tensors.depth // len(tensors.basis))
-        if tensors.family == "ridge":
+        if tensors.family in ("ridge", "conv_ridge"):
             deep_potential = tensors.depth > 1 and draws.quantity(self.operator) == "potential"
             return tensors.depth * own * (len(PANELLED_RULE) if deep_potential else 1)
         # Their antiderivatives take an exponential and a logarithm besides.
