@@ -23,6 +23,8 @@ __all__ = ["BackendUnavailableError", "use_backend"]
 BACKENDS = ("reference", "cpp", "triton")
 _AUTOMATIC_ORDER = ("triton", "cpp", "reference")
 ENVIRONMENT_VARIABLE = "GRADNETS_FAST_BACKEND"
+OF_SPLINES = " of splines"
+"""What follows an operator's name where its network has splines for basis functions, which other kernels compute."""
 
 _CPP_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -136,7 +138,7 @@ def why_not(backend: str, device: torch.device, dtype: torch.dtype, operator: st
     if backend == "triton":
         from .ops import _triton
 
-        if operator in _triton.NOT_RUN:
+        if operator in _triton.NOT_RUN or operator.endswith(OF_SPLINES):
             return f"this version has no Triton kernels of {operator}"
         return _triton.why_not(device, dtype)
     if device.type != "cpu":

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from . import functional
-from .backend import choose
+from .backend import OF_SPLINES, choose
 from .errors import check_choice, check_points, message
+from .ops.families import SPLINE
 
 __all__ = ["Explanation", "explain"]
 
@@ -77,11 +78,13 @@ def explain(
     operator = _operator_name(module_or_op)
     check_points("explain", x)
     x = functional.autocast(x)
-    choice = choose(operator, x, backend)
+    arguments = _arguments(module_or_op)
+    has_splines = arguments is not None and arguments.get("basis") == SPLINE
+    choice = choose(operator + OF_SPLINES if has_splines else operator, x, backend)
     return Explanation(
         operator,
         choice.backend,
-        _kernel(operator, choice.backend, x, _arguments(module_or_op)),
+        _kernel(operator, choice.backend, x, arguments),
         choice.reason,
         choice.rejected,
     )

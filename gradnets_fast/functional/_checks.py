@@ -17,7 +17,7 @@ from ..errors import (
     check_weight,
     message,
 )
-from ..ops.families import PADDINGS, Image, Structure
+from ..ops.families import PADDINGS, SPLINE, Image, Structure
 from ._ranks import is_distributed
 
 _AUTOCAST = frozenset(
@@ -50,16 +50,24 @@ def checked_ridge(
         x and W after autocast; shift (L, h); coef, with ones in place of None where it has more than one function, as
         kernels take it; and the names of the basis functions.
     """
-    check_basis(where, (basis,) if isinstance(basis, str) else basis)
-    names = (basis,) if isinstance(basis, str) else tuple(basis)
+    names = _cascade_names(where, basis)
     check_weight(where, W, "(h, d)")
     h, d = W.shape
     check_points(where, x, d)
     x, W = autocast(x), autocast(W)
     check_like(where, "W", W, (h, d), "(h, d)", x)
-    shift, coef = _checked_cascade(where, x, (h, "h"), scale, shift, coef, len(names))
+    shift, coef = _checked_cascade(where, x, (h, "h"), scale, shift, coef, names)
     check_like(where, "bias", bias, (d,), "(d,)", x, optional=True)
     return x, W, shift, coef, names
+
+
+def _cascade_names(where: str, basis: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a cascade's basis functions, or ("spline",)."""
+    if isinstance(basis, str):
+        basis = (basis,)
+    if not isinstance(basis, (tuple, list)) or tuple(basis) != SPLINE:
+        check_basis(where, basis)
+    return tuple(basis)
 
 
 def _checked_cascade(
@@ -69,7 +77,7 @@ def _checked_cascade(
     scale: Tensor | None,
     shift: Tensor,
     coef: Tensor | None,
-    functions: int,
+    names: tuple[str, ...],
 ) -> tuple[Tensor, Tensor | None]:
     """Return shift and coef as `checked_ridge` does; width: of the vectors, and its name."""
     check_tensor(where, "shift", shift)
@@ -78,10 +86,29 @@ def _checked_cascade(
     layers, (h, letter) = shift.shape[0] if shift.dim() == 2 and shift.shape[0] else 1, width
     check_like(where, "shift", shift, (layers, h), f"(L, {letter})", x)
     check_like(where, "scale", scale, (layers, h), f"(L, {letter})", x, optional=True)
-    check_like(where, "coef", coef, (layers, functions, h), f"(L, K, {letter})", x, optional=True)
-    if coef is None and functions > 1:
-        coef = shift.new_ones(layers, functions, h)
+    if names == SPLINE:
+        return shift, _checked_knots(where, x, width, layers, coef)
+    check_like(where, "coef", coef, (layers, len(names), h), f"(L, K, {letter})", x, optional=True)
+    if coef is None and len(names) > 1:
+        coef = shift.new_ones(layers, len(names), h)
     return shift, coef
+
+
+def _checked_knots(where: str, x: Tensor, width: tuple[int, str], layers: int, coef: Tensor | None) -> Tensor:
+    """Return the values of splines at their knots, (1, T, h)."""
+    if layers != 1:
+        fix = "pass shift and scale of one layer, or other basis functions"
+        raise ValueError(message(where, "shift", "one layer, where basis is 'spline'", f"{layers} layers", fix))
+    check_tensor(where, "coef", coef)
+    assert coef is not None
+    h, letter = width
+    knots = coef.shape[1] if coef.dim() == 3 else 0
+    if knots < 2 or tuple(coef.shape) != (1, knots, h):
+        expected = f"shape (1, T, {letter}) = (1, T, {h}), the values at T >= 2 knots"
+        fix = "pass one value for each knot and hidden unit"
+        raise ValueError(message(where, "coef", expected, f"shape {tuple(coef.shape)}", fix))
+    check_like(where, "coef", coef, (1, knots, h), f"(1, T, {letter})", x)
+    return coef
 
 
 def checked_images(
@@ -125,11 +152,10 @@ def checked_conv_ridge(
     basis: str | Sequence[str],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     """Check the other arguments of a convolutional network, and return what `checked_ridge` does."""
-    names = (basis,) if isinstance(basis, str) else tuple(basis)
-    check_basis(where, names)
+    names = _cascade_names(where, basis)
     x, K = autocast(x), autocast(K)
     check_like(where, "K", K, tuple(K.shape), "(C, C_in, k_1, …)", x)
-    shift, coef = _checked_cascade(where, x, (K.shape[0], "C"), scale, shift, coef, len(names))
+    shift, coef = _checked_cascade(where, x, (K.shape[0], "C"), scale, shift, coef, names)
     _check_whole(where, "K", K)
     return x, K, shift, coef, names
 

@@ -44,7 +44,7 @@ def conv_ridge(
         shift: s, (L, C); for one layer also (C,).
         coef: the cascade's coefficients, (L, K, C) with one for each of K basis functions, or None for ones.
         bias: added to each pixel of the result, (C_in,).
-        basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1.
+        basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1; or "spline", as in `ridge`.
         padding: what lies beyond the border: "zeros", or "circular" for the image's other end, with filters no larger
             than the image.
         backend: "reference" or "cpp"; by default the fastest that can.

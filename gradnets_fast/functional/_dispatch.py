@@ -17,6 +17,7 @@ from torch.compiler import is_compiling
 
 from .. import backend as _backend
 from ..ops import _cpp, autograd
+from ..ops.families import SPLINE
 from ..ops.operator import PLAIN_TYPES
 from ._checks import checked_direction
 from ._ranks import is_distributed, over_ranks, whole
@@ -48,7 +49,8 @@ def run(network: Network, quantity: str, points: Points, backend: str | None) ->
     points = (x, *(checked_direction(where, v, x) for v in points[1:]))
     if any(map(is_distributed, network.parameters())):
         return _over_ranks(network, quantity, points, backend)
-    return _compute(_backend.select(where, x, backend), network, quantity, points)
+    kernel = where + _backend.OF_SPLINES if network.settings().basis == SPLINE else where
+    return _compute(_backend.select(kernel, x, backend), network, quantity, points)
 
 
 def _attempt(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor | None:

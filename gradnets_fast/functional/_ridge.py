@@ -39,7 +39,9 @@ def ridge(
         shift: s, (L, h); for one layer also (h,).
         coef: C, (L, K, h), or None for ones.
         bias: added to the result, (d,).
-        basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1.
+        basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1; or "spline", of one layer: φ_j is
+            linear between T uniform knots on [−1, 1], where its values are coef[0, :, j], coef being (1, T, h), and
+            goes on beyond them with the first and the last slope.
         backend: "reference", "cpp" or "triton"; by default the fastest that can.
 
     All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x, the vectors

@@ -42,7 +42,7 @@ _SUM_DTYPE = {
 """The dtypes of points and weights, and in which of them vectors over hidden units are read and sums are taken."""
 
 _SUM_DTYPE_IS_OWN = (torch.float32, torch.float64)
-_BASIS_NUMBER = {name: number for number, name in enumerate(TABLE)}
+_BASIS_NUMBER = {name: number for number, name in enumerate(TABLE)} | {"spline": -2}
 _TRANSFORM_NUMBER = {name: number for number, name in enumerate(TRANSFORMS)}
 
 

@@ -32,6 +32,9 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 
 
+SPLINE = ("spline",)
+"""In place of basis functions: a linear spline for each hidden unit, whose values at the knots are the coefficients."""
+
 SOURCE = _digest()
 """It changes with the version, and with every edit in between."""
 
@@ -166,7 +169,8 @@ def known_cascade(basis: str | tuple[str, ...]) -> Settings | None:
     if not isinstance(basis, (str, tuple)):
         return None
     settings = cascade_settings(basis)
-    return settings if settings.basis and all(name in TABLE for name in settings.basis) else None
+    is_known = settings.basis == SPLINE or (settings.basis and all(name in TABLE for name in settings.basis))
+    return settings if is_known else None
 
 
 @lru_cache(maxsize=None)

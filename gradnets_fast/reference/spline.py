@@ -35,7 +35,7 @@ def spline_slope(z: Tensor, values: Tensor) -> Tensor:
 
 
 def spline_mean(start: Tensor, end: Tensor, values: Tensor) -> Tensor:
-    """The mean of s from `start` to `end`, (…, h): of each cell's part the value in its middle, which does not cancel."""
+    """The mean of s from `start` to `end`, (…, h), by each cell's part and the value in its middle: nothing cancels."""
     scale, last = (values.shape[0] - 1) / 2, values.shape[0] - 2
     at, to = _cells(start.expand_as(end), values)[0], _cells(end, values)[0]
     first, behind = (start + 1) * scale, (end + 1) * scale
