@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -127,3 +127,75 @@ def test_bad_input(changes: dict[str, object], words: str) -> None:
 def test_the_other_families_have_none() -> None:
     with pytest.raises(ValueError, match="basis: expected one of identity"):
         gf.deep(torch.ones(3, 2), torch.ones(4), widths=(1,), basis="spline")
+
+
+SPLINES = [
+    gf.Spline(),
+    gf.Spline(knots=2, radius=3.0),
+    gf.Spline(knots=11, radius=0.5, slopes=(-0.5, 1.0)),
+    gf.Spline(knots=9, odd=True, shared=True),
+]
+
+
+@pytest.mark.parametrize("monotone", [False, True])
+@pytest.mark.parametrize("spline", SPLINES, ids=gf.Spline.label)
+def test_networks_of_splines(spline: gf.Spline, monotone: bool) -> None:
+    if monotone and spline.slopes[0] is not None:
+        with pytest.raises(ValueError, match=r"slopes of at least 0, got slopes=\(-0.5, 1.0\)"):
+            gf.mRidgeGradNet(3, 8, spline)
+        return
+    net = (gf.mRidgeGradNet if monotone else gf.RidgeGradNet)(3, 8, spline, dtype=torch.float64)
+    with torch.no_grad():
+        net.act.values.normal_()
+    x = torch.randn(20, 3, dtype=torch.float64, requires_grad=True)
+    f = net(x)
+    (by_autograd,) = torch.autograd.grad(net.potential(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(f, by_autograd)
+    eigenvalues = torch.linalg.eigvalsh(net.jacobian(x))
+    lipschitz = net.act.slopes().abs().max() * torch.linalg.matrix_norm(net.W, 2) ** 2
+    assert eigenvalues.abs().max() <= lipschitz * (1 + 1e-12)
+    assert not monotone or eigenvalues.min() > -1e-12
+    least, largest = spline.slopes
+    assert least is None or net.act.slopes().min() >= least - 1e-12
+    assert largest is None or net.act.slopes().max() <= largest + 1e-12
+    if spline.odd:
+        net.b.data.zero_()
+        torch.testing.assert_close(net(x) - net.bias, net.bias - net(-x))
+    f.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    other = (gf.mRidgeGradNet if monotone else gf.RidgeGradNet)(3, 8, spline, dtype=torch.float64)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other(x), net(x))
+    assert spline.label() in repr(net)
+
+
+def test_a_spline_is_its_values() -> None:
+    spline = gf.Spline(knots=5, radius=2.0)
+    net = gf.RidgeGradNet(1, 1, spline)
+    with torch.no_grad():
+        net.W.fill_(1.0)
+        for parameter in (net.b, net.bias):
+            parameter.zero_()
+        net.act.values.copy_(torch.tensor([1.0, 0.0, 4.0, 2.0, 3.0])[:, None])
+    knots = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])[:, None]
+    torch.testing.assert_close(net(knots), net.act.values)
+    torch.testing.assert_close(net.act.total_variation(), torch.tensor([1.0 + 4.0 + 4.0 + 2.0 + 2.0 + 1.0]))
+    assert gf.explain(net, knots).backend == "cpp"
+    assert "ridge of splines" in gf.explain(net, knots).rejected["triton"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: gf.Spline(knots=1), "knots: expected at least 2, got 1"),
+        (lambda: gf.Spline(knots=20, odd=True), "knots: expected an odd number"),
+        (lambda: gf.Spline(radius=0.0), "radius: expected a finite number above 0"),
+        (lambda: gf.Spline(slopes=(1.0, 0.0)), "slopes: expected the least before the largest"),
+        (lambda: gf.Spline(slopes=[0.0, 1.0]), "slopes: expected a tuple of two bounds"),  # type: ignore[arg-type]
+        (lambda: gf.GradNetC(2, 2, 3, gf.Spline()), "use RidgeGradNet"),
+    ],
+)
+def test_bad_splines(make: Callable[[], object], words: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make()
+    assert words in str(caught.value)

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from ..activations import TABLE
 from ..errors import message
 from .hooks import Part
+from .spline import Spline
 
-Activation = str | Sequence[str] | nn.Module | Callable[[], nn.Module]
+Activation = str | Sequence[str] | nn.Module | Spline | Callable[[], nn.Module]
 
 WEIGHTED_TANH = "weighted_tanh"
 WEIGHTED_SOFTMAX = "weighted_softmax"
@@ -33,12 +34,14 @@ class ActivationSpec:
     Attributes:
         label: what it is called in a repr.
         basis: the basis functions it mixes, or ("softmax",).
-        kind: "fixed", "weighted_tanh", "weighted_softmax" or "mixture".
+        kind: "fixed", "weighted_tanh", "weighted_softmax", "mixture" or "spline".
+        spline: that of the kind "spline".
     """
 
     label: str
     basis: tuple[str, ...]
     kind: str
+    spline: Spline | None = None
 
     @property
     def key(self) -> str | tuple[str, ...]:
@@ -46,7 +49,9 @@ class ActivationSpec:
         return self.basis if self.kind == "mixture" else self.basis[0] if self.kind == "fixed" else self.kind
 
 
-def parse_activation(where: str, activation: Activation, *, monotone: bool, coupled: bool = False) -> ActivationSpec:
+def parse_activation(
+    where: str, activation: Activation, *, monotone: bool, coupled: bool = False, splines: bool = False
+) -> ActivationSpec:
     """Resolves a name, a list of names, a torch.nn module or a factory of one.
 
     Args:
@@ -54,10 +59,17 @@ def parse_activation(where: str, activation: Activation, *, monotone: bool, coup
         activation: what the user wrote.
         monotone: only nondecreasing functions are allowed.
         coupled: softmax and weighted_softmax are what is expected (GradNet-M); else they are refused.
+        splines: whether the network can have a learned spline.
 
     Raises:
         TypeError, ValueError: naming what is known.
     """
+    if isinstance(activation, Spline):
+        if not splines:
+            fix = "use RidgeGradNet, ConvGradNet or a network of theirs"
+            raise ValueError(message(where, "activation", "a name of the activation table", "a Spline", fix))
+        activation.bounds(where, monotone)
+        return ActivationSpec(activation.label(), ("spline",), "spline", activation)
     choices = [*TABLE, "softmax", WEIGHTED_SOFTMAX] if coupled else [*TABLE, WEIGHTED_TANH]
     if callable(activation) and not isinstance(activation, nn.Module):
         activation = _made_by(where, activation)
@@ -153,15 +165,42 @@ class ElementwiseActivation(Part):
             self.b = nn.Parameter(torch.empty(width, **factory))
         elif spec.kind == "mixture":
             self.weight = nn.Parameter(torch.empty(len(spec.basis), width, **factory))
+        elif spec.spline is not None:
+            self.values = nn.Parameter(torch.empty(spec.spline.knots, 1 if spec.spline.shared else width, **factory))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameters uniformly from [0, 1)."""
+        """Draws the parameters uniformly from [0, 1); those of a spline are a line of such a slope."""
+        if self.spec.spline is not None:
+            knots = torch.linspace(-self.spec.spline.radius, self.spec.spline.radius, self.spec.spline.knots)
+            with torch.no_grad():
+                self.values.copy_(torch.rand_like(self.values[:1]) * knots.to(self.values)[:, None])
+            return
         for parameter in self.parameters():
             nn.init.uniform_(parameter)
 
+    def cascade(self, b: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Return scale, shift and coef of one layer act(u + b), as `ridge` takes them."""
+        coef = None if self.spec.kind == "fixed" else self.coefficients()
+        if self.spec.spline is None:
+            return None, b, None if coef is None else coef.unsqueeze(0)
+        assert coef is not None
+        radius = self.spec.spline.radius
+        return torch.full_like(b, 1.0 / radius).unsqueeze(0), b / radius, coef.expand(-1, b.shape[0]).unsqueeze(0)
+
+    def slopes(self) -> Tensor:
+        """Return the slopes of a spline's cells, (T − 1, h), or (T − 1, 1) if it is shared."""
+        assert self.spec.spline is not None
+        values = self.coefficients()
+        assert values is not None
+        return values.diff(dim=0) / self.spec.spline.step
+
+    def total_variation(self) -> Tensor:
+        """Return Σ |changes of slope| of each spline, (h,) or (1,): its second-order total variation, a regulariser."""
+        return self.slopes().diff(dim=0).abs().sum(0)
+
     def coefficients(self) -> Tensor | None:
-        """C with act(z) = Σ_k C_k ⊙ b_k(z), (K, h); None where C = 1."""
+        """C with act(z) = Σ_k C_k ⊙ b_k(z), (K, h); of a spline its values (T, h) or (T, 1); None where C = 1."""
         if self.spec.kind == WEIGHTED_TANH:
             if self.monotone:
                 a, b = F.softplus(self.a), F.softplus(self.b)
@@ -169,6 +208,8 @@ class ElementwiseActivation(Part):
             return torch.stack([self.a + self.b, -self.b])
         if self.spec.kind == "mixture":
             return F.softplus(self.weight) if self.monotone else self.weight
+        if self.spec.spline is not None:
+            return self.spec.spline.projected(self.values, self.spec.spline.bounds("Spline", self.monotone))
         return None
 
     def extra_repr(self) -> str:

@@ -20,12 +20,14 @@ from .cascade import GradNetC, mGradNetC
 from .deep import DeepGradNet, mDeepGradNet
 from .modular import GradNetM, mGradNetM
 from .ridge import RidgeGradNet, mRidgeGradNet
+from .spline import Spline
 
 __all__ = [
     "DeepGradNet",
     "GradNetC",
     "GradNetM",
     "RidgeGradNet",
+    "Spline",
     "mDeepGradNet",
     "mGradNetC",
     "mGradNetM",

@@ -22,7 +22,7 @@ class RidgeGradNet(GradNet):
     Args:
         in_dim: d, the dimension of x and f(x).
         embed_dim: h, the number of hidden units.
-        activation: as in `GradNetC`.
+        activation: as in `GradNetC`, or a `Spline`.
         linear: as in `GradNetC`.
         device, dtype: of the parameters.
 
@@ -57,7 +57,7 @@ class RidgeGradNet(GradNet):
         check_dtype(where, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_dim, self.embed_dim = in_dim, embed_dim
-        self.spec = parse_activation(where, activation, monotone=self.monotone)
+        self.spec = parse_activation(where, activation, monotone=self.monotone, splines=True)
         self.act = ElementwiseActivation(self.spec, embed_dim, self.monotone, **factory)
         self.W = nn.Parameter(torch.empty(embed_dim, in_dim, **factory))
         self.b = nn.Parameter(torch.empty(embed_dim, **factory))
@@ -75,13 +75,12 @@ class RidgeGradNet(GradNet):
             self.linear.reset_parameters()
 
     def _effective(self) -> Ridge:
-        mixture = None if self.spec.kind == "fixed" else self.act.coefficients()
-        coef = None if mixture is None else mixture.unsqueeze(0)
         W, b, bias = (parameter_of(self, name) for name in ("W", "b", "bias"))
-        return Ridge(W, None, b, coef, bias, self.spec.basis)
+        return Ridge(W, *self.act.cascade(b), bias, self.spec.basis)
 
     def hidden_dimensions(self) -> dict[str, int]:
-        return {"W": 0, "b": 0, **{f"act.{name}": p.dim() - 1 for name, p in self.act.named_parameters()}}
+        learned = {f"act.{name}": p.dim() - 1 for name, p in self.act.named_parameters() if p.shape[-1] > 1}
+        return {"W": 0, "b": 0, **learned}
 
     def extra_repr(self) -> str:
         return f"in_dim={self.in_dim}, embed_dim={self.embed_dim}, activation={self.spec.label!r}"
