@@ -29,5 +29,8 @@ from ._network import Ridge as Ridge
 from ._network import SoftmaxModules as SoftmaxModules
 from ._network import TransformedModules as TransformedModules
 from ._ridge import *
+from ._stages import ComposedConvRidge as ComposedConvRidge
+from ._stages import adjoint as adjoint
+from ._stages import convolved as convolved
 
 __all__ = _ridge.__all__ + _modules.__all__ + _deep.__all__ + _conv.__all__

@@ -257,11 +257,15 @@ class ConvRidge(Network):
     operators: ClassVar[dict[str, Backends]] = OPERATORS["conv_ridge"]
 
     def value(self, x: Tensor, backend: str | None = None) -> Tensor:
-        f = self._of_images("value", (x,), backend)
+        return self._plus_bias(self._of_images("value", (x,), backend))
+
+    def _plus_bias(self, f: Tensor) -> Tensor:
         return f if self.bias is None else (f + self.bias.view(-1, *[1] * (self.W.dim() - 2))).to(f.dtype)
 
     def potential(self, x: Tensor, backend: str | None = None) -> Tensor:
-        F = self._of_images("potential", (x,), backend)
+        return self._plus_bias_times(x, self._of_images("potential", (x,), backend))
+
+    def _plus_bias_times(self, x: Tensor, F: Tensor) -> Tensor:
         if self.bias is None:
             return F
         sums = x.flatten(2 - self.W.dim()).sum(-1, dtype=torch.promote_types(F.dtype, torch.float32))

@@ -17,17 +17,20 @@ from ..activations import TABLE, TRANSFORMS
 from ..reference.architectures import Parameters
 from .base import GradNet
 from .cascade import GradNetC, mGradNetC
+from .conv import ConvGradNet, mConvGradNet
 from .deep import DeepGradNet, mDeepGradNet
 from .modular import GradNetM, mGradNetM
 from .ridge import RidgeGradNet, mRidgeGradNet
 from .spline import Spline
 
 __all__ = [
+    "ConvGradNet",
     "DeepGradNet",
     "GradNetC",
     "GradNetM",
     "RidgeGradNet",
     "Spline",
+    "mConvGradNet",
     "mDeepGradNet",
     "mGradNetC",
     "mGradNetM",
