@@ -127,7 +127,8 @@ def checked_images(
         raise ValueError(message(where, "K", expected, f"shape {tuple(K.shape)}", fix))
     x, channels, filters = points[0], K.shape[1], tuple(K.shape[2:])
     check_points(where, x)
-    shape = tuple(map(int, x.shape[1 - K.dim() :]))
+    # As numbers also while a compiler traces with symbols: it then compiles anew for each size of images.
+    shape = tuple([len(range(n)) for n in x.shape[1 - K.dim() :]])
     if len(shape) < K.dim() - 1 or shape[0] != channels or 0 in shape:
         sizes = ", ".join(f"n_{i + 1}" for i in range(len(filters)))
         expected = f"shape (…, {channels}, {sizes}), K being {tuple(K.shape)}"
