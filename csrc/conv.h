@@ -12,6 +12,27 @@ inline bool run_conv(const Conv<S> &p, const Strips &strips, double flops, int64
     return ConvRun<S>(p, middle, strips.cascade.sums(), strips.cascade.scratch_bytes(history)).run(flops);
 }
 
+// a = φ'(u), for the forward pass of the divergence.
+template <class T> struct ConvSlopeStrips {
+    using V = typename Simd<T>::Vector;
+    CascadeStrips<T> cascade;
+
+    __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *) const {
+        with_second_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
+            each_strip(tile.rows, [&](auto n, int64_t row) {
+                constexpr int N = decltype(n)::value;
+                for (int64_t j = 0; j < tile.width; j += Simd<T>::lanes) {
+                    const int64_t at = row * tile.stride + j;
+                    V u[N];
+                    GRADNETS_EACH u[i] = load(tile.u + at + i * tile.stride);
+                    block_slope<N>(cascade.index(), bases, cascade.parameters(tile.first_unit + j), u);
+                    GRADNETS_EACH store(tile.a + at + i * tile.stride, u[i]);
+                }
+            });
+        });
+    }
+};
+
 // The weight of an image for each pixel of a tile.
 template <class S> class PixelWeights {
   public:
@@ -50,8 +71,11 @@ template <class S> bool conv(const Conv<S> &p) {
     switch (p.ridge.quantity) {
     case Quantity::potential:
         return conv_potential(p, cascade);
-    case Quantity::jvp:
     case Quantity::divergence:
+        if (p.ridge.points.scalar)
+            return run_conv(p, ConvSlopeStrips<T>{cascade}, 40.0, history);
+        [[fallthrough]];
+    case Quantity::jvp:
         return run_conv(p, RidgeJvpStrips<T>{cascade}, 80.0, 2 * history);
     default:
         return run_conv(p, RidgeStrips<T>{cascade}, basis_flops(p.ridge), history);

@@ -95,16 +95,18 @@ struct RidgeCase {
     Quantity quantity;
     int layers;
     std::vector<int> basis;
+    int64_t terms;
     Numbers x, g, W, scale, shift, coef, bias;
 
     static constexpr unsigned outputs = 6;
 
+    // knots: of a spline, which is the basis kSpline.
     RidgeCase(const Shape &s, int l, std::vector<int> b, bool scaled, bool mixed, bool biased,
-              Quantity of = Quantity::value)
+              Quantity of = Quantity::value, int64_t knots = 0)
         : name(std::string(kQuantityNames[int(of)]) + " of a ridge of " + std::to_string(l) + " layers"), shape(s),
           quantity(of), layers(l), basis(std::move(b)) {
         Random random(uint32_t(s.batch * 31 + s.d * 7 + s.h));
-        const int64_t terms = int64_t(basis.size());
+        terms = knots > 0 ? knots : int64_t(basis.size());
         x = random.draw(s.batch * s.d, 1.0);
         g = random.draw(s.batch * s.d, 0.5);
         W = random.draw(s.h * s.d, s.d > 16 ? 0.25 : 0.5);
@@ -115,6 +117,9 @@ struct RidgeCase {
     }
 
     template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
+        return run_by<S>(needs, threads, [&](const Ridge<S> &problem) { return kernels_of<S>(set).ridge(problem); });
+    }
+    template <class S, class Kernel> Outputs run_by(unsigned needs, int threads, const Kernel &kernel) const {
         using T = Sum<S>;
         const PointBlocks<S> points(quantity, shape, x, g, needs);
         const Block<S> bW(W), dW(needed_size(W, needs, 1));
@@ -126,7 +131,7 @@ struct RidgeCase {
         problem.batch = shape.batch;
         problem.d = shape.d;
         problem.h = shape.h;
-        problem.phi = {layers, int(basis.size()), basis.data(), bscale.data(), bshift.data(), bcoef.data()};
+        problem.phi = {layers, int(terms), basis.data(), bscale.data(), bshift.data(), bcoef.data()};
         problem.points = points.arguments();
         problem.W = bW.data();
         problem.bias = quantity == Quantity::value ? bbias.data() : nullptr;
@@ -137,7 +142,7 @@ struct RidgeCase {
         problem.dbias = quantity == Quantity::value ? dbias.data() : nullptr;
         problem.rules = &rules;
         problem.threads = threads;
-        if (!kernels_of<S>(set).ridge(problem))
+        if (!kernel(problem))
             fail("no workspace");
         Outputs outputs = points.outputs();
         for (const Numbers &more : {dW.numbers(), dscale.numbers(), dshift.numbers(), dcoef.numbers()})
@@ -148,6 +153,30 @@ struct RidgeCase {
     }
     template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
         return kernels_of<S>(a).ridge == kernels_of<S>(b).ridge;
+    }
+};
+
+// Of images [channels, sizes], which make d of the shape.
+struct ConvCase : RidgeCase {
+    int64_t channels, sizes[3], filter[3];
+    bool circular;
+
+    ConvCase(const RidgeCase &ridge, int64_t c, const int64_t (&n)[3], const int64_t (&k)[3], bool wraps)
+        : RidgeCase(ridge), channels(c), sizes{n[0], n[1], n[2]}, filter{k[0], k[1], k[2]}, circular(wraps) {
+        name = "convolutional " + name;
+        W = Random(uint32_t(shape.d)).draw(shape.h * channels * filter[0] * filter[1] * filter[2], 0.25);
+    }
+
+    template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
+        return run_by<S>(needs, threads, [&](const Ridge<S> &ridge) {
+            Conv<S> problem{
+                ridge, channels, {sizes[0], sizes[1], sizes[2]}, {filter[0], filter[1], filter[2]}, circular};
+            problem.ridge.bias = problem.ridge.dbias = nullptr;
+            return kernels_of<S>(set).conv(problem);
+        });
+    }
+    template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
+        return kernels_of<S>(a).conv == kernels_of<S>(b).conv;
     }
 };
 
@@ -364,6 +393,7 @@ void check_shape(const Shape &shape, bool every) {
     check_outputs(RidgeCase(shape, 4, {tanh}, true, true, true), every);
     check_outputs(RidgeCase(shape, 3, {softplus, sin, identity}, true, true, true), every);
     check_outputs(RidgeCase(shape, 2, {tanh, identity}, true, true, false), every);
+    check_outputs(RidgeCase(shape, 1, {kSpline}, true, true, false, Quantity::value, 5), every);
     check_outputs(ModulesCase(shape, 3, kSoftmax, 0, false, false), every);
     check_outputs(ModulesCase(shape, 2, kSoftmax, 0, true, true), every);
     check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "half_square"), false, true), every);
@@ -378,6 +408,7 @@ void check_quantities(const Shape &shape) {
     for (const Quantity quantity : {Quantity::jvp, Quantity::potential, Quantity::divergence, Quantity::jacobian}) {
         check_outputs(RidgeCase(shape, 1, {tanh}, true, true, false, quantity), false);
         check_outputs(RidgeCase(shape, 3, {softplus, sin}, true, true, false, quantity), false);
+        check_outputs(RidgeCase(shape, 1, {kSpline}, true, true, false, quantity, 21), false);
         check_outputs(ModulesCase(shape, 2, kSoftmax, 0, false, false, quantity), false);
         check_outputs(ModulesCase(shape, 3, kSoftmax, 0, true, false, quantity), false);
         check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "logcosh"), false, false, quantity), false);
@@ -399,6 +430,29 @@ void check_every_function() {
     }
     for (int t = 0; t < transforms.count; ++t)
         check_outputs(ModulesCase({35, 9, 19}, 2, number_of(basis, "tanh"), t, false, true), false);
+}
+
+void check_convolutions() {
+    struct Image {
+        int64_t batch, channels, sizes[3], filter[3], filters;
+        bool circular;
+    };
+    constexpr Image images[] = {
+        {2, 1, {1, 1, 9}, {1, 1, 3}, 5, false},     {1, 2, {1, 1, 211}, {1, 1, 6}, 17, true},
+        {3, 1, {12, 1, 13}, {5, 1, 5}, 4, false},   {1, 3, {40, 1, 21}, {4, 1, 3}, 33, true},
+        {1, 1, {61, 1, 102}, {13, 1, 13}, 9, true}, {2, 2, {3, 1, 4}, {5, 1, 4}, 131, false},
+        {2, 1, {5, 6, 7}, {3, 2, 3}, 3, false},     {17, 1, {8, 1, 8}, {3, 1, 3}, 16, true},
+    };
+    const Names &basis = sets.back()->basis;
+    const int tanh = number_of(basis, "tanh"), softplus = number_of(basis, "softplus");
+    for (const Quantity quantity : {Quantity::value, Quantity::jvp, Quantity::potential, Quantity::divergence})
+        for (const Image &i : images) {
+            const Shape shape{i.batch, i.channels * i.sizes[0] * i.sizes[1] * i.sizes[2], i.filters};
+            for (const RidgeCase &ridge : {RidgeCase(shape, 1, {tanh}, true, true, false, quantity),
+                                           RidgeCase(shape, 2, {softplus, tanh}, true, true, false, quantity),
+                                           RidgeCase(shape, 1, {kSpline}, true, true, false, quantity, 7)})
+                check_outputs(ConvCase(ridge, i.channels, i.sizes, i.filter, i.circular), false);
+        }
 }
 
 template <class T> void check_basis(Evaluate<T> evaluate, int count) {
@@ -449,6 +503,7 @@ int main(int argc, char **argv) {
             check_shape(shape, false);
     for (const Shape &shape : kQuantityShapes)
         check_quantities(shape);
+    check_convolutions();
     check_every_function();
     for (const InstructionSet *set : sets) {
         check_basis(set->evaluate_f32, set->basis.count);
