@@ -22,6 +22,7 @@ from gradnets_fast.apps.bench.chosen import Choice
 from gradnets_fast.apps.bench.contenders import CONTENDERS, Builder, Contender, eager, ours
 from gradnets_fast.apps.bench.machine import Machine
 from gradnets_fast.apps.bench.measurement import Plan, Spread, WallClock, calls_per_sample, interleaved
+from gradnets_fast.apps.bench.images import image_case
 from gradnets_fast.apps.bench.presets import CASES, PRESETS, Preset, registry_cases
 from gradnets_fast.apps.bench.verification import chosen_rows
 from gradnets_fast.nn import registry
@@ -241,3 +242,14 @@ def test_numbers_to_read() -> None:
         "1.00 s",
     ]
     assert math.isclose(float(readable.times(0.049)[:-1]), 0.05)
+
+
+def test_a_case_of_images() -> None:
+    case = image_case(2, (9, 8), (1, 3, 5), 3, "tanh", 2.0, 1.5)
+    problem = case.problem()
+    (x,) = problem.points
+    torch.testing.assert_close(problem.ours(x), problem.eager(x))
+    taps = 9 * (1 * 3 + 3 * 5)
+    assert problem.work["flops"]["forward"] == 2 * 2 * (2 * 72) * taps
+    assert case.label == "ConvGradNet 1→3→5, 3×3, tanh, 9×8 2x72x5"
+    assert {case.target for case in PRESETS["imaging"].cases()} > {None}

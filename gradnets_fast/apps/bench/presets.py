@@ -13,6 +13,7 @@ from ...nn import registry
 from ...nn.registry import ARCHITECTURES
 from ..draws import Variant
 from .cases import Case, NetworkCase, Target, network_case
+from .images import image_case
 from .measurement import Plan
 from .operators import OperatorCase, of_variant
 
@@ -135,6 +136,16 @@ def deep_cases() -> Iterator[Case]:
         yield of_variant(operator, Variant("deep", depth, ("tanh",)), "float32")(batch=batch, d=d, h=h)
 
 
+_COMPOSED, _SINGLE = (1, 4, 8, 64), (1, 64)
+IMAGE_CASES = (
+    image_case(1, (481, 321), _COMPOSED, 5, "relu", 3, 2.5),
+    image_case(16, (40, 40), _COMPOSED, 5, "relu", 1.7, 1.5),
+    image_case(1, (481, 321), _SINGLE, 13, "relu", 7.5, 5.5),
+    image_case(16, (40, 40), _SINGLE, 13, "relu", 4, 4),
+    image_case(1, (481, 321), _SINGLE, 5, "tanh"),
+    image_case(16, (40, 40), _SINGLE, 5, "tanh"),
+)
+
 _GPU_DTYPES = ("bfloat16", "tf32", "ieee", "float32")
 _GPU_BATCH, _WIDE_BATCH, _WIDE = 2**20, 2**17, 256
 _GPU_MODULES = (
@@ -205,6 +216,7 @@ PRESETS = {
     "full": Preset(lambda: CASES, _ALL, Plan(30, 40.0, memory_from=_LARGE)),
     "registry": Preset(registry_cases, _WITHOUT_COMPILE, Plan(20, 2.0)),
     "deep": Preset(deep_cases, ("eager", "jax", "ours"), Plan(30, 10.0, memory_from=2**22)),
+    "imaging": Preset(lambda: IMAGE_CASES, ("eager", "compile", "ours"), Plan(30, 20.0, memory_from=2**22)),
     "gpu": Preset(gpu_cases, ("eager", "ours"), Plan(30, 1.5, memory_from=1)),
 }
 
