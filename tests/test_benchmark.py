@@ -20,9 +20,9 @@ from gradnets_fast.apps.bench import chosen, memory, readable, runner
 from gradnets_fast.apps.bench.cases import Case, Problem, Target
 from gradnets_fast.apps.bench.chosen import Choice
 from gradnets_fast.apps.bench.contenders import CONTENDERS, Builder, Contender, eager, ours
+from gradnets_fast.apps.bench.images import image_case
 from gradnets_fast.apps.bench.machine import Machine
 from gradnets_fast.apps.bench.measurement import Plan, Spread, WallClock, calls_per_sample, interleaved
-from gradnets_fast.apps.bench.images import image_case
 from gradnets_fast.apps.bench.presets import CASES, PRESETS, Preset, registry_cases
 from gradnets_fast.apps.bench.verification import chosen_rows
 from gradnets_fast.nn import registry
