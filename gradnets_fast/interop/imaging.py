@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import check_positive, message
-from ..nn import GradNet
+from ..nn import ConvGradNet, GradNet
 from ._optional import require
 from ._proximal import proximal_point
 
@@ -29,17 +29,28 @@ class _ImagePotential(torch.nn.Module):
                 fix = "take 1 for every patch, or patch_size for disjoint ones"
                 raise ValueError(message(where, "stride", f"at most patch_size = {patch_size}", stride, fix))
         self.where, self.net, self.patch_size, self.stride = where, net, patch_size, stride
+        self.takes_images = isinstance(net, ConvGradNet)
+        if self.takes_images and patch_size is not None:
+            fix = "leave it out: the network takes whole images"
+            raise ValueError(message(where, "patch_size", "None for convolutions", patch_size, fix))
 
     def forward(self, x: Tensor) -> Tensor:
         """F(x), (B,)."""
+        if self.takes_images:
+            return self.net.potential(x)
         return self.net.potential(self._points(x)).sum(1)
 
     def gradient(self, x: Tensor) -> Tensor:
         """∇F(x), of x's shape."""
+        if self.takes_images:
+            of_image: Tensor = self.net(x)
+            return of_image
         return self._image(self.net(self._points(x)), x.shape)
 
     def hessian(self, x: Tensor, v: Tensor) -> Tensor:
         """∇²F(x) v, of x's shape."""
+        if self.takes_images:
+            return self.net.jvp(x, v)
         return self._image(self.net.jvp(self._points(x), self._points(v)), x.shape)
 
     def _points(self, x: Tensor) -> Tensor:
@@ -78,7 +89,7 @@ class GradNetPrior(_Prior):  # type: ignore[misc]
         net.potential(patches).sum(1)
 
     Args:
-        net: the network ∇F; d is C·H·W, or C·patch_size² with patches.
+        net: the network ∇F; d is C·H·W, or C·patch_size² with patches; a `ConvGradNet` takes images as they are.
         patch_size: the side of the square patches; None for the whole image.
         stride: the distance between patches: 1 for every patch, patch_size for disjoint ones.
 

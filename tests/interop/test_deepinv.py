@@ -319,3 +319,15 @@ def test_what_does_not_fit_is_refused() -> None:
         GradNetPrior(net, patch_size=3).grad(x[0])
     with pytest.raises(ValueError, match=r"expected shape \(…, 18\)"):
         GradNetPrior(net)(x)
+
+
+def test_convolutional_networks_take_images_as_they_are() -> None:
+    net = gf.mConvGradNet(SHAPE[0], 5, 3, "tanh", stages=[(3, 3)], dtype=torch.float64)
+    prior, denoiser, x = GradNetPrior(net), GradientStepDenoiser(net), images()
+    torch.testing.assert_close(prior.fn(x), net.potential(x))
+    torch.testing.assert_close(prior.grad(x), net(x))
+    u = prior.prox(x, gamma=0.7)
+    torch.testing.assert_close(u + 0.7 * net(u), x)
+    torch.testing.assert_close(denoiser(x, 0.5), x - 0.25 * net(x))
+    with pytest.raises(ValueError, match="patch_size: expected None for convolutions, got 3"):
+        GradNetPrior(net, patch_size=3)
