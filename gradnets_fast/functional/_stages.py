@@ -61,11 +61,19 @@ class ComposedConvRidge(ConvRidge):
         fix = "use collapse(), or the mean of (v * net.jvp(x, v)).sum() over random signs v"
         raise NotImplementedError(message("conv_ridge", "quantity", "value, potential or jvp", got, fix))
 
+    def projected(self, x: Tensor) -> Tensor:
+        """Return K∗x of all convolutions."""
+        return convolved(self._of_points(x), self.W, self.padding)
+
+    def transposed(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return Kᵀz of all convolutions, in the shape of x."""
+        return self._to_points(adjoint(z, self.W, self.padding), x)
+
     def _last(self) -> ConvRidge:
         return ConvRidge(self.W, self.scale, self.shift, self.coef, None, self.basis, self.padding)
 
     def _of_points(self, x: Tensor) -> Tensor:
-        checked_images(self.family.name, (x,), self.stages[0], self.bias, self.padding)
+        checked_images(self.family.name, (x,), [*self.stages, self.W][0], self.bias, self.padding)
         z = x.reshape(-1, *x.shape[1 - self.W.dim() :])
         for K in self.stages:
             z = convolved(z, K, self.padding)

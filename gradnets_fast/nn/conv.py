@@ -104,9 +104,9 @@ class ConvGradNet(GradNet):
         """Return the filters of all convolutions in effect: centred, and the last ones divided by the norm."""
         filters = [*parameters_of(self.stages), parameter_of(self, "K")]
         count = {"none": 0, "first": 1, "all": len(filters)}[self.centred]
-        filters[:count] = [K - K.mean(tuple(range(1, K.dim())), keepdim=True) for K in filters[:count]]
+        filters[:count] = map(centred_filters, filters[:count])
         if self.normalized:
-            filters[-1] = filters[-1] / self._norm(filters)
+            filters[-1] = filters[-1] / norm_of(filters)
         return filters
 
     def filter_norm(self) -> Tensor:
@@ -115,32 +115,7 @@ class ConvGradNet(GradNet):
         Of circular images whose size divides the grid's it is exact to the grid; zeros make the norm of one convolution
         smaller.
         """
-        return self._norm(self.filters())
-
-    def _norm(self, filters: list[Tensor]) -> Tensor:
-        """The spectrum of KᵀK of an impulse, (C_in, C_in) for each wave, and its largest eigenvalue."""
-        response = self._response(filters)
-        for K in reversed(filters):
-            response = adjoint(response, K, "zeros")
-        least = _FREQUENCIES if response.dim() < 5 else 64
-        grid = [max(least, n) for n in response.shape[2:]]
-        spectrum = torch.fft.fftn(response, grid, tuple(range(2, response.dim())))
-        if self.in_channels == 1:
-            largest: Tensor = spectrum.abs().max()
-        else:
-            largest = torch.linalg.matrix_norm(spectrum.movedim((0, 1), (-2, -1)), 2).max()
-        return largest.sqrt()
-
-    def _response(self, filters: list[Tensor]) -> Tensor:
-        """What the convolutions make of an impulse in each channel, (C_in, C, …), as far as they and adjoints reach."""
-        impulse = filters[0].new_zeros(self.in_channels, self.in_channels, *(2 * r + 1 for r in _reach(filters)))
-        for channel in range(self.in_channels):
-            place = (channel, channel, *_reach(filters))
-            impulse[place] = 1.0
-        response = impulse
-        for K in filters:
-            response = convolved(response, K, "zeros")
-        return response
+        return norm_of(self.filters())
 
     def _effective(self) -> ConvRidge:
         *stages, K = self.filters()
@@ -156,7 +131,7 @@ class ConvGradNet(GradNet):
         With padding "circular" it is the same everywhere.  The filters are centred and divided by the norm for good.
         """
         filters = self.filters()
-        response = self._response(filters)
+        response = _response(filters)
         for dim, reach in enumerate(_reach(filters), start=2):
             response = response.narrow(dim, sum((K.shape[dim] - 1) // 2 for K in filters), reach + 1)
         K = response.flip(*range(2, response.dim())).transpose(0, 1).contiguous()
@@ -189,6 +164,38 @@ class mConvGradNet(ConvGradNet):
     """
 
     monotone = True
+
+
+def centred_filters(K: Tensor) -> Tensor:
+    """Return each filter minus its mean over channels and taps."""
+    return K - K.mean(tuple(range(1, K.dim())), keepdim=True)
+
+
+def norm_of(filters: list[Tensor]) -> Tensor:
+    """Return the root of the largest eigenvalue of KᵀK on waves, (), of the convolutions with these filters in turn."""
+    response = _response(filters)
+    for K in reversed(filters):
+        response = adjoint(response, K, "zeros")
+    least = _FREQUENCIES if response.dim() < 5 else 64
+    grid = [max(least, n) for n in response.shape[2:]]
+    spectrum = torch.fft.fftn(response, grid, tuple(range(2, response.dim())))
+    if len(response) == 1:
+        largest: Tensor = spectrum.abs().max()
+    else:
+        largest = torch.linalg.matrix_norm(spectrum.movedim((0, 1), (-2, -1)), 2).max()
+    return largest.sqrt()
+
+
+def _response(filters: list[Tensor]) -> Tensor:
+    """What the convolutions make of an impulse in each channel, (C_in, C, …), as far as they and adjoints reach."""
+    channels = filters[0].shape[1]
+    response = filters[0].new_zeros(channels, channels, *(2 * r + 1 for r in _reach(filters)))
+    for channel in range(channels):
+        place = (channel, channel, *_reach(filters))
+        response[place] = 1.0
+    for K in filters:
+        response = convolved(response, K, "zeros")
+    return response
 
 
 def _reach(filters: list[Tensor]) -> list[int]:

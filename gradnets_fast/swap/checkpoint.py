@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import message
 from ..nn import GradNet, GradNetC, GradNetM, mGradNetC, mGradNetM
 from ..nn.activation import WEIGHTED_SOFTMAX, WEIGHTED_TANH, Activation
+from .regularizers import clipped_regularizer, spline_regularizer
 from .translation import cascade_from_2023, modules_from_2023
 
 _WHERE = "load_reference_checkpoint"
@@ -25,12 +26,17 @@ def load_reference_checkpoint(
     *,
     monotone: bool | None = None,
     activation: Activation | None = None,
+    weak_convexity: float | None = None,
+    smooth: bool = False,
 ) -> GradNet:
     """A network with the weights of a checkpoint of the authors' code: their shapes tell architecture, depth and width.
 
     A C-MGN or M-MGN of 2023 becomes the mGradNetC or mGradNetM with the same f: its `linear` part holds V, transposed
     and made square if necessary; `beta` and `alpha`, which those networks lack, have the value that softplus maps to 1.
     They are parameters as any other: to train the network of 2023, freeze them by `requires_grad_(False)`.
+
+    The two published ridge regularisers of images are known too, with filters, scaling and beta, or with conv_layer and
+    coefficients of splines: their networks have ∇R for forward and R, of each image, for potential.
 
     Args:
         source: a file that torch.save wrote, or what is in it: the network's state_dict, perhaps under "state_dict",
@@ -39,10 +45,14 @@ def load_reference_checkpoint(
             M-MGN is monotone anyway.
         activation: the activation of a cascade or a C-MGN, as in `GradNetC`; needed unless it is learned, as the
             weighted ones are.  For an M-MGN it is "tanh" by default.
+        weak_convexity: of a regulariser of clips, which subtracts so much of the second one: 1.0 if it is weakly
+            convex, 0.0 if it is convex; nothing in the file tells.
+        smooth: of such a regulariser: its potential is of log cosh, not of Huber's function.
 
     Returns:
-        GradNetC, mGradNetC, GradNetM or mGradNetM in the weights' dtype, whose forward returns f alone.  A GradNetC has
-        reuse_penultimate_activation=True, for the authors' applies its last activation but one twice.
+        GradNetC, mGradNetC, GradNetM or mGradNetM, or a regulariser of images, in the weights' dtype, whose forward
+        returns f alone.  A GradNetC has reuse_penultimate_activation=True, for the authors' applies its last activation
+        but one twice.
 
     Raises:
         TypeError, ValueError: the source is no such checkpoint, `monotone` or the activation is missing, or the
@@ -56,7 +66,11 @@ def load_reference_checkpoint(
     >>> print(load_reference_checkpoint(net.state_dict(), monotone=True).extra_repr())
     num_modules=2, in_dim=3, embed_dim=5, activation='weighted_softmax'
     """
-    weights = _weights(source)
+    weights, config = _weights(source)
+    if weights.keys() & {"scaling", "regularizer.scaling"}:
+        return clipped_regularizer(_WHERE, weights, weak_convexity, smooth)
+    if "activation.coefficients_vect" in weights:
+        return spline_regularizer(_WHERE, weights, config)
     if {"mmgn_modules.0.W", "alpha"} <= weights.keys():
         net = _modular(weights, _told(monotone), activation)
     elif {"W", "beta.0"} <= weights.keys():
@@ -84,8 +98,10 @@ def load_reference_checkpoint(
     return net
 
 
-def _weights(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
+def _weights(source: str | PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
+    """Return the state_dict, and what lies beside it under "config"."""
     content = source if isinstance(source, Mapping) else torch.load(source, map_location="cpu", weights_only=True)
+    config = content.get("config") if isinstance(content, Mapping) else None
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -94,7 +110,7 @@ def _weights(source: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Tenso
         raise TypeError(
             message(_WHERE, "source", "a state_dict", type(content).__name__, "save net.state_dict(), not the network")
         )
-    return {name.removeprefix(_PREFIX): value for name, value in content.items()}
+    return {name.removeprefix(_PREFIX): value for name, value in content.items()}, config
 
 
 def _told(monotone: bool | None) -> bool:
