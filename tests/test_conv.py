@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,14 @@ from covering import in_turn, label, with_each_in_turn
 from gradnets_fast import reference
 from gradnets_fast.reference.conv import projected
 from gradnets_fast.reference.ridge import PANELLED_RULE
-from oracle import Function, assert_as_good_as_eager, outputs_and_gradients, second_gradients
+from oracle import (
+    Function,
+    assert_as_good_as_eager,
+    assert_rounded_once,
+    outputs_and_gradients,
+    second_gradients,
+)
+from test_operators import rounds_hidden_values
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -142,6 +151,17 @@ def test_results_and_gradients(quantity: str, call: Call, size: Size, dtype: tor
     check(quantity, call, *tensors_for(quantity, call, size, dtype))
 
 
+@in_turn("call, size, dtype", DTYPES[2:], CALLS, SIZES[4:8])
+def test_results_in_sixteen_bits_are_rounded_once(call: Call, size: Size, dtype: torch.dtype) -> None:
+    if rounds_hidden_values(dtype):
+        return
+    tensors, g = tensors_for("value", call, size, dtype)
+    ours, eager = call.function(), call.function(backend="reference")
+    float32 = outputs_and_gradients(eager, [t.float() for t in tensors], g.float())
+    exact = outputs_and_gradients(eager, [t.double() for t in tensors], g.double())
+    assert_rounded_once(outputs_and_gradients(ours, tensors, g), float32, exact)
+
+
 @each_quantity
 @pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
 def test_images_in_sixteen_bits_with_vectors_in_float32(quantity: str, dtype: torch.dtype) -> None:
@@ -178,9 +198,9 @@ def through_the_points(function: Function) -> Function:
     return derivative
 
 
-@in_turn("call, size, dtype", DTYPES[:2], CALLS, SIZES[4:8])
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES[4:8])
 def test_double_backward_through_the_points(call: Call, size: Size, dtype: torch.dtype) -> None:
-    tensors, g = tensors_for("jvp", call, size, dtype)
+    tensors, g = tensors_for("jvp", call, size, dtype, None if dtype in DTYPES[:2] else torch.float32)
     ours, eager = (through_the_points(call.function(backend=backend)) for backend in ("cpp", "reference"))
     truth = outputs_and_gradients(eager, [t.double() for t in tensors], g.double())
     assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), truth)
@@ -315,6 +335,23 @@ def test_leading_dimensions_and_no_images(quantity: str) -> None:
 
 
 @each_quantity
+@each_call
+def test_bitwise_equal_for_any_thread_count(quantity: str, call: Call) -> None:
+    threads = torch.get_num_threads()
+    for size, dtype in ((SIZES[6], torch.float32), (SIZES[9], torch.bfloat16), (SIZES[7], torch.float32)):
+        tensors, g = tensors_for(quantity, call, size, dtype)
+        results = []
+        try:
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                results.append(outputs_and_gradients(call.function(quantity), tensors, g))
+        finally:
+            torch.set_num_threads(threads)
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@each_quantity
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
 @pytest.mark.parametrize("basis", ["tanh", "relu", "softplus"])
 def test_what_is_not_finite_stays_in_its_image(quantity: str, wrong: float, basis: str) -> None:
@@ -379,3 +416,29 @@ def test_the_definitions_in_the_docstrings(quantity: str) -> None:
     names = {"torch": torch, "log_cosh": lambda z: torch.log(torch.cosh(z)), **named}
     exec("\n".join(statements), names)
     torch.testing.assert_close(function(*tensors), eval(result, names))
+
+
+_MEMORY_SCRIPT = """
+import resource, torch, gradnets_fast
+torch.set_num_threads(2)
+images, channels = (16, 1, 240, 240), 64
+x, K = torch.randn(images, requires_grad=True), torch.randn(channels, 1, 5, 5, requires_grad=True)
+shift, v = torch.zeros(1, channels, requires_grad=True), torch.randn(images)
+for name in ("", "_potential", "_jvp", "_divergence"):
+    def step(*part):
+        points = (x[part], v[part]) if name == "_jvp" else (x[part],)
+        result = getattr(gradnets_fast, "conv_ridge" + name)(*points, K, None, shift, None)
+        torch.autograd.grad(result.square().sum(), [x, K, shift])
+    step(slice(1), slice(None), slice(30), slice(30))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(slice(None))
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (x.numel() * channels * 4)
+    assert more < 0.1, (name, more)
+print("little")
+"""
+
+
+def test_a_step_stores_nothing_of_size_channels_times_pixels() -> None:
+    """One float32 array of that size would be 236 MB, and that of a single image 15 MB."""
+    done = subprocess.run([sys.executable, "-c", _MEMORY_SCRIPT], capture_output=True, text=True, check=False)
+    assert done.stdout == "little\n", done.stderr
