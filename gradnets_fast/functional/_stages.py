@@ -61,14 +61,6 @@ class ComposedConvRidge(ConvRidge):
         fix = "use collapse(), or the mean of (v * net.jvp(x, v)).sum() over random signs v"
         raise NotImplementedError(message("conv_ridge", "quantity", "value, potential or jvp", got, fix))
 
-    def projected(self, x: Tensor) -> Tensor:
-        """Return K∗x of all convolutions."""
-        return convolved(self._of_points(x), self.W, self.padding)
-
-    def transposed(self, z: Tensor, x: Tensor) -> Tensor:
-        """Return Kᵀz of all convolutions, in the shape of x."""
-        return self._to_points(adjoint(z, self.W, self.padding), x)
-
     def _last(self) -> ConvRidge:
         return ConvRidge(self.W, self.scale, self.shift, self.coef, None, self.basis, self.padding)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,17 +34,20 @@ class ConvRidgeRegularizer(GradNet):
         super().__init__()
         self.filters = nn.ParameterList([nn.Parameter(K.detach().clone()) for K in filters])
 
+    def _effective(self) -> ComposedConvRidge:
+        raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
+
     @torch.no_grad()
     def lipschitz(self, steps: int = _POWER_ITERATIONS) -> float:
         """Return the norm of Kᵀ diag(the largest slope of each channel) K, by power iteration on an image."""
-        network = self._effective()
-        assert isinstance(network, ComposedConvRidge)
         steepest = self._largest_slopes()
+        coef, shift = steepest[None, None], torch.zeros_like(steepest)
+        linear = replace(self._effective(), scale=None, shift=shift, coef=coef, basis="identity")
         generator, channels = torch.Generator().manual_seed(0), self.filters[0].shape[1]
         v = torch.randn(1, channels, _SIDE, _SIDE, generator=generator, dtype=torch.float32, device="cpu").to(steepest)
         norm = 1.0
         for _ in range(steps):
-            v = network.transposed(network.projected(v) * steepest.view(-1, 1, 1), v)
+            v = linear.value(v)
             norm = float(v.norm())
             v = v / norm
         return norm
