@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import _cpp, families
+from . import families
 from ._cpp import CppKernels
 from ._triton import RidgeKernels
 from ._triton_modules import ModuleKernels
@@ -47,8 +47,6 @@ other, whose kernels there are.
 def _kernels_of(backend: str, family: families.Family, quantity: str) -> Callable[[Operator], Kernels]:
     """Return what makes the kernels of an operator."""
     compiled, quantities = _COMPILED.get((backend, family.name), (Recomputed, ()))
-    if compiled is CppKernels and not _cpp.has_entry(family.name):
-        return Recomputed
     return compiled if quantity in quantities else Recomputed
 
 

@@ -100,11 +100,6 @@ def why_unavailable() -> str | None:
     return _WHY_UNAVAILABLE
 
 
-def has_entry(family: str) -> bool:
-    """Return whether the extension that is there has the family's kernels."""
-    return _EXTENSION is None or hasattr(_EXTENSION, family)
-
-
 def extension() -> Any:
     """Return the extension module.
 
