@@ -138,7 +138,7 @@ def test_only_vectors_are_float32_beside_points_of_16_bits(operator: str, backen
     half = {name: v.bfloat16() for name, v in arguments().items() if isinstance(v, torch.Tensor)}
     for name in half.keys() - {"x"}:
         changed = {**half, name: half[name].float()}
-        if name in ("W", "theta", "v"):
+        if name in ("W", "K", "theta", "v"):
             assert f": {name}: expected dtype torch.bfloat16" in rejection(
                 operator, TypeError, **changed, backend=backend
             )
