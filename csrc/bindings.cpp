@@ -248,7 +248,7 @@ void three_axes(const int64_t *sizes, size_t count, int64_t (&to)[3]) {
     to[2] = sizes[count - 1];
 }
 
-// The ridge family with convolutions: parameters and gradients (K, scale, shift, coef, None), K (C, C_in, k_1 … k_s),
+// The ridge family with convolutions: parameters and gradients (K, scale, shift, coef, bias), K (C, C_in, k_1 … k_s),
 // for points (…, d) that are images of `shape`, (C_in, n_1 … n_s).
 bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis, const std::vector<int64_t> &shape,
                 bool circular, const py::tuple &points, const py::tuple &parameters, const py::tuple &results,
@@ -275,8 +275,10 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
     const int64_t h = given.W.size(axes + 1), channels = given.W.size(axes), terms = given.terms(basis);
     const int64_t layers = given.shift.dimensions() == 2 ? given.shift.size(1) : 1;
     if (at.x.size(0) != d || channels != shape[0] || h == 0 || taps == 0 || layers == 0 || terms == 0 ||
-        given.bias.present() || (!given.coef.present() && terms != 1) || !given.vectors_fit(at, h, layers, terms) ||
-        !needed.vectors_fit(at, h, layers, terms) || needed.bias.present() || !needed.W.regular() ||
+        (given.bias.present() && quantity != Quantity::value) || !given.bias.regular() || !needed.bias.regular() ||
+        !given.bias.absent_or(at.sum_dtype(), channels) || !needed.bias.absent_or(at.sum_dtype(), channels) ||
+        (!given.coef.present() && terms != 1) || !given.vectors_fit(at, h, layers, terms) ||
+        !needed.vectors_fit(at, h, layers, terms) || !needed.W.regular() ||
         (needed.W.present() && (needed.W.dtype() != at.dtype() || needed.W.count() != given.W.count())))
         return false;
     for (int i = 0; circular && i < axes; ++i)

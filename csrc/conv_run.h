@@ -30,7 +30,7 @@ template <class S> class ConvRun {
         row_ = round_up(p.h, lanes);
         blocks_ = (p.h + block_ - 1) / block_;
         all_bands_ = p.batch * shape_.bands;
-        const bool sums_over_batch = p.dW || p.dscale || p.dshift || p.dcoef;
+        const bool sums_over_batch = p.dW || p.dscale || p.dshift || p.dcoef || p.dbias;
         chunks_ = sums_over_batch ? smaller(all_bands_, most_chunks(p.h * shape_.taps)) : all_bands_;
         lay_out_shared();
         lay_out_worker(scratch);
@@ -89,6 +89,7 @@ template <class S> class ConvRun {
         middle_sums_ = all.add<T>(chunks_ * sums_);
         norms_ = all.add<T>(is_trace_ ? shape_.classes() * row_ : 0);
         norm_sums_ = all.add<T>(is_trace_ && p.dW ? chunks_ * shape_.classes() * row_ : 0);
+        bias_sums_ = all.add<double>(p.dbias ? chunks_ * shape_.channels : 0);
         scalars_ = all.add<double>(p.points.scalar ? all_bands_ : 0);
         for (int r = 0; r < 3; ++r) {
             halos_[r] = all.add<T>(needs(r) && gathers() ? all_bands_ * shape_.halo : 0);
@@ -148,6 +149,8 @@ template <class S> class ConvRun {
             if (needs(r))
                 fill_zero(job.of(gradients_[r]), shape_.buffer);
         }
+        if (p.dbias)
+            add_bias_sums(job);
         double scalar = 0;
         const int64_t count = shape_.tiles(job.band);
         for (int64_t t = 0; t < count; ++t) {
@@ -187,6 +190,19 @@ template <class S> class ConvRun {
                     for (int64_t k = 0; k < axis[2].after; ++k)
                         inside[end + k] = shape_.circular ? inside[k] : T(0);
                 }
+    }
+
+    void add_bias_sums(const Job &job) const {
+        const int64_t row = shape_.axis[1].size * shape_.axis[2].size;
+        for (int64_t c = 0; c < shape_.channels; ++c) {
+            const S *const g =
+                p.points.g + job.band.image * shape_.image + (c * shape_.axis[0].size + job.band.first) * row;
+            double sum = 0;
+            for (int64_t i = 0; i < job.band.rows * row; ++i)
+                sum += widen(g[i]);
+            double &total = piece<double>(shared_, bias_sums_)[job.chunk * shape_.channels + c];
+            total = job.first_of_chunk ? sum : total + sum;
+        }
     }
 
     // The pixel at a place of a buffer's axis, or −1 if it lies outside of the image.
@@ -354,6 +370,9 @@ template <class S> class ConvRun {
                     fold(from);
                 const int64_t of_band = i - axis[0].before, behind = of_band - job.band.rows;
                 const int64_t at = image + (c * axis[0].size + job.band.first + of_band) * row;
+                if (r == 1 && p.bias && of_band >= 0 && behind < 0)
+                    for (int64_t k = 0; k < shape_.plane; ++k)
+                        from[k] += p.bias[c];
                 if (of_band < 0 || behind >= 0) {
                     if (gathers())
                         copy_lines(from, halo_row(r, job.number, c, of_band < 0 ? i : axis[0].before + behind));
@@ -401,6 +420,12 @@ template <class S> class ConvRun {
             for (int64_t i = 0; i < shape_.bands; ++i)
                 sum += piece<double>(shared_, scalars_)[b * shape_.bands + i];
             p.points.scalar[b] = T(sum);
+        }
+        for (int64_t c = 0; p.dbias && c < shape_.channels; ++c) {
+            double sum = 0;
+            for (int64_t chunk = 0; chunk < chunks_; ++chunk)
+                sum += piece<double>(shared_, bias_sums_)[chunk * shape_.channels + c];
+            p.dbias[c] = T(sum);
         }
         if (p.dW)
             finish_weights(threads);
@@ -456,7 +481,8 @@ template <class S> class ConvRun {
     S *out_[3];
     bool is_trace_;
     int64_t sums_, block_, stride_, row_, blocks_, all_bands_, chunks_;
-    int64_t taps_at_, ordered_, forward_, backward_, weight_sums_, middle_sums_, norms_, norm_sums_, scalars_;
+    int64_t taps_at_, ordered_, forward_, backward_, weight_sums_, middle_sums_, norms_, norm_sums_, bias_sums_,
+        scalars_;
     int64_t halos_[3], totals_[3], points_[3], gradients_[3], tiles_[3];
     int64_t pixels_, classes_, turned_, of_pixels_, scratch_, shared_bytes_, worker_bytes_;
     char *shared_ = nullptr;

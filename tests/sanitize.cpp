@@ -164,14 +164,15 @@ struct ConvCase : RidgeCase {
     ConvCase(const RidgeCase &ridge, int64_t c, const int64_t (&n)[3], const int64_t (&k)[3], bool wraps)
         : RidgeCase(ridge), channels(c), sizes{n[0], n[1], n[2]}, filter{k[0], k[1], k[2]}, circular(wraps) {
         name = "convolutional " + name;
-        W = Random(uint32_t(shape.d)).draw(shape.h * channels * filter[0] * filter[1] * filter[2], 0.25);
+        Random random(uint32_t(shape.d));
+        W = random.draw(shape.h * channels * filter[0] * filter[1] * filter[2], 0.25);
+        bias = random.draw(channels, 1.0);
     }
 
     template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
         return run_by<S>(needs, threads, [&](const Ridge<S> &ridge) {
             Conv<S> problem{
                 ridge, channels, {sizes[0], sizes[1], sizes[2]}, {filter[0], filter[1], filter[2]}, circular};
-            problem.ridge.bias = problem.ridge.dbias = nullptr;
             return kernels_of<S>(set).conv(problem);
         });
     }

@@ -241,7 +241,7 @@ class ConvRidge(Network):
     """A network of the family; the fields are the arguments of `conv_ridge`, K as W, and what x was when made flat.
 
     Its methods take images (…, C_in, n_1, …, n_s), and return such, or numbers (…,).  They give `run` rows of
-    coordinates, as all operators take, and add the bias to what comes back.
+    coordinates, as all operators take.
     """
 
     W: Tensor
@@ -257,10 +257,7 @@ class ConvRidge(Network):
     operators: ClassVar[dict[str, Backends]] = OPERATORS["conv_ridge"]
 
     def value(self, x: Tensor, backend: str | None = None) -> Tensor:
-        return self._plus_bias(self._of_images("value", (x,), backend))
-
-    def _plus_bias(self, f: Tensor) -> Tensor:
-        return f if self.bias is None else (f + self.bias.view(-1, *[1] * (self.W.dim() - 2))).to(f.dtype)
+        return self._of_images("value", (x,), backend)
 
     def potential(self, x: Tensor, backend: str | None = None) -> Tensor:
         return self._plus_bias_times(x, self._of_images("potential", (x,), backend))
@@ -284,10 +281,11 @@ class ConvRidge(Network):
         raise NotImplementedError(message("conv_ridge", "quantity", "value, potential, jvp or divergence", got, fix))
 
     def _of_images(self, quantity: str, points: tuple[Tensor, ...], backend: str | None) -> Tensor:
-        """Return the quantity without what the bias adds."""
+        """Return the quantity; of the potential without what the bias adds."""
         where = self.family.operator_name(quantity)
         image, rows = checked_images(where, points, self.W, self.bias, self.padding)
-        result = run(replace(self, bias=None, image=image), quantity, rows, backend)
+        bias = self.bias if quantity == "value" else None
+        result = run(replace(self, bias=bias, image=image), quantity, rows, backend)
         return result.reshape(points[0].shape) if QUANTITIES[quantity].result == "vector" else result
 
     def parameters(self) -> tuple[Tensor | None, ...]:

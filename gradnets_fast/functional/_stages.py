@@ -47,7 +47,8 @@ class ComposedConvRidge(ConvRidge):
     stages: tuple[Tensor, ...] = ()
 
     def value(self, x: Tensor, backend: str | None = None) -> Tensor:
-        return self._plus_bias(self._to_points(self._last().value(self._of_points(x), backend), x))
+        f = self._to_points(self._last().value(self._of_points(x), backend), x)
+        return f if self.bias is None else (f + self.bias.view(-1, *[1] * (self.W.dim() - 2))).to(f.dtype)
 
     def potential(self, x: Tensor, backend: str | None = None) -> Tensor:
         return self._plus_bias_times(x, self._last().potential(self._of_points(x), backend))
