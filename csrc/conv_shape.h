@@ -63,7 +63,7 @@ template <class S> struct ConvShape {
         pitch = axis[2].padded();
         plane = axis[1].padded() * pitch;
         image = channels * axis[0].size * axis[1].size * axis[2].size;
-        cut_bands(p.ridge.batch);
+        cut_bands();
         channel = (band_rows + axis[0].taps - 1) * plane;
         buffer = channels * channel + Tile<T>::panel;
         halo = channels * (axis[0].taps - 1) * axis[1].size * axis[2].size;
@@ -114,13 +114,11 @@ template <class S> struct ConvShape {
     }
 
   private:
-    // About 16 bands of a batch are enough tasks; their buffers stay in cache, and a halo is a small part of one.
-    void cut_bands(int64_t batch) {
-        const int64_t shortest = larger(larger(axis[0].taps, 8), most_pixels / (axis[1].size * axis[2].size));
-        const int64_t few = axis[0].size * smaller(batch, 16) / 16;
-        const int64_t fit = (int64_t(1) << 17) / int64_t(sizeof(T)) / larger(1, channels * plane);
-        band_rows = larger(shortest, smaller(larger(few, shortest), larger(fit, shortest)));
-        bands = larger(1, axis[0].size / band_rows);
+    // Enough bands of one image for several threads, whose halos are a small part of them.  They do not depend on the
+    // batch, so that an image's results do not either.
+    void cut_bands() {
+        const int64_t lines = axis[1].size * axis[2].size, tile = (most_pixels + lines - 1) / lines;
+        bands = larger(1, axis[0].size / larger(larger(axis[0].taps, 16), tile));
         band_rows = (axis[0].size + bands - 1) / bands;
     }
 };

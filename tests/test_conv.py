@@ -352,6 +352,18 @@ def test_bitwise_equal_for_any_thread_count(quantity: str, call: Call) -> None:
 
 
 @each_quantity
+def test_an_image_has_the_same_bits_whatever_the_others_are(quantity: str) -> None:
+    tensors, g = tensors_for(quantity, CALLS[0], Size(20, 2, (41, 30), 9, (5, 3)), torch.float32)
+    count = len(tensors) - 5
+    together = outputs_and_gradients(CALLS[0].function(quantity), tensors, g)
+    for of in (slice(3, 4), slice(0, 7)):
+        alone = outputs_and_gradients(
+            CALLS[0].function(quantity), [*(t[of] for t in tensors[:count]), *tensors[count:]], g[of]
+        )
+        assert all(torch.equal(a, b[of]) for a, b in zip(alone[: 1 + count], together))
+
+
+@each_quantity
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
 @pytest.mark.parametrize("basis", ["tanh", "relu", "softplus"])
 def test_what_is_not_finite_stays_in_its_image(quantity: str, wrong: float, basis: str) -> None:
