@@ -163,6 +163,40 @@ def deep(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+DEMONSTRATIONS = {
+    "muller_brown": "Müller–Brown potential from 100 gradients",
+    "two_body": "two bodies, a Hamiltonian from its field",
+    "torus": "signed distance of a torus, eikonal loss",
+    "transport": "transport of a Gaussian, Monge–Ampère loss",
+    "poisson": "Poisson's equation, loss of the Laplacian",
+}
+"""The scripts of bench/deep, by the names of their result files, in the order of the table."""
+
+
+def demonstrations(folder: Path = RESULTS / "deep") -> str:
+    """Errors and times of what deep networks are good for: each script's networks after the same training."""
+    lines = ["| task | network | parameters | error | a step, of ours |", "|---|---|---|---|---|"]
+    where: list[str] = []
+    for name, task in DEMONSTRATIONS.items():
+        result = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for row in result["rows"]:
+            of = f"{task}, d = {row['d']}" if "d" in row else task
+            for network, found in row["contenders"].items():
+                quantity, errors = next(iter(found["errors"].items()))
+                error = f"{quantity} {', '.join(f'{e:.2g}' for e in errors)}"
+                ratio = times(found["of_ours"]) if network != "ours" else duration(found["step_ms"])
+                lines.append(f"| {of} | {network} | {found['parameters']} | {error} | {ratio} |")
+        where.append(f"[{name}](bench/results/deep/{name}.json)")
+    machine = result["environment"]
+    note = (
+        "Errors of each seed after the same number of steps on the same batches. The last column is the median time of "
+        "a step, over ours of the same turns; for ours itself the time. By `python -m bench.deep.NAME` on "
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; result files with their "
+        f"commits: {', '.join(where)}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _over(row: dict[str, Any], name: str, job: str) -> str:
     """How many times as fast as a contender ours is."""
     theirs, ours = (row["contenders"][of]["milliseconds"][job]["median"] for of in (name, "ours"))
@@ -324,6 +358,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "training_gain": _of_result(training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },
+    DOCS / "deep.md": {"demonstrations": lambda: demonstrations()},
     DOCS / "reproduction.md": {
         "published_2d": _of_result(published_2d, "published_2d"),
         "polymax": _of_result(polymax, "polymax"),
