@@ -135,6 +135,28 @@ def small(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def imaging(result: dict[str, Any]) -> str:
+    """Median times and gains of convolutional networks, forward / step, and where they were measured."""
+    lines = [
+        "| channels, filters, activation, image | batch | eager | ours | gain over eager | over torch.compile "
+        "| of torch.mm's rate |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [_pair(partial(_median, row, name)) for name in ("eager", "ours")]
+        cells += [_pair(partial(_over, row, "eager")), _pair(lambda job, r=row: times(over_compile(r, job)))]
+        cells.append(_pair(lambda job, r=row: f"{r['of_mm'][job]:.0%}"))
+        lines.append(f"| {row['variant']} | {row['batch']} | {' | '.join(cells)} |")
+    where, mm = result["environment"], f"{result['machine']['mm_gflops']['median']:.0f} GFLOP/s"
+    note = (
+        "Forward / step. Medians of interleaved runs, each result first verified against float64; torch.mm made "
+        f"{mm} in the same run. A dash: torch.compile's result was further from float64 than twice eager's. "
+        f"Measured on {_machine(where)}, by `{where['command']}` ([result file](bench/results/imaging/cpu.json)). Absolute times "
+        "vary; compare the gains."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def deep(result: dict[str, Any]) -> str:
     """Median times of deep networks, forward / step, beside autograd's and jax.jit's, and where they were measured."""
     lines = [
@@ -355,6 +377,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "cpu": _of_result(cpu, "cpu"),
         "small": _of_result(small, "small/cpu"),
         "deep": _of_result(deep, "deep/cpu"),
+        "imaging": _of_result(imaging, "imaging/cpu"),
         "training_gain": _of_result(training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },
