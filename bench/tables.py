@@ -151,8 +151,8 @@ def imaging(result: dict[str, Any]) -> str:
     note = (
         "Forward / step. Medians of interleaved runs, each result first verified against float64; torch.mm made "
         f"{mm} in the same run. A dash: torch.compile's result was further from float64 than twice eager's. "
-        f"Measured on {_machine(where)}, by `{where['command']}` ([result file](bench/results/imaging/cpu.json)). Absolute times "
-        "vary; compare the gains."
+        f"Measured on {_machine(where)}, by `{where['command']}` ([result file](bench/results/imaging/cpu.json)). "
+        "Absolute times vary; compare the gains."
     )
     return "\n".join([*lines, "", note])
 

@@ -87,8 +87,8 @@ template <class S> struct Ridge {
     int threads;
 };
 
-// f = Kᵀφ(K∗x): `ridge` with a convolution, W being K [h, channels, filter], d all values of an image, and the bias [channels].
-// sizes: of an image [channels, sizes] and of the filters along three axes; 1 where there are fewer.
+// f = Kᵀφ(K∗x): `ridge` with a convolution, W being K [h, channels, filter], d all values of an image, and the bias
+// [channels]. sizes: of an image [channels, sizes] and of the filters along three axes; 1 where there are fewer.
 template <class S> struct Conv {
     Ridge<S> ridge;
     int64_t channels, sizes[3], filter[3];
