@@ -29,11 +29,14 @@ GRADNETS_INLINE void find_cells(const ParameterIndex &index, const Parameters &p
         const V inside = select(s > V{}, minimum(s, last), V{}); // a number, of NaN too
         cells.at[i] = __builtin_convertvector(inside, typename Simd<T>::Integers);
         cells.place[i] = s - __builtin_convertvector(cells.at[i], V);
+        T low[Simd<T>::lanes], high[Simd<T>::lanes];
         for (int l = 0; l < Simd<T>::lanes; ++l) {
             const int number = index.coef(0, int(cells.at[i][l]));
-            cells.low[i][l] = parameter.at(number, l);
-            cells.high[i][l] = parameter.at(number + 1, l);
+            low[l] = parameter.at(number, l);
+            high[l] = parameter.at(number + 1, l);
         }
+        cells.low[i] = load(low);
+        cells.high[i] = load(high);
     }
 }
 
