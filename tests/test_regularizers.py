@@ -156,3 +156,22 @@ def test_what_is_missing() -> None:
         gf.load_reference_checkpoint(clipped_weights(False, 1.0))
     with pytest.raises(ValueError, match="config with activation_params"):
         gf.load_reference_checkpoint(spline_file([(3, 1, 3, 3)], 5, 1.0)["state_dict"])
+    for name in ("beta", "filters.0.parametrizations.weight.original"):
+        weights = {key: value for key, value in clipped_weights(False, 1.0).items() if key != name}
+        with pytest.raises(ValueError, match=r"expected (beta|filters\.0\.weight) among the weights"):
+            gf.load_reference_checkpoint(weights, weak_convexity=1.0)
+    wrapped = {key: value for key, value in clipped_weights(True, 1.0).items() if key != "scale"}
+    with pytest.raises(ValueError, match="expected scale among the weights"):
+        gf.load_reference_checkpoint(wrapped, weak_convexity=1.0)
+    file = spline_file([(3, 1, 3, 3)], 5, 1.0)
+    file["config"]["activation_params"]["n_knots"] = 4
+    with pytest.raises(ValueError, match="3 channels × 4 knots, got 15 values"):
+        gf.load_reference_checkpoint(file)
+
+
+def test_a_profile_without_slope_has_the_lipschitz_constant_0() -> None:
+    file = spline_file([(3, 1, 3, 3)], 5, 1.0)
+    file["state_dict"]["activation.coefficients_vect"].zero_()
+    net = gf.load_reference_checkpoint(file)
+    assert isinstance(net, SplineRidgeRegularizer)
+    assert net.lipschitz(3) == 0.0

@@ -85,7 +85,8 @@ def load_reference_checkpoint(
         net = _modular(weights, True, activation or "tanh", linear="psd", transform="half_square")
     else:
         expected = "names of a cascade (W, beta.0, …), of modules (mmgn_modules.0.W, …), of a C-MGN (W, biases.0, …)"
-        fix = "pass the state_dict of a GradNet_C, mGradNet_C, GradNet_M, mGradNet_M, C_MGN or M_MGN"
+        expected += ", of a regulariser of images (filters.0.…, scaling, beta; or conv_layer.…, activation.…)"
+        fix = "pass the state_dict of a GradNet_C, mGradNet_C, GradNet_M, mGradNet_M, C_MGN, M_MGN or a regulariser"
         got = ", ".join(list(weights)[:5]) or "nothing"
         raise ValueError(message(_WHERE, "source", f"{expected} or M-MGN (W_k.0.weight, …)", got, fix))
     try:

@@ -49,6 +49,8 @@ class ConvRidgeRegularizer(GradNet):
         for _ in range(steps):
             v = linear.value(v)
             norm = float(v.norm())
+            if norm == 0.0:
+                return norm
             v = v / norm
         return norm
 
@@ -202,7 +204,9 @@ def clipped_regularizer(
         raise ValueError(message(where, "weak_convexity", "given, for the weights do not tell", "None", fix))
     prefix = "regularizer." if "regularizer.scaling" in weights else ""
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    filters = _filters(own, "filters.{}.parametrizations.weight.original", "filters.{}.weight")
+    _require(where, own, "beta")
+    filters = _filters(where, own, "filters.{}.parametrizations.weight.original", "filters.{}.weight")
+    _require(where, weights, *("alpha", "scale") if prefix else ())
     wrapper = {name: weights[name] for name in ("alpha", "scale") if prefix}
     return ClippedRidgeRegularizer(filters, own["scaling"], own["beta"], weak_convexity, smooth=smooth, **wrapper)
 
@@ -217,15 +221,27 @@ def spline_regularizer(where: str, weights: Mapping[str, Tensor], config: Any) -
         expected = "config with activation_params, knots_range and n_knots beside the weights"
         raise ValueError(message(where, "source", expected, type(config).__name__, fix)) from error
     names = ("conv_layer.conv_layers.{}.parametrizations.weight.original", "conv_layer.conv_layers.{}.weight")
-    coefficients = weights["activation.coefficients_vect"].reshape(-1, knots)
-    one = coefficients.new_ones(())
-    return SplineRidgeRegularizer(
-        _filters(weights, *names), coefficients, radius, weights.get("lmbd", one), weights.get("mu", one)
-    )
+    _require(where, weights, "lmbd", "mu")
+    filters, values = _filters(where, weights, *names), weights["activation.coefficients_vect"]
+    if values.numel() != len(filters[-1]) * knots:
+        expected = f"activation.coefficients_vect of {len(filters[-1])} channels × {knots} knots"
+        fix = "check that weights and config are of one network"
+        raise ValueError(message(where, "source", expected, f"{values.numel()} values", fix))
+    return SplineRidgeRegularizer(filters, values.reshape(-1, knots), radius, weights["lmbd"], weights["mu"])
 
 
-def _filters(weights: Mapping[str, Tensor], *names: str) -> list[Tensor]:
+def _require(where: str, weights: Mapping[str, Tensor], *names: str) -> None:
+    """Raise ValueError, naming it, if a name is missing."""
+    missing = [name for name in names if name not in weights]
+    if missing:
+        got, fix = ", ".join(list(weights)[:5]) + ", …", "pass the whole state_dict of the regulariser"
+        raise ValueError(message(where, "source", f"{', '.join(missing)} among the weights", got, fix))
+
+
+def _filters(where: str, weights: Mapping[str, Tensor], *names: str) -> list[Tensor]:
     """Return the filters of all convolutions, each under one of the names."""
+    if not any(name.format(0) in weights for name in names):
+        _require(where, weights, names[-1].format(0))
     found: list[Tensor] = []
     while True:
         here = [weights[name.format(len(found))] for name in names if name.format(len(found)) in weights]
