@@ -36,11 +36,9 @@ template <class T> struct ConvSlopeStrips {
 // The weight of an image for each pixel of a tile.
 template <class S> class PixelWeights {
   public:
-    explicit PixelWeights(const Conv<S> &p)
-        : memory_(p.ridge.batch * ConvShape<S>(p).tile_pixels() * int64_t(sizeof(Sum<S>))) {
-        const int64_t pixels = ConvShape<S>(p).tile_pixels();
-        for (int64_t i = 0; memory_.ok() && p.ridge.points.weight && i < p.ridge.batch * pixels; ++i)
-            data()[i] = p.ridge.points.weight[i / pixels];
+    PixelWeights(const Ridge<S> &p, int64_t pixels) : memory_(p.batch * pixels * int64_t(sizeof(Sum<S>))) {
+        for (int64_t i = 0; memory_.ok() && p.points.weight && i < p.batch * pixels; ++i)
+            data()[i] = p.points.weight[i / pixels];
     }
     bool ok() const { return memory_.ok(); }
     Sum<S> *data() const { return piece<Sum<S>>(memory_.at(0), 0); }
@@ -52,7 +50,7 @@ template <class S> class PixelWeights {
 template <class S> inline bool conv_potential(const Conv<S> &p, const CascadeStrips<Sum<S>> &cascade) {
     using T = Sum<S>;
     const Ridge<S> &ridge = p.ridge;
-    const PixelWeights<S> weights(p);
+    const PixelWeights<S> weights(ridge, ConvShape<S>(p).tile_pixels());
     if (!weights.ok())
         return false;
     const int layers = cascade.index().layers;
