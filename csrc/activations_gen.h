@@ -8,6 +8,7 @@ namespace gradnets::GRADNETS_ISA {
 
 struct identity_basis {
     static constexpr int number = 0;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = broadcast<V>(0.5) * (x * x);
@@ -38,6 +39,7 @@ struct identity_basis {
 
 struct tanh_basis {
     static constexpr int number = 1;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -74,6 +76,7 @@ struct tanh_basis {
 
 struct sigmoid_basis {
     static constexpr int number = 2;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
@@ -122,6 +125,7 @@ struct sigmoid_basis {
 
 struct softplus_basis {
     static constexpr int number = 3;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = v_log1p(v_exp_bounded(-absolute(x)));
@@ -166,6 +170,8 @@ struct softplus_basis {
 
 struct relu_basis {
     static constexpr int number = 4;
+    static constexpr bool smooth = false;
+    static constexpr double kink = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
@@ -197,6 +203,8 @@ struct relu_basis {
 
 struct elu_basis {
     static constexpr int number = 5;
+    static constexpr bool smooth = false;
+    static constexpr double kink = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = minimum(x, broadcast<V>(0.0));
@@ -238,6 +246,7 @@ struct elu_basis {
 
 struct silu_basis {
     static constexpr int number = 6;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -298,6 +307,7 @@ struct silu_basis {
 
 struct gelu_basis {
     static constexpr int number = 7;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -342,6 +352,7 @@ struct gelu_basis {
 
 struct sin_basis {
     static constexpr int number = 8;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = v_sin(broadcast<V>(0.5) * x);
@@ -376,6 +387,7 @@ struct sin_basis {
 
 struct arctan_basis {
     static constexpr int number = 9;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -426,6 +438,8 @@ struct arctan_basis {
 
 struct softsign_basis {
     static constexpr int number = 10;
+    static constexpr bool smooth = false;
+    static constexpr double kink = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -467,6 +481,7 @@ struct softsign_basis {
 
 struct erf_basis {
     static constexpr int number = 11;
+    static constexpr bool smooth = true;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = (x * v_erf(x)) + (broadcast<V>(0.5641895835477563) * v_expm1(-(x * x)));
@@ -500,6 +515,8 @@ struct erf_basis {
 
 struct softshrink_basis {
     static constexpr int number = 12;
+    static constexpr bool smooth = false;
+    static constexpr double kink = 0.5;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(absolute(x) <= broadcast<V>(0.5), broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
@@ -532,6 +549,72 @@ struct softshrink_basis {
     }
 };
 
+struct hardtanh_basis {
+    static constexpr int number = 13;
+    static constexpr bool smooth = false;
+    static constexpr double kink = 1.0;
+    template <class V>
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
+        const auto t0 = absolute(x);
+        out = select(t0 > broadcast<V>(1.0), t0 - broadcast<V>(0.5), broadcast<V>(0.5) * (x * x));
+    }
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        out = select(x > broadcast<V>(1.0), broadcast<V>(1.0), select(x < broadcast<V>(-1.0), broadcast<V>(-1.0), x));
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
+        value = select(x > broadcast<V>(1.0), broadcast<V>(1.0), select(x < broadcast<V>(-1.0), broadcast<V>(-1.0), x));
+        first = select(absolute(x) < broadcast<V>(1.0), broadcast<V>(1.0), broadcast<V>(0.0));
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
+        value = select(x > broadcast<V>(1.0), broadcast<V>(1.0), select(x < broadcast<V>(-1.0), broadcast<V>(-1.0), x));
+        first = select(absolute(x) < broadcast<V>(1.0), broadcast<V>(1.0), broadcast<V>(0.0));
+        second = broadcast<V>(0.0);
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        value = select(x > broadcast<V>(1.0), broadcast<V>(1.0), select(x < broadcast<V>(-1.0), broadcast<V>(-1.0), x));
+        first = select(absolute(x) < broadcast<V>(1.0), broadcast<V>(1.0), broadcast<V>(0.0));
+        second = broadcast<V>(0.0);
+        third = broadcast<V>(0.0);
+    }
+};
+
+struct hardsigmoid_basis {
+    static constexpr int number = 14;
+    static constexpr bool smooth = false;
+    static constexpr double kink = 3.0;
+    template <class V>
+    static GRADNETS_INLINE void antiderivative(V x, V &out) {
+        const auto t0 = x + broadcast<V>(3.0);
+        out = select(x > broadcast<V>(3.0), x, select(x < broadcast<V>(-3.0), broadcast<V>(0.0), broadcast<V>(0.08333333333333333) * (t0 * t0)));
+    }
+    template <class V>
+    static GRADNETS_INLINE void value(V x, V &out) {
+        out = select(x > broadcast<V>(3.0), broadcast<V>(1.0), select(x < broadcast<V>(-3.0), broadcast<V>(0.0), broadcast<V>(0.16666666666666666) * (x + broadcast<V>(3.0))));
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_first(V x, V &value, V &first) {
+        value = select(x > broadcast<V>(3.0), broadcast<V>(1.0), select(x < broadcast<V>(-3.0), broadcast<V>(0.0), broadcast<V>(0.16666666666666666) * (x + broadcast<V>(3.0))));
+        first = select(absolute(x) < broadcast<V>(3.0), broadcast<V>(0.16666666666666666), broadcast<V>(0.0));
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_first_second(V x, V &value, V &first, V &second) {
+        value = select(x > broadcast<V>(3.0), broadcast<V>(1.0), select(x < broadcast<V>(-3.0), broadcast<V>(0.0), broadcast<V>(0.16666666666666666) * (x + broadcast<V>(3.0))));
+        first = select(absolute(x) < broadcast<V>(3.0), broadcast<V>(0.16666666666666666), broadcast<V>(0.0));
+        second = broadcast<V>(0.0);
+    }
+    template <class V>
+    static GRADNETS_INLINE void value_to_third(V x, V &value, V &first, V &second, V &third) {
+        value = select(x > broadcast<V>(3.0), broadcast<V>(1.0), select(x < broadcast<V>(-3.0), broadcast<V>(0.0), broadcast<V>(0.16666666666666666) * (x + broadcast<V>(3.0))));
+        first = select(absolute(x) < broadcast<V>(3.0), broadcast<V>(0.16666666666666666), broadcast<V>(0.0));
+        second = broadcast<V>(0.0);
+        third = broadcast<V>(0.0);
+    }
+};
+
 static constexpr const char *kBasisNames[] = {
     "identity",
     "tanh",
@@ -546,6 +629,8 @@ static constexpr const char *kBasisNames[] = {
     "softsign",
     "erf",
     "softshrink",
+    "hardtanh",
+    "hardsigmoid",
 };
 
 template <class F>
@@ -589,6 +674,12 @@ inline void with_basis(int basis, F &&body) {
         break;
     case 12:
         body(softshrink_basis{});
+        break;
+    case 13:
+        body(hardtanh_basis{});
+        break;
+    case 14:
+        body(hardsigmoid_basis{});
         break;
     }
 }

@@ -127,10 +127,9 @@ struct PointTensors {
     }
 };
 
-// The nodes and weights of the two rules, and which basis functions are smooth; Python hands them over once.
+// The nodes and weights of the two rules; Python hands them over once.
 struct StoredRules {
     std::vector<double> numbers[4];
-    std::vector<char> smooth;
     PotentialRules rules;
 };
 
@@ -140,16 +139,13 @@ StoredRules &stored_rules() {
 }
 
 void set_potential_rules(const std::vector<double> &nodes, const std::vector<double> &weights,
-                         const std::vector<double> &single_nodes, const std::vector<double> &single_weights,
-                         const std::vector<bool> &smooth) {
+                         const std::vector<double> &single_nodes, const std::vector<double> &single_weights) {
     StoredRules &s = stored_rules();
     const std::vector<double> *const given[] = {&nodes, &weights, &single_nodes, &single_weights};
     for (int i = 0; i < 4; ++i)
         s.numbers[i] = *given[i];
-    s.smooth.assign(smooth.begin(), smooth.end());
     s.rules = {{int(nodes.size()), s.numbers[0].data(), s.numbers[1].data()},
-               {int(single_nodes.size()), s.numbers[2].data(), s.numbers[3].data()},
-               s.smooth.data()};
+               {int(single_nodes.size()), s.numbers[2].data(), s.numbers[3].data()}};
 }
 
 // The ridge family's parameters or their gradients: W (h, d), scale (L, h), shift (L, h) or, for one layer, (h,), coef
@@ -188,7 +184,7 @@ struct RidgeTensors {
 
 // What the ridge family and its convolutions share; the batch and d are left to the caller.
 template <class S>
-Ridge<S> ridge_problem(Quantity quantity, const std::vector<int> &basis, const PointTensors &at,
+Ridge<S> ridge_problem(Quantity quantity, const std::vector<int> &basis, bool heads, const PointTensors &at,
                        const RidgeTensors &given, const RidgeTensors &needed, int64_t h, int64_t layers, int64_t terms,
                        int threads) {
     using T = Sum<S>;
@@ -197,6 +193,7 @@ Ridge<S> ridge_problem(Quantity quantity, const std::vector<int> &basis, const P
     problem.h = h;
     problem.phi.layers = int(layers);
     problem.phi.terms = int(terms);
+    problem.phi.heads = heads;
     problem.phi.basis = basis.data();
     problem.phi.scale = given.scale.data<T>();
     problem.phi.shift = given.shift.data<T>();
@@ -214,8 +211,9 @@ Ridge<S> ridge_problem(Quantity quantity, const std::vector<int> &basis, const P
     return problem;
 }
 
-// quantity: see common.h.  basis: the numbers of the cascade's basis functions.  threads: at most so many.
-bool ridge(const std::string &quantity_name, const std::vector<int> &basis, const py::tuple &points,
+// quantity: see common.h.  basis: the numbers of the cascade's basis functions.  heads: see common.h.  threads: at most
+// so many.
+bool ridge(const std::string &quantity_name, const std::vector<int> &basis, bool heads, const py::tuple &points,
            const py::tuple &parameters, const py::tuple &results, const py::tuple &gradients, int threads) {
     const Quantity quantity = quantity_of(quantity_name);
     if (points.size() != PointTensors::count || results.size() != PointTensors::count ||
@@ -234,7 +232,7 @@ bool ridge(const std::string &quantity_name, const std::vector<int> &basis, cons
         return false;
     return with_storage(at.dtype(), [&](auto storage) {
         using S = decltype(storage);
-        Ridge<S> problem = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, terms, threads);
+        Ridge<S> problem = ridge_problem<S>(quantity, basis, heads, at, given, needed, h, layers, terms, threads);
         problem.batch = at.x.count() / d;
         problem.d = d;
         call(kernels_of<S>(active_instruction_set()).ridge, problem, problem.batch * d * h);
@@ -250,9 +248,9 @@ void three_axes(const int64_t *sizes, size_t count, int64_t (&to)[3]) {
 
 // The ridge family with convolutions: parameters and gradients (K, scale, shift, coef, bias), K (C, C_in, k_1 … k_s),
 // for points (…, d) that are images of `shape`, (C_in, n_1 … n_s).
-bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis, const std::vector<int64_t> &shape,
-                bool circular, const py::tuple &points, const py::tuple &parameters, const py::tuple &results,
-                const py::tuple &gradients, int threads) {
+bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis, bool heads,
+                const std::vector<int64_t> &shape, bool circular, const py::tuple &points, const py::tuple &parameters,
+                const py::tuple &results, const py::tuple &gradients, int threads) {
     const Quantity quantity = quantity_of(quantity_name);
     if (points.size() != PointTensors::count || results.size() != PointTensors::count ||
         parameters.size() != RidgeTensors::count || gradients.size() != RidgeTensors::count || shape.size() < 2 ||
@@ -287,7 +285,7 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
     return with_storage(at.dtype(), [&](auto storage) {
         using S = decltype(storage);
         Conv<S> problem{};
-        problem.ridge = ridge_problem<S>(quantity, basis, at, given, needed, h, layers, terms, threads);
+        problem.ridge = ridge_problem<S>(quantity, basis, heads, at, given, needed, h, layers, terms, threads);
         problem.ridge.batch = at.x.count() / d;
         problem.ridge.d = d;
         problem.channels = channels;
@@ -295,6 +293,47 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
         three_axes(filter, size_t(axes), problem.filter);
         problem.circular = circular;
         call(kernels_of<S>(active_instruction_set()).conv, problem, at.x.count() * h * taps);
+    });
+}
+
+// One of x (B, C_in, n_1 … n_s), y (B, C, n_1 … n_s) and K (C, C_in, k_1 … k_s) from the other two; `which` as in
+// common.h.
+bool linear_conv(const std::string &which, py::handle x_, py::handle y_, py::handle K_, bool circular, int threads) {
+    const TensorArgument x(x_), y(y_), K(K_);
+    const int axes = x.dimensions() - 2;
+    if (!x.present() || !y.present() || !K.present() || !x.regular() || !y.regular() || !K.regular() || axes < 1 ||
+        axes > 3 || y.dimensions() != axes + 2 || K.dimensions() != axes + 2 || y.dtype() != x.dtype() ||
+        K.dtype() != x.dtype() || x.count() * y.count() * K.count() == 0 || x.size(axes + 1) != y.size(axes + 1) ||
+        x.size(axes) != K.size(axes) || y.size(axes) != K.size(axes + 1))
+        return false;
+    int64_t sizes[3] = {}, filter[3] = {};
+    for (int i = 0; i < axes; ++i) {
+        sizes[i] = x.size(axes - 1 - i);
+        filter[i] = K.size(axes - 1 - i);
+        if (sizes[i] != y.size(axes - 1 - i) || (circular && filter[i] > sizes[i]))
+            return false;
+    }
+    return with_storage(x.dtype(), [&](auto storage) {
+        using S = decltype(storage);
+        LinearConv<S> problem{};
+        problem.which = which == "convolved" ? Linear::convolved
+                        : which == "adjoint" ? Linear::adjoint
+                                             : Linear::filters;
+        problem.batch = x.size(axes + 1);
+        problem.channels = x.size(axes);
+        problem.filters = y.size(axes);
+        three_axes(sizes, size_t(axes), problem.sizes);
+        three_axes(filter, size_t(axes), problem.filter);
+        problem.circular = circular;
+        problem.x = x.data<S>();
+        problem.y = y.data<S>();
+        problem.K = K.data<S>();
+        const TensorArgument &result = problem.which == Linear::convolved ? y
+                                       : problem.which == Linear::adjoint ? x
+                                                                          : K;
+        problem.result = result.data<S>();
+        problem.threads = threads;
+        call(kernels_of<S>(active_instruction_set()).linear_conv, problem, x.count() * K.count() / x.size(axes));
     });
 }
 
@@ -460,6 +499,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("set_types", &set_types);
     m.def("ridge", &ridge);
     m.def("conv_ridge", &conv_ridge);
+    m.def("linear_conv", &linear_conv);
     m.def("softmax_modules", &softmax_modules);
     m.def("transformed_modules", &transformed_modules);
     m.def("deep", &deep);

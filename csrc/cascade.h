@@ -12,10 +12,13 @@ namespace gradnets::GRADNETS_ISA {
 // lies at data[n·stride + j].
 struct ParameterIndex {
     int layers, terms;
+    bool heads; // the layers are heads: none takes what another passes on, and φ is the sum of what they pass on
     int scale(int l) const { return l; }
     int shift(int l) const { return layers + l; }
     int coef(int l, int k) const { return 2 * layers + l * terms + k; }
     int count() const { return layers * (2 + terms); }
+    // Whether ∫_0^u φ is a sum of antiderivatives.
+    bool is_closed() const { return layers == 1 || heads; }
 };
 
 // The parameters of a vector of neighbouring hidden units.
@@ -81,7 +84,8 @@ template <int N, class V, class Parameters>
 GRADNETS_INLINE void enter_layer(const ParameterIndex &index, int l, const Parameters &parameter, const V (&u)[N],
                                  const V (&mixed)[N], V (&z)[N]) {
     const V scale = parameter(index.scale(l)), shift = parameter(index.shift(l));
-    GRADNETS_EACH z[i] = l > 0 ? scale * u[i] + shift + mixed[i] : scale * u[i] + shift;
+    const bool takes = l > 0 && !index.heads;
+    GRADNETS_EACH z[i] = takes ? scale * u[i] + shift + mixed[i] : scale * u[i] + shift;
 }
 
 // Where sums start: −0 + x is x, −0 too.  A case of its own for the first term would leave it to the compiler whether
@@ -115,11 +119,14 @@ GRADNETS_INLINE void block_value(const ParameterIndex &index, const Bases &bases
         leave_layer(index, 0, bases, parameter, z, u);
         return;
     }
+    V sum[N];
+    start_sums(sum);
     for (int l = 0; l < index.layers; ++l) {
         enter_layer(index, l, parameter, u, mixed, z);
         leave_layer(index, l, bases, parameter, z, mixed);
+        GRADNETS_EACH sum[i] = sum[i] + mixed[i];
     }
-    GRADNETS_EACH u[i] = mixed[i];
+    GRADNETS_EACH u[i] = index.heads ? sum[i] : mixed[i];
 }
 
 // Backward through layer l, for delta = ∂S/∂(what layer l passes on): delta becomes ∂S/∂z_l, and passed what layer l
@@ -178,6 +185,22 @@ GRADNETS_INLINE void block_gradient(const ParameterIndex &index, const Bases &ba
         }
         return;
     }
+    if (index.heads) {
+        start_sums(phi);
+        for (int l = 0; l < index.layers; ++l) {
+            V delta[N];
+            GRADNETS_EACH delta[i] = a[i];
+            enter_layer(index, l, parameter, u, mixed, z);
+            leave_backward(index, l, bases, parameter, z, delta, mixed, to);
+            enter_backward(index, l, parameter, u, delta, du, to);
+            GRADNETS_EACH phi[i] = phi[i] + mixed[i];
+        }
+        GRADNETS_EACH {
+            u[i] = phi[i];
+            a[i] = du[i];
+        }
+        return;
+    }
     const int last = index.layers - 1;
     for (int l = 0; l < last; ++l) {
         enter_layer(index, l, parameter, u, mixed, z);
@@ -220,7 +243,7 @@ template <class T> struct PaddedCascade {
     Workspace memory;
 
     PaddedCascade(const Cascade<T> &c, int64_t h)
-        : index{c.layers, c.terms}, terms(c.terms), basis(c.basis), stride(round_up(h, Tile<T>::panel)),
+        : index{c.layers, c.terms, c.heads}, terms(c.terms), basis(c.basis), stride(round_up(h, Tile<T>::panel)),
           memory(index.count() * stride * int64_t(sizeof(T))) {
         if (!memory.ok())
             return;

@@ -1,6 +1,6 @@
-// ∫_0^u φ(t) dt and its derivatives in the parameters, on blocks of N vectors.  One layer has the closed form
-// Σ_k coef_k (Φ_k(scale·u + shift) − Φ_k(shift))/scale, which cancels for small scale·u: there, and for more layers, a
-// quadrature rule on [0, u] serves.  The same choices as in reference/ridge.py.
+// ∫_0^u φ(t) dt and its derivatives in the parameters, on blocks of N vectors.  One layer, and so each head, has the
+// closed form Σ_k coef_k (Φ_k(scale·u + shift) − Φ_k(shift))/scale, which cancels for small scale·u: there, and for
+// more layers in series, a quadrature rule on [0, u] serves.  The same choices as in reference/ridge.py.
 #pragma once
 
 #include "cascade.h"
@@ -28,7 +28,7 @@ template <int N, class V, class B> struct ClosedForm {
             basis.antiderivative(z[i], top);
             rise[i] = top - base;
             is_short[i] = absolute(scale * u[i]) < broadcast<V>(T(smooth_limit));
-            if (!rules.smooth[B::number])
+            if constexpr (!B::smooth)
                 is_short[i] &= between_kinks(i) | (absolute(scale * u[i]) < broadcast<V>(smallest(T())));
             near[i] = near_slope[i] = near_moment[i] = V{};
             any = any || any_lane(is_short[i]);
@@ -55,11 +55,9 @@ template <int N, class V, class B> struct ClosedForm {
   private:
     static float smallest(float) { return __FLT_MIN__; }
     static double smallest(double) { return __DBL_MIN__; }
-    // Every kink of the table is at 0 or ±½.
     decltype(V{} < V{}) between_kinks(int i) const {
-        const V half = broadcast<V>(0.5);
-        return ~(((z[i] < V{}) ^ (shift < V{})) | ((z[i] < half) ^ (shift < half)) |
-                 ((z[i] < -half) ^ (shift < -half)));
+        const V kink = broadcast<V>(B::kink);
+        return ~(((z[i] < kink) ^ (shift < kink)) | ((z[i] < -kink) ^ (shift < -kink)));
     }
     V divisor(int i) const { return select(is_short[i], broadcast<V>(1), scale); }
 
@@ -87,21 +85,22 @@ template <int N, class V, class B> struct ClosedForm {
 template <int N, class V, class Parameters, class F>
 inline void closed_forms(const ParameterIndex &index, const Parameters &parameter, const PotentialRules &rules,
                          double smooth_limit, const int *basis, const V (&u)[N], const F &body) {
-    for (int k = 0; k < index.terms; ++k)
-        with_basis(basis[k], [&](auto b) {
-            const V scale = parameter(index.scale(0)), shift = parameter(index.shift(0)),
-                    coef = parameter(index.coef(0, k));
-            body(k, ClosedForm<N, V, decltype(b)>(scale, shift, coef, b, rules, smooth_limit, u));
-        });
+    for (int l = 0; l < index.layers; ++l)
+        for (int k = 0; k < index.terms; ++k)
+            with_basis(basis[k], [&](auto b) {
+                const V scale = parameter(index.scale(l)), shift = parameter(index.shift(l)),
+                        coef = parameter(index.coef(l, k));
+                body(l, k, ClosedForm<N, V, decltype(b)>(scale, shift, coef, b, rules, smooth_limit, u));
+            });
 }
 
-// u becomes ∫_0^u φ for one layer, in closed form.
+// u becomes ∫_0^u φ for one layer or heads, in closed form.
 template <int N, class V, class Parameters>
 inline void closed_potential(const ParameterIndex &index, const Parameters &parameter, const PotentialRules &rules,
                              const int *basis, V (&u)[N]) {
     V total[N] = {};
     closed_forms<N>(index, parameter, rules, 1.0 / 64, basis, u,
-                    [&](int, const auto &form) { GRADNETS_EACH total[i] += form.coef * form.value(i); });
+                    [&](int, int, const auto &form) { GRADNETS_EACH total[i] += form.coef * form.value(i); });
     GRADNETS_EACH u[i] = total[i];
 }
 
@@ -120,13 +119,13 @@ inline void quadrature_potential(const ParameterIndex &index, const Bases &bases
     GRADNETS_EACH u[i] *= total[i];
 }
 
-// to += weight·∂/∂θ ∫_0^u φ for one layer.  The derivative in scale cancels twice, so the rule serves as far as it is
-// exact to rounding.
+// to += weight·∂/∂θ ∫_0^u φ for one layer or heads.  The derivative in scale cancels twice, so the rule serves as far
+// as it is exact to rounding.
 template <int N, class V, class Parameters, class T>
 inline void closed_potential_gradient(const ParameterIndex &index, const Parameters &parameter,
                                       const PotentialRules &rules, const int *basis, const V (&u)[N],
                                       const V (&weight)[N], const ParameterGradients<T> &to) {
-    closed_forms<N>(index, parameter, rules, 1.0, basis, u, [&](int k, const auto &form) {
+    closed_forms<N>(index, parameter, rules, 1.0, basis, u, [&](int l, int k, const auto &form) {
         V in_scale[N], in_shift[N], in_coef[N];
         GRADNETS_EACH {
             in_scale[i] = weight[i] * form.in_scale(i, u[i]);
@@ -134,11 +133,11 @@ inline void closed_potential_gradient(const ParameterIndex &index, const Paramet
             in_coef[i] = weight[i] * form.value(i);
         }
         if (to.scale)
-            add_block<N>(in_scale, to, index.scale(0));
+            add_block<N>(in_scale, to, index.scale(l));
         if (to.shift)
-            add_block<N>(in_shift, to, index.shift(0));
+            add_block<N>(in_shift, to, index.shift(l));
         if (to.coef)
-            add_block<N>(in_coef, to, index.coef(0, k));
+            add_block<N>(in_coef, to, index.coef(l, k));
     });
 }
 

@@ -26,7 +26,7 @@ inline void enter_dual(const ParameterIndex &index, int l, const Parameters &par
                        const Dual<N, V> &mixed, Dual<N, V> &entry) {
     enter_layer(index, l, parameter, u, mixed.z, entry.z);
     const V scale = parameter(index.scale(l));
-    GRADNETS_EACH entry.dz[i] = l > 0 ? scale + mixed.dz[i] : scale;
+    GRADNETS_EACH entry.dz[i] = l > 0 && !index.heads ? scale + mixed.dz[i] : scale;
 }
 
 template <int N, class V, class Bases, class Parameters>
@@ -50,19 +50,22 @@ inline void leave_dual(const ParameterIndex &index, int l, const Bases &bases, c
 template <int N, class V, class Bases, class Parameters>
 inline void block_slope(const ParameterIndex &index, const Bases &bases, const Parameters &parameter, V (&u)[N]) {
     Dual<N, V> entry, mixed = {};
+    V sum[N];
+    start_sums(sum);
     for (int l = 0; l < index.layers; ++l) {
         enter_dual(index, l, parameter, u, mixed, entry);
         leave_dual(index, l, bases, parameter, entry, mixed);
+        GRADNETS_EACH sum[i] = sum[i] + mixed.dz[i];
     }
-    GRADNETS_EACH u[i] = select(u[i] == u[i], mixed.dz[i], u[i]);
+    GRADNETS_EACH u[i] = select(u[i] == u[i], index.heads ? sum[i] : mixed.dz[i], u[i]);
 }
 
 // One layer of the reverse pass of S = Σ q·φ'.  adjoint: ∂S in what layer l passes on and in its derivative; becomes
-// ∂S/∂z_l and ∂S/∂z_l'.  slope: becomes φ'(u) on the last layer.  to += the gradients of coef.
+// ∂S/∂z_l and ∂S/∂z_l'.  slope += φ'(u) on the last layer, or that of a head.  to += the gradients of coef.
 template <int N, class V, class Bases, class Parameters, class T>
 inline void reverse_dual(const ParameterIndex &index, int l, const Bases &bases, const Parameters &parameter,
                          const Dual<N, V> &entry, Dual<N, V> &adjoint, V (&slope)[N], const ParameterGradients<T> &to) {
-    const bool last = l == index.layers - 1;
+    const bool last = l == index.layers - 1 || index.heads;
     V firsts[N], seconds[N];
     start_sums(firsts);
     start_sums(seconds);
@@ -83,7 +86,7 @@ inline void reverse_dual(const ParameterIndex &index, int l, const Bases &bases,
     });
     GRADNETS_EACH {
         if (last)
-            slope[i] = firsts[i] * entry.dz[i];
+            slope[i] = slope[i] + firsts[i] * entry.dz[i];
         const V curved = adjoint.dz[i] * (seconds[i] * entry.dz[i]);
         adjoint.z[i] = last ? curved : curved + adjoint.z[i] * firsts[i];
         adjoint.dz[i] *= firsts[i];
@@ -95,9 +98,10 @@ template <int N, class V, class Bases, class Parameters, class T>
 inline void block_second(const ParameterIndex &index, const Bases &bases, const Parameters &parameter, V (&u)[N],
                          const V (&q)[N], V (&slope)[N], const ParameterGradients<T> &to, V *history) {
     Dual<N, V> entry, mixed = {}, adjoint = {};
-    for (int l = 0; l < index.layers; ++l) {
+    const int last = index.layers - 1;
+    for (int l = 0; l <= last && !index.heads; ++l) {
         enter_dual(index, l, parameter, u, mixed, entry);
-        if (l + 1 < index.layers) {
+        if (l < last) {
             GRADNETS_EACH history[2 * l * N + i] = entry.z[i];
             GRADNETS_EACH history[(2 * l + 1) * N + i] = entry.dz[i];
             leave_dual(index, l, bases, parameter, entry, mixed);
@@ -105,9 +109,13 @@ inline void block_second(const ParameterIndex &index, const Bases &bases, const 
     }
     V du[N];
     start_sums(du);
+    start_sums(slope);
     GRADNETS_EACH adjoint.dz[i] = q[i];
-    for (int l = index.layers - 1; l >= 0; --l) {
-        if (l + 1 < index.layers) {
+    for (int l = last; l >= 0; --l) {
+        if (index.heads) {
+            enter_dual(index, l, parameter, u, mixed, entry);
+            GRADNETS_EACH adjoint.dz[i] = q[i];
+        } else if (l < last) {
             GRADNETS_EACH entry.z[i] = history[2 * l * N + i];
             GRADNETS_EACH entry.dz[i] = history[(2 * l + 1) * N + i];
         }

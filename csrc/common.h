@@ -33,6 +33,7 @@ constexpr int kSpline = -2;
 template <class T> struct Cascade {
     int layers = 1;
     int terms = 1;
+    bool heads = false; // φ is the sum of the layers' outputs, each of u alone
     const int *basis = nullptr;
     const T *scale = nullptr;
     const T *shift = nullptr;
@@ -66,10 +67,9 @@ struct Quadrature {
     const double *nodes, *weights;
 };
 
-// How potentials are integrated.  smooth: for each basis function, whether it is analytic.
+// How potentials are integrated.
 struct PotentialRules {
     Quadrature panelled, single;
-    const char *smooth;
 };
 
 // f = φ(x Wᵀ) W + bias.  W: [h, d] contiguous; bias: [d] or null, added to dg of `value`.
@@ -93,6 +93,19 @@ template <class S> struct Conv {
     Ridge<S> ridge;
     int64_t channels, sizes[3], filter[3];
     bool circular; // rather than zeros around the image
+};
+
+// Convolutions of images alone, of which `result` is the one that is left out of x [batch, channels, sizes], y [batch,
+// filters, sizes] and K [filters, channels, filter].
+//   convolved: y = K∗x;   adjoint: x = Kᵀy;   filters: dK, the gradient of <y, K∗x> in K
+enum class Linear { convolved, adjoint, filters };
+template <class S> struct LinearConv {
+    Linear which;
+    int64_t batch, channels, filters, sizes[3], filter[3];
+    bool circular;
+    const S *x, *y, *K;
+    S *result;
+    int threads;
 };
 
 constexpr int kSoftmax = -1; // in place of a basis function's number
@@ -139,6 +152,7 @@ template <class S> struct Kernels {
     bool (*modules)(const Modules<S> &);
     bool (*deep)(const Deep<S> &);
     bool (*conv)(const Conv<S> &);
+    bool (*linear_conv)(const LinearConv<S> &);
 };
 
 // The names of the basis functions, or of the transforms, in the order of their numbers.

@@ -54,9 +54,9 @@ template <class S> inline bool conv_potential(const Conv<S> &p, const CascadeStr
     if (!weights.ok())
         return false;
     const int layers = cascade.index().layers;
+    const double flops = cascade.index().is_closed() ? 80.0 : 20.0 * ridge.rules->panelled.count;
     const RidgePotentialStrips<T> strips{cascade, ridge.rules, weights.data(), ridge.points.scalar != nullptr};
-    return run_conv(p, strips, layers > 1 ? 20.0 * ridge.rules->panelled.count : 80.0,
-                    2 * layers * kInterleaved + cascade.index().count());
+    return run_conv(p, strips, flops, 2 * layers * kInterleaved + cascade.index().count());
 }
 
 template <class S> bool conv(const Conv<S> &p) {

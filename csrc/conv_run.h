@@ -114,8 +114,8 @@ template <class S> class ConvRun {
         worker_bytes_ = mine.bytes();
     }
 
-    // K as a right factor for each block of filters, and as a left one whose rows are taps, in an order in which
-    // neighbours do not overlap: a store is not followed at once by a load of a part of it.
+    // K as a right factor for each block of filters, and as a left one, packed, whose rows are taps, in an order in
+    // which neighbours do not overlap: a store is not followed at once by a load of a part of it.
     void prepare() {
         int64_t *const distances = piece<int64_t>(shared_, taps_at_), *const ordered =
                                                                           piece<int64_t>(shared_, ordered_);
@@ -124,12 +124,13 @@ template <class S> class ConvRun {
         for (int64_t b = 0; b < blocks_; ++b)
             pack_transposed<Plain<T>>(p.W + b * block_ * shape_.taps, smaller(block_, p.h - b * block_), shape_.taps,
                                       piece<T>(shared_, forward_) + b * stride_ * shape_.taps);
-        T *const rows = piece<T>(shared_, backward_);
+        constexpr int64_t together = Tile<T>::rows; // rows of a tile
         for (int64_t i = 0; i < shape_.taps; ++i) {
-            const int64_t t = i % lines * last + i / lines;
+            const int64_t t = i % lines * last + i / lines, of_tile = i % together, first = i - of_tile;
+            T *const rows = piece<T>(shared_, backward_) + first * p.h + of_tile;
             ordered[i] = distances[t];
             for (int64_t j = 0; j < p.h; ++j)
-                rows[i * p.h + j] = widen(p.W[j * shape_.taps + t]);
+                rows[j * smaller(together, shape_.taps - first)] = widen(p.W[j * shape_.taps + t]);
         }
         for (int64_t c = 0; is_trace_ && c < shape_.classes(); ++c)
             for (int64_t j = 0; j < p.h; ++j) {
@@ -145,7 +146,7 @@ template <class S> class ConvRun {
     void run_band(const Job &job) const {
         for (int r = 0; r < 3; ++r) {
             if (in_[r])
-                load_points(job, in_[r] + job.band.image * shape_.image, job.of(points_[r]));
+                shape_.load_points(job.band, in_[r] + job.band.image * shape_.image, job.of(points_[r]));
             if (needs(r))
                 fill_zero(job.of(gradients_[r]), shape_.buffer);
         }
@@ -156,9 +157,7 @@ template <class S> class ConvRun {
         for (int64_t t = 0; t < count; ++t) {
             const ConvTile tile = shape_.tile(job.band, t);
             int64_t *const pixels = piece<int64_t>(job.mine, pixels_);
-            for (int64_t l = 0, i = 0; l < tile.lines; ++l)
-                for (int64_t k = 0; k < tile.width; ++k)
-                    pixels[i++] = shape_.line_at(tile.first_line + l) + tile.first + k;
+            shape_.pixel_distances(tile, pixels);
             scalar += run_tile(job, {tile, pixels, job.first_of_chunk && t == 0});
         }
         if (p.points.scalar)
@@ -166,30 +165,6 @@ template <class S> class ConvRun {
         for (int r = 0; r < 3; ++r)
             if (needs(r))
                 store_gradients(job, r);
-    }
-
-    // A band's points with what its filters reach: zeros, or the pixels of the other side, around the image.
-    void load_points(const Job &job, const S *image, T *to) const {
-        const ConvAxis *const axis = shape_.axis;
-        const int64_t rows = job.band.rows + axis[0].taps - 1;
-        for (int64_t c = 0; c < shape_.channels; ++c)
-            for (int64_t i = 0; i < rows; ++i)
-                for (int64_t j = 0; j < axis[1].padded(); ++j) {
-                    T *const line = to + c * shape_.channel + i * shape_.plane + j * shape_.pitch;
-                    const int64_t at[] = {place(axis[0], job.band.first + i), place(axis[1], j)};
-                    if (at[0] < 0 || at[1] < 0) {
-                        fill_zero(line, shape_.pitch);
-                        continue;
-                    }
-                    const S *const from = image + ((c * axis[0].size + at[0]) * axis[1].size + at[1]) * axis[2].size;
-                    T *const inside = line + axis[2].before;
-                    widen_row(from, axis[2].size, inside);
-                    const int64_t end = axis[2].size;
-                    for (int64_t k = 0; k < axis[2].before; ++k)
-                        line[k] = shape_.circular ? inside[end - axis[2].before + k] : T(0);
-                    for (int64_t k = 0; k < axis[2].after; ++k)
-                        inside[end + k] = shape_.circular ? inside[k] : T(0);
-                }
     }
 
     void add_bias_sums(const Job &job) const {
@@ -203,14 +178,6 @@ template <class S> class ConvRun {
             double &total = piece<double>(shared_, bias_sums_)[job.chunk * shape_.channels + c];
             total = job.first_of_chunk ? sum : total + sum;
         }
-    }
-
-    // The pixel at a place of a buffer's axis, or −1 if it lies outside of the image.
-    int64_t place(const ConvAxis &axis, int64_t at) const {
-        const int64_t pixel = at - axis.before;
-        if (pixel >= 0 && pixel < axis.size)
-            return pixel;
-        return shape_.circular ? (pixel + axis.size) % axis.size : -1;
     }
 
     // The tile's part of the image's scalar.
@@ -253,15 +220,15 @@ template <class S> class ConvRun {
     }
 
     void hidden_values(const Job &job, const TileJob &tile, int64_t b, int64_t width, T **tiles) const {
+        const int64_t *const taps = piece<int64_t>(shared_, taps_at_);
         const Right<T> filters{piece<T>(shared_, forward_) + b * stride_ * shape_.taps, panel, panel * shape_.taps};
         for (int r = 0; r < 3; ++r) {
             tiles[r] = job.of(tiles_[r]);
             const T *const points = job.of(points_[r]);
             T *const to = tiles[r];
             if (in_[r])
-                conv_product<T>(
-                    tile.tile.pixels(), width, shape_.taps, [&](int64_t i) { return points + tile.pixels[i]; },
-                    piece<int64_t>(shared_, taps_at_), filters, [&](int64_t i) { return to + i * stride_; }, false);
+                conv_product<T>(tile.tile.pixels(), width, shape_.taps, {points, tile.pixels, taps}, filters,
+                                {to, nullptr, stride_}, false);
         }
         if (is_trace_)
             load_norms(job, tile, b * block_, width, tiles);
@@ -313,7 +280,7 @@ template <class S> class ConvRun {
     void add_to_points(const Job &job, const TileJob &tile, const HiddenTile<T> &hidden, const T *values,
                        T *gradient) const {
         const int64_t *const distances = piece<int64_t>(shared_, ordered_), width = tile.tile.width;
-        const T *const filters = piece<T>(shared_, backward_) + hidden.first_unit;
+        const LeftPacked<T> filters{piece<T>(shared_, backward_), p.h, hidden.first_unit};
         T *const turned = job.of(turned_);
         for (int64_t l = 0; l < tile.tile.lines; ++l) {
             const T *const line = values + l * width * stride_;
@@ -322,9 +289,7 @@ template <class S> class ConvRun {
                            turned + k * hidden.units);
             T *const to = gradient + tile.pixels[l * width];
             const Right<T> right{turned, panel, panel * hidden.units};
-            conv_product<T>(
-                shape_.taps, width, hidden.units, [&](int64_t t) { return filters + t * p.h; }, nullptr, right,
-                [&](int64_t t) { return to + distances[t]; }, true);
+            conv_product<T>(shape_.taps, width, hidden.units, filters, right, {to, distances, 0}, true);
         }
     }
 
@@ -338,9 +303,8 @@ template <class S> class ConvRun {
                 continue;
             const T *const points = job.of(points_[r]);
             const Right<T> right{tiles[r], stride_, panel};
-            conv_product<T>(
-                shape_.taps, hidden.width, hidden.rows, [&](int64_t t) { return points + distances[t]; }, tile.pixels,
-                right, [&](int64_t t) { return sums + t * row_; }, started);
+            conv_product<T>(shape_.taps, hidden.width, hidden.rows, {points, distances, tile.pixels}, right,
+                            {sums, nullptr, row_}, started);
             started = true;
         }
     }

@@ -14,8 +14,8 @@ namespace gradnets::GRADNETS_ISA {
 struct ConvAxis {
     int64_t size, taps, before, after;
 
-    explicit ConvAxis(int64_t pixels, int64_t filter)
-        : size(pixels), taps(filter), before((filter - 1) / 2), after(filter - 1 - before) {}
+    ConvAxis(int64_t pixels, int64_t filter, bool flipped)
+        : size(pixels), taps(filter), before(flipped ? filter / 2 : (filter - 1) / 2), after(filter - 1 - before) {}
     int64_t padded() const { return size + taps - 1; }
     // Pixels whose filters reach over the border in the same way are of one class.
     int64_t classes() const { return smaller(size, taps); }
@@ -56,10 +56,13 @@ template <class S> struct ConvShape {
     int64_t piece, pieces, lines;  // pixels of a tile along a line, parts of a line, and lines of a tile
     int64_t image, halo;           // values of an image's points, and of the halo of a band on both sides
 
-    explicit ConvShape(const Conv<S> &p)
-        : channels(p.channels),
-          axis{ConvAxis(p.sizes[0], p.filter[0]), ConvAxis(p.sizes[1], p.filter[1]), ConvAxis(p.sizes[2], p.filter[2])},
-          circular(p.circular), taps(p.channels * p.filter[0] * p.filter[1] * p.filter[2]) {
+    explicit ConvShape(const Conv<S> &p) : ConvShape(p.channels, p.sizes, p.filter, p.circular, false) {}
+
+    // flipped: of filters that are turned round, what lies before a pixel and behind it is exchanged.
+    ConvShape(int64_t channels_, const int64_t *sizes, const int64_t *filter, bool circular_, bool flipped)
+        : channels(channels_), axis{ConvAxis(sizes[0], filter[0], flipped), ConvAxis(sizes[1], filter[1], flipped),
+                                    ConvAxis(sizes[2], filter[2], flipped)},
+          circular(circular_), taps(channels_ * filter[0] * filter[1] * filter[2]) {
         pitch = axis[2].padded();
         plane = axis[1].padded() * pitch;
         image = channels * axis[0].size * axis[1].size * axis[2].size;
@@ -85,6 +88,12 @@ template <class S> struct ConvShape {
     }
     // Where line number `line` of a band starts in its buffer.
     int64_t line_at(int64_t line) const { return line / axis[1].size * plane + line % axis[1].size * pitch; }
+    // Where the pixels of a tile lie in a band's buffer.
+    void pixel_distances(const ConvTile &tile, int64_t *to) const {
+        for (int64_t l = 0; l < tile.lines; ++l)
+            for (int64_t k = 0; k < tile.width; ++k)
+                *to++ = line_at(tile.first_line + l) + tile.first + k;
+    }
     // The distances of the taps, in the order of K.
     void tap_distances(int64_t *to) const {
         for (int64_t c = 0; c < channels; ++c)
@@ -92,6 +101,27 @@ template <class S> struct ConvShape {
                 for (int64_t j = 0; j < axis[1].taps; ++j)
                     for (int64_t k = 0; k < axis[2].taps; ++k)
                         *to++ = c * channel + i * plane + j * pitch + k;
+    }
+    // A band's points with what its filters reach: zeros, or the pixels of the other side, around the image.
+    void load_points(const ConvBand &band, const S *points, T *to) const {
+        for (int64_t c = 0; c < channels; ++c)
+            for (int64_t i = 0; i < band.rows + axis[0].taps - 1; ++i)
+                for (int64_t j = 0; j < axis[1].padded(); ++j) {
+                    T *const line = to + c * channel + i * plane + j * pitch;
+                    const int64_t at[] = {place(axis[0], band.first + i), place(axis[1], j)};
+                    if (at[0] < 0 || at[1] < 0) {
+                        fill_zero(line, pitch);
+                        continue;
+                    }
+                    const S *const from = points + ((c * axis[0].size + at[0]) * axis[1].size + at[1]) * axis[2].size;
+                    T *const inside = line + axis[2].before;
+                    const int64_t end = axis[2].size;
+                    widen_row(from, end, inside);
+                    for (int64_t k = 0; k < axis[2].before; ++k)
+                        line[k] = circular ? inside[end - axis[2].before + k] : T(0);
+                    for (int64_t k = 0; k < axis[2].after; ++k)
+                        inside[end + k] = circular ? inside[k] : T(0);
+                }
     }
     int64_t classes() const { return circular ? 1 : axis[0].classes() * axis[1].classes() * axis[2].classes(); }
     int64_t class_of(int64_t i, int64_t j, int64_t k) const {
@@ -114,6 +144,13 @@ template <class S> struct ConvShape {
     }
 
   private:
+    // The pixel at a place of a buffer's axis, or −1 if it lies outside of the image.
+    int64_t place(const ConvAxis &of, int64_t at) const {
+        const int64_t pixel = at - of.before;
+        if (pixel >= 0 && pixel < of.size)
+            return pixel;
+        return circular ? (pixel + of.size) % of.size : -1;
+    }
     // Enough bands of one image for several threads, whose halos are a small part of them.  They do not depend on the
     // batch, so that an image's results do not either.
     void cut_bands() {

@@ -1,5 +1,6 @@
 // The table of one instruction set's kernels; isa.h says how it is compiled.
 #include "conv.h"
+#include "conv_linear.h"
 #include "deep.h"
 #include "modules.h"
 #include "ridge.h"
@@ -37,7 +38,7 @@ inline void evaluate_transforms(int transform, int which, int64_t count, const d
 }
 
 template <class S> constexpr Kernels<S> kernels() {
-    return {ridge<S>, modules<S>, deep<S>, conv<S>};
+    return {ridge<S>, modules<S>, deep<S>, conv<S>, linear_conv<S>};
 }
 
 #ifdef GRADNETS_BF16_DOT

@@ -17,7 +17,7 @@ template <class T> struct RidgePotentialStrips {
     bool gives_scalars; // F(x) rather than gradients
 
     __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
-        if (cascade.index().layers == 1) {
+        if (cascade.index().is_closed()) {
             // One vector at a time: the many formulas of each basis make large code.
             const MixedBasis mixed{cascade.phi->terms, cascade.phi->basis};
             for (int64_t i = 0; i < tile.rows; ++i)
@@ -66,7 +66,7 @@ template <class T> struct RidgePotentialStrips {
         if constexpr (N == 1 && is_same<Bases, SplineBases>)
             return spline_potential(cascade.index(), parameter, u);
         else if constexpr (N == 1)
-            if (cascade.index().layers == 1)
+            if (cascade.index().is_closed())
                 return closed_potential<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u);
         quadrature_potential<N>(cascade.index(), bases, parameter, rules->panelled, u);
     }
@@ -78,7 +78,7 @@ template <class T> struct RidgePotentialStrips {
         if constexpr (N == 1 && is_same<Bases, SplineBases>)
             return spline_potential_gradient(cascade.index(), parameter, u, weights, to);
         else if constexpr (N == 1)
-            if (cascade.index().layers == 1)
+            if (cascade.index().is_closed())
                 return closed_potential_gradient<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u, weights,
                                                     to);
         V *const history = cascade.history(local);
@@ -90,8 +90,8 @@ template <class T> struct RidgePotentialStrips {
 template <class S> inline bool ridge_potential(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
     const CascadeStrips<T> cascade = cascade_strips(p, phi);
-    // Several layers are evaluated at every node of the rule.
-    const double flops = p.phi.layers > 1 ? 20.0 * p.rules->panelled.count : 80.0;
+    // Layers in series are evaluated at every node of the rule.
+    const double flops = !phi.index.is_closed() ? 20.0 * p.rules->panelled.count : 80.0;
     const int64_t history = 2 * phi.index.layers * kInterleaved + phi.index.count();
     const RidgePotentialStrips<T> strips{cascade, p.rules, p.points.weight, p.points.scalar != nullptr};
     return run_pipeline(ridge_pipeline(p, cascade, flops, history), RidgeMiddle<S, RidgePotentialStrips<T>>(p, strips));

@@ -23,8 +23,6 @@ __all__ = ["BackendUnavailableError", "use_backend"]
 BACKENDS = ("reference", "cpp", "triton")
 _AUTOMATIC_ORDER = ("triton", "cpp", "reference")
 ENVIRONMENT_VARIABLE = "GRADNETS_FAST_BACKEND"
-OF_SPLINES = " of splines"
-"""What follows an operator's name where its network has splines for basis functions, which other kernels compute."""
 
 _CPP_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -132,13 +130,16 @@ def block_request() -> str | None:
 
 
 def why_not(backend: str, device: torch.device, dtype: torch.dtype, operator: str = "") -> str | None:
-    """Why `backend` cannot run operators, or this one, on tensors of this device and dtype; None if it can."""
+    """Why `backend` cannot run operators, or this one, on tensors of this device and dtype; None if it can.
+
+    An operator's name may be followed by the `profile` of its settings, such as " of splines".
+    """
     if backend == "reference":
         return None
     if backend == "triton":
         from .ops import _triton
 
-        if operator in _triton.NOT_RUN or operator.endswith(OF_SPLINES):
+        if operator in _triton.NOT_RUN or " of " in operator:
             return f"this version has no Triton kernels of {operator}"
         return _triton.why_not(device, dtype)
     if device.type != "cpu":

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from . import functional
-from .backend import OF_SPLINES, choose
+from .backend import choose
 from .errors import check_choice, check_points, message
-from .ops.families import SPLINE
 
 __all__ = ["Explanation", "explain"]
 
@@ -78,13 +77,12 @@ def explain(
     operator = _operator_name(module_or_op)
     check_points("explain", x)
     x = functional.autocast(x)
-    arguments = _arguments(module_or_op)
-    has_splines = arguments is not None and arguments.get("basis") == SPLINE
-    choice = choose(operator + OF_SPLINES if has_splines else operator, x, backend)
+    network = _network(module_or_op)
+    choice = choose(operator + network.settings().profile if network else operator, x, backend)
     return Explanation(
         operator,
         choice.backend,
-        _kernel(operator, choice.backend, x, arguments),
+        _kernel(operator, choice.backend, x, network),
         choice.reason,
         choice.rejected,
     )
@@ -104,21 +102,21 @@ def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) 
     return name
 
 
-def _arguments(module_or_op: object) -> dict[str, Any] | None:
-    """Return a module's arguments of its operator; those of an operator alone are not known."""
+def _network(module_or_op: object) -> Any:
+    """Return a module's arguments of its operator; those of an operator alone are not known, and None."""
     effective = getattr(module_or_op, "_effective", None)
     if effective is None:
         return None
     with torch.no_grad():
-        network = effective()
-    return {field.name: getattr(network, field.name) for field in fields(network)}
+        return effective()
 
 
-def _kernel(operator: str, backend: str, x: Tensor, arguments: dict[str, Any] | None) -> str:
+def _kernel(operator: str, backend: str, x: Tensor, network: Any) -> str:
     if backend == "reference":
         return f"PyTorch's own operators, {x.dtype}, on {x.device}"
     from .ops import _cpp, _triton_account
 
     if backend == "triton":
+        arguments = network and {field.name: getattr(network, field.name) for field in fields(network)}
         return _triton_account.describe(operator, x, arguments)
     return _cpp.describe(x.dtype)

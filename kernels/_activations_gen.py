@@ -427,6 +427,48 @@ def softshrink_value_first_second(x):
 
 
 @triton.jit
+def hardtanh_antiderivative(x):
+    t0 = tl.abs(x)
+    return tl.where(t0 > 1.0, t0 - 0.5, 0.5 * (x * x))
+
+
+@triton.jit
+def hardtanh_value(x):
+    return tl.where(x > 1.0, 1.0, tl.where(x < -1.0, -1.0, x))
+
+
+@triton.jit
+def hardtanh_value_first(x):
+    return tl.where(x > 1.0, 1.0, tl.where(x < -1.0, -1.0, x)), tl.where(tl.abs(x) < 1.0, 1.0, 0.0)
+
+
+@triton.jit
+def hardtanh_value_first_second(x):
+    return tl.where(x > 1.0, 1.0, tl.where(x < -1.0, -1.0, x)), tl.where(tl.abs(x) < 1.0, 1.0, 0.0), tl.full(x.shape, 0.0, tl.float32)
+
+
+@triton.jit
+def hardsigmoid_antiderivative(x):
+    t0 = x + 3.0
+    return tl.where(x > 3.0, x, tl.where(x < -3.0, 0.0, 0.08333333333333333 * (t0 * t0)))
+
+
+@triton.jit
+def hardsigmoid_value(x):
+    return tl.where(x > 3.0, 1.0, tl.where(x < -3.0, 0.0, 0.16666666666666666 * (x + 3.0)))
+
+
+@triton.jit
+def hardsigmoid_value_first(x):
+    return tl.where(x > 3.0, 1.0, tl.where(x < -3.0, 0.0, 0.16666666666666666 * (x + 3.0))), tl.where(tl.abs(x) < 3.0, 0.16666666666666666, 0.0)
+
+
+@triton.jit
+def hardsigmoid_value_first_second(x):
+    return tl.where(x > 3.0, 1.0, tl.where(x < -3.0, 0.0, 0.16666666666666666 * (x + 3.0))), tl.where(tl.abs(x) < 3.0, 0.16666666666666666, 0.0), tl.full(x.shape, 0.0, tl.float32)
+
+
+@triton.jit
 def antiderivative(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
     if NAME == "identity":
         return identity_antiderivative(x)
@@ -454,6 +496,10 @@ def antiderivative(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
         return erf_antiderivative(x)
     elif NAME == "softshrink":
         return softshrink_antiderivative(x)
+    elif NAME == "hardtanh":
+        return hardtanh_antiderivative(x)
+    elif NAME == "hardsigmoid":
+        return hardsigmoid_antiderivative(x)
     else:
         tl.static_assert(False, "unknown basis function")
 
@@ -494,6 +540,10 @@ def value(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
         return erf_value(x)
     elif NAME == "softshrink":
         return softshrink_value(x)
+    elif NAME == "hardtanh":
+        return hardtanh_value(x)
+    elif NAME == "hardsigmoid":
+        return hardsigmoid_value(x)
     else:
         tl.static_assert(False, "unknown basis function")
 
@@ -534,6 +584,10 @@ def value_first(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
         return erf_value_first(x)
     elif NAME == "softshrink":
         return softshrink_value_first(x)
+    elif NAME == "hardtanh":
+        return hardtanh_value_first(x)
+    elif NAME == "hardsigmoid":
+        return hardsigmoid_value_first(x)
     else:
         tl.static_assert(False, "unknown basis function")
 
@@ -574,6 +628,10 @@ def value_first_second(x, NAME: tl.constexpr, ARITHMETIC: tl.constexpr):
         return erf_value_first_second(x)
     elif NAME == "softshrink":
         return softshrink_value_first_second(x)
+    elif NAME == "hardtanh":
+        return hardtanh_value_first_second(x)
+    elif NAME == "hardsigmoid":
+        return hardsigmoid_value_first_second(x)
     else:
         tl.static_assert(False, "unknown basis function")
 

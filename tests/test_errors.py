@@ -287,7 +287,7 @@ def test_the_jacobian_of_images_is_refused_with_its_size_and_the_way_out() -> No
         (lambda: gf.mGradNetC(2, 2, 3, "sin"), ValueError, ["nondecreasing functions (identity, tanh", "got sin"]),
         (lambda: gf.mRidgeGradNet(2, 3, ["tanh", "gelu"]), ValueError, ["nondecreasing", "gelu"]),
         (lambda: gf.GradNetC(2, 2, 3, nn.Mish()), ValueError, ["one of identity, tanh", "torch.nn.Mish"]),
-        (lambda: gf.GradNetC(2, 2, 3, lambda: nn.Hardtanh()), ValueError, ["torch.nn.Hardtanh"]),
+        (lambda: gf.GradNetC(2, 2, 3, lambda: nn.Hardswish()), ValueError, ["torch.nn.Hardswish"]),
         (lambda: gf.GradNetC(2, 2, 3, nn.ELU(alpha=2.0)), ValueError, ["ELU.alpha", "1.0", "2.0"]),
         (lambda: gf.GradNetC(2, 2, 3, nn.GELU("tanh")), ValueError, ["GELU.approximate", "'none'", "'tanh'"]),
         (lambda: gf.GradNetC(2, 2, 3, torch.tanh), TypeError, ["activation", "activation='tanh'"]),

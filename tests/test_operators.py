@@ -468,7 +468,7 @@ def test_autocast_of_derivatives(linear: str) -> None:
 
 
 def test_derivatives_of_constant_slopes_have_zero_gradients_rather_than_none() -> None:
-    for basis in ("identity", "relu", "softshrink"):
+    for basis in ("identity", "relu", "softshrink", "hardtanh", "hardsigmoid"):
         net = gradnets_fast.RidgeGradNet(2, 3, basis)
         x = torch.randn(4, 2, requires_grad=True)
         for result in (net.jvp(x, torch.ones(4, 2)), net.divergence(x), net.jacobian(x)):

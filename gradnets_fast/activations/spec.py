@@ -53,6 +53,7 @@ class Basis:
         value, first, second, third: b, b', b'', b'''.
         derivative_range: (inf b', sup b') over the reals, for Lipschitz and monotonicity bounds.
         continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
+        kink: where the others jump, at this number or its negative.
         convex: whether b' is nondecreasing.
         fast: b, b', b'' in fewer GPU instructions, for 16-bit points: to 2⁻¹⁰ of the largest value; None where the
             others are fast enough.
@@ -68,6 +69,7 @@ class Basis:
     third: Expression
     derivative_range: tuple[float, float]
     continuous_derivatives: int = SMOOTH
+    kink: float = 0.0
     fast: tuple[Expression, Expression, Expression] | None = None
     torch_module: str = ""
     torch_settings: Mapping[str, object] = field(default_factory=dict)
@@ -332,9 +334,32 @@ def _softshrink() -> Basis:
     value = where(_ABS <= 0.5, 0.0, x - copysign(constant(0.5), x))
     step = where(_ABS <= 0.5, 0.0, 1.0)
     return Basis(
-        *("softshrink", 0.5 * (value * value), value, step, _ZERO, _ZERO, (0.0, 1.0), 0),
+        *("softshrink", 0.5 * (value * value), value, step, _ZERO, _ZERO, (0.0, 1.0), 0, 0.5),
         torch_module="Softshrink",
         torch_settings={"lambd": 0.5},
+    )
+
+
+def _hardtanh() -> Basis:
+    # The comparisons are false for NaN, which thus stays.
+    value = where(x > 1.0, 1.0, where(x < -1.0, -1.0, x))
+    antiderivative = where(_ABS > 1.0, _ABS - 0.5, 0.5 * (x * x))
+    step = where(_ABS < 1.0, 1.0, 0.0)
+    return Basis(
+        *("hardtanh", antiderivative, value, step, _ZERO, _ZERO, (0.0, 1.0), 0, 1.0),
+        torch_module="Hardtanh",
+        torch_settings={"min_val": -1.0, "max_val": 1.0},
+    )
+
+
+def _hardsigmoid() -> Basis:
+    above = x + 3.0
+    value = where(x > 3.0, 1.0, where(x < -3.0, 0.0, (1.0 / 6.0) * above))
+    antiderivative = where(x > 3.0, x, where(x < -3.0, 0.0, (1.0 / 12.0) * (above * above)))
+    step = where(_ABS < 3.0, 1.0 / 6.0, 0.0)
+    return Basis(
+        *("hardsigmoid", antiderivative, value, step, _ZERO, _ZERO, (0.0, 1.0 / 6.0), 0, 3.0),
+        torch_module="Hardsigmoid",
     )
 
 
@@ -354,6 +379,8 @@ TABLE: dict[str, Basis] = {
         _softsign(),
         _erf(),
         _softshrink(),
+        _hardtanh(),
+        _hardsigmoid(),
     )
 }
 """Every basis function by name.  The order is the numbering that compiled code uses."""

@@ -19,6 +19,8 @@ from . import _conv, _deep, _modules, _ridge
 from ._checks import autocast as autocast
 from ._checks import check_structure as check_structure
 from ._conv import *
+from ._convolution import adjoint as adjoint
+from ._convolution import convolved as convolved
 from ._deep import *
 from ._modules import *
 from ._network import NETWORKS as NETWORKS
@@ -30,7 +32,5 @@ from ._network import SoftmaxModules as SoftmaxModules
 from ._network import TransformedModules as TransformedModules
 from ._ridge import *
 from ._stages import ComposedConvRidge as ComposedConvRidge
-from ._stages import adjoint as adjoint
-from ._stages import convolved as convolved
 
 __all__ = _ridge.__all__ + _modules.__all__ + _deep.__all__ + _conv.__all__

@@ -43,6 +43,7 @@ def checked_ridge(
     coef: Tensor | None,
     bias: Tensor | None,
     basis: str | Sequence[str],
+    heads: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     """Check the arguments of the ridge family.
 
@@ -50,7 +51,7 @@ def checked_ridge(
         x and W after autocast; shift (L, h); coef, with ones in place of None where it has more than one function, as
         kernels take it; and the names of the basis functions.
     """
-    names = _cascade_names(where, basis)
+    names = _cascade_names(where, basis, heads)
     check_weight(where, W, "(h, d)")
     h, d = W.shape
     check_points(where, x, d)
@@ -61,10 +62,15 @@ def checked_ridge(
     return x, W, shift, coef, names
 
 
-def _cascade_names(where: str, basis: str | Sequence[str]) -> tuple[str, ...]:
+def _cascade_names(where: str, basis: str | Sequence[str], heads: bool) -> tuple[str, ...]:
     """Return the names of a cascade's basis functions, or ("spline",)."""
+    if type(heads) is not bool:
+        raise TypeError(message(where, "heads", "True or False", repr(heads), "pass heads=True or heads=False"))
     if isinstance(basis, str):
         basis = (basis,)
+    if heads and isinstance(basis, (tuple, list)) and tuple(basis) == SPLINE:
+        fix = "pass heads=False, or other basis functions"
+        raise ValueError(message(where, "heads", "False where basis is 'spline'", "True", fix))
     if not isinstance(basis, (tuple, list)) or tuple(basis) != SPLINE:
         check_basis(where, basis)
     return tuple(basis)
@@ -151,9 +157,10 @@ def checked_conv_ridge(
     shift: Tensor,
     coef: Tensor | None,
     basis: str | Sequence[str],
+    heads: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     """Check the other arguments of a convolutional network, and return what `checked_ridge` does."""
-    names = _cascade_names(where, basis)
+    names = _cascade_names(where, basis, heads)
     x, K = autocast(x), autocast(K)
     check_like(where, "K", K, tuple(K.shape), "(C, C_in, k_1, …)", x)
     shift, coef = _checked_cascade(where, x, (K.shape[0], "C"), scale, shift, coef, names)

@@ -24,6 +24,7 @@ def conv_ridge(
     basis: str | Sequence[str] = "tanh",
     *,
     padding: str = "zeros",
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Gradient of a convolutional ridge regulariser: f(x) = Kᵀφ(K∗x) + bias, with a function φ for each channel.
@@ -47,6 +48,7 @@ def conv_ridge(
         basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1; or "spline", as in `ridge`.
         padding: what lies beyond the border: "zeros", or "circular" for the image's other end, with filters no larger
             than the image.
+        heads: the L layers are heads in parallel, as in `ridge`.
         backend: "reference" or "cpp"; by default the fastest that can.
 
     All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x, the vectors
@@ -66,7 +68,7 @@ def conv_ridge(
     >>> conv_ridge(x, K, None, torch.zeros(1), None, basis="identity").tolist()
     [[-1.0, -1.0, 6.0]]
     """
-    return ConvRidge(K, scale, shift, coef, bias, basis, padding).value(x, backend)
+    return ConvRidge(K, scale, shift, coef, bias, basis, padding, heads).value(x, backend)
 
 
 def conv_ridge_potential(
@@ -79,6 +81,7 @@ def conv_ridge_potential(
     basis: str | Sequence[str] = "tanh",
     *,
     padding: str = "zeros",
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Potential of `conv_ridge`: the F with ∇F = f and F(0) = 0, F(x) = Σ_c Σ_p ∫_0^{(K∗x)_c(p)} φ_c(t) dt + bias·x.
@@ -91,7 +94,7 @@ def conv_ridge_potential(
 
     Args:
         x: images, (…, C_in, n_1, …, n_s).
-        K, scale, shift, coef, bias, basis, padding, backend: as in `conv_ridge`.
+        K, scale, shift, coef, bias, basis, padding, heads, backend: as in `conv_ridge`.
 
     Returns:
         F(x), (…,), in the dtype of x.
@@ -106,7 +109,7 @@ def conv_ridge_potential(
     >>> float(conv_ridge_potential(x, K, None, torch.zeros(1), None, basis="identity"))  # (1² + 2² + 4²)/2
     10.5
     """
-    return ConvRidge(K, scale, shift, coef, bias, basis, padding).potential(x, backend)
+    return ConvRidge(K, scale, shift, coef, bias, basis, padding, heads).potential(x, backend)
 
 
 def conv_ridge_jvp(
@@ -120,6 +123,7 @@ def conv_ridge_jvp(
     basis: str | Sequence[str] = "tanh",
     *,
     padding: str = "zeros",
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Jacobian-vector product of `conv_ridge`: J(x) v = Kᵀ(φ'(K∗x) ⊙ K∗v).
@@ -136,7 +140,7 @@ def conv_ridge_jvp(
     Args:
         x: images, (…, C_in, n_1, …, n_s).
         v: directions, of x's shape and dtype.
-        K, scale, shift, coef, bias, basis, padding, backend: as in `conv_ridge`.
+        K, scale, shift, coef, bias, basis, padding, heads, backend: as in `conv_ridge`.
 
     Returns:
         J(x) v, of the shape and dtype of x.
@@ -151,7 +155,7 @@ def conv_ridge_jvp(
     >>> conv_ridge_jvp(x, torch.tensor([[1.0, 2.0, 4.0]]), K, None, torch.zeros(1), None).tolist()  # tanh'(0) = 1
     [[-1.0, -1.0, 6.0]]
     """
-    return ConvRidge(K, scale, shift, coef, bias, basis, padding).jvp(x, v, backend)
+    return ConvRidge(K, scale, shift, coef, bias, basis, padding, heads).jvp(x, v, backend)
 
 
 def conv_ridge_divergence(
@@ -164,6 +168,7 @@ def conv_ridge_divergence(
     basis: str | Sequence[str] = "tanh",
     *,
     padding: str = "zeros",
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Divergence of `conv_ridge`, the Laplacian of its potential: tr J(x) = Σ_c Σ_p φ_c'((K∗x)_c(p)) n_c(p), exact.
@@ -178,7 +183,7 @@ def conv_ridge_divergence(
 
     Args:
         x: images, (…, C_in, n_1, …, n_s).
-        K, scale, shift, coef, bias, basis, padding, backend: as in `conv_ridge`.
+        K, scale, shift, coef, bias, basis, padding, heads, backend: as in `conv_ridge`.
 
     Returns:
         tr J(x), (…,), in the dtype of x.
@@ -193,4 +198,4 @@ def conv_ridge_divergence(
     >>> float(conv_ridge_divergence(x, K, None, torch.zeros(1), None))  # 2 + 2 + 1: the last pixel has no neighbour
     5.0
     """
-    return ConvRidge(K, scale, shift, coef, bias, basis, padding).divergence(x, backend)
+    return ConvRidge(K, scale, shift, coef, bias, basis, padding, heads).divergence(x, backend)

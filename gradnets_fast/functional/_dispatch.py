@@ -17,7 +17,6 @@ from torch.compiler import is_compiling
 
 from .. import backend as _backend
 from ..ops import _cpp, autograd
-from ..ops.families import SPLINE
 from ..ops.operator import PLAIN_TYPES
 from ._checks import checked_direction
 from ._ranks import is_distributed, over_ranks, whole
@@ -49,8 +48,8 @@ def run(network: Network, quantity: str, points: Points, backend: str | None) ->
     points = (x, *(checked_direction(where, v, x) for v in points[1:]))
     if any(map(is_distributed, network.parameters())):
         return _over_ranks(network, quantity, points, backend)
-    kernel = where + _backend.OF_SPLINES if network.settings().basis == SPLINE else where
-    return _compute(_backend.select(kernel, x, backend), network, quantity, points)
+    chosen = _backend.select(where + network.settings().profile, x, backend)
+    return _compute(chosen, network, quantity, points)
 
 
 def _attempt(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor | None:

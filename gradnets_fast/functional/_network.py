@@ -129,6 +129,7 @@ class Ridge(Network):
     coef: Tensor | None
     bias: Tensor | None = None
     basis: str | Sequence[str] = "tanh"
+    heads: bool = False
 
     family: ClassVar[Family] = RIDGE
     operators: ClassVar[dict[str, Backends]] = OPERATORS["ridge"]
@@ -137,15 +138,15 @@ class Ridge(Network):
         return self.W, self.scale, self.shift, self.coef
 
     def settings(self) -> Settings:
-        return cascade_settings(self.basis)
+        return cascade_settings(self.basis, self.heads)
 
     def known_settings(self) -> Settings | None:
-        return known_cascade(self.basis)
+        return known_cascade(self.basis, self.heads)
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Ridge]:
-        arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis)
+        arguments = (self.W, self.scale, self.shift, self.coef, self.bias, self.basis, self.heads)
         x, W, shift, coef, names = checked_ridge(where, x, *arguments)
-        return x, Ridge(W, self.scale, shift, coef, self.bias, names)
+        return x, Ridge(W, self.scale, shift, coef, self.bias, names, self.heads)
 
 
 @dataclass(slots=True)
@@ -251,6 +252,7 @@ class ConvRidge(Network):
     bias: Tensor | None = None
     basis: str | Sequence[str] = "tanh"
     padding: str = "zeros"
+    heads: bool = False
     image: Image | None = None
 
     family: ClassVar[Family] = CONV_RIDGE
@@ -292,14 +294,14 @@ class ConvRidge(Network):
         return self.W, self.scale, self.shift, self.coef
 
     def settings(self) -> Settings:
-        return cascade_settings(self.basis)._replace(image=self.image)
+        return cascade_settings(self.basis, self.heads)._replace(image=self.image)
 
     def known_settings(self) -> Settings | None:
         assert self.image is not None
-        return known_convolution(self.basis, self.image)
+        return known_convolution(self.basis, self.image, self.heads)
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, ConvRidge]:
-        arguments = (self.W, self.scale, self.shift, self.coef, self.basis)
+        arguments = (self.W, self.scale, self.shift, self.coef, self.basis, self.heads)
         x, K, shift, coef, names = checked_conv_ridge(where, x, *arguments)
         return x, replace(self, W=K, shift=shift, coef=coef, basis=names)
 

@@ -23,6 +23,7 @@ def ridge(
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Gradient network whose hidden units are functions of their own projection only: f(x) = φ(x Wᵀ) W + bias.
@@ -42,6 +43,7 @@ def ridge(
         basis: K names of `gradnets_fast.activations.TABLE`, or one name when K = 1; or "spline", of one layer: φ_j is
             linear between T uniform knots on [−1, 1], where its values are coef[0, :, j], coef being (1, T, h), and
             goes on beyond them with the first and the last slope.
+        heads: the L layers are heads in parallel instead: φ = Σ_l Σ_k C_{lk} b_k(β_l u + s_l).
         backend: "reference", "cpp" or "triton"; by default the fastest that can.
 
     All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x, the vectors
@@ -63,7 +65,7 @@ def ridge(
     >>> torch.allclose(y, torch.tanh(x))
     True
     """
-    return Ridge(W, scale, shift, coef, bias, basis).value(x, backend)
+    return Ridge(W, scale, shift, coef, bias, basis, heads).value(x, backend)
 
 
 def ridge_potential(
@@ -75,6 +77,7 @@ def ridge_potential(
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Potential of `ridge`: the F with ∇F = f and F(0) = 0, namely F(x) = Σ_j ∫_0^{u_j} φ_j(t) dt + bias·x.
@@ -90,7 +93,7 @@ def ridge_potential(
         W: one row per hidden unit, (h, d).
         scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
         bias: (d,); adds bias·x.
-        basis, backend: as in `ridge`.
+        basis, heads, backend: as in `ridge`.
 
     Returns:
         F(x), (…,), in the dtype of x.
@@ -105,7 +108,7 @@ def ridge_potential(
     >>> float(ridge_potential(torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, one[None], basis="identity"))
     12.5
     """
-    return Ridge(W, scale, shift, coef, bias, basis).potential(x, backend)
+    return Ridge(W, scale, shift, coef, bias, basis, heads).potential(x, backend)
 
 
 def ridge_jvp(
@@ -118,6 +121,7 @@ def ridge_jvp(
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Jacobian-vector product of `ridge`: J(x) v = Wᵀ(φ'(u) ⊙ W v), u = W x.
@@ -133,7 +137,7 @@ def ridge_jvp(
         W: one row per hidden unit, (h, d).
         scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
         bias: (d,), on which J does not depend.
-        basis, backend: as in `ridge`.
+        basis, heads, backend: as in `ridge`.
 
     Returns:
         J(x) v, (…, d), in the dtype of x.
@@ -148,7 +152,7 @@ def ridge_jvp(
     >>> ridge_jvp(torch.zeros(2), torch.tensor([3.0, 4.0]), torch.eye(2), one, zero, 2 * one[None]).tolist()
     [6.0, 8.0]
     """
-    return Ridge(W, scale, shift, coef, bias, basis).jvp(x, v, backend)
+    return Ridge(W, scale, shift, coef, bias, basis, heads).jvp(x, v, backend)
 
 
 def ridge_divergence(
@@ -160,6 +164,7 @@ def ridge_divergence(
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Divergence of `ridge`, the Laplacian of its potential: tr J(x) = Σ_j φ_j'(u_j) |w_j|², exact, in O(h d) a point.
@@ -173,7 +178,7 @@ def ridge_divergence(
         W: one row per hidden unit, (h, d).
         scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
         bias: (d,), on which J does not depend.
-        basis, backend: as in `ridge`.
+        basis, heads, backend: as in `ridge`.
 
     Returns:
         tr J(x), (…,), in the dtype of x.
@@ -188,7 +193,7 @@ def ridge_divergence(
     >>> ridge_divergence(torch.zeros(5, 2), torch.eye(2), one, zero, one[None]).tolist()
     [2.0, 2.0, 2.0, 2.0, 2.0]
     """
-    return Ridge(W, scale, shift, coef, bias, basis).divergence(x, backend)
+    return Ridge(W, scale, shift, coef, bias, basis, heads).divergence(x, backend)
 
 
 def ridge_jacobian(
@@ -200,6 +205,7 @@ def ridge_jacobian(
     bias: Tensor | None = None,
     basis: str | Sequence[str] = "tanh",
     *,
+    heads: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Jacobian of `ridge`: J(x) = Wᵀ diag(φ'(u)) W, symmetric, and positive semidefinite where φ' >= 0.
@@ -213,7 +219,7 @@ def ridge_jacobian(
         W: one row per hidden unit, (h, d).
         scale, shift, coef: the cascade's β (L, h), s (L, h) and C (L, K, h), as in `ridge`.
         bias: (d,), on which J does not depend.
-        basis, backend: as in `ridge`.
+        basis, heads, backend: as in `ridge`.
 
     Returns:
         J(x), (…, d, d), in the dtype of x.
@@ -228,4 +234,4 @@ def ridge_jacobian(
     >>> ridge_jacobian(torch.zeros(2), torch.eye(2), one, zero, one[None]).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    return Ridge(W, scale, shift, coef, bias, basis).jacobian(x, backend)
+    return Ridge(W, scale, shift, coef, bias, basis, heads).jacobian(x, backend)

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from ..activations import TABLE
 from ..errors import message
+from .heads import Heads
 from .hooks import Part
 from .spline import Spline
 
-Activation = str | Sequence[str] | nn.Module | Spline | Callable[[], nn.Module]
+Activation = str | Sequence[str] | nn.Module | Spline | Heads | Callable[[], nn.Module]
 
 WEIGHTED_TANH = "weighted_tanh"
 WEIGHTED_SOFTMAX = "weighted_softmax"
@@ -34,14 +35,15 @@ class ActivationSpec:
     Attributes:
         label: what it is called in a repr.
         basis: the basis functions it mixes, or ("softmax",).
-        kind: "fixed", "weighted_tanh", "weighted_softmax", "mixture" or "spline".
-        spline: that of the kind "spline".
+        kind: "fixed", "weighted_tanh", "weighted_softmax", "mixture", "spline" or "heads".
+        spline, heads: those of these kinds.
     """
 
     label: str
     basis: tuple[str, ...]
     kind: str
     spline: Spline | None = None
+    heads: Heads | None = None
 
     @property
     def key(self) -> str | tuple[str, ...]:
@@ -50,7 +52,7 @@ class ActivationSpec:
 
 
 def parse_activation(
-    where: str, activation: Activation, *, monotone: bool, coupled: bool = False, splines: bool = False
+    where: str, activation: Activation, *, monotone: bool, coupled: bool = False, learned: bool = False
 ) -> ActivationSpec:
     """Resolves a name, a list of names, a torch.nn module or a factory of one.
 
@@ -59,23 +61,22 @@ def parse_activation(
         activation: what the user wrote.
         monotone: only nondecreasing functions are allowed.
         coupled: softmax and weighted_softmax are what is expected (GradNet-M); else they are refused.
-        splines: whether the network can have a learned spline.
+        learned: whether the network can have a learned spline or heads.
 
     Raises:
         TypeError, ValueError: naming what is known.
     """
-    if isinstance(activation, Spline):
-        if not splines:
-            fix = "use RidgeGradNet, ConvGradNet or a network of theirs"
-            raise ValueError(message(where, "activation", "a name of the activation table", "a Spline", fix))
-        activation.bounds(where, monotone)
-        return ActivationSpec(activation.label(), ("spline",), "spline", activation)
+    if isinstance(activation, (Spline, Heads)) and not learned:
+        fix, got = "use RidgeGradNet, ConvGradNet or a network of theirs", f"a {type(activation).__name__}"
+        raise ValueError(message(where, "activation", "a name of the activation table", got, fix))
     choices = [*TABLE, "softmax", WEIGHTED_SOFTMAX] if coupled else [*TABLE, WEIGHTED_TANH]
     if callable(activation) and not isinstance(activation, nn.Module):
         activation = _made_by(where, activation)
     if isinstance(activation, nn.Module):
         activation = _name_of_module(where, activation, choices)
-    if isinstance(activation, str):
+    if isinstance(activation, (Spline, Heads)):
+        spec = _learned(where, activation, monotone)
+    elif isinstance(activation, str):
         spec = _named(where, activation, choices)
     elif (
         isinstance(activation, Sequence) and activation and all(isinstance(n, str) for n in activation) and not coupled
@@ -99,6 +100,15 @@ def parse_activation(
     if monotone:
         _require_nondecreasing(where, spec)
     return spec
+
+
+def _learned(where: str, activation: Spline | Heads, monotone: bool) -> ActivationSpec:
+    if isinstance(activation, Spline):
+        activation.bounds(where, monotone)
+        return ActivationSpec(activation.label(), ("spline",), "spline", activation)
+    for name in activation.basis:
+        _require_known(where, name, list(TABLE))
+    return ActivationSpec(activation.label(), tuple(activation.basis), "heads", heads=activation)
 
 
 def _made_by(where: str, factory: Callable[[], nn.Module]) -> nn.Module:
@@ -167,10 +177,18 @@ class ElementwiseActivation(Part):
             self.weight = nn.Parameter(torch.empty(len(spec.basis), width, **factory))
         elif spec.spline is not None:
             self.values = nn.Parameter(torch.empty(spec.spline.knots, 1 if spec.spline.shared else width, **factory))
+        elif spec.heads is not None:
+            count, terms = spec.heads.count, len(spec.basis)
+            self.scale = nn.Parameter(torch.empty(count, width, **factory))
+            self.shift = nn.Parameter(torch.empty(count, width, **factory))
+            self.weight = nn.Parameter(torch.empty(count, terms, width, **factory))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameters uniformly from [0, 1); those of a spline are a line of such a slope."""
+        """Draws the parameters uniformly from [0, 1); those of a spline are a line of such a slope.
+
+        Of heads the shifts are drawn from [−1, 1), for they are what tells one head from another.
+        """
         if self.spec.spline is not None:
             knots = torch.linspace(-self.spec.spline.radius, self.spec.spline.radius, self.spec.spline.knots)
             with torch.no_grad():
@@ -178,9 +196,14 @@ class ElementwiseActivation(Part):
             return
         for parameter in self.parameters():
             nn.init.uniform_(parameter)
+        if self.spec.heads is not None:
+            nn.init.uniform_(self.shift, -1.0, 1.0)
 
     def cascade(self, b: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Return scale, shift and coef of one layer act(u + b), as `ridge` takes them."""
+        """Return scale, shift and coef of act(u + b), as `ridge` takes them."""
+        if self.spec.heads is not None:
+            scale, weight = (F.softplus(p) if self.monotone else p for p in (self.scale, self.weight))
+            return scale, scale * b + self.shift, weight
         coef = None if self.spec.kind == "fixed" else self.coefficients()
         if self.spec.spline is None:
             return None, b, None if coef is None else coef.unsqueeze(0)

@@ -29,7 +29,7 @@ class ConvGradNet(GradNet):
         in_channels: C_in, the channels of x and f(x).
         channels: C, the filters.
         kernel_size: the filters' size in each dimension of an image, one to three of them; an int k for (k, k).
-        activation: as in `GradNetC`, of each channel, or a `Spline`.
+        activation: as in `GradNetC`, of each channel, a `Spline` or `Heads`.
         stages: convolutions before this one, so that K∗x is K∗(K_m∗ ⋯ (K_1∗x)): the channels and the size of each.
             Each is padded by itself, which differs from a single larger filter near the border.
         padding: what lies beyond the border, as in `conv_ridge`.
@@ -83,7 +83,7 @@ class ConvGradNet(GradNet):
         self.centred, self.normalized = centred, normalized
         self.kernel_size = _sizes(where, kernel_size, "kernel_size")
         shapes = _stages(where, stages, in_channels, len(self.kernel_size))
-        self.spec = parse_activation(where, activation, monotone=self.monotone, splines=True)
+        self.spec = parse_activation(where, activation, monotone=self.monotone, learned=True)
         self.act = ElementwiseActivation(self.spec, channels, self.monotone, **factory)
         self.stages = nn.ParameterList([nn.Parameter(torch.empty(shape, **factory)) for shape in shapes])
         before = shapes[-1][0] if shapes else in_channels
@@ -121,7 +121,7 @@ class ConvGradNet(GradNet):
         *stages, K = self.filters()
         b, bias = (parameter_of(self, name) for name in ("b", "bias"))
         scale, shift, coef = self.act.cascade(b)
-        arguments = (K, scale, shift, coef, bias, self.spec.basis, self.padding)
+        arguments = (K, scale, shift, coef, bias, self.spec.basis, self.padding, self.spec.heads is not None)
         return ComposedConvRidge(*arguments, stages=tuple(stages)) if stages else ConvRidge(*arguments)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from .base import GradNet
 from .cascade import GradNetC, mGradNetC
 from .conv import ConvGradNet, mConvGradNet
 from .deep import DeepGradNet, mDeepGradNet
+from .heads import Heads
 from .modular import GradNetM, mGradNetM
 from .ridge import RidgeGradNet, mRidgeGradNet
 from .spline import Spline
@@ -28,6 +29,7 @@ __all__ = [
     "DeepGradNet",
     "GradNetC",
     "GradNetM",
+    "Heads",
     "RidgeGradNet",
     "Spline",
     "mConvGradNet",

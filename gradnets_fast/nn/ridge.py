@@ -22,7 +22,7 @@ class RidgeGradNet(GradNet):
     Args:
         in_dim: d, the dimension of x and f(x).
         embed_dim: h, the number of hidden units.
-        activation: as in `GradNetC`, or a `Spline`.
+        activation: as in `GradNetC`, a `Spline` or `Heads`.
         linear: as in `GradNetC`.
         device, dtype: of the parameters.
 
@@ -57,7 +57,7 @@ class RidgeGradNet(GradNet):
         check_dtype(where, dtype)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_dim, self.embed_dim = in_dim, embed_dim
-        self.spec = parse_activation(where, activation, monotone=self.monotone, splines=True)
+        self.spec = parse_activation(where, activation, monotone=self.monotone, learned=True)
         self.act = ElementwiseActivation(self.spec, embed_dim, self.monotone, **factory)
         self.W = nn.Parameter(torch.empty(embed_dim, in_dim, **factory))
         self.b = nn.Parameter(torch.empty(embed_dim, **factory))
@@ -76,7 +76,7 @@ class RidgeGradNet(GradNet):
 
     def _effective(self) -> Ridge:
         W, b, bias = (parameter_of(self, name) for name in ("W", "b", "bias"))
-        return Ridge(W, *self.act.cascade(b), bias, self.spec.basis)
+        return Ridge(W, *self.act.cascade(b), bias, self.spec.basis, self.spec.heads is not None)
 
     def hidden_dimensions(self) -> dict[str, int]:
         learned = {f"act.{name}": p.dim() - 1 for name, p in self.act.named_parameters() if p.shape[-1] > 1}

@@ -74,7 +74,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     extension.set_types(torch.Tensor, torch.nn.Parameter, exchange, *_SUFFIX)
     rules = [list(part) for rule in (PANELLED_RULE, SINGLE_PANEL_RULE) for part in zip(*rule)]
-    extension.set_potential_rules(*rules, [basis.smooth for basis in TABLE.values()])
+    extension.set_potential_rules(*rules)
     return extension, None
 
 
@@ -253,16 +253,30 @@ class CppKernels(Kernels):
         return tuple([_dense(t, dtype if i < self._stored else sums) for i, t in enumerate(tensors)])
 
 
+def linear_convolution(which: str, x: Tensor, y: Tensor, K: Tensor, padding: str) -> Tensor:
+    """Return one of y = K∗x, x = Kᵀy and the gradient of <y, K∗x> in K, written into y, x or K, which is contiguous.
+
+    which: "convolved", "adjoint" or "filters".
+    """
+    result = {"convolved": y, "adjoint": x, "filters": K}[which]
+    if not x.numel():
+        return result.zero_()
+    tensors = (_dense(t, x.dtype) for t in (x, y, K))
+    done = extension().linear_conv(which, *tensors, padding == "circular", get_num_threads())
+    written: Tensor = _ran(result if done else None)
+    return written
+
+
 def _numbers(family: str, settings: Settings) -> tuple[Any, ...]:
     """Return the kernels' numbers of the basis functions, and the other settings, as a family's entry takes them."""
     if settings.structure is not None:
         widths, *others = settings.structure
         return ([_BASIS_NUMBER[name] for name in settings.basis], list(widths), *others)
     if family == "ridge":
-        return ([_BASIS_NUMBER[name] for name in settings.basis],)
+        return [_BASIS_NUMBER[name] for name in settings.basis], settings.heads
     if settings.image is not None:
         numbers = [_BASIS_NUMBER[name] for name in settings.basis]
-        return numbers, list(settings.image.shape), settings.image.padding == "circular"
+        return numbers, settings.heads, list(settings.image.shape), settings.image.padding == "circular"
     if family == "softmax_modules":
         return ()
     return _BASIS_NUMBER[settings.basis[0]], _TRANSFORM_NUMBER[settings.transform]

@@ -41,7 +41,7 @@ def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
             return operator.by_reference(tensors, settings)
         compiled: Tensor = getattr(_registered, operator.registered)(*tensors, settings.text())
         return compiled
-    if no_transform_is_active() and not any(map(_is_of_another_kind, tensors)):
+    if no_transform_is_active() and not any(map(is_of_another_kind, tensors)):
         found = shown(operator.registered, operator.kernels.forward, tensors, settings)
         return recorded(operator, found, tensors, settings)
     transforms = torch._C._functorch.get_interpreter_stack() or ()
@@ -87,7 +87,7 @@ def no_transform_is_active() -> bool:
     )
 
 
-def _is_of_another_kind(tensor: Tensor | None) -> bool:
+def is_of_another_kind(tensor: Tensor | None) -> bool:
     """Return whether the tensor is not one that kernels read, which PyTorch's dispatcher may have a way for.
 
     autograd.grad with is_grads_batched, and autograd.functional with vectorize=True, batch by a vmap of their own,
@@ -158,7 +158,7 @@ class _Recorded(torch.autograd.function._SingleLevelFunction):
         operator, tensors, needs = ctx._forward_cls.operator, ctx.saved_tensors, ctx.needs_input_grad[2:]
         if g is None:
             return (None,) * (2 + len(tensors))
-        if is_grad_enabled() or _is_of_another_kind(g) or not no_transform_is_active():
+        if is_grad_enabled() or is_of_another_kind(g) or not no_transform_is_active():
             return None, None, *_apply(Backward, operator, ctx.settings, needs, g, *tensors)
         name = f"{operator.registered}_backward"
         return None, None, *shown(name, operator.kernels.backward, g, tensors, ctx.settings, needs)

@@ -102,6 +102,7 @@ class Settings(NamedTuple):
         transform: the name of ρ, or "".
         structure: of a deep network.
         image: the points of a convolutional network.
+        heads: the layers of a cascade are in parallel, not in series.
 
     >>> deep, image = Structure((8,)), Image((1, 5, 7))
     >>> for settings in Settings(("tanh",), "exp"), Settings(("tanh",), "", deep), Settings(("tanh",), image=image):
@@ -109,12 +110,20 @@ class Settings(NamedTuple):
     'tanh:exp'
     'tanh::8,,0,'
     'tanh:::zeros,1,5,7'
+    >>> Settings(("tanh",), heads=True).text().partition("@")[0]
+    'tanh::::heads'
     """
 
     basis: tuple[str, ...] = ()
     transform: str = ""
     structure: Structure | None = None
     image: Image | None = None
+    heads: bool = False
+
+    @property
+    def profile(self) -> str:
+        """Return what follows an operator's name where other kernels compute its functions than a cascade's."""
+        return " of splines" if self.basis == SPLINE else " of heads" if self.heads else ""
 
     def text(self) -> str:
         """Return the settings as one string, which is what operators registered with PyTorch can take.
@@ -128,7 +137,7 @@ class Settings(NamedTuple):
             layers = f"{','.join(map(str, widths))},{'skip' * skip},{rank},{'residual' * residual}"
         if self.image:
             points = ",".join([self.image.padding, *map(str, self.image.shape)])
-        text = ":".join([",".join(self.basis), self.transform, layers, points])
+        text = ":".join([",".join(self.basis), self.transform, layers, points, "heads" * self.heads])
         return f"{text.rstrip(':')}@{SOURCE}"
 
 
@@ -143,7 +152,7 @@ def parse_settings(text: str) -> Settings:
     >>> parse_settings("tanh:::circular,1,5").image
     Image(shape=(1, 5), padding='circular')
     """
-    names, transform, layers, points = (text.partition("@")[0] + ":::").split(":")[:4]
+    names, transform, layers, points, heads = (text.partition("@")[0] + "::::").split(":")[:5]
     structure = image = None
     if layers:
         *widths, skip, rank, residual = layers.split(",")
@@ -151,36 +160,37 @@ def parse_settings(text: str) -> Settings:
     if points:
         padding, *shape = points.split(",")
         image = Image(tuple(map(int, shape)), padding)
-    return Settings(tuple(names.split(",")) if names else (), transform, structure, image)
+    return Settings(tuple(names.split(",")) if names else (), transform, structure, image, bool(heads))
 
 
-def cascade_settings(basis: str | Sequence[str]) -> Settings:
+def cascade_settings(basis: str | Sequence[str], heads: bool = False) -> Settings:
     """Return the settings of a ridge network whose names have been checked."""
-    return Settings((basis,) if isinstance(basis, str) else tuple(basis))
+    return Settings((basis,) if isinstance(basis, str) else tuple(basis), heads=heads)
 
 
 @lru_cache(maxsize=None)
-def known_cascade(basis: str | tuple[str, ...]) -> Settings | None:
-    """Return the settings of a ridge network, or None if a name is not in the table.
+def known_cascade(basis: str | tuple[str, ...], heads: bool = False) -> Settings | None:
+    """Return the settings of a ridge network, or None if a name is not in the table or heads are asked of a spline.
 
     Raises:
         TypeError: basis is a list.
     """
-    if not isinstance(basis, (str, tuple)):
+    if not isinstance(basis, (str, tuple)) or type(heads) is not bool:
         return None
-    settings = cascade_settings(basis)
-    is_known = settings.basis == SPLINE or (settings.basis and all(name in TABLE for name in settings.basis))
+    settings = cascade_settings(basis, heads)
+    is_spline = settings.basis == SPLINE and not heads
+    is_known = is_spline or (settings.basis and all(name in TABLE for name in settings.basis))
     return settings if is_known else None
 
 
 @lru_cache(maxsize=None)
-def known_convolution(basis: str | tuple[str, ...], image: Image) -> Settings | None:
+def known_convolution(basis: str | tuple[str, ...], image: Image, heads: bool = False) -> Settings | None:
     """Return the settings of a convolutional network, or None if a name is not in the table.
 
     Raises:
         TypeError: basis is a list.
     """
-    settings = known_cascade(basis)
+    settings = known_cascade(basis, heads)
     return settings and settings._replace(image=image)
 
 
@@ -308,7 +318,7 @@ class Family:
         elif self.of_modules and settings.basis:
             named |= {"basis": settings.basis[0], "transform": settings.transform}
         elif settings.basis:
-            named["basis"] = settings.basis
+            named |= {"basis": settings.basis, "heads": settings.heads}
         if settings.image is not None:
             named["padding"] = settings.image.padding
             points = [point.unflatten(-1, settings.image.shape) for point in points]

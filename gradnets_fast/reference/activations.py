@@ -43,6 +43,8 @@ VALUES: dict[str, Callable[[Tensor], Tensor]] = {
     "softsign": F.softsign,
     "erf": torch.erf,
     "softshrink": F.softshrink,
+    "hardtanh": F.hardtanh,
+    "hardsigmoid": F.hardsigmoid,
 }
 """As torch computes them, which is what kernels are compared with in speed."""
 
@@ -52,12 +54,17 @@ def _arctan(x: Tensor) -> Tensor:
     return torch.atan(x.clamp(-limit, limit))
 
 
-_WITH_FINITE_DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+_FOR_AUTOGRAD: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: torch.where(x.abs() < 40.0, F.gelu(x.clamp(-40.0, 40.0)), x * (x > 0)),
     "arctan": _arctan,
     "erf": lambda x: torch.erf(x.clamp(-30.0, 30.0)),
+    "hardsigmoid": lambda x: F.relu6(x + 3) / 6,
 }
-"""Those whose second or third derivative by autograd is NaN far out, with constant slopes there, as rounding has it."""
+"""Those whose derivatives by autograd are not as good as their values.
+
+The second or third is NaN far out: with constant slopes there, as rounding has it, it is not.  The first of torch's
+hardsigmoid is one of single precision.
+"""
 
 
 def _minus_dilogarithm(x: Tensor) -> Tensor:
@@ -114,6 +121,8 @@ ANTIDERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "softsign": lambda x: x.abs() - torch.log1p(x.abs()),
     "erf": lambda x: x * torch.erf(x) + torch.expm1(-x * x) / math.sqrt(math.pi),
     "softshrink": lambda x: F.softshrink(x) ** 2 / 2,
+    "hardtanh": lambda x: F.hardtanh(x) ** 2 / 2 + F.relu(x.abs() - 1),
+    "hardsigmoid": lambda x: (x.clamp(-3, 3) + 3) ** 2 / 12 + F.relu(x - 3),
 }
 """Φ with Φ' = the value: Φ(0) = 0, but log 2 for sigmoid and π²/12 for softplus, which vanish at −∞."""
 
@@ -151,6 +160,8 @@ DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "softsign": lambda x: (1 + x.abs()).reciprocal().square(),
     "erf": lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x.clamp(-30.0, 30.0).square()),
     "softshrink": lambda x: torch.where(x.abs() > 0.5, 1.0, F.softshrink(x)),
+    "hardtanh": lambda x: torch.where(x.abs() < 1, 1.0, F.softshrink(x.clamp(-0.5, 0.5))),
+    "hardsigmoid": lambda x: torch.where(x.abs() < 3, 1 / 6, F.softshrink(x.clamp(-0.5, 0.5))),
 }
 """b', written so that autograd's derivative of it, b'', is accurate too; at kinks both are torch's."""
 
@@ -178,6 +189,8 @@ SECOND_DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "softsign": lambda x: -2 * torch.sign(x) * (1 + x.abs()).reciprocal().pow(3),
     "erf": lambda x: -4 / math.sqrt(math.pi) * _bounded(x) * torch.exp(-x * x),
     "softshrink": lambda x: torch.where(x.isnan(), x, 0.0),
+    "hardtanh": lambda x: torch.where(x.isnan(), x, 0.0),
+    "hardsigmoid": lambda x: torch.where(x.isnan(), x, 0.0),
 }
 """The second derivative in closed form, which autograd differentiates once more; at kinks one of the two sides."""
 
@@ -188,7 +201,7 @@ SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "
 
 def value(name: str, x: Tensor) -> Tensor:
     """The basis function `name`, elementwise."""
-    return _WITH_FINITE_DERIVATIVES.get(name, VALUES[name])(x)
+    return _FOR_AUTOGRAD.get(name, VALUES[name])(x)
 
 
 def derivative(name: str, x: Tensor) -> Tensor:

@@ -60,9 +60,10 @@ def conv_ridge(
     bias: Tensor | None,
     basis: Sequence[str],
     padding: str,
+    heads: bool = False,
 ) -> Tensor:
     """f(x) = Kᵀφ(K∗x) + bias, in the shape of x; None for a scale or coefficient stands for ones."""
-    hidden = cascade(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis)
+    hidden = cascade(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis, heads)
     f = _adjoint(hidden, K, padding, x)
     return f if bias is None else (f + bias.view(-1, *[1] * (K.dim() - 2))).to(x.dtype)
 
@@ -77,9 +78,10 @@ def conv_ridge_jvp(
     bias: Tensor | None,
     basis: Sequence[str],
     padding: str,
+    heads: bool = False,
 ) -> Tensor:
     """J(x) v = Kᵀ(φ'(K∗x) ⊙ K∗v), in the shape of x and v."""
-    slope = cascade_slope(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis)
+    slope = cascade_slope(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis, heads)
     return _adjoint(slope * projected(v, K, padding), K, padding, x)
 
 
@@ -92,9 +94,10 @@ def conv_ridge_potential(
     bias: Tensor | None,
     basis: Sequence[str],
     padding: str,
+    heads: bool = False,
 ) -> Tensor:
     """F(x) = Σ_c Σ_p ∫_0^{(K∗x)_c(p)} φ_c(t) dt + Σ_i bias_i Σ_p x_i(p), (…,), so F(0) = 0 and ∇F = f."""
-    integral = cascade_integral(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis)
+    integral = cascade_integral(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis, heads)
     total = integral.flatten(1).sum(-1).reshape(x.shape[: 1 - K.dim()])
     if bias is not None:
         total = total + x.flatten(2 - K.dim()).sum(-1) @ bias.to(x.dtype)
@@ -110,9 +113,10 @@ def conv_ridge_divergence(
     bias: Tensor | None,
     basis: Sequence[str],
     padding: str,
+    heads: bool = False,
 ) -> Tensor:
     """tr J(x) = Σ_c Σ_p φ_c'((K∗x)_c(p)) n_c(p), (…,), n_c(p) = Σ_{i,t} K[c,i,t]² over the taps t inside the image."""
-    slope = cascade_slope(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis)
+    slope = cascade_slope(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis, heads)
     inside = torch.ones((1, *x.shape[2 - K.dim() :]), dtype=x.dtype, device=x.device)
     squares = projected(inside, K.square().sum(1, keepdim=True), padding)
     return (slope * squares).flatten(1).sum(-1).reshape(x.shape[: 1 - K.dim()]).to(x.dtype)

@@ -39,12 +39,14 @@ PANELLED_RULE = quadrature_rule(QUADRATURE_PANELS)
 SINGLE_PANEL_RULE = quadrature_rule(1)
 
 
-def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str], heads: bool = False) -> Tensor:
     """φ(u): z_0 = β_0 u + s_0, z_l = β_l u + s_l + Σ_k C_{l−1,k} b_k(z_{l−1}), φ = Σ_k C_{L−1,k} b_k(z_{L−1}).
 
     Shapes: u (…, h); scale β, shift s (L, h); coef C (L, K, h); basis: K names; or "spline" for φ(u) = s(β_0 u + s_0),
-    s the spline of the values C_0 at K knots.
+    s the spline of the values C_0 at K knots.  Of heads φ(u) = Σ_l Σ_k C_{lk} b_k(β_l u + s_l).
     """
+    if heads:
+        return sum_of_heads(lambda b, s, C: cascade(u, b, s, C, basis), scale, shift, coef)
     z = scale[0] * u + shift[0]
     if tuple(basis) == SPLINE:
         return spline(z, coef[0])
@@ -53,18 +55,31 @@ def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequen
     return _mix(value, coef[-1], basis, z)
 
 
+def sum_of_heads(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor], scale: Tensor, shift: Tensor, coef: Tensor
+) -> Tensor:
+    """Σ_l function(β, s, C of layer l, as those of one layer)."""
+    total = function(scale[:1], shift[:1], coef[:1])
+    for layer in range(1, scale.shape[0]):
+        total = total + function(scale[layer : layer + 1], shift[layer : layer + 1], coef[layer : layer + 1])
+    return total
+
+
 def cascade_slope(
     u: Tensor,
     scale: Tensor,
     shift: Tensor,
     coef: Tensor,
     basis: Sequence[str],
+    heads: bool = False,
     derivative: Callable[[str, Tensor], Tensor] = derivative,
 ) -> Tensor:
     """φ'(u): z_0' = β_0, z_l' = β_l + Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}', φ' = Σ_k C_{L−1,k} b_k'(z_{L−1}) z_{L−1}'.
 
     Shapes: as `cascade`.  derivative: (name, z) -> b'(z).
     """
+    if heads:
+        return sum_of_heads(lambda b, s, C: cascade_slope(u, b, s, C, basis, derivative=derivative), scale, shift, coef)
     z, slope = scale[0] * u + shift[0], scale[0]
     if tuple(basis) == SPLINE:
         return spline_slope(z, coef[0]) * slope
@@ -100,9 +115,10 @@ def ridge(
     coef: Tensor | None,
     bias: Tensor | None,
     basis: Sequence[str],
+    heads: bool = False,
 ) -> Tensor:
     """f(x) = φ(x Wᵀ) W + bias; x (…, d), W (h, d), bias (d,); None for a scale or coefficient stands for ones."""
-    f = cascade(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis).to(W.dtype) @ W
+    f = cascade(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis, heads).to(W.dtype) @ W
     return (f if bias is None else f + bias).to(x.dtype)
 
 
@@ -115,9 +131,10 @@ def ridge_jvp(
     coef: Tensor | None,
     bias: Tensor | None,
     basis: Sequence[str],
+    heads: bool = False,
 ) -> Tensor:
     """J(x) v = (φ'(x Wᵀ) ⊙ v Wᵀ) W; v (…, d) like x."""
-    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis)
+    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis, heads)
     return ((slope * (v @ W.T)).to(W.dtype) @ W).to(x.dtype)
 
 
@@ -129,9 +146,10 @@ def ridge_divergence(
     coef: Tensor | None,
     bias: Tensor | None,
     basis: Sequence[str],
+    heads: bool = False,
 ) -> Tensor:
     """tr J(x) = Σ_j φ_j'(u_j) |w_j|²; returns (…,)."""
-    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis)
+    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis, heads)
     return (slope * W.square().sum(-1)).sum(-1).to(x.dtype)
 
 
@@ -143,9 +161,10 @@ def ridge_jacobian(
     coef: Tensor | None,
     bias: Tensor | None,
     basis: Sequence[str],
+    heads: bool = False,
 ) -> Tensor:
     """J(x) = Wᵀ diag(φ'(x Wᵀ)) W; returns (…, d, d)."""
-    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis)
+    slope = cascade_slope(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis, heads)
     return gram(W, slope).to(x.dtype)
 
 
@@ -162,14 +181,19 @@ def ridge_potential(
     coef: Tensor | None,
     bias: Tensor | None,
     basis: Sequence[str],
+    heads: bool = False,
 ) -> Tensor:
     """F(x) = Σ_j ∫_0^{u_j} φ_j(t) dt + bias·x, so F(0) = 0 and ∇F = f; returns (…,)."""
-    F = cascade_integral(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis).sum(-1)
+    F = cascade_integral(x @ W.T, *with_ones(scale, shift, coef, basis, W), basis, heads).sum(-1)
     return (F if bias is None else F + x @ bias.to(x.dtype)).to(x.dtype)
 
 
-def cascade_integral(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+def cascade_integral(
+    u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str], heads: bool = False
+) -> Tensor:
     """∫_0^u φ(t) dt, (…, h); shapes as `cascade`."""
+    if heads:
+        return sum_of_heads(lambda b, s, C: cascade_integral(u, b, s, C, basis), scale, shift, coef)
     parameters = (scale, shift, coef, basis)
     anchor = u.detach()
     value = _closed_form if scale.shape[0] == 1 else _quadrature

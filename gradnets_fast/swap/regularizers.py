@@ -15,8 +15,6 @@ from ..nn import GradNet
 from ..nn.base import parameter_of, parameters_of
 from ..nn.conv import centred_filters, norm_of
 
-_CLIP = (-1.0, -1.0, 0.0, 1.0, 1.0)
-"""min(max(t, −1), 1) as a spline with knots at −2, −1, 0, 1, 2, beyond which it is constant."""
 _LEAST_WEIGHT, _LEAST_SCALE = 1e-4, 0.01
 _POWER_ITERATIONS, _SIDE = 200, 64
 
@@ -42,7 +40,7 @@ class ConvRidgeRegularizer(GradNet):
         """Return the norm of Kᵀ diag(the largest slope of each channel) K, by power iteration on an image."""
         steepest = self._largest_slopes()
         coef, shift = steepest[None, None], torch.zeros_like(steepest)
-        linear = replace(self._effective(), scale=None, shift=shift, coef=coef, basis="identity")
+        linear = replace(self._effective(), scale=None, shift=shift, coef=coef, basis="identity", heads=False)
         generator, channels = torch.Generator().manual_seed(0), self.filters[0].shape[1]
         v = torch.randn(1, channels, _SIDE, _SIDE, generator=generator, dtype=torch.float32, device="cpu").to(steepest)
         norm = 1.0
@@ -105,25 +103,18 @@ class ClippedRidgeRegularizer(ConvRidgeRegularizer):
         filters[0] = centred_filters(filters[0])
         K = filters[-1] / norm_of(filters)
         s, beta = parameter_of(self, "scaling"), parameter_of(self, "beta")
-        inner, outer = (s + beta).exp(), (-s).exp()
-        scales, weights = [inner], [outer]
+        scale, weight = (s + beta).exp()[None], (-s).exp()[None]
         if self.weak_convexity:
-            # The second clip has channels of its own, with the same filters.
-            scales, weights, K = [inner, s.exp()], [outer, -self.weak_convexity * outer], torch.cat([K, K])
-        scale, weight = torch.cat(scales), torch.cat(weights)
+            scale, weight = torch.stack([scale[0], s.exp()]), torch.stack([weight[0], -self.weak_convexity * weight[0]])
         if self.alpha is not None and self.scale is not None:
             scale, weight = scale * self.scale.exp(), weight * (self.alpha - self.scale).exp()
-        basis, coef = "tanh", weight[None]
-        if not self.smooth:
-            basis, coef, scale = "spline", weight * weight.new_tensor(_CLIP)[:, None], scale / 2
-        shift, stages = torch.zeros_like(scale), tuple(filters[:-1])
-        return ComposedConvRidge(K, scale[None], shift, coef[None], None, basis, "zeros", stages=stages)
+        basis, shift = "tanh" if self.smooth else "hardtanh", torch.zeros_like(scale)
+        arguments = (K, scale, shift, weight.unsqueeze(1), None, basis, "zeros", True)
+        return ComposedConvRidge(*arguments, stages=tuple(filters[:-1]))
 
     def _largest_slopes(self) -> Tensor:
         slopes = (self.beta.exp() - (self.weak_convexity if self.beta >= 0 else 0.0)).expand_as(self.scaling)
-        if self.alpha is not None:
-            slopes = slopes * self.alpha.exp()
-        return torch.cat([slopes, torch.zeros_like(slopes)]) if self.weak_convexity else slopes
+        return slopes if self.alpha is None else slopes * self.alpha.exp()
 
 
 class SplineRidgeRegularizer(ConvRidgeRegularizer):
