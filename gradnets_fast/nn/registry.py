@@ -17,6 +17,7 @@ from ..activations import TABLE, TRANSFORMS
 from ..reference.architectures import Parameters
 from .base import GradNet
 from .cascade import GradNetC, mGradNetC
+from .conditional import Conditional, ConditionalConv
 from .conv import ConvGradNet, mConvGradNet
 from .deep import DeepGradNet, mDeepGradNet
 from .heads import Heads
@@ -25,6 +26,8 @@ from .ridge import RidgeGradNet, mRidgeGradNet
 from .spline import Spline
 
 __all__ = [
+    "Conditional",
+    "ConditionalConv",
     "ConvGradNet",
     "DeepGradNet",
     "GradNetC",
