@@ -99,9 +99,9 @@ inline void block_second(const ParameterIndex &index, const Bases &bases, const 
                          const V (&q)[N], V (&slope)[N], const ParameterGradients<T> &to, V *history) {
     Dual<N, V> entry, mixed = {}, adjoint = {};
     const int last = index.layers - 1;
-    for (int l = 0; l <= last && !index.heads; ++l) {
+    for (int l = 0; l <= last; ++l) {
         enter_dual(index, l, parameter, u, mixed, entry);
-        if (l < last) {
+        if (l < last && !index.heads) {
             GRADNETS_EACH history[2 * l * N + i] = entry.z[i];
             GRADNETS_EACH history[(2 * l + 1) * N + i] = entry.dz[i];
             leave_dual(index, l, bases, parameter, entry, mixed);

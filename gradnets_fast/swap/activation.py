@@ -22,7 +22,7 @@ def names_of(activations: Sequence[Function], like: Tensor) -> list[str]:
 
     The grid goes on to 2⁶⁰ where the dtype does; what overflows beyond 24 tells nothing there.
 
-    >>> names_of([torch.tanh, torch.nn.Tanh()], torch.empty(0)), names_of([torch.nn.Hardtanh()], torch.empty(0))
+    >>> names_of([torch.tanh, torch.nn.Tanh()], torch.empty(0)), names_of([torch.nn.Hardswish()], torch.empty(0))
     (['tanh'], [])
     """
     plain: Any = {"dtype": torch.float64, "device": "cpu"}
