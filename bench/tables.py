@@ -142,19 +142,39 @@ def imaging(result: dict[str, Any]) -> str:
         "| of torch.mm's rate |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in result["rows"]:
+    convolved = [row for row in result["rows"] if row["family"] == "ConvGradNet"]
+    for row in convolved:
         cells = [_pair(partial(_median, row, name)) for name in ("eager", "ours")]
         cells += [_pair(partial(_over, row, "eager")), _pair(lambda job, r=row: times(over_compile(r, job)))]
         cells.append(_pair(lambda job, r=row: f"{r['of_mm'][job]:.0%}"))
         lines.append(f"| {row['variant']} | {row['batch']} | {' | '.join(cells)} |")
     where, mm = result["environment"], f"{result['machine']['mm_gflops']['median']:.0f} GFLOP/s"
+    memory = "; ".join(
+        f"{row['variant']}, batch {row['batch']}: {row['memory_gain']['ours']:.0f} times less"
+        for row in convolved
+        if row.get("memory_gain")
+    )
     note = (
         "Forward / step. Medians of interleaved runs, each result first verified against float64; torch.mm made "
-        f"{mm} in the same run. A dash: torch.compile's result was further from float64 than twice eager's. "
+        f"{mm} in the same run. "
+        + (f"Extra memory of a step, beside eager's: {memory}. " if memory else "")
+        + _splines(result["rows"])
+        + "A dash: torch.compile's result was further from float64 than twice eager's. "
         f"Measured on {_machine(where)}, by `{where['command']}` ([result file](bench/results/imaging/cpu.json)). "
         "Absolute times vary; compare the gains."
     )
     return "\n".join([*lines, "", note])
+
+
+def _splines(rows: list[dict[str, Any]]) -> str:
+    """What splines cost beside tanh in the dense network of the same run, if it is there."""
+    dense = {row["variant"]: row for row in rows if row["family"] == "RidgeGradNet"}
+    if len(dense) != 2:
+        return ""
+    tanh, spline = (row["contenders"]["ours"]["milliseconds"] for row in dense.values())
+    ratios = _pair(lambda job: times(spline[job]["median"] / tanh[job]["median"]))
+    _, last = dense.values()
+    return f"With {last['variant']}, RidgeGradNet at B, d, h = {size(last)} takes {ratios} tanh's time. "
 
 
 def deep(result: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from gradnets_fast.apps.bench.contenders import CONTENDERS, Builder, Contender, 
 from gradnets_fast.apps.bench.images import image_case
 from gradnets_fast.apps.bench.machine import Machine
 from gradnets_fast.apps.bench.measurement import Plan, Spread, WallClock, calls_per_sample, interleaved
-from gradnets_fast.apps.bench.presets import CASES, PRESETS, Preset, registry_cases
+from gradnets_fast.apps.bench.presets import CASES, PRESETS, Preset, registry_cases, splines
 from gradnets_fast.apps.bench.verification import chosen_rows
 from gradnets_fast.nn import registry
 
@@ -191,16 +191,17 @@ def test_rounds_interleave_the_jobs_and_end_in_time() -> None:
 MEMORY = [
     (next(case for case in CASES if case.label == "mGradNetC, 4 layers 65536x2x64"), "ours"),
     (*chosen.cases(Choice(("ridge_jvp",), shape=("16384x8x512",)), CPU), "cpp"),
+    (image_case(2, (200, 300), (1, 64), 5, "tanh"), "ours"),
 ]
 
 
-@pytest.mark.parametrize(("case", "name"), MEMORY, ids=["network", "operator"])
+@pytest.mark.parametrize(("case", "name"), MEMORY, ids=["network", "operator", "images"])
 def test_memory_of_a_step_comes_from_a_fresh_process(case: Case, name: str) -> None:
-    """Eager keeps several arrays of batch × hidden, the kernels none."""
+    """Eager keeps several arrays of all hidden numbers, the kernels none."""
     big = torch.ones(2**27)  # a process that this one starts must not inherit its size
     del big
     found = {name: memory.extra_bytes(case, name) for name in ("eager", name)}
-    assert found["eager"] > 3 * case.batch * case.h * 4
+    assert found["eager"] > 3 * case.hidden * 4
     assert found[name] < found["eager"] / 5
 
 
@@ -252,4 +253,13 @@ def test_a_case_of_images() -> None:
     taps = 9 * (1 * 3 + 3 * 5)
     assert problem.work["flops"]["forward"] == 2 * 2 * (2 * 72) * taps
     assert case.label == "ConvGradNet 1→3→5, 3×3, tanh, 9×8 2x72x5"
+    assert case.hidden == 2 * 72 * 5
     assert {case.target for case in PRESETS["imaging"].cases()} > {None}
+
+
+def test_a_case_of_splines() -> None:
+    """Its reference is the network, and no place in it counts as a special function."""
+    problem = splines(50, 3, 7).problem()
+    (x,) = problem.points
+    torch.testing.assert_close(problem.ours(x), problem.eager(x))
+    assert problem.work["evaluations"]["forward"] == 0

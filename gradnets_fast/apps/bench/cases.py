@@ -96,6 +96,15 @@ class Case:
         """What `dtype` names."""
         return PRECISIONS[self.dtype]
 
+    @property
+    def hidden(self) -> int:
+        """How many numbers an array of the points' hidden units holds."""
+        return self.batch * self.h
+
+    def few(self, tensor: Tensor) -> Tensor:
+        """A part of the points, or of the result, that is small: for a first call."""
+        return tensor[:256]
+
     def facts(self) -> dict[str, Any]:
         """What a result file has of the case itself."""
         names = ("label", "family", "variant", "batch", "d", "h", "dtype")

@@ -34,6 +34,15 @@ class ImageCase(Case):
     kernel: int
     activation: str
 
+    @property
+    def hidden(self) -> int:
+        """Of all pixels."""
+        return self.batch * self.d * self.h
+
+    def few(self, tensor: Tensor) -> Tensor:
+        """A corner of two images."""
+        return tensor[:2, :, :32, :32]
+
     def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
         """The network's parameters and images from a fixed seed."""
         dtype = self.precision.dtype

@@ -110,7 +110,7 @@ class Plan:
     Attributes:
         rounds: samples of each contender and job, at least; short cases get more.
         seconds: a case stops earlier than that once it has three rounds and used this time.
-        memory_from: batch × hidden from which on the extra memory of a step is measured; None for never.
+        memory_from: batch × hidden (× pixels) from which on the extra memory of a step is measured; None for never.
         device: where.
     """
 

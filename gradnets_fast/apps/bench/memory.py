@@ -19,7 +19,6 @@ import torch
 from .cases import Case, Problem
 from .contenders import CONTENDERS, Contender, compiled
 
-_WARMUP_BATCH = 256
 _TIMEOUT_SECONDS = 300.0
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -68,9 +67,9 @@ def _main(case: Case, name: str, threads: int) -> None:
     problem = case.problem()
     contender = _built(name, problem)
     g = problem.g.to(contender.points[0].dtype)
-    few = tuple(p.detach()[:_WARMUP_BATCH].clone().requires_grad_() for p in contender.points)
+    few = tuple(case.few(p.detach()).clone().requires_grad_() for p in contender.points)
     with contender.active():
-        replace(contender, points=few).step(g[:_WARMUP_BATCH])
+        replace(contender, points=few).step(case.few(g))
         _forget_peak()
         before = _peak()
         contender.step(g)

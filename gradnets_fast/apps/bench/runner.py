@@ -78,7 +78,7 @@ def run_case(case: Case, builders: Mapping[str, Builder], plan: Plan, clock: Clo
                 ready[name] = contender
             gpu.free(plan.device)
         row["rounds"] = _time(problem, ready, outcomes, plan, clock or clock_of(plan.device))
-        if plan.memory_from is not None and case.batch * case.h >= plan.memory_from:
+        if plan.memory_from is not None and case.hidden >= plan.memory_from:
             for name, contender in ready.items():
                 outcomes[name]["memory_bytes"] = _memory(case, name, contender, problem, plan.device)
     return row

@@ -65,7 +65,7 @@ def transcendental(names: Iterable[str]) -> int:
     >>> transcendental(["tanh", "identity", "softplus"])
     2
     """
-    return sum(name not in TABLE or not TABLE[name].algebraic for name in names)
+    return sum(name not in TABLE or not TABLE[name].algebraic for name in names if name != "spline")
 
 
 def work(
