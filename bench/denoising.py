@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 import gradnets_fast
@@ -36,7 +37,7 @@ TRAINING = ("brick", "coins", "grass", "gravel", "hubble_deep_field", "immunohis
 TRAINING += ("moon", "rocket", "stereo_motorcycle")
 TEST = ("astronaut", "camera", "chelsea", "coffee")
 BATCH, PATCH, RATE = 8, 40, 1e-2
-WEIGHTS = [0.06 + 0.005 * k for k in range(9)]
+WEIGHTS = [round(0.06 + 0.005 * k, 3) for k in range(9)]
 """Of total variation."""
 NETWORKS = {"convex": gradnets_fast.mConvGradNet, "weakly convex": gradnets_fast.ConvGradNet}
 TURNS, TOLERANCE = 15, 1e-4
@@ -169,7 +170,13 @@ def draw(images: dict[str, Tensor], ratios: dict[str, float], clean: Tensor, pat
         whole.set_title(title)
         for axes in (whole, part):
             axes.set(xticks=[], yticks=[])
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=90))
+
+    def save(temporary: Path) -> None:
+        figure.savefig(temporary, dpi=90)
+        with Image.open(temporary) as drawn:
+            drawn.convert("L").save(temporary, optimize=True)
+
+    write_atomically(path, save)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
