@@ -139,7 +139,8 @@ def why_not(backend: str, device: torch.device, dtype: torch.dtype, operator: st
     if backend == "triton":
         from .ops import _triton
 
-        if operator in _triton.NOT_RUN or " of " in operator:
+        name, _, profile = operator.partition(" of ")
+        if profile == "heads" or (profile and name not in _triton.CONVOLUTIONS):
             return f"this version has no Triton kernels of {operator}"
         return _triton.why_not(device, dtype)
     if device.type != "cpu":

@@ -55,7 +55,18 @@ def function(kernel: str) -> Any:
 
 _STORED = ("x", "g", "v", "W", "out", "dx", "dv", "dW", "u", "a")
 _INTEGERS = (
-    *("B", "h", "x_stride", "g_stride", "v_stride", "weight_programs", "splits", "rows_per_split"),
+    *(
+        "B",
+        "h",
+        "pixels",
+        "per_program",
+        "x_stride",
+        "g_stride",
+        "v_stride",
+        "weight_programs",
+        "splits",
+        "rows_per_split",
+    ),
     *("bias_splits", "bias_rows", "count", "row_programs", "tiles", "scalar_splits", "scalar_rows"),
 )
 

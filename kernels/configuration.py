@@ -172,6 +172,11 @@ def wide_options(kernel: str) -> Options:
     return _WIDE[kernel]
 
 
+def pixel_options(layers: int) -> Options:
+    """The tiles of the elementwise kernels of convolutional networks: a warp for each channel, which adds up alone."""
+    return {"BC": 4, "BP": 256 if layers == 1 else 128, "num_warps": 4}
+
+
 @lru_cache(maxsize=None)
 def route(kernel: str, architecture: int, kind: str, d: int, depth: int) -> Route:
     """How "forward" or "backward" is run.

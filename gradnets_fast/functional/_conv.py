@@ -49,7 +49,7 @@ def conv_ridge(
         padding: what lies beyond the border: "zeros", or "circular" for the image's other end, with filters no larger
             than the image.
         heads: the L layers are heads in parallel, as in `ridge`.
-        backend: "reference" or "cpp"; by default the fastest that can.
+        backend: "reference", "cpp" or "triton"; by default the fastest that can.
 
     All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x, the vectors
     (scale, shift, coef, bias) may be float32.  Under autocast x and K are cast.

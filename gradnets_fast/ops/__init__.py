@@ -12,6 +12,7 @@ from typing import NamedTuple
 from . import families
 from ._cpp import CppKernels
 from ._triton import RidgeKernels
+from ._triton_conv import ConvKernels
 from ._triton_modules import ModuleKernels
 from .operator import Kernels, Operator
 from .recompute import Recomputed
@@ -33,6 +34,7 @@ _COMPILED: dict[tuple[str, str], tuple[Callable[[Operator], Kernels], tuple[str,
     ("cpp", "transformed_modules"): (CppKernels, (*_FIVE, "value_and_potential")),
     ("cpp", "deep"): (CppKernels, (*_FIVE, "value_and_potential")),
     ("cpp", "conv_ridge"): (CppKernels, _FIVE[:4]),
+    ("triton", "conv_ridge"): (ConvKernels, _FIVE[:4]),
     ("triton", "ridge"): (RidgeKernels, _FIVE),
     ("triton", "softmax_modules"): (ModuleKernels, ("value", "jvp", "potential")),
     ("triton", "transformed_modules"): (ModuleKernels, ("value", "jvp", "potential")),

@@ -21,7 +21,7 @@ from ..activations import TABLE
 from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from . import _prebuilt, recompute
 from ._kernels import capability_of, kernel_module
-from .families import FAMILIES, RIDGE, Gradients, Settings, Tensors
+from .families import CONV_RIDGE, FAMILIES, RIDGE, Gradients, Settings, Tensors
 from .operator import Kernels, Operator
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,8 +43,8 @@ TILED_KERNELS |= {
 }
 """Operator → the entries of the table of tiles that it needs (of modules as if they were a plain softmax)."""
 
-NOT_RUN = tuple(f.operator_name(q) for f in FAMILIES.values() if not f.on_triton for q in f.quantities)
-"""The operators that this backend refuses."""
+CONVOLUTIONS = tuple(CONV_RIDGE.operator_name(quantity) for quantity in CONV_RIDGE.quantities)
+"""The operators that have no tiles in the table, and the only ones whose kernels take splines for basis functions."""
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +142,7 @@ def ridge_mode(x: Tensor, layers: int, settings: Settings) -> Any:
 
 @lru_cache(maxsize=None)
 def _mode_of(device: int, kind: str, layers: int, basis: tuple[str, ...]) -> Any:
-    smooth = tuple(TABLE[name].smooth for name in basis)
+    smooth = tuple(name in TABLE and TABLE[name].smooth for name in basis)
     return kernel_module("mode").Mode(architecture_of(device), kind, basis, layers, smooth)
 
 
@@ -202,12 +202,12 @@ class RidgeKernels(Kernels):
         points, (W, *vectors) = targets[:count], targets[count : count + len(RIDGE.parameters)]
         bias = memory_for(targets[-1]) if quantity.takes_bias else None
         v = memory_for(points[1]) if count == 2 else None
-        into = _memory(launch, points[0], W, vectors, bias=bias, v=v)
+        into = gradients_memory(points[0], W, vectors, bias=bias, v=v)
         with current_device(x.device):
             batch = self._batch(launch, plain(g), tensors)
             launch.backward(mode, quantity.name, batch, parameters, into, self._rule(x))
         of_bias = (into.bias,) if quantity.takes_bias else ()
-        return *(into.x, into.v)[:count], into.W, *_parts(into.vectors, vectors), *of_bias
+        return *(into.x, into.v)[:count], into.W, *parts(into.vectors, vectors), *of_bias
 
     def _batch(self, launch: ModuleType, g: Tensor, tensors: Tensors) -> Any:
         """Return the points and cotangents as launches take them."""
@@ -246,11 +246,11 @@ class RidgeKernels(Kernels):
         return self._quantity.name == "value" or has_tiles(self._operator.name, mode, x.shape[-1])
 
     def _rule(self, x: Tensor) -> Tensor | None:
-        return _quadrature(x.device) if self._quantity.name == "potential" else None
+        return quadrature(x.device) if self._quantity.name == "potential" else None
 
 
 @lru_cache(maxsize=None)
-def _quadrature(device: torch.device) -> Tensor:
+def quadrature(device: torch.device) -> Tensor:
     """Return the rules as the kernels read them: nodes and weights, of few and of many."""
     numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
     return torch.tensor(numbers, dtype=torch.float32, device=device)
@@ -277,18 +277,19 @@ def memory_for(t: Tensor | None) -> Tensor | None:
     return None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
 
 
-def _memory(launch: ModuleType, x: Tensor | None, W: Tensor | None, vectors: Tensors, **more: Tensor | None) -> Any:
+def gradients_memory(x: Tensor | None, W: Tensor | None, vectors: Tensors, **more: Tensor | None) -> Any:
     """Return memory for the gradients; those of (scale, shift, coef) adjoin, so that kernels need one pointer."""
     present = [v for v in vectors if v is not None]
     adjoining = None
     if present:
         dtype = present[0].dtype if len({v.dtype for v in present}) == 1 else torch.float32
         adjoining = torch.empty(sum(v.numel() for v in present), dtype=dtype, device=present[0].device)
-    return launch.Gradients(memory_for(x), memory_for(W), adjoining, tuple(v is not None for v in vectors), **more)
+    make = kernel_module("launch").Gradients
+    return make(memory_for(x), memory_for(W), adjoining, tuple(v is not None for v in vectors), **more)
 
 
-def _parts(adjoining: Tensor | None, vectors: Tensors) -> list[Tensor | None]:
+def parts(adjoining: Tensor | None, vectors: Tensors) -> list[Tensor | None]:
     """Return the gradients of (scale, shift, coef)."""
     sizes = [v.numel() for v in vectors if v is not None]
-    parts = iter(() if adjoining is None else adjoining.split(sizes))
-    return [None if v is None else next(parts).view(v.shape).to(v.dtype) for v in vectors]
+    given = iter(() if adjoining is None else adjoining.split(sizes))
+    return [None if v is None else next(given).view(v.shape).to(v.dtype) for v in vectors]

@@ -276,14 +276,12 @@ class Family:
             None.
         of_modules: whether W is (M, h, d), and the modules may be combined by log-sum-exp.
         quantities: names of `QUANTITIES` that it has operators for.
-        on_triton: whether the backend "triton" runs it, if only by the reference in pieces of the batch.
     """
 
     name: str
     parameters: tuple[str, ...]
     of_modules: bool
     quantities: tuple[str, ...]
-    on_triton: bool = True
 
     def operator_name(self, quantity: str) -> str:
         """Return the name of the operator that computes a quantity."""
@@ -345,6 +343,6 @@ TRANSFORMED_MODULES = Family("transformed_modules", ("W", "b", "weight"), True, 
 
 DEEP = Family("deep", ("theta",), False, (*_ALL, "value_and_potential"))
 
-CONV_RIDGE = Family("conv_ridge", ("K", "scale?", "shift", "coef?"), False, _ALL[:4], on_triton=False)
+CONV_RIDGE = Family("conv_ridge", ("K", "scale?", "shift", "coef?"), False, _ALL[:4])
 
 FAMILIES = {family.name: family for family in (RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, DEEP, CONV_RIDGE)}
