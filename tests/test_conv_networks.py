@@ -149,3 +149,25 @@ def test_bad_input(make: Callable[[], object], words: str) -> None:
     with pytest.raises((TypeError, ValueError, NotImplementedError)) as caught:
         make()
     assert words in str(caught.value)
+
+
+@each_padding
+@each_network
+def test_pruning_leaves_out_what_does_nothing_and_nothing_else(name: str, padding: str) -> None:
+    for activation in ("tanh", gf.Spline(knots=5), gf.Spline(knots=5, shared=True), gf.Heads(2, ["tanh", "softplus"])):
+        net, x = made(name, activation=activation, padding=padding, normalized=True)
+        profiles = dict(net.act.named_parameters()).get("values", getattr(net.act, "weight", None))
+        of_each = profiles is not None and profiles.shape[-1] == net.channels
+        with torch.no_grad():
+            net.K[1].zero_()
+            for K, following in zip(net.stages, (*net.stages[1:], net.K)):
+                following[:, : len(K) // 2] = 0
+            if of_each:
+                profiles[..., 2].zero_()
+        pruned = net.prune()
+        assert pruned.channels == net.channels - 1 - of_each
+        assert [len(K) for K in pruned.stages] == [len(K) - len(K) // 2 for K in net.stages]
+        torch.testing.assert_close(pruned(x), net(x))
+        torch.testing.assert_close(pruned.potential(x), net.potential(x))
+        assert pruned.prune().channels == pruned.channels
+    assert net.prune(1e9).channels == 1

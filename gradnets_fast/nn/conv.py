@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,6 +143,42 @@ class ConvGradNet(GradNet):
         net.spec, net.act, net.b, net.bias = self.spec, self.act, self.b, self.bias
         return net
 
+    @torch.no_grad()
+    def prune(self, tolerance: float = 0.0) -> ConvGradNet:
+        """Return the network without the channels that do nothing: the same function for a tolerance of 0.
+
+        Such are channels whose filter is 0, or whose profile is (a spline, heads or a mixture that were regularised to
+        0), and channels of a stage that no later convolution reads.  At least one is left.  The filters are centred and
+        divided by the norm for good.
+
+        Args:
+            tolerance: the largest number, of a filter's taps or a profile's coefficients, that counts as 0.
+
+        >>> net = ConvGradNet(1, 8, 3)
+        >>> _ = net.K.data[2:].zero_()
+        >>> net.prune().channels
+        2
+        """
+        filters, coef = self.filters(), self.act.cascade(self.b)[2]
+        kept = _largest(filters[-1]) > tolerance
+        if coef is not None:
+            kept &= coef.flatten(0, 1).abs().amax(0) > tolerance
+        kept = _at_least_one(kept)
+        filters[-1] = filters[-1][kept]
+        for i in reversed(range(1, len(filters))):
+            read = _at_least_one(_largest(filters[i].transpose(0, 1)) > tolerance)
+            filters[i - 1 : i + 1] = filters[i - 1][read], filters[i][:, read]
+        stages = [(K.shape[0], tuple(K.shape[2:])) for K in filters[:-1]]
+        net = type(self)(self.in_channels, int(kept.sum()), self.kernel_size, stages=stages, padding=self.padding)
+        net = net.to(device=self.K.device, dtype=self.K.dtype)
+        net.spec, net.act = self.spec, copy.deepcopy(self.act)
+        for parameter in net.act.parameters():
+            if parameter.shape[-1] == self.channels:
+                parameter.data = parameter[..., kept]
+        for mine, K in zip((*net.stages, net.K, net.b, net.bias), (*filters, self.b[kept], self.bias)):
+            mine.copy_(K)
+        return net
+
     def extra_repr(self) -> str:
         sizes = f"in_channels={self.in_channels}, channels={self.channels}, kernel_size={self.kernel_size}"
         stages = [(K.shape[0], tuple(K.shape[2:])) for K in self.stages]
@@ -201,6 +238,16 @@ def _response(filters: list[Tensor]) -> Tensor:
 def _reach(filters: list[Tensor]) -> list[int]:
     """How many pixels the convolutions take around one, together, along each dimension."""
     return [sum(K.shape[dim] - 1 for K in filters) for dim in range(2, filters[0].dim())]
+
+
+def _largest(K: Tensor) -> Tensor:
+    """The largest magnitude in each filter, (C,)."""
+    return K.flatten(1).abs().amax(1)
+
+
+def _at_least_one(kept: Tensor) -> Tensor:
+    """The mask, or where it has nothing the first alone."""
+    return kept if kept.any() else torch.arange(len(kept), device=kept.device) == 0
 
 
 def _sizes(where: str, kernel_size: int | Sequence[int], argument: str) -> tuple[int, ...]:
