@@ -252,19 +252,6 @@ def test_filters_and_images_that_do_not_fit(operator: str) -> None:
     assert "one of identity, tanh" in rejected(basis="mish")
 
 
-@pytest.mark.parametrize("operator", CONVOLUTIONS)
-def test_triton_has_no_convolutions(operator: str) -> None:
-    function, arguments = OPERATORS[operator]
-    words = rf"^{operator}: backend 'triton', .* no Triton kernels of {operator}; choose one of reference, cpp, or"
-    with pytest.raises(gf.BackendUnavailableError, match=words):
-        function(**arguments(), backend="triton")
-    with pytest.raises(gf.BackendUnavailableError, match="use_backend"), gf.use_backend("triton"):
-        function(**arguments())
-    found = gf.explain(operator, arguments()["x"])
-    assert found.backend == "cpp"
-    assert found.rejected["triton"] == f"this version has no Triton kernels of {operator}"
-
-
 def test_the_jacobian_of_images_is_refused_with_its_size_and_the_way_out() -> None:
     arguments = conv_arguments()
     x, K = arguments.pop("x"), arguments.pop("K")
