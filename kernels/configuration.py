@@ -172,13 +172,14 @@ def wide_options(kernel: str) -> Options:
     return _WIDE[kernel]
 
 
-def pixel_options(layers: int) -> Options:
+def pixel_options(layers: int, quantity: str) -> Options:
     """The tiles of the elementwise kernels of convolutional networks.
 
-    Each of the 128 threads has two pixels of a channel or more, which it adds up first: if the first sum were one with
+    Each of the threads has two pixels of a channel or more, which it adds up first: if the first sum were one with
     another thread, each would add the other's product to its own unrounded, and they would not agree.
     """
-    return {"BC": 4 if layers == 1 else 2, "BP": 256, "num_warps": 4}
+    integrates = layers == 1 and quantity == "potential"  # which takes more registers than four warps have
+    return {"BC": 4 if layers == 1 else 2, "BP": 256, "num_warps": 8 if integrates else 4}
 
 
 @lru_cache(maxsize=None)

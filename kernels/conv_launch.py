@@ -148,7 +148,12 @@ def cache_bytes(device: torch.device) -> int:
 def _constants(mode: Mode, parameters: Parameters, quantity: str) -> dict[str, Any]:
     knots = parameters.coef.shape[1] if mode.basis == ("spline",) and parameters.coef is not None else 0
     knots_and_padded = {"KNOTS": knots, "BT": triton.next_power_of_2(knots)}
-    return mode.constants() | knots_and_padded | {"QUANTITY": quantity} | configuration.pixel_options(mode.layers)
+    return (
+        mode.constants()
+        | knots_and_padded
+        | {"QUANTITY": quantity}
+        | configuration.pixel_options(mode.layers, quantity)
+    )
 
 
 def forward(

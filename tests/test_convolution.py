@@ -95,6 +95,7 @@ def test_transforms_and_compilers_take_pytorchs_convolutions() -> None:
     expected = torch.stack([torch.autograd.functional.jacobian(loss, k) for k in several])
     torch.testing.assert_close(vmap(grad(loss))(several), expected)
     torch.testing.assert_close(torch.compile(loss, fullgraph=True)(K), loss(K))
+    torch.testing.assert_close(torch.compile(adjoint, fullgraph=True)(g, K, "circular"), adjoint(g, K, "circular"))
     tangent = torch.func.jvp(lambda x: adjoint(x, K, "circular"), (g,), (g,))[1]
     torch.testing.assert_close(tangent, adjoint(g, K, "circular"))
     batched = torch.autograd.grad(

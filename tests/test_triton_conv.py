@@ -225,7 +225,7 @@ from gradnets_fast.kernels.mode import Mode
 architecture, kind, layers, knots = json.loads(sys.argv[1])
 basis = ("spline",) if knots else ("tanh",)
 mode = Mode(architecture, kind, basis, layers)
-constants = mode.constants() | configuration.pixel_options(layers) | {"KNOTS": knots, "BT": 32, "SMOOTH": (True,)}
+constants = mode.constants() | {"KNOTS": knots, "BT": 32, "SMOOTH": (True,)}
 constants |= {"NEEDS_SCALE": True, "NEEDS_SHIFT": True, "NEEDS_COEF": True}
 absent = {"value": {"v", "norms", "weight", "rule"}, "jvp": {"norms", "weight", "rule"},
           "potential": {"a", "v", "norms"}, "divergence": {"v", "rule"}}
@@ -234,8 +234,8 @@ cases += [("forward", "value", {"v"}), ("forward", "jvp", set())]
 cases += [("numbers", "potential", {"norms"}), ("numbers", "divergence", {"rule"})]
 for kernel, quantity, without in cases:
     named = compiler.function(f"conv.{kernel}").arg_names
-    wanted = (*named, *compiler.OPTIONS)
-    given = {name: of for name, of in (constants | {"QUANTITY": quantity}).items() if name in wanted}
+    wanted, tiles = (*named, *compiler.OPTIONS), configuration.pixel_options(layers, quantity)
+    given = {name: of for name, of in (constants | tiles | {"QUANTITY": quantity}).items() if name in wanted}
     launch = compiler.typed(f"conv.{kernel}", given, kind, without, ("pixels",))
     needs = compiler.Resources.of(compiler.compiled(launch, architecture))
     print(kernel, quantity, needs, flush=True)

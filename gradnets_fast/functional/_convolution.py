@@ -31,7 +31,7 @@ def adjoint(y: Tensor, K: Tensor, padding: str, backend: str | None = None) -> T
     """Return Kᵀy, the adjoint of `convolved`: the convolution with the flipped filters, which is what it costs."""
     if _kernels_run(backend, y, K):
         return _applied(_Adjoint, y, K, padding)
-    flipped = K.flip(*range(2, K.dim())).transpose(0, 1)
+    flipped = K.flip(list(range(2, K.dim()))).transpose(0, 1)
     return _correlated(y, flipped, padding, [k // 2 for k in K.shape[2:]])
 
 
