@@ -30,7 +30,13 @@ from gradnets_fast.kernels.mode import Mode
 _REGISTERS = 65536
 """Registers of a multiprocessor."""
 
-_MATRIX_KERNELS = ("forward", "backward", "numbers", "derivatives", "modules.forward", "modules.backward")
+_LARGE = ("deep.forward", "deep.backward")
+"""Kernels of which taller tiles gain more than a second program: they read all weights for each."""
+
+_MATRIX_KERNELS = (
+    *("forward", "backward", "numbers", "derivatives", "modules.forward", "modules.backward"),
+    *_LARGE,
+)
 _HOPELESS = {"tf32x3": 2, "ieee": 2}
 """How many of the first candidates of these kernels spill for every d, and take minutes to compile."""
 
@@ -79,7 +85,7 @@ def chosen(case: Case) -> dict[str, Any]:
         if not all(needs.fits(architecture) for needs in found.values()):
             continue
         entry = {"d": d, "depth": depth, "options": tiles, "resources": {k: astuple(v) for k, v in found.items()}}
-        if all(_two_fit(architecture, tiles, needs) for needs in found.values()):
+        if kernel in _LARGE or all(_two_fit(architecture, tiles, needs) for needs in found.values()):
             return entry
         best = best or entry
     return best or {"d": d, "depth": depth, "options": None, "resources": {}}

@@ -13,8 +13,15 @@ DEPTHS = (1, 4)
 SIGNS = (1, 2)
 """What stands for the depth of modules: 2 where there are the softmaxes of z and of −z, else 1."""
 
+SKIPS = (1, 2)
+"""What stands for the depth of deep networks: 2 where they have skips, residual layers or squares, else 1."""
+
+_DEPTHS_OF = {"jacobian": DEPTHS[1:], "modules": SIGNS, "deep": SKIPS}
+"""Kernels that have other depths than DEPTHS, by the beginning of their names."""
+
 _MATRIX = {"half": (32, 64, 128, 256), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}
 _ROW = {"half": (32, 64, 128), "tf32": (32, 64, 128), "tf32x3": (32, 64, 128), "ieee": (32, 64)}
+_DEEP_SIZES = {"half": (32, 64, 128), "tf32": (32, 64, 128), "tf32x3": (32, 64), "ieee": (32,)}
 WIDTHS = {
     "narrow.forward": {"half": (2, 4), "ieee": (2, 4, 8)},
     "narrow.backward": {"half": (2, 4), "ieee": (2, 4, 8)},
@@ -26,8 +33,10 @@ WIDTHS = {
     "jacobian_backward": _ROW,
     "modules.forward": _MATRIX,
     "modules.backward": _MATRIX,
+    "deep.forward": _DEEP_SIZES,
+    "deep.backward": _DEEP_SIZES,
 }
-"""kernel → kind → the d of its entries."""
+"""kernel → kind → the d of its entries; of deep networks the largest of 2d and all widths."""
 
 Case = tuple[int, str, str, int, int]
 
@@ -49,6 +58,8 @@ _NARROW_BACKWARD = (
     *((32, 32, 32, 32, 4, 1), (32, 32, 16, 32, 4, 1), (16, 32, 16, 32, 4, 1), (16, 32, 8, 32, 4, 1)),
     *((8, 32, 4, 32, 4, 1), (8, 32, 4, 32, 8, 1)),
 )
+_DEEP = ((128, 8, 1), (64, 4, 1), (32, 8, 1), (32, 4, 1), (16, 8, 1), (16, 4, 1))
+_DEEP_BACKWARD = ((64, 64, 4, 1), (32, 64, 8, 1), (32, 32, 8, 1), (16, 32, 8, 1), (16, 16, 4, 1))
 _ROWS = ((64, 4, 2), (32, 4, 2), (32, 8, 2), (16, 4, 1), (16, 8, 1))
 
 CANDIDATES = {
@@ -62,6 +73,8 @@ CANDIDATES = {
     "jacobian_backward": _options("jacobian_backward", *_ROWS),
     "modules.forward": _options("modules.forward", *_FORWARD),
     "modules.backward": _options("modules.backward", *_BACKWARD[1:]),
+    "deep.forward": _options("deep.forward", *_DEEP),
+    "deep.backward": _options("deep.backward", *_DEEP_BACKWARD),
 }
 """The best guess first; more rows a program read the weights less often, more registers allow fewer programs.
 
@@ -72,6 +85,6 @@ Smaller tiles than these read so much that the wide route is faster.
 def cases() -> Iterator[Case]:
     """(architecture, kernel, kind, d, depth) of every entry of the table."""
     for kernel, kinds in WIDTHS.items():
-        depths = DEPTHS[1:] if kernel.startswith("jacobian") else SIGNS if kernel.startswith("modules") else DEPTHS
+        depths = _DEPTHS_OF.get(kernel.partition(".")[0].partition("_")[0], DEPTHS)
         for (kind, widths), architecture in product(kinds.items(), configuration.ARCHITECTURES):
             yield from ((architecture, kernel, kind, d, depth) for d, depth in product(widths, depths))

@@ -53,7 +53,7 @@ def function(kernel: str) -> Any:
     return getattr(importlib.import_module(f".{file}", __package__), name)
 
 
-_STORED = ("x", "g", "v", "W", "out", "dx", "dv", "dW", "u", "a")
+_STORED = ("x", "g", "v", "W", "out", "dx", "dv", "dW", "u", "a", "theta", "dtheta", "memory")
 _INTEGERS = (
     *(
         "B",
@@ -68,6 +68,7 @@ _INTEGERS = (
         "rows_per_split",
     ),
     *("bias_splits", "bias_rows", "count", "row_programs", "tiles", "scalar_splits", "scalar_rows"),
+    *("weight_stride", "programs"),
 )
 
 

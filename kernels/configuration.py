@@ -48,13 +48,15 @@ TILES = {
     "jacobian_backward": ("BH",),
     "modules.forward": _FORWARD,
     "modules.backward": _BACKWARD,
+    "deep.forward": ("BM",),
+    "deep.backward": ("BM", "BN"),
 }
 """Kernel of the table → the names of its tile sizes.
 
 "numbers" computes potentials and divergences, "derivatives" the gradients of those and of J(x) v.
 """
 
-_SMALL = {"BM": 64, "BH": 32, "BM_WEIGHTS": 64, "BH_WEIGHTS": 32}
+_SMALL = {"BM": 64, "BH": 32, "BM_WEIGHTS": 64, "BH_WEIGHTS": 32, "BN": 32}
 _WIDEST_INTERPRETED = 256
 _WIDE = {"forward": {"BM": 32, "BH": 64, "num_warps": 4}, "backward": {"BM": 8, "BH": 32, "num_warps": 4}}
 

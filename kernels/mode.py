@@ -137,6 +137,64 @@ class ModulesMode:
         return found
 
 
+@dataclass(frozen=True)
+class DeepMode:
+    """How to compute deep networks.
+
+    Attributes:
+        architecture, kind: as in `Mode`.
+        basis: the name of each layer's function.
+        widths, input_skip, rank, residual: the structure, as the operator `deep` has it.
+    """
+
+    architecture: int
+    kind: str
+    basis: tuple[str, ...]
+    widths: tuple[int, ...]
+    input_skip: bool
+    rank: int
+    residual: bool
+
+    def options(self, kernel: str, d: int) -> Constants | None:
+        """Tile sizes and launch options of "forward" or "backward"; None where no program takes the whole network."""
+        size = max(2 * d, *self.widths)
+        if len(self.widths) > MOST_LAYERS or size > WIDEST:
+            return None
+        skips = self.input_skip or self.residual or self.rank > 0
+        return configuration.options(f"deep.{kernel}", self.architecture, self.kind, size, 2 if skips else 1)
+
+    def of(self, kernel: str, quantity: str, d: int) -> Constants:
+        """Constants of `deep_entry.forward` or `deep_entry.backward`, tiles included."""
+        tiles = self.options(kernel, d)
+        assert tiles is not None
+        return self.constants(d) | {"QUANTITY": quantity} | (TOTALS if kernel == "backward" else {}) | tiles
+
+    def constants(self, d: int) -> Constants:
+        """Constants common to both kernels."""
+        padded = tuple(map(configuration.padded, self.widths))
+        structure = {"BASIS": self.basis, "WIDTHS": self.widths, "PADDED": padded, "WIDEST": max(padded)}
+        structure |= {"OFFSETS": self._offsets(d), "INPUT_SKIP": self.input_skip}
+        structure |= {"RANK": self.rank, "RESIDUAL": self.residual}
+        return _arithmetic(self.architecture, self.kind) | structure | _matrix_products(self.kind, d)
+
+    def _offsets(self, d: int) -> tuple[int, ...]:
+        """Where A, V, Q and b of each layer begin in theta, and then c."""
+        offsets, at, before = [], 0, 0
+        for i, h in enumerate(self.widths):
+            for size in (h * d * (i == 0 or self.input_skip), h * before, self.rank * h * d, h):
+                offsets.append(at)
+                at += size
+            before = h
+        return (*offsets, at)
+
+
+MOST_LAYERS, WIDEST = 8, 128
+"""The deep networks that one program takes: its code has all layers one after the other.  WIDEST: of 2d and h_l."""
+
+TOTALS = {"PARTS": 16, "TOTALS": 256}
+"""How many programs' sums `deep_backward.total_program` adds at a time, and for how many parameters."""
+
+
 def padded_columns(columns: int) -> int:
     """The smallest power of two that is no less than `columns`."""
     return 1 << (columns - 1).bit_length()

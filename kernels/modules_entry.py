@@ -84,34 +84,6 @@ def forward(
 
 
 @triton.jit
-def _arrive(counter):
-    """Count this program in: all that it has stored is visible to whoever awaits it."""
-    # All threads' stores come before the one thread's atomic.
-    tl.debug_barrier()
-    tl.atomic_add(counter, 1, sem="release", scope="gpu")
-
-
-@triton.jit
-def _await(counter, count):
-    """Wait until `count` programs have arrived: all that they stored before is then visible.
-
-    The last poll must be an acquire: it drops what this multiprocessor's first-level cache holds of their memory.
-    """
-    arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
-    while arrived < count:
-        arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
-    tl.debug_barrier()
-
-
-@triton.jit
-def _reset(arrivals, splits, exits, count):
-    """Count this program out; the last one resets what the others waited for to 0."""
-    if reduction.is_last(exits, count):
-        for split in range(splits):
-            tl.store(arrivals + split, 0)
-
-
-@triton.jit
 def _blocks(split, rows_per_split, B, BM: tl.constexpr):
     """How many programs for rows there are in one part of the batch."""
     begin = tl.cast(split, tl.int64) * rows_per_split
@@ -214,7 +186,7 @@ def backward(
             )
         )
         if AWAITED:
-            _arrive(arrivals + program.to(tl.int64) * BM // rows_per_split)
+            reduction.arrive(arrivals + program.to(tl.int64) * BM // rows_per_split)
     elif place < bias_splits:
         if dbias is not None:
             reduction.columns(
@@ -223,7 +195,7 @@ def backward(
     elif place < bias_splits + scalar_splits:
         if dscalars is not None:
             for split in range(splits):
-                _await(arrivals + split, _blocks(split, rows_per_split, B, BM))
+                reduction.wait_for(arrivals + split, _blocks(split, rows_per_split, B, BM))
             of_scalars: tl.constexpr = Products(COLUMNS, BC, PRECISION, ARITHMETIC, EVEN)
             reduction.columns(
                 *(row_scalars, dscalars, scalar_partials, counters + 2, B, COLUMNS),
@@ -234,7 +206,7 @@ def backward(
         tile = place // splits
         split = place % splits
         m = tile // tiles
-        _await(arrivals + split, _blocks(split, rows_per_split, B, BM))
+        reduction.wait_for(arrivals + split, _blocks(split, rows_per_split, B, BM))
         SIZE: tl.constexpr = BH_WEIGHTS * (1 + (BD if dW is not None else 0))
         first_unit = m.to(tl.int64) * h
         first_tile = (m * tiles).to(tl.int64)
@@ -246,4 +218,4 @@ def backward(
             *(m, form, products, QUANTITY, BM_WEIGHTS, BH_WEIGHTS),
         )
     if AWAITED:
-        _reset(arrivals, splits, counters + 1, programs_in_all)
+        reduction.leave(arrivals, splits, counters + 1, programs_in_all)

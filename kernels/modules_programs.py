@@ -73,7 +73,7 @@ def _save(memory, m, slot: tl.constexpr, rows, numbers):
 @triton.jit
 def _load_saved(memory, m, slot: tl.constexpr, rows, otherwise: tl.constexpr):
     # Other programs save numbers beside these, so that this multiprocessor's first-level cache may hold them as they
-    # were before.  It is the acquire of `modules_entry._await`, or the program's own barrier, that makes them current;
+    # were before.  It is the acquire of `reduction.wait_for`, or the program's own barrier, that makes them current;
     # .cg alone does not, because a pipelined loop turns the load into a cp.async, which goes through that cache.
     return tl.load(_slot(memory, m, slot, rows), mask=rows < memory.rows, other=otherwise, cache_modifier=".cg")
 

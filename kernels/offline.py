@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from . import sources
 from .compiler import Launch, Resources, compiled, typed
-from .mode import FORMS, Constants, Mode, ModulesMode, padded_columns
+from .mode import FORMS, TOTALS, Constants, DeepMode, Mode, ModulesMode, padded_columns
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,18 @@ def _modules(kernel: str, quantity: str, absent: tuple[str, ...], basis: str = "
     return Variant(f"modules.{kernel}", f"modules_entry.{kernel}", names, absent, 1 if "negative" in absent else 2)
 
 
+def _deep(kernel: str, quantity: str, absent: tuple[str, ...], skips: bool = False) -> Variant:
+    structure = {"BASIS": BASIS * _LAYERS, "INPUT_SKIP": skips, "RANK": 2 * skips, "RESIDUAL": skips}
+    return Variant(
+        f"deep.{kernel}", f"deep_entry.{kernel}", structure | {"QUANTITY": quantity}, absent, 2 if skips else 1
+    )
+
+
 BASIS = ("tanh",)
 """The basis functions of the ridge networks that the table's entries are compiled for."""
+
+_LAYERS = 3
+"""Of the deep networks that the table's entries are compiled for."""
 
 _VALUE = ("v", "weight", "rule", "dv")
 _SQUARE = ("tanh", "half_square")
@@ -73,6 +83,10 @@ VARIANTS = {
     "weighted_softmax.backward": _modules("backward", "value", ("weight",)),
     "weighted_softmax.potential": _modules("forward", "potential", ("bias",)),
     "weighted_softmax.potential.backward": _modules("backward", "potential", ("g", "dbias")),
+    "deep.forward": _deep("forward", "value", ()),
+    "deep.skips.forward": _deep("forward", "value_and_potential", ("bias",), skips=True),
+    "deep.backward": _deep("backward", "value", ("weight",)),
+    "deep.skips.backward": _deep("backward", "value_and_potential", ("dbias",), skips=True),
 }
 
 
@@ -94,19 +108,24 @@ def resources(
 def launch(variant: str, mode: Mode, d: int, tiles: dict[str, int], even: bool, absent: tuple[str, ...]) -> Launch:
     """The launch of one of VARIANTS."""
     found = VARIANTS[variant]
-    rows = {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]}
+    rows = {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles.get("BH", 1)}
     constants = _constants(found, mode, d, absent) | rows | tiles | {"EVEN": even} | found.constants
-    return typed(found.entry, constants, mode.kind, (*found.absent, *absent), ("h", "x_stride", "g_stride", "v_stride"))
+    return typed(found.entry, constants, mode.kind, (*found.absent, *absent), _MULTIPLES)
 
 
 def _constants(variant: Variant, mode: Mode, d: int, absent: tuple[str, ...]) -> Constants:
     if variant.kernel in _OF_MODULES:
         columns = {"COLUMNS": _COLUMNS, "BC": padded_columns(_COLUMNS)}
         return ModulesMode(mode.architecture, mode.kind).constants(d) | columns
+    if variant.entry.startswith("deep"):
+        c = variant.constants
+        structure = ((d,) * _LAYERS, c["INPUT_SKIP"], c["RANK"], c["RESIDUAL"])
+        return DeepMode(mode.architecture, mode.kind, c["BASIS"], *structure).constants(d // 2) | TOTALS
     needs = {"NEEDS_SCALE": "scale" not in absent, "NEEDS_SHIFT": True, "NEEDS_COEF": "coef" not in absent}
     return mode.products(d) | needs | {"SMOOTH": (True,) * len(mode.basis)}
 
 
+_MULTIPLES = ("h", "x_stride", "g_stride", "v_stride")
 _OF_MODULES = ("modules.forward", "modules.backward")
 
 

@@ -50,6 +50,34 @@ def is_last(counter, count):
 
 
 @triton.jit
+def arrive(counter):
+    """Count this program in: all that it has stored is visible to whoever awaits it."""
+    # All threads' stores come before the one thread's atomic.
+    tl.debug_barrier()
+    tl.atomic_add(counter, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait_for(counter, count):
+    """Wait until `count` programs have arrived: all that they stored before is then visible.
+
+    The last poll must be an acquire: it drops what this multiprocessor's first-level cache holds of their memory.
+    """
+    arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
+    while arrived < count:
+        arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
+    tl.debug_barrier()
+
+
+@triton.jit
+def leave(arrivals, splits, exits, count):
+    """Count this program out; the last of `count` resets the `splits` counters that others waited for to 0."""
+    if is_last(exits, count):
+        for split in range(splits):
+            tl.store(arrivals + split, 0)
+
+
+@triton.jit
 def total_of(pointers, count, stride):
     """Σ_{i < count} of the numbers at pointers + i·stride, in this order."""
     total = tl.load(pointers, cache_modifier=".cg")

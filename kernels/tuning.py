@@ -12,9 +12,9 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
 
-from . import configuration, launch, modules_launch
+from . import configuration, deep_launch, launch, modules_launch
 from .candidates import CANDIDATES, Case, cases
-from .mode import Mode, ModulesMode
+from .mode import DeepMode, Mode, ModulesMode
 
 _HIDDEN = 1024
 _ROWS = {
@@ -48,6 +48,16 @@ class _FixedModules(ModulesMode):
     fixed: tuple[tuple[str, int], ...] = ()
 
     def options(self, kernel: str, d: int, two_signs: bool) -> dict[str, int]:
+        return dict(self.fixed)
+
+
+@dataclass(frozen=True)
+class _FixedDeep(DeepMode):
+    """A mode of deep networks with given tiles in place of the table's."""
+
+    fixed: tuple[tuple[str, int], ...] = ()
+
+    def options(self, kernel: str, d: int) -> dict[str, int]:
         return dict(self.fixed)
 
 
@@ -89,7 +99,7 @@ def measure(case: Case, device: torch.device) -> Measured | None:
     if device.type == "cpu":
         architecture, (rows, hidden) = configuration.INTERPRETER, _INTERPRETED
     numbers = (kernel, kind, rows, d, hidden, depth, device)
-    run = _RunModules(*numbers) if kernel.startswith("modules") else _Run(*numbers)
+    run = {"modules": _RunModules, "deep": _RunDeep}.get(kernel.partition(".")[0], _Run)(*numbers)
     current = configuration.options(kernel, architecture, kind, d, depth)
     expected: list[Tensor] | None = None
     times: dict[tuple[tuple[str, int], ...], float] = {}
@@ -242,3 +252,30 @@ class _RunModules:
         into = modules_launch.Gradients(*map(torch.empty_like, (self.x, W, b)), scalars, torch.empty_like(self.bias))
         modules_launch.backward(mode, "value", self.x, self.g, None, self.network, into)
         return [t.float() for t in (into.x, into.W, into.b, into.scalars, into.bias)]
+
+
+class _RunDeep:
+    """Launches of one kernel of deep networks on fixed numbers: three layers, with skips where the depth says so."""
+
+    def __init__(self, kernel: str, kind: str, rows: int, size: int, h: int, skips: int, device: torch.device) -> None:
+        generator = torch.Generator(device).manual_seed(0)
+        dtype = torch.bfloat16 if kind == "half" else torch.float32
+        self.kernel, self.kind = kernel, kind
+        self.structure = ((size,) * 3, skips > 1, 2 * (skips > 1), skips > 1)
+        d = size // 2
+        mode = self.mode(0, ())
+        count = mode.constants(d)["OFFSETS"][-1] + mode.widths[-1]
+        self.theta = (torch.randn(count, generator=generator, device=device) / size**0.5).to(dtype)
+        self.x, self.v = (torch.randn(rows, d, generator=generator, device=device).to(dtype) for _ in range(2))
+        self.bias = torch.randn(d, generator=generator, device=device)
+
+    def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> DeepMode:
+        """How to run it with these tiles."""
+        return _FixedDeep(architecture, self.kind, ("tanh",) * 3, *self.structure, fixed)
+
+    def __call__(self, mode: DeepMode) -> list[Tensor]:
+        if self.kernel.endswith("forward"):
+            return [deep_launch.forward(mode, "value", self.x, self.theta, self.bias, self.x.shape).float()]
+        into = deep_launch.Gradients(*map(torch.empty_like, (self.x, self.theta, self.bias)))
+        deep_launch.backward(mode, "value", deep_launch.Batch(self.x, self.v), self.theta, into)
+        return [t.float() for t in (into.x, into.theta, into.bias)]

@@ -13,6 +13,8 @@ from . import families
 from ._cpp import CppKernels
 from ._triton import RidgeKernels
 from ._triton_conv import ConvKernels
+from ._triton_deep import QUANTITIES as _OF_DEEP
+from ._triton_deep import DeepKernels
 from ._triton_modules import ModuleKernels
 from .operator import Kernels, Operator
 from .recompute import Recomputed
@@ -38,6 +40,7 @@ _COMPILED: dict[tuple[str, str], tuple[Callable[[Operator], Kernels], tuple[str,
     ("triton", "ridge"): (RidgeKernels, _FIVE),
     ("triton", "softmax_modules"): (ModuleKernels, ("value", "jvp", "potential")),
     ("triton", "transformed_modules"): (ModuleKernels, ("value", "jvp", "potential")),
+    ("triton", "deep"): (DeepKernels, _OF_DEEP),
 }
 """Backend and family → what calls their compiled kernels, and the quantities that these compute.
 

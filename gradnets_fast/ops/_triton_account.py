@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _prebuilt, _triton, _triton_modules
+from . import _prebuilt, _triton, _triton_deep, _triton_modules
 from ._kernels import kernel_module
-from .families import FAMILIES, Settings
+from .families import DEEP, FAMILIES, Settings, Structure, deep_settings
 
 _Passes = dict[str, tuple[str, dict[str, Any]]]
 """Pass → the kernel that it launches, and constants that this one has whichever gradients are wanted."""
@@ -21,9 +21,8 @@ _ANY = ("FORM",)
 def describe(operator: str, x: Tensor, arguments: Mapping[str, Any] | None = None) -> str:
     """Which kernels run points like x; arguments: those of the operator besides, where they are known."""
     kind, device, d = _triton.products_of(x), -1 if x.device.type == "cpu" else x.get_device(), x.shape[-1]
-    layers, basis = _cascade(arguments)
-    mode = _triton.ridge_mode(x, layers, Settings(basis))
-    path = _routes(mode, d) if operator == "ridge" else _path(operator, mode, d)
+    mode = _triton.ridge_mode(x, *_cascade(arguments))
+    path = _routes(mode, d) if operator == "ridge" else _path(operator, mode, x, arguments)
     products = {"half": str(x.dtype).removeprefix("torch.")}.get(kind, f"float32 ({kind} products)")
     if device < 0:
         return f"{path}, {products}, Triton's interpreter, on the CPU"
@@ -37,7 +36,7 @@ def passes(operator: str, x: Tensor, mode: Any, arguments: Mapping[str, Any] | N
         return {}
     if operator == "ridge":
         return _of_ridge(mode, x.shape[-1], arguments["W"].shape[0])
-    if operator in FAMILIES:
+    if operator in FAMILIES and FAMILIES[operator].of_modules:
         return _of_modules(operator, x, arguments)
     return {}
 
@@ -78,16 +77,32 @@ def _without(constants: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in constants.items() if name not in _ANY}
 
 
-def _cascade(arguments: Mapping[str, Any] | None) -> tuple[int, tuple[str, ...]]:
+def _cascade(arguments: Mapping[str, Any] | None) -> tuple[int, Settings]:
     """Layers and basis functions; of unknown arguments those of one layer."""
     shift = None if arguments is None else arguments.get("shift")
     if arguments is None or shift is None:
-        return 1, ("tanh",)
+        return 1, Settings(("tanh",))
     basis = arguments["basis"]
-    return shift.numel() // arguments["W"].shape[0], (basis,) if isinstance(basis, str) else tuple(basis)
+    names = (basis,) if isinstance(basis, str) else tuple(basis)
+    return shift.numel() // arguments["W"].shape[0], Settings(names)
 
 
-def _path(operator: str, mode: Any, d: int) -> str:
+def _of_deep(quantity: str, x: Tensor, arguments: Mapping[str, Any] | None) -> str:
+    """The route of a deep network; of unknown arguments that of a narrow one."""
+    structure = Structure((1,)) if arguments is None else arguments["structure"]
+    settings = deep_settings("tanh" if arguments is None else arguments["basis"], structure)
+    if not _triton_deep.has_tiles(_triton_deep.deep_mode(x, settings), x.shape[-1]):
+        size = f"d = {x.shape[-1]}, {len(structure.widths)} layers, {max(structure.widths)} wide"
+        return f"PyTorch's own operators, in pieces of the batch ({size}: no program holds such a network)"
+    where = "" if arguments is not None else ", where a program holds the network"
+    gradients = "in pieces of the batch" if quantity == "jvp" else "in one launch"
+    return f"kernels, fused route (one launch; gradients {gradients}{where})"
+
+
+def _path(operator: str, mode: Any, x: Tensor, arguments: Mapping[str, Any] | None) -> str:
+    d, quantity = x.shape[-1], operator.removeprefix(f"{DEEP.name}_").replace(DEEP.name, "value")
+    if operator.startswith(DEEP.name) and quantity in _triton_deep.QUANTITIES:
+        return _of_deep(quantity, x, arguments)
     if operator not in _triton.TILED_KERNELS:
         return "PyTorch's own operators, in pieces of the batch (this version has no kernel for it)"
     if _triton.has_tiles(operator, mode, d):
