@@ -169,11 +169,12 @@ def to_points(
 @triton.jit
 def below(p, s, theta, l: tl.constexpr, net, products):
     """V_lᵀ s, plus p where layers are residual: (BM, BH of the layer below)."""
-    V = weights(theta, net.offsets[4 * l + 1], net.widths[l], net.widths[l - 1], net.padded[l], net.padded[l - 1])
+    UNDER: tl.constexpr = net.widths[l - 1]
+    V = weights(theta, net.offsets[4 * l + 1], net.widths[l], UNDER, net.padded[l], net.padded[l - 1])
     total = tl.zeros((s.shape[0], net.padded[l - 1]), tl.float32)
     if net.residual:
         total += p
-    return common.times(s.to(V.dtype), V, total, products)
+    return _within(common.times(s.to(V.dtype), V, total, products), UNDER)
 
 
 @triton.jit
@@ -201,8 +202,7 @@ def forward_tile(batch, theta, bias, out, memory, block, net, products, QUANTITY
     c = vector(theta, net.offsets[4 * LAYERS], net.widths[LAYERS - 1], TOP)
     at = out + first * STRIDE + lines * STRIDE
     if QUANTITY != "value":
-        # The condition keeps the product from being contracted with the sum, whose lanes would then differ in a bit.
-        tl.store(at + (STRIDE - 1), tl.sum(tl.where(here[:, None], a * c, 0.0), 1), mask=here)
+        tl.store(at + (STRIDE - 1), tl.sum(common.product(a, c), 1), mask=here)
     if QUANTITY != "potential":
         tl.debug_barrier()
         p = tl.zeros((BM, TOP), tl.float32) + c

@@ -38,12 +38,10 @@ def _add_product(at, LINES: tl.constexpr, COLUMNS: tl.constexpr, line, column, e
 
 
 @triton.jit
-def _add_sums(at, SIZE: tl.constexpr, first, tile, here, again):
-    """Add Σ_B of a tile (BM, BN) to the numbers from `first` on of SIZE; here: the rows of the batch, (BM,)."""
+def _add_sums(at, SIZE: tl.constexpr, first, tile, again):
+    """Add Σ_B of a tile (BM, BN), which is 0 beyond the batch, to the numbers from `first` on of SIZE."""
     lanes = first + tl.arange(0, tile.shape[1])
-    # The condition keeps a product from being contracted with the sum, whose lanes would then differ in a bit.
-    part = tl.sum(tl.where(here[:, None], tile, 0.0), 0)
-    total = tl.load(at + lanes, mask=lanes < SIZE * again, other=0.0) + part
+    total = tl.load(at + lanes, mask=lanes < SIZE * again, other=0.0) + tl.sum(tile, 0)
     tl.debug_barrier()
     tl.store(at + lanes, total, mask=lanes < SIZE)
 
@@ -53,7 +51,6 @@ def _add_layer(
     sums,
     batch,
     first,
-    here,
     theta,
     memory,
     again,
@@ -79,7 +76,7 @@ def _add_layer(
         s = e
         if DIRECTED:
             s = deep.kept_columns(memory, 4 * l + 2, line, net, BM, BH, STEP)
-        _add_sums(sums + net.offsets[4 * l + 3], H, line, e.to(tl.float32), here, again)
+        _add_sums(sums + net.offsets[4 * l + 3], H, line, e.to(tl.float32), again)
         if l == 0 or net.input_skip:
             _add_product(sums + net.offsets[4 * l], H, D, line, 0, e, s, x, v, again, products, DIRECTED)
         if l > 0:
@@ -144,7 +141,7 @@ def backward_tile(
         if DIRECTED:
             value, slope, second = activations.value_first_second(u, tl.constexpr(net.basis[l]), products.arithmetic)
             bent = second * tau
-            tau *= slope
+            tau = common.product(tau, slope)
             t = tau + t if net.residual and l > 0 else tau
         else:
             value, slope = activations.value_first(u, tl.constexpr(net.basis[l]), products.arithmetic)
@@ -164,12 +161,14 @@ def backward_tile(
     if WEIGHTED:
         weight = tl.load(batch.weight + (first + lines) * batch.g_stride, mask=here, other=0.0).to(tl.float32)[:, None]
         r += weight * c
-        of_c = weight * a + t if DIRECTED else weight * a
+        of_c = common.product(weight, a)
+        if DIRECTED:
+            of_c += t
     if OF_THETA:
-        _add_sums(sums + net.offsets[4 * LAYERS], net.widths[LAYERS - 1], 0, of_c, here, again)
+        _add_sums(sums + net.offsets[4 * LAYERS], net.widths[LAYERS - 1], 0, of_c, again)
     if OF_BIAS:
         v = deep.rows(batch.v, first, batch.count, batch.v_stride, products, BM)
-        _add_sums(sums + PARAMETERS, products.D, 0, v.to(tl.float32), here, again)
+        _add_sums(sums + PARAMETERS, products.D, 0, v.to(tl.float32), again)
     tl.debug_barrier()
     total = tl.zeros((BM, products.BD), tl.float32)
     for l in tl.static_range(LAYERS - 1, -1, -1):
@@ -198,7 +197,7 @@ def backward_tile(
     if OF_THETA:
         tl.debug_barrier()
         for l in tl.static_range(LAYERS):
-            _add_layer(sums, batch, first, here, theta, memory, again, l, net, products, DIRECTED, BM, BN)
+            _add_layer(sums, batch, first, theta, memory, again, l, net, products, DIRECTED, BM, BN)
 
 
 @triton.jit

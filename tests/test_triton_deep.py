@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from test_derivative_operators import check_directions, check_quantity, doubles, jvp_by_autograd, settings_of
 from test_triton import check_only_what_is_needed, check_strides
-from torch import Tensor
+from torch import Tensor, vmap
 
 import gradnets_fast
 from covering import in_turn
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE
 from gradnets_fast.functional._network import Deep
-from gradnets_fast.kernels import deep_launch, launch
+from gradnets_fast.kernels import deep_launch, launch, launching
 from gradnets_fast.ops import recompute
 from gradnets_fast.ops.families import Structure
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
@@ -76,6 +80,38 @@ def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: tor
 @in_turn("basis, dtype", DTYPES, list(TABLE))
 def test_every_activation(basis: str, dtype: torch.dtype) -> None:
     check(deep_call(2, basis, "triton"), MIDDLE, dtype)
+
+
+def structured_call(structure: Structure, basis: tuple[str, ...]) -> Call:
+    """A network of any structure; its d and h are those of the points and the widths."""
+    settings = {"basis": basis, **structure._asdict()}
+
+    def draw(batch: int, d: int, h: int) -> list[Tensor]:
+        theta = torch.randn(structure.parameters(d), dtype=torch.float64) / h**0.5
+        return [torch.randn(batch, d, dtype=torch.float64), theta, torch.randn(d, dtype=torch.float64)]
+
+    return Call(
+        "deep",
+        draw,
+        lambda t: gradnets_fast.deep(*t, **settings, backend="triton"),
+        lambda t: reference.deep(*t, **settings),
+    )
+
+
+@in_turn(
+    "structure, dtype",
+    DTYPES,
+    [
+        Structure((5, 33, 9), input_skip=True),
+        Structure((17, 17, 17), residual=True),
+        Structure((20, 3), rank=3),
+        Structure((18, 18), rank=1, residual=True),
+        Structure((3, 2) * 4, input_skip=True),
+    ],
+)
+def test_every_structure(structure: Structure, dtype: torch.dtype) -> None:
+    basis = tuple(("tanh", "silu", "softplus", "gelu")[i % 4] for i in range(len(structure.widths)))
+    check(structured_call(structure, basis), (67, 3, 9), dtype)
 
 
 @in_turn("call, dtype", DTYPES, CALLS)
@@ -161,6 +197,56 @@ def test_launches_leave_counters_as_they_were(call: Call) -> None:
     check(call, SIZES[-1], torch.float32)
     assert launch._zeroed
     assert not any(counters.any() for counters in launch._zeroed.values())
+
+
+def test_memory_does_not_grow_with_the_batch() -> None:
+    """Besides points, cotangents and what is returned, launches take the same memory for any batch that keeps them
+    busy."""
+    call, sizes = CALLS[2], {}
+
+    def recorded(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: Any) -> bool:
+        given = [a for a in arguments if isinstance(a, Tensor) and a.dtype == torch.float32]
+        sizes.setdefault(len(given[0]), []).append(sum(a.numel() for a in given if len(a) != len(given[0])))
+        return True
+
+    launching.try_first(recorded)
+    try:
+        for batch in (500, 1500):
+            outputs_and_gradients(call.ours, *drawn(call, (batch, 3, 20), torch.float32))
+    finally:
+        launching.try_first(None)
+    assert len(sizes[500]) == 2
+    assert sizes[500] == sizes[1500]
+
+
+def test_the_dispatcher_has_the_kernels() -> None:
+    """Within torch.compile and under vmap it is the same operator on the same kernels."""
+    torch.compiler.reset()
+    call, code = CALLS[1], []
+    tensors, g = drawn(call, (5, 3, 8), torch.float32)
+    expected = outputs_and_gradients(call.ours, tensors, g)
+
+    def inspected(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Tensor]:
+        code.append(graph.code)
+        return graph.forward
+
+    settings = settings_of(call, tensors)
+    function = partial(gradnets_fast.deep, **settings, backend="triton")
+    compiled = torch.compile(function, backend=inspected, fullgraph=True)
+    for ours, wanted in zip(outputs_and_gradients(lambda t: compiled(*t), tensors, g), expected):
+        torch.testing.assert_close(ours, wanted)
+    assert "gradnets_fast.deep_triton" in code[0]
+    torch.testing.assert_close(vmap(lambda x: function(x, *tensors[1:]))(tensors[0]), expected[0])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's words for overflow and 0 · ∞
+def test_infinities_of_a_layer_stay_infinities() -> None:
+    """They meet the weights 0 of padding on their way down."""
+    call = structured_call(Structure((3, 3, 3)), ("identity",) * 3)
+    tensors, _ = drawn(call, (2, 2, 3), torch.float32)
+    tensors[1] = torch.full_like(tensors[1], 1e30)
+    assert call.exact(tensors).isposinf().all()
+    assert call.ours(tensors).isposinf().all()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's word for 0 · ∞
