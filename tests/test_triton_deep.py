@@ -28,9 +28,9 @@ SIZES = [(1, 1, 1), (5, 3, 16), (70, 20, 33), (131, 2, 5)]
 """(batch, d, h): one tile of rows and more; the longest batch has more tiles than the interpreter has programs."""
 
 CALLS = [
-    deep_call(1, "tanh", "triton"),
-    deep_call(3, "silu", "triton"),
-    deep_call(2, "softplus", "triton", rank=2, residual=True),
+    deep_call(1, "tanh", backend="triton"),
+    deep_call(3, "silu", "skip", backend="triton"),
+    deep_call(2, "softplus", "skip", "residual", rank=2, backend="triton"),
 ]
 TOO_WIDE = (9, 3, 140)
 MIDDLE = (41, 5, 19)
@@ -79,7 +79,7 @@ def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: tor
 
 @in_turn("basis, dtype", DTYPES, list(TABLE))
 def test_every_activation(basis: str, dtype: torch.dtype) -> None:
-    check(deep_call(2, basis, "triton"), MIDDLE, dtype)
+    check(deep_call(2, basis, backend="triton"), MIDDLE, dtype)
 
 
 def structured_call(structure: Structure, basis: tuple[str, ...]) -> Call:
@@ -253,7 +253,7 @@ def test_infinities_of_a_layer_stay_infinities() -> None:
 @pytest.mark.parametrize("h", [16, 19])
 def test_a_bounded_network_is_finite_at_infinity(h: int) -> None:
     """Tiles pad hidden units, and the weights 0 of padding times infinity are NaN."""
-    call = deep_call(2, "tanh", "triton")
+    call = deep_call(2, "tanh", backend="triton")
     tensors, _ = drawn(call, (5, 3, h), torch.float32)
     tensors[0][0, 0], tensors[0][1, 1], tensors[0][2, 0] = float("inf"), float("-inf"), float("nan")
     expected = call.exact(doubles(tensors))
