@@ -412,7 +412,7 @@ class Two(nn.Module):
         ),
         (Standardised, ValueError, ["read as Sequential: it differs by"]),
         (Masked, ValueError, ["read as Sequential: it"]),
-        (lambda: TwoLists(F.softplus, lambda z: z.clamp(-99, 99), True), ValueError, ["and 49 other readings"]),
+        (lambda: TwoLists(F.softplus, lambda z: z.clamp(-99, 99), True), ValueError, ["and 57 other readings"]),
         (lambda: nn.Sequential(nn.Linear(D, 1)), ValueError, ["0: there is no hidden layer"]),
         (lambda: nn.Sequential(nn.Tanh(), nn.Linear(D, 1)), ValueError, ["0: Tanh does not follow a Linear"]),
         (Two, TypeError, ["Two with parameters first.weight"]),
