@@ -34,7 +34,17 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
 import gradnets_fast
-from gradnets_fast import DeepGradNet, GradNetC, fully_shard, mGradNetC, mGradNetM, parallelize, use_backend
+from gradnets_fast import (
+    DeepGradNet,
+    GradNetC,
+    Heads,
+    fully_shard,
+    mConvGradNet,
+    mGradNetC,
+    mGradNetM,
+    parallelize,
+    use_backend,
+)
 from gradnets_fast.nn.registry import Case, cases
 
 DOUBLE = {"dtype": torch.float64}
@@ -212,6 +222,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "cascade": lambda: mGradNetC(3, 4, 10, "weighted_tanh", linear="psd", **DOUBLE),
     "modules": lambda: mGradNetM(4, 4, 9, "weighted_softmax", **DOUBLE),
     "soft maximum": lambda: mGradNetM(2, 4, 9, combine="logsumexp", **DOUBLE),
+    "convolutions": lambda: mConvGradNet(1, 6, (3,), Heads(2, "softplus"), centred="all", normalized=True, **DOUBLE),
 }
 
 
@@ -223,11 +234,16 @@ def trained(net: nn.Module, model: nn.Module, mine: slice, steps: int = 4) -> li
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(5)
     for _ in range(steps):
-        x, g = torch.randn(2, 12, 4, generator=generator, **DOUBLE)
+        x, g = points_of(net, torch.randn(2, 12, 4, generator=generator, **DOUBLE))
         optimizer.zero_grad()
         (model(x[mine]) - g[mine]).square().mean().backward()
         optimizer.step()
     return [whole(p.detach()) for p in net.parameters()]
+
+
+def points_of(net: nn.Module, x: Tensor) -> Tensor:
+    """x (…, 4), or to a convolutional network signals of four numbers."""
+    return x.unsqueeze(-2) if isinstance(net, mConvGradNet) else x
 
 
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
@@ -254,8 +270,8 @@ def fully_sharded_networks_train_as_one_process(folder: Path) -> None:
         net, alone = pair(name)
         sharded = fully_shard(net, mesh=line())
         same(trained(sharded, sharded, own_rows()), trained(alone, alone, slice(None)))
-        x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), **DOUBLE)
-        for method in ("potential", "divergence", "jacobian"):
+        x = points_of(alone, torch.randn(5, 4, generator=torch.Generator().manual_seed(0), **DOUBLE))
+        for method in ("potential", "divergence", *(() if isinstance(alone, mConvGradNet) else ("jacobian",))):
             same(getattr(sharded, method)(x), getattr(alone, method)(x))
         same(sharded.jvp(x, x), alone.jvp(x, x))  # type: ignore[operator]
 
