@@ -104,10 +104,14 @@ def test_not_a_number_stays_in_its_image(name: str) -> None:
     assert not net.jvp(x, torch.ones_like(x))[0].isnan().any()
 
 
-def test_compilers_and_transforms() -> None:
-    net, x = made("pictures", activation=gf.Heads(2), centred="all", normalized=True)
+@pytest.mark.parametrize(
+    ("name", "compiler"), [("one convolution", "inductor"), ("pictures", "aot_eager"), ("colours", "aot_eager")]
+)
+def test_compilers_and_transforms(name: str, compiler: str) -> None:
+    torch.compiler.reset()
+    net, x = made(name, activation=gf.Heads(2), centred="all", normalized=True)
     f = net(x)
-    torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), f)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend=compiler)(x), f)
     torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), f)
     parameters = {n: p.detach() for n, p in net.named_parameters()}
 
@@ -121,3 +125,29 @@ def test_compilers_and_transforms() -> None:
     for n, gradients in of_each.items():
         torch.testing.assert_close(gradients.sum(0), net.get_parameter(n).grad)
     torch.testing.assert_close(vmap(net)(x), f)
+    several = {n: torch.stack([p, p.flip(0)]) for n, p in parameters.items()}
+    of_all = vmap(lambda parameters: functional_call(net, parameters, (x,)))(several)
+    torch.testing.assert_close(of_all[0], f)
+    torch.testing.assert_close(of_all[1], functional_call(net, {n: t[1] for n, t in several.items()}, (x,)))
+
+
+@pytest.mark.parametrize("name", ["pictures", "colours"])
+def test_the_norm_follows_its_filters(name: str) -> None:
+    """However they are changed: a norm that was kept from before would show."""
+    net, x = made(name, activation=gf.Heads(2), normalized=True)
+    net.eval()
+    other, _ = made(name, activation=gf.Heads(2), normalized=True)
+    with torch.no_grad():
+        net(x)
+        state = {n: 2 * p for n, p in other.state_dict().items()}
+        expected = functional_call(net, state, (x,))
+        for p, now in zip(net.parameters(), state.values()):
+            p.data.copy_(now)
+        torch.testing.assert_close(net(x), expected)
+        net.load_state_dict(other.state_dict())
+        torch.testing.assert_close(net(x), other(x))
+        half = net.to(torch.bfloat16)(x.bfloat16())
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.double(), other(x), rtol=0.05, atol=0.05)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(other.float().filter_norm(), torch.ones(()), rtol=1e-5, atol=0)

@@ -13,6 +13,7 @@ from torch.func import jacrev
 
 import gradnets_fast as gf
 from gradnets_fast.functional import adjoint, convolved
+from gradnets_fast.nn.filter_norm import norm_of
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "one convolution": ({"in_channels": 1, "channels": 6, "kernel_size": 5}, (15, 14)),
@@ -71,6 +72,29 @@ def test_the_norm_of_the_filters(name: str) -> None:
     norm = torch.linalg.matrix_norm(matrix, 2).sqrt().item()
     assert norm <= free.filter_norm().item() * (1 + 1e-12)
     assert norm > 0.8 * free.filter_norm().item()
+
+
+@each_network
+def test_the_norm_is_the_largest_singular_value_of_all_waves(name: str) -> None:
+    free, _ = made(name, activation="identity")
+    filters = [*free.stages, free.K]
+    dims = list(range(2, filters[0].dim()))
+    grid = {3: 64}.get(len(dims), 256)
+
+    def by_complex_numbers(*filters: Tensor) -> Tensor:
+        product = torch.eye(free.in_channels, dtype=torch.complex128)[(..., *[None] * len(dims))]
+        for K in filters:
+            waves = torch.fft.fftn(K, [grid] * len(dims), dims)
+            product = torch.einsum("ab...,bc...->ac...", waves, product)
+        return torch.linalg.matrix_norm(product.flatten(2).movedim(-1, 0), 2).max()
+
+    def derivatives(norm: Callable[..., Tensor]) -> list[Tensor]:
+        value = norm(*filters)
+        first = torch.autograd.grad(value, filters, create_graph=True)
+        second = torch.autograd.grad(sum((d * d.cos()).sum() for d in first), filters)
+        return [value, *first, *second]
+
+    torch.testing.assert_close(derivatives(lambda *K: norm_of(list(K))), derivatives(by_complex_numbers))
 
 
 @each_network

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import check_choice, check_dtype, check_positive, message
-from ..functional import PADDINGS, ComposedConvRidge, ConvRidge, adjoint, convolved
+from ..functional import PADDINGS, ComposedConvRidge, ConvRidge
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform, parameter_of, parameters_of
+from .filter_norm import norm_of, reach_of, response_of
 
 CENTRED = ("none", "first", "all")
-_FREQUENCIES = 256
-"""Of the transform, along each dimension, by which the norm of a convolution is found."""
 
 
 class ConvGradNet(GradNet):
@@ -107,7 +106,7 @@ class ConvGradNet(GradNet):
         count = {"none": 0, "first": 1, "all": len(filters)}[self.centred]
         filters[:count] = map(centred_filters, filters[:count])
         if self.normalized:
-            filters[-1] = filters[-1] / norm_of(filters)
+            filters[-1] = filters[-1] / norm_of(filters).to(filters[-1].dtype)
         return filters
 
     def filter_norm(self) -> Tensor:
@@ -132,8 +131,8 @@ class ConvGradNet(GradNet):
         With padding "circular" it is the same everywhere.  The filters are centred and divided by the norm for good.
         """
         filters = self.filters()
-        response = _response(filters)
-        for dim, reach in enumerate(_reach(filters), start=2):
+        response = response_of(filters)
+        for dim, reach in enumerate(reach_of(filters), start=2):
             response = response.narrow(dim, sum((K.shape[dim] - 1) // 2 for K in filters), reach + 1)
         K = response.flip(*range(2, response.dim())).transpose(0, 1).contiguous()
         net = type(self)(
@@ -206,53 +205,6 @@ class mConvGradNet(ConvGradNet):
 def centred_filters(K: Tensor) -> Tensor:
     """Return each filter minus its mean over channels and taps."""
     return K - K.mean(tuple(range(1, K.dim())), keepdim=True)
-
-
-def norm_of(filters: list[Tensor]) -> Tensor:
-    """Return the root of the largest eigenvalue of KᵀK on waves, (), of the convolutions with these filters in turn."""
-    response = _response(filters)
-    for K in reversed(filters):
-        response = adjoint(response, K, "zeros")
-    least = _FREQUENCIES if response.dim() < 5 else 64
-    grid = [max(least, n) for n in response.shape[2:]]
-    spectrum = torch.fft.rfftn(response, grid, tuple(range(2, response.dim())))  # of the other waves it is conjugate
-    if len(response) == 1:
-        return spectrum.abs().max().sqrt()
-    matrices = spectrum.flatten(2).movedim(-1, 0)
-    largest: Tensor = torch.linalg.matrix_norm(matrices[_may_be_largest(matrices.detach())], 2).max()
-    return largest.sqrt()
-
-
-def _may_be_largest(matrices: Tensor) -> Tensor:
-    """Which of the matrices (…, n, n) may have the largest norm, of which there are few.
-
-    With G = MᴴM/t, of trace 1, tr G^16 is between ρ^16 and n·ρ^16 for the largest eigenvalue ρ of G: no singular values
-    of all matrices need be found.
-    """
-    squared = matrices.mH @ matrices
-    trace = squared.diagonal(dim1=-2, dim2=-1).real.sum(-1)
-    power = squared / trace.clamp_min(torch.finfo(trace.dtype).tiny)[:, None, None]
-    for _ in range(4):
-        power = power @ power
-    bound = trace * power.diagonal(dim1=-2, dim2=-1).real.sum(-1) ** (1 / 16)
-    return bound >= 0.999 * bound.max() * matrices.shape[-1] ** (-1 / 16)
-
-
-def _response(filters: list[Tensor]) -> Tensor:
-    """What the convolutions make of an impulse in each channel, (C_in, C, …), as far as they and adjoints reach."""
-    channels = filters[0].shape[1]
-    response = filters[0].new_zeros(channels, channels, *(2 * r + 1 for r in _reach(filters)))
-    for channel in range(channels):
-        place = (channel, channel, *_reach(filters))
-        response[place] = 1.0
-    for K in filters:
-        response = convolved(response, K, "zeros")
-    return response
-
-
-def _reach(filters: list[Tensor]) -> list[int]:
-    """How many pixels the convolutions take around one, together, along each dimension."""
-    return [sum(K.shape[dim] - 1 for K in filters) for dim in range(2, filters[0].dim())]
 
 
 def _largest(K: Tensor) -> Tensor:

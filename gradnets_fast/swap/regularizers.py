@@ -13,7 +13,8 @@ from ..errors import check_positive, message
 from ..functional import ComposedConvRidge, ConvRidge
 from ..nn import GradNet
 from ..nn.base import parameter_of, parameters_of
-from ..nn.conv import centred_filters, norm_of
+from ..nn.conv import centred_filters
+from ..nn.filter_norm import norm_of
 
 _LEAST_WEIGHT, _LEAST_SCALE = 1e-4, 0.01
 _POWER_ITERATIONS, _SIDE = 200, 64
@@ -101,7 +102,7 @@ class ClippedRidgeRegularizer(ConvRidgeRegularizer):
     def _effective(self) -> ComposedConvRidge:
         filters = parameters_of(self.filters)
         filters[0] = centred_filters(filters[0])
-        K = filters[-1] / norm_of(filters)
+        K = filters[-1] / norm_of(filters).to(filters[-1].dtype)
         s, beta = parameter_of(self, "scaling"), parameter_of(self, "beta")
         scale, weight = (s + beta).exp()[None], (-s).exp()[None]
         if self.weak_convexity:
