@@ -32,5 +32,6 @@ from ._network import SoftmaxModules as SoftmaxModules
 from ._network import TransformedModules as TransformedModules
 from ._ridge import *
 from ._stages import ComposedConvRidge as ComposedConvRidge
+from ._stages import composed as composed
 
 __all__ = _ridge.__all__ + _modules.__all__ + _deep.__all__ + _conv.__all__

@@ -5,7 +5,10 @@ The first stages are those of _convolution.py; the last one, with the function a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -54,3 +57,11 @@ class ComposedConvRidge(ConvRidge):
         for K in reversed(self.stages):
             f = adjoint(f, K, self.padding, backend)
         return f.reshape(x.shape)
+
+
+def composed(filters: Sequence[Tensor], *arguments: Any) -> ConvRidge:
+    """Return the network of convolutions with these filters in turn; `arguments` are those of `ConvRidge` after W."""
+    *stages, K = filters
+    cls: Any = partial(ComposedConvRidge, stages=tuple(stages)) if stages else ConvRidge
+    network: ConvRidge = cls(K, *arguments)
+    return network

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import check_choice, check_dtype, check_positive, message
-from ..functional import PADDINGS, ComposedConvRidge, ConvRidge
+from ..functional import PADDINGS, ConvRidge, composed
 from .activation import Activation, ElementwiseActivation, parse_activation
 from .base import GradNet, check_sizes, init_uniform, parameter_of, parameters_of
 from .filter_norm import norm_of, reach_of, response_of
@@ -118,11 +118,10 @@ class ConvGradNet(GradNet):
         return norm_of(self.filters())
 
     def _effective(self) -> ConvRidge:
-        *stages, K = self.filters()
         b, bias = (parameter_of(self, name) for name in ("b", "bias"))
         scale, shift, coef = self.act.cascade(b)
-        arguments = (K, scale, shift, coef, bias, self.spec.basis, self.padding, self.spec.heads is not None)
-        return ComposedConvRidge(*arguments, stages=tuple(stages)) if stages else ConvRidge(*arguments)
+        arguments = (scale, shift, coef, bias, self.spec.basis, self.padding, self.spec.heads is not None)
+        return composed(self.filters(), *arguments)
 
     @torch.no_grad()
     def collapse(self) -> ConvGradNet:

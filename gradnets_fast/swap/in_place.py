@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import message
+from .convolutional import METHODS, SCALES, Reading, structure_of
 from .forms import Form, forms, with_log_determinant
 from .parametrized import class_of, take_class
 from .report import Entry, Report
-from .verification import MismatchError, behaviour, is_pair, probe, verified
+from .verification import Behaviour, Method, MismatchError, behaviour, is_pair, probe, probe_of, verified
 
 _RECORD = "_before_gradnets_fast"
+_IMAGES = 4
+"""In a batch of a comparison."""
 
 
 def accelerate(model: nn.Module) -> Report:
@@ -47,7 +50,11 @@ def accelerate(model: nn.Module) -> Report:
     gradnets_fast: no module has the structure of a gradient network; see register_adapter
     """
     _check(model, "accelerate")
-    return Report(tuple(entry for path, module in list(model.named_modules()) for entry in _swapped(path, module)))
+    modules = list(model.named_modules())
+    entries = {path: _swapped(path, module) for path, module in modules}
+    for path, module in reversed(modules):  # the innermost that is a network, not what calls it
+        entries[path] = entries[path] or _swapped_of_images(path, module)
+    return Report(tuple(entry for path, _ in modules for entry in entries[path]))
 
 
 def restore(model: nn.Module) -> int:
@@ -100,6 +107,63 @@ def _swapped(path: str, module: nn.Module) -> list[Entry]:
     return [Entry(path, was, form.label, error=difference)]
 
 
+def _swapped_of_images(path: str, module: nn.Module) -> list[Entry]:
+    """The entry of a module of convolutions, one of whose methods returns images like the points; none for others."""
+    structure = structure_of(module)
+    if structure is None:
+        return []
+    batches = probe_of(module, structure.points(_IMAGES), SCALES)
+    roles = {name: role for name in METHODS if (role := _role(Method(module, name), batches[0]))}
+    if "forward" not in roles.values():
+        return []
+    was, reasons = class_of(module).__name__, list[str]()
+    before: dict[str, dict[str, Behaviour]] = {"forward": {}, "potential": {}}
+    for name, role in roles.items():
+        try:
+            told = batches if role == "forward" else batches[:2]  # R near 0 is often a difference of larger numbers
+            before[role][name] = behaviour(Method(module, name), told)
+        except Exception as error:
+            reasons.append(f"its {name} {error if isinstance(error, MismatchError) else f'fails: {error}'}")
+    for reading in structure.readings() if before["forward"] else ():
+        if isinstance(reading, str):
+            reasons.append(reading)
+            continue
+        proven = _proven(module, reading, "forward", before["forward"], reasons)
+        if proven:
+            proven |= _proven(module, reading, "potential", before["potential"], [])
+            form = reading.form(module, {name: roles[name] for name in proven})
+            _become(module, form)
+            return [Entry(path, was, form.label, error=max(proven.values()))]
+    return [Entry(path, was, None, "\n".join(dict.fromkeys(reasons)))]
+
+
+def _role(method: Method, points: Tensor) -> str:
+    """Which method of a network a user's method may be, by the shape of its result, or ""."""
+    of_class = getattr(type(method.module), method.name, None)
+    if of_class in (None, nn.Module.forward) or method.name in vars(method.module):
+        return ""  # what the module itself has would hide ours
+    try:
+        shape = method.result_shape(points)
+    except Exception:  # as may a user's method that takes more than points
+        return ""
+    return {tuple(points.shape): "forward", (len(points),): "potential"}.get(shape, "")
+
+
+def _proven(
+    module: nn.Module, reading: Reading, role: str, before: dict[str, Behaviour], reasons: list[str]
+) -> dict[str, float]:
+    """The methods that a reading's network computes too, each with the difference; the module is as it was then."""
+    proven = {}
+    for name, behaviour_before in before.items():
+        _become(module, reading.form(module, {name: role}))
+        try:
+            proven[name] = verified(Method(module, name), behaviour_before)
+        except Exception as error:
+            reasons.append(f"its {name} is not {reading.label}, which {error}")
+        _undo(module)
+    return proven
+
+
 def _first_that_agrees(module: nn.Module, able: list[Form], reasons: list[str]) -> tuple[Form, float] | None:
     """The form that a module has taken on, and its difference; the refusals of others are added to `reasons`."""
     try:
@@ -129,7 +193,8 @@ def _become(module: nn.Module, form: Form) -> None:
     """Give a module the class and attributes of a form, and keep what they replace."""
     own = vars(module)
     # An attribute of its own, such as `monotone`, would hide the class's.
-    hiding = {name for name in own if hasattr(form.cls, name) and not hasattr(nn.Module, name)}
+    keeps_its_class = issubclass(form.cls, class_of(module))
+    hiding = {name for name in own if hasattr(form.cls, name) and not (keeps_its_class or hasattr(nn.Module, name))}
     replaced = {name: own.pop(name) for name in hiding | (own.keys() & form.attributes.keys())}
     own[_RECORD] = (class_of(module), replaced, tuple(form.attributes))
     own.update(form.attributes)

@@ -194,8 +194,8 @@ def _activation(layer: str, module: nn.Module) -> tuple[str, str]:
     return names[0], f"{layer}.beta" if isinstance(module, nn.Softplus) else ""
 
 
-def _guesses(module: nn.Module, root: str) -> list[tuple[str, str]]:
-    """The basis functions that activations may be, with where β is: those that parts or attributes say first."""
+def guesses(module: nn.Module, root: str) -> list[tuple[str, str]]:
+    """Return the basis functions that activations may be, with where β is: those that parts or attributes say first."""
     told = []
     for path, part in module.named_modules():
         if path and next(part.children(), None) is None and next(part.parameters(), None) is None:
@@ -231,7 +231,7 @@ def _quadratic(energy: nn.Module, module: nn.Module, root: str) -> Iterator[Read
         weight = f"{below}.weight" if below else ""
         return Layer(weight, f"{own}.weight", f"{own}.quadratic_decomposed", _biases(energy, own, below), basis, beta)
 
-    for basis, beta in _guesses(module, root):
+    for basis, beta in guesses(module, root):
         first, *others = zip(quadratic, ["", *convex])
         layers = (layer(*first, "identity", ""), *(layer(*paths, basis, beta) for paths in others))
         convexity = "" if mu is None else path
@@ -251,7 +251,7 @@ def _two_lists(energy: nn.Module, module: nn.Module, root: str) -> Iterator[Read
     def weight(path: str) -> str:
         return f"{path}.weight" if path in layers_of else path
 
-    for basis, beta in _guesses(module, root):
+    for basis, beta in guesses(module, root):
         layers = [Layer("", weight(first), "", _biases(energy, first), basis, beta)]
         layers += [Layer(weight(a), weight(b), "", _biases(energy, a, b), basis, beta) for a, b in zip(z[:-1], x[:-1])]
         constants = _biases(energy, z[-1], x[-1])

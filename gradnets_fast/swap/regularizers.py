@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import check_positive, message
-from ..functional import ComposedConvRidge, ConvRidge
+from ..functional import ConvRidge, composed
 from ..nn import GradNet
 from ..nn.base import parameter_of, parameters_of
 from ..nn.conv import centred_filters
@@ -33,7 +33,7 @@ class ConvRidgeRegularizer(GradNet):
         super().__init__()
         self.filters = nn.ParameterList([nn.Parameter(K.detach().clone()) for K in filters])
 
-    def _effective(self) -> ComposedConvRidge:
+    def _effective(self) -> ConvRidge:
         raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
 
     @torch.no_grad()
@@ -99,19 +99,17 @@ class ClippedRidgeRegularizer(ConvRidgeRegularizer):
         self.alpha = nn.Parameter(alpha.detach().reshape(()).clone()) if wrapped and alpha is not None else None
         self.scale = nn.Parameter(scale.detach().reshape(()).clone()) if wrapped and scale is not None else None
 
-    def _effective(self) -> ComposedConvRidge:
+    def _effective(self) -> ConvRidge:
         filters = parameters_of(self.filters)
         filters[0] = centred_filters(filters[0])
-        K = filters[-1] / norm_of(filters).to(filters[-1].dtype)
         s, beta = parameter_of(self, "scaling"), parameter_of(self, "beta")
-        scale, weight = (s + beta).exp()[None], (-s).exp()[None]
-        if self.weak_convexity:
-            scale, weight = torch.stack([scale[0], s.exp()]), torch.stack([weight[0], -self.weak_convexity * weight[0]])
-        if self.alpha is not None and self.scale is not None:
-            scale, weight = scale * self.scale.exp(), weight * (self.alpha - self.scale).exp()
-        basis, shift = "tanh" if self.smooth else "hardtanh", torch.zeros_like(scale)
-        arguments = (K, scale, shift, weight.unsqueeze(1), None, basis, "zeros", True)
-        return ComposedConvRidge(*arguments, stages=tuple(filters[:-1]))
+        network = clipped_network(filters, s, beta, self.weak_convexity, self.smooth)
+        if self.alpha is None or self.scale is None:
+            return network
+        assert network.scale is not None
+        assert network.coef is not None
+        scale, coef = network.scale * self.scale.exp(), network.coef * (self.alpha - self.scale).exp()
+        return replace(network, scale=scale, coef=coef)
 
     def _largest_slopes(self) -> Tensor:
         slopes = (self.beta.exp() - (self.weak_convexity if self.beta >= 0 else 0.0)).expand_as(self.scaling)
@@ -146,22 +144,12 @@ class SplineRidgeRegularizer(ConvRidgeRegularizer):
         self.weight = nn.Parameter(weight.detach().reshape(()).clone())
         self.scale = nn.Parameter(scale.detach().reshape(()).clone())
 
-    def values(self) -> Tensor:
-        """Return the splines' values at the knots, (T, C)."""
-        rises = parameter_of(self, "coefficients").diff(dim=1).clamp(min=0.0)
-        inside = torch.ones_like(rises[0])
-        inside[0] = inside[-1] = 0.0
-        sums = torch.cat([torch.zeros_like(rises[:, :1]), (rises * inside).cumsum(1)], 1)
-        return (sums - sums[:, sums.shape[1] // 2, None]).T
-
-    def _effective(self) -> ComposedConvRidge:
-        *stages, K = map(centred_filters, parameters_of(self.filters))
-        ones = torch.ones_like(self.coefficients[:, 0])
-        scale, shift = ones[None] / self.radius, torch.zeros_like(ones)
-        return ComposedConvRidge(K, scale, shift, self.values()[None], None, "spline", "zeros", stages=tuple(stages))
+    def _effective(self) -> ConvRidge:
+        filters = list(map(centred_filters, parameters_of(self.filters)))
+        return spline_network(filters, parameter_of(self, "coefficients"), self.radius)
 
     def _largest_slopes(self) -> Tensor:
-        steepest: Tensor = self.values().diff(dim=0).amax(0)
+        steepest: Tensor = _spline_values(self.coefficients).diff(dim=0).amax(0)
         return steepest * ((self.coefficients.shape[1] - 1) / (2 * self.radius))
 
     def denoised(self, y: Tensor, steps: int, lipschitz: float | None = None) -> Tensor:
@@ -185,6 +173,31 @@ class SplineRidgeRegularizer(ConvRidgeRegularizer):
             x = x - 2 / (1 + L * weight * scale) * ((x - y) + weight * self(scale * x))
         denoised: Tensor = x
         return denoised
+
+
+def clipped_network(filters: list[Tensor], s: Tensor, beta: Tensor, weak_convexity: float, smooth: bool) -> ConvRidge:
+    """Return what `ClippedRidgeRegularizer` computes, of filters in effect, unwrapped; s (C,)."""
+    scale, weight = (s + beta).exp()[None], (-s).exp()[None]
+    if weak_convexity:
+        scale, weight = torch.stack([scale[0], s.exp()]), torch.stack([weight[0], -weak_convexity * weight[0]])
+    basis, K = "tanh" if smooth else "hardtanh", filters[-1] / norm_of(filters).to(s.dtype)
+    return composed([*filters[:-1], K], scale, torch.zeros_like(scale), weight.unsqueeze(1), None, basis, "zeros", True)
+
+
+def spline_network(filters: list[Tensor], coefficients: Tensor, radius: float) -> ConvRidge:
+    """Return what `SplineRidgeRegularizer` computes, of filters in effect; coefficients (C, T)."""
+    ones = torch.ones_like(coefficients[:, 0])
+    values = _spline_values(coefficients)[None]
+    return composed(filters, ones[None] / radius, torch.zeros_like(ones), values, None, "spline", "zeros")
+
+
+def _spline_values(coefficients: Tensor) -> Tensor:
+    """The values of nondecreasing splines at the knots, (T, C)."""
+    rises = coefficients.diff(dim=1).clamp(min=0.0)
+    inside = torch.ones_like(rises[0])
+    inside[0] = inside[-1] = 0.0
+    sums = torch.cat([torch.zeros_like(rises[:, :1]), (rises * inside).cumsum(1)], 1)
+    return (sums - sums[:, sums.shape[1] // 2, None]).T
 
 
 def clipped_regularizer(

@@ -37,9 +37,35 @@ class MismatchError(Exception):
 
 def probe(module: nn.Module, d: int, scales: Sequence[float]) -> list[Tensor]:
     """Random points (32, d) of each scale, from a fixed seed, on the device of the module's parameters."""
+    return probe_of(module, [(_POINTS, d)] * len(scales), scales)
+
+
+def probe_of(module: nn.Module, shapes: Sequence[tuple[int, ...]], scales: Sequence[float]) -> list[Tensor]:
+    """The same of shapes of their own."""
     weight, generator = next(module.parameters()), torch.Generator().manual_seed(0)
     plain: Any = {"dtype": torch.float32, "device": "cpu"}
-    return [(scale * torch.randn(_POINTS, d, generator=generator, **plain)).to(weight) for scale in scales]
+    return [(s * torch.randn(shape, generator=generator, **plain)).to(weight) for shape, s in zip(shapes, scales)]
+
+
+class Method(nn.Module):
+    """A module whose forward is a method of another one; `behaviour` and `verified` take it for that method."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, x: Tensor) -> Any:
+        """What the method returns."""
+        return getattr(self.module, self.name)(x)
+
+    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters under the names that the other module has for them."""
+        return self.module.named_parameters(*arguments, **options)
+
+    def result_shape(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of what the method returns, which nothing records."""
+        with _undisturbed(self.module), _holding(self.module, _state(self.module)):
+            return tuple(self.forward(x.clone()).shape)
 
 
 @dataclass(frozen=True)
@@ -219,9 +245,12 @@ def _holding(module: nn.Module, state: State) -> Iterator[None]:
     places = [(holder, name, tensor) for holder in holders for name, tensor in holder.items() if tensor is not None]
     attributes = [(vars(part), name, value) for part in module.modules() for name, value in vars(part).items()]
     computed = [place for place in attributes if isinstance(place[2], Tensor)]
+    (own_dtype, dtype), *_ = [(tensor.dtype, state[name].dtype) for name, tensor in own]
     try:
         for holder, name, tensor in places:
             holder[name] = others[id(tensor)]  # type: ignore[assignment]
+        for holder, name, tensor in computed if dtype != own_dtype else ():
+            holder[name] = tensor.detach().to(dtype) if tensor.dtype == own_dtype else tensor  # not only a hook's
         yield
     finally:
         for holder, name, tensor in (*places, *computed):
@@ -321,7 +350,7 @@ def _compared_in_rounding(now: Any, then: Any, exact: Any) -> float:
     """
     now, then, exact = _f(now), _f(then), _f(exact).double()
     difference = _difference(now, then)
-    ours, theirs = ((f.double() - exact).abs().flatten(1).amax(1).median() for f in (now, then))
+    ours, theirs = ((f.double() - exact).abs().reshape(len(f), -1).amax(1).median() for f in (now, then))
     if not ours <= 2 * theirs + TOLERANCES[then.dtype] * exact.abs().max():
         raise MismatchError(f"differs by {difference:.1e} of the largest value in {then.dtype}")
     return difference
