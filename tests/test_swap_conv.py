@@ -296,6 +296,40 @@ def test_what_else_a_class_has_stays() -> None:
     torch.testing.assert_close(prior.grad(x), expected)
 
 
+class Adapted(nn.Module):
+    """Whose filters are plain parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.K = nn.Parameter(torch.randn(3, 2, 3, 3)), nn.Parameter(torch.randn(4, 3, 5, 5) / 8)
+        self.beta = nn.Parameter(torch.rand(4))
+
+    def grad(self, x: Tensor) -> Tensor:
+        z = F.conv2d(F.conv2d(x, self.first, padding=1), self.K, padding=2)
+        beta = self.beta.view(-1, 1, 1)
+        return back(beta * torch.tanh(beta * z), [self.first, self.K])
+
+
+def adapted_arguments(module: Any) -> dict[str, Any]:
+    vectors = {"scale": module.beta[None], "shift": torch.zeros_like(module.beta), "coef": module.beta[None, None]}
+    return {"stages": [module.first], "K": module.K, **vectors, "basis": "tanh"}
+
+
+def test_registered_classes() -> None:
+    net, x = Adapted(), torch.randn(2, 2, 9, 8)
+    assert len(gf.accelerate(net)) == 0
+    f = net.grad(x)
+    gf.register_adapter(Adapted, "conv_ridge", adapted_arguments, monotone=True)
+    (entry,) = gf.accelerate(net)
+    assert entry.now == "Adapted: grad"
+    torch.testing.assert_close(net.grad(x), f)
+    gf.register_adapter(Adapted, "conv_ridge", lambda module: module.nothing)
+    (entry,) = gf.accelerate(Adapted())
+    assert "its adapter fails: AttributeError" in entry.reason
+    with pytest.raises(ValueError, match="linear: expected None for conv_ridge"):
+        gf.register_adapter(Adapted, "conv_ridge", adapted_arguments, linear=lambda module: module.K)
+
+
 class Strided(Tied):
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Tanh())
@@ -370,6 +404,7 @@ def test_others_are_left_alone_with_the_reason(make: Callable[[], nn.Module], wo
         nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1)),
         Multi([(1, 4, 3)]),
         nn.TransformerEncoderLayer(8, 2, batch_first=True),
+        Tied(nn.LazyConv2d(4, 3, padding=1), nn.Tanh()),
     ],
 )
 def test_other_networks_are_no_gradient_networks(net: nn.Module) -> None:

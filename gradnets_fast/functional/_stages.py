@@ -59,9 +59,9 @@ class ComposedConvRidge(ConvRidge):
         return f.reshape(x.shape)
 
 
-def composed(filters: Sequence[Tensor], *arguments: Any) -> ConvRidge:
+def composed(filters: Sequence[Tensor], *arguments: Any, **options: Any) -> ConvRidge:
     """Return the network of convolutions with these filters in turn; `arguments` are those of `ConvRidge` after W."""
     *stages, K = filters
     cls: Any = partial(ComposedConvRidge, stages=tuple(stages)) if stages else ConvRidge
-    network: ConvRidge = cls(K, *arguments)
+    network: ConvRidge = cls(K, *arguments, **options)
     return network

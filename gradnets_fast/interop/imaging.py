@@ -90,7 +90,7 @@ class GradNetPrior(_Prior):  # type: ignore[misc]
         net.potential(patches).sum(1)
 
     Args:
-        net: the network ∇F; d is C·H·W, or C·patch_size² with patches; a `ConvGradNet` takes images as they are.
+        net: the network ∇F; d is C·H·W, or C·patch_size² with patches; convolutional networks take images as they are.
         patch_size: the side of the square patches; None for the whole image.
         stride: the distance between patches: 1 for every patch, patch_size for disjoint ones.
 

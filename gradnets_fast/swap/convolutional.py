@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..activations import TABLE
 from ..functional import ConvRidge, composed
 from ..nn import GradNet
 from ..nn.hooks import compute_parameters_of_parts
-from .forms import Form
+from .forms import CONVOLUTIONAL, Form, adapter_of
 from .parametrized import class_of, named_tensors
 from .readings import found_at, guesses
 from .regularizers import clipped_network, spline_network
@@ -139,10 +140,17 @@ class Structure:
 
 def structure_of(module: nn.Module) -> Structure | None:
     """The convolutions of a module, if they are all that it has parameters for, or those of a published format."""
+    registered = adapter_of(module)
+    if registered is not None and registered.operator == CONVOLUTIONAL:
+        given, adapter = registered.arguments(module), partial(_registered, arguments=registered.arguments)
+        shapes = tuple(K.shape for K in (*given.get("stages", ()), given["K"]))
+        return Structure(shapes, partial(iter, [Reading("Adapted", adapter, registered.monotone)]))
     if isinstance(module, (GradNet, *_CONVOLUTIONS)) or class_of(module).__module__.startswith("torch."):
         return None
     layers = {path: part for path, part in module.named_modules() if isinstance(part, _CONVOLUTIONS)}
     if not layers or any(isinstance(part, GradNet) for part in module.modules()):
+        return None
+    if any(map(is_lazy, module.parameters())):
         return None
     shapes = tuple(layer.weight.shape for layer in layers.values())
     if any(len(K) != len(before) or K[1] != before[0] for before, K in pairwise(shapes)):
@@ -161,6 +169,11 @@ def structure_of(module: nn.Module) -> Structure | None:
     reserved = [name for name in _RESERVED if hasattr(module, name)]
     reasons += [f"its {name} has a name that gradient networks use: rename it" for name in reserved]
     return Structure(shapes, partial(iter, reasons) if reasons else find)
+
+
+def _registered(module: nn.Module, *, arguments: Callable[[nn.Module], dict[str, Any]]) -> ConvRidge:
+    given = dict(arguments(module))
+    return composed([*given.pop("stages", ()), given.pop("K")], **given)
 
 
 def _hindrances(path: str, layer: Any) -> Iterator[str]:

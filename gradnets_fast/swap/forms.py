@@ -21,7 +21,7 @@ from .activation import names_of
 from .networks import AND_LOG_DETERMINANT, BY_MODULES, CMGN, MMGN, Adapted, Arguments, Matrix, PositiveGradNetC
 from .parametrized import class_of, named_tensors
 
-OPERATORS = tuple(name for name, network in functional.NETWORKS.items() if network is not functional.ConvRidge)
+CONVOLUTIONAL = functional.ConvRidge.family.name
 _WIDE = (1.0, 16.0)
 """Scales of points for a form whose activation is a guess: near 0 many functions resemble the identity."""
 
@@ -72,8 +72,11 @@ def register_adapter(
 
     Args:
         cls: the class itself; subclasses, whose forward may differ, need a call of their own.
-        operator: "ridge", "softmax_modules" or "transformed_modules".
-        arguments: module -> the operator's arguments besides x.  It must be defined at a file's top level if the model
+        operator: "ridge", "softmax_modules", "transformed_modules" or "conv_ridge".  With "conv_ridge" the class stays
+            as a base of ours, and of its methods `forward`, `grad`, `g` and `potential` those are replaced that are
+            proven to be f or its potential.
+        arguments: module -> the operator's arguments besides x; to those of "conv_ridge" a list `stages` of filters
+            may be added, of the convolutions before K.  It must be defined at a file's top level if the model
             is to be pickled.  The module has taken on our class when it is called: its parameters and modules are
             there, its class's methods are not, and its `linear` is the linear part below; a layer of that name is
             `module._modules["linear"]`.
@@ -98,15 +101,18 @@ def register_adapter(
     where = "register_adapter"
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(message(where, "cls", "a class of torch.nn.Module", repr(cls), "pass the class, not a module"))
-    check_choice(where, "operator", operator, OPERATORS)
+    check_choice(where, "operator", operator, tuple(functional.NETWORKS))
+    if linear is not None and operator == CONVOLUTIONAL:
+        fix = "leave it out: images have no such matrix"
+        raise ValueError(message(where, "linear", f"None for {CONVOLUTIONAL}", repr(linear), fix))
     _ADAPTERS[cls] = Adapter(operator, arguments, linear, monotone)
 
 
 def forms(module: nn.Module) -> list[Form | str] | None:
     """The forms that a module may take, the likeliest first, or why not; None if it has no such structure."""
-    adapter = _ADAPTERS.get(class_of(module))
+    adapter = adapter_of(module)
     if adapter is not None:
-        return [_adapted(module, adapter)]
+        return None if adapter.operator == CONVOLUTIONAL else [_adapted(module, adapter)]
     for names, candidates in _STRUCTURES.items():
         missing = _missing(module, names)
         if not missing:
@@ -115,6 +121,11 @@ def forms(module: nn.Module) -> list[Form | str] | None:
             fix = "use torch.nn.utils.parametrizations instead of a hook"
             return [f"its {', '.join(missing)} is no parameter, but what a hook computes: {fix}"]
     return None
+
+
+def adapter_of(module: nn.Module) -> Adapter | None:
+    """What `register_adapter` was given for a module's class."""
+    return _ADAPTERS.get(class_of(module))
 
 
 def with_log_determinant(form: Form) -> Iterator[Form]:

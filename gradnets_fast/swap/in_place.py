@@ -31,6 +31,10 @@ def accelerate(model: nn.Module) -> Report:
     returns (f, log-determinant of the Jacobian of f), it still does.  Classes registered with
     `register_adapter` are recognised too.
 
+    Modules of convolutions, f(x) = Kᵀσ(K∗x + b) + bias, and the two published ridge regularisers of images keep their
+    class as a base of ours: of their methods `grad`, `forward`, `g` and `potential` those are replaced that are proven
+    to be f or its potential.
+
     Equivalent to: the model as it is, to rounding.
 
     Args:
@@ -109,14 +113,18 @@ def _swapped(path: str, module: nn.Module) -> list[Entry]:
 
 def _swapped_of_images(path: str, module: nn.Module) -> list[Entry]:
     """The entry of a module of convolutions, one of whose methods returns images like the points; none for others."""
-    structure = structure_of(module)
+    was = class_of(module).__name__
+    try:
+        structure = structure_of(module)
+    except Exception as error:  # a user's adapter
+        return [Entry(path, was, None, f"its adapter fails: {type(error).__name__}: {error}")]
     if structure is None:
         return []
     batches = probe_of(module, structure.points(_IMAGES), SCALES)
     roles = {name: role for name in METHODS if (role := _role(Method(module, name), batches[0]))}
     if "forward" not in roles.values():
         return []
-    was, reasons = class_of(module).__name__, list[str]()
+    reasons: list[str] = []
     before: dict[str, dict[str, Behaviour]] = {"forward": {}, "potential": {}}
     for name, role in roles.items():
         try:

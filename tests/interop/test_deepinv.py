@@ -321,8 +321,20 @@ def test_what_does_not_fit_is_refused() -> None:
         GradNetPrior(net)(x)
 
 
-def test_convolutional_networks_take_images_as_they_are() -> None:
-    net = gf.mConvGradNet(SHAPE[0], 5, 3, "tanh", stages=[(3, 3)], dtype=torch.float64)
+def regularizer() -> GradNet:
+    """One of a published format."""
+    filters = {"filters.0.weight": torch.randn(3, SHAPE[0], 3, 3), "filters.1.weight": torch.randn(5, 3, 3, 3)}
+    weights = {**filters, "scaling": torch.zeros(1, 5, 1, 1), "beta": torch.tensor(0.5)}
+    return gf.load_reference_checkpoint({name: t.double() for name, t in weights.items()}, weak_convexity=0.0)
+
+
+def convolutions() -> GradNet:
+    return gf.mConvGradNet(SHAPE[0], 5, 3, "tanh", stages=[(3, 3)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("make", [convolutions, regularizer])
+def test_convolutional_networks_take_images_as_they_are(make: Callable[[], GradNet]) -> None:
+    net = make()
     prior, denoiser, x = GradNetPrior(net), GradientStepDenoiser(net), images()
     torch.testing.assert_close(prior.fn(x), net.potential(x))
     torch.testing.assert_close(prior.grad(x), net(x))
