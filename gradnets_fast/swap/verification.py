@@ -62,6 +62,10 @@ class Method(nn.Module):
         """The parameters under the names that the other module has for them."""
         return self.module.named_parameters(*arguments, **options)
 
+    def named_buffers(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, Tensor]]:
+        """The buffers, likewise."""
+        return self.module.named_buffers(*arguments, **options)
+
     def result_shape(self, x: Tensor) -> tuple[int, ...]:
         """The shape of what the method returns, which nothing records."""
         with _undisturbed(self.module), _holding(self.module, _state(self.module)):
