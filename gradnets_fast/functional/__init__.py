@@ -14,6 +14,7 @@ Each family's arguments besides the points are a `Network` (`Ridge`, `SoftmaxMod
 
 from ..ops.families import PADDINGS as PADDINGS
 from ..ops.families import Structure as Structure
+from ..ops.operator import NAMESPACE as NAMESPACE
 from ..ops.operator import PLAIN_TYPES as PLAIN_TYPES
 from . import _conv, _deep, _modules, _ridge
 from ._checks import autocast as autocast

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import check_positive, message
-from ..functional import ConvRidge
 from ..nn import GradNet
 from ._optional import require
 from ._proximal import proximal_point
@@ -30,7 +29,7 @@ class _ImagePotential(torch.nn.Module):
                 fix = "take 1 for every patch, or patch_size for disjoint ones"
                 raise ValueError(message(where, "stride", f"at most patch_size = {patch_size}", stride, fix))
         self.where, self.net, self.patch_size, self.stride = where, net, patch_size, stride
-        self.takes_images = issubclass(net.family, ConvRidge)
+        self.takes_images = net.operator_name == "conv_ridge"
         if self.takes_images and patch_size is not None:
             fix = "leave it out: the network takes whole images"
             raise ValueError(message(where, "patch_size", "None for convolutions", patch_size, fix))

@@ -14,8 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..functional import adjoint, convolved
-from ..ops.operator import NAMESPACE
+from ..functional import NAMESPACE, adjoint, convolved
 
 _WAVES = {1: 256, 2: 256, 3: 64}
 """How many there are at least along each dimension, by the number of dimensions."""
