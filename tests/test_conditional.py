@@ -91,6 +91,10 @@ def test_the_context_stretches_and_shifts_what_the_activation_sees() -> None:
     torch.testing.assert_close(fresh(x, c), net.net(x))
 
 
+def ones(batch: int) -> Tensor:
+    return torch.ones(batch, 2, 5, 5, dtype=F64)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -102,8 +106,20 @@ def test_the_context_stretches_and_shifts_what_the_activation_sees() -> None:
             "x: expected shape (…, 2)",
         ),
         (lambda: gf.Conditional(gf.RidgeGradNet(3, 3), 1)(torch.ones(4, 2), torch.ones(5, 1)), "broadcast to (4,)"),
+        (
+            lambda: gf.Conditional(gf.RidgeGradNet(3, 3), 1)(torch.ones(4, 2), torch.ones(1, dtype=F64)),
+            "Conditional: c: expected torch.float32 on cpu like x, got torch.float64 on cpu",
+        ),
+        (
+            lambda: gf.Conditional(gf.RidgeGradNet(3, 3), 1).jvp(torch.ones(4, 2), torch.ones(3, 2), torch.ones(1)),
+            "Conditional: v: expected shape (…) of x = (4, 2), got shape (3, 2)",
+        ),
         (lambda: gf.ConditionalConv(gf.RidgeGradNet(3, 3), 1), "net: expected a convolutional network"),
-        (lambda: drawn("a composition")(torch.ones(4, 2, 5, 5), torch.ones(3, 2)), "c: expected shape (2,) or (4, 2)"),
+        (lambda: drawn("a composition")(ones(4), ones(4)[:3, :, 0, 0]), "c: expected shape (2,) or (4, 2)"),
+        (lambda: drawn("a composition")(ones(4), ones(0)[:, :, 0, 0]), "c: expected shape (2,) or (4, 2)"),
+        (lambda: drawn("a composition")(ones(4), torch.ones(2)), "c: expected torch.float64 on cpu like x"),
+        (lambda: drawn("a composition")(ones(4).float(), torch.ones(2)), "dtype torch.float32 like x"),
+        (lambda: drawn("one convolution").jvp(ones(4), ones(5), ones(4)[:, :, 0, 0]), "v: expected shape (…) of x"),
     ],
 )
 def test_bad_input(call: Callable[[], Tensor], words: str) -> None:

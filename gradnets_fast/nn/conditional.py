@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import check_tensor, message
+from ..errors import check_like, check_tensor, message
 from ..functional import ConvRidge
 from .base import GradNet, check_sizes
 from .conv import ConvGradNet
@@ -80,9 +80,10 @@ class Conditional(nn.Module):
 
     def jvp(self, x: Tensor, v: Tensor, c: Tensor) -> Tensor:
         """Return J v, (…, d), J the Jacobian in x alone, which is symmetric."""
-        check_tensor(type(self).__name__, "v", v)
+        joint = self._joint(x, c)
+        check_like(type(self).__name__, "v", v, tuple(x.shape), "(…) of x", x)
         direction = torch.nn.functional.pad(v, (0, self.context_dim))
-        return self.net.jvp(self._joint(x, c), direction)[..., : self.in_dim]
+        return self.net.jvp(joint, direction)[..., : self.in_dim]
 
     def divergence(self, x: Tensor, c: Tensor) -> Tensor:
         """Return tr J, (…,): the divergence in x and c, less the p derivatives of the gradient in c by c."""
@@ -99,8 +100,7 @@ class Conditional(nn.Module):
 
     def _joint(self, x: Tensor, c: Tensor) -> Tensor:
         where, d, p = type(self).__name__, self.in_dim, self.context_dim
-        check_tensor(where, "x", x)
-        check_tensor(where, "c", c)
+        _check_alike(where, x, c)
         for argument, tensor, size in (("x", x, d), ("c", c, p)):
             if not tensor.dim() or tensor.shape[-1] != size:
                 fix = f"the network takes x (…, {d}) and c (…, {p})"
@@ -179,13 +179,15 @@ class ConditionalConv(nn.Module):
     def _each(self, quantity: str, c: Tensor, *points: Tensor) -> Tensor:
         where, network, x = type(self).__name__, self.net._current(), points[0]
         assert isinstance(network, ConvRidge)
-        for argument, tensor in zip(("c", "x", "v"), (c, *points)):
-            check_tensor(where, argument, tensor)
+        _check_alike(where, x, c)
+        for v in points[1:]:
+            check_like(where, "v", v, tuple(x.shape), "(…) of x", x)
         leading, p = x.shape[: 1 - network.W.dim()], self.context_dim
-        if not c.dim() or c.shape[-1] != p or (c.numel() > p and c.shape[:-1] != leading):
+        if not c.dim() or c.shape[-1] != p or (c.numel() != p and c.shape[:-1] != leading):
             expected, fix = f"shape {(p,)} or {(*leading, p)}", "pass one context for all images, or one for each"
             raise ValueError(message(where, "c", expected, f"shape {tuple(c.shape)}", fix))
-        gain, offset = (c @ self.A.T).exp().reshape(-1, network.W.shape[0]), (c @ self.S.T).reshape(-1, len(network.W))
+        of_channels = [(c.to(matrix.dtype) @ matrix.T).reshape(-1, len(network.W)) for matrix in (self.A, self.S)]
+        gain, offset = of_channels[0].exp(), of_channels[1]
         if len(gain) <= 1:
             whole: Tensor = getattr(_stretched(network, gain.sum(0), offset.sum(0)), quantity)(*points)
             return whole
@@ -196,6 +198,15 @@ class ConditionalConv(nn.Module):
         ]
         result = torch.cat(of_each)
         return result.reshape(*leading, *result.shape[1:])
+
+
+def _check_alike(where: str, x: Tensor, c: Tensor) -> None:
+    """Raise TypeError unless x and c are tensors of one dtype on one device."""
+    check_tensor(where, "x", x)
+    check_tensor(where, "c", c)
+    if (c.dtype, c.device) != (x.dtype, x.device):
+        expected, got = (f"{t.dtype} on {t.device}" for t in (x, c))
+        raise TypeError(message(where, "c", f"{expected} like x", got, "pass c.to(x)"))
 
 
 def _stretched(network: ConvRidge, gain: Tensor, offset: Tensor) -> ConvRidge:
