@@ -19,7 +19,7 @@ _SMALLEST_NORMAL = tl.constexpr(1.1754943508222875e-38)
 
 @triton.jit
 def _between_kinks(z, shift):
-    """Whether no kink of most basis functions lies between `shift` and z, which is one at 0 or ±½."""
+    """Whether no kink of most basis functions lies between `shift` and z: theirs are at 0 or ±½."""
     return ((z < 0.0) == (shift < 0.0)) & ((z < 0.5) == (shift < 0.5)) & ((z < -0.5) == (shift < -0.5))
 
 
@@ -57,9 +57,9 @@ def _integrals(u, vectors, rule, phi, k: tl.constexpr, SMOOTH: tl.constexpr, LIM
     if not SMOOTH[k]:
         short = (short & _between_kinks(z, shift)) | (tl.abs(step) < _SMALLEST_NORMAL)
     if NAME == "hardtanh":
-        short = (short & _on_one_side(z, shift, 1.0)) | (tl.abs(step) < _SMALLEST_NORMAL)
+        short = ((tl.abs(step) < LIMIT) & _on_one_side(z, shift, 1.0)) | (tl.abs(step) < _SMALLEST_NORMAL)
     if NAME == "hardsigmoid":
-        short = (short & _on_one_side(z, shift, 3.0)) | (tl.abs(step) < _SMALLEST_NORMAL)
+        short = ((tl.abs(step) < LIMIT) & _on_one_side(z, shift, 3.0)) | (tl.abs(step) < _SMALLEST_NORMAL)
     divisor = tl.where(short, 1.0, cascade.scaled(0, tl.full(u.shape, 1.0, tl.float32), vectors, phi))
     rise = activations.antiderivative(z, NAME, "accurate") - activations.antiderivative(shift, NAME, "accurate")
     top = activations.value(z, NAME, "accurate")

@@ -56,6 +56,14 @@ QUANTITY_CASES = [
 ]
 
 
+@pytest.mark.parametrize(("basis", "at"), [("hardtanh", 0.5), ("hardsigmoid", 0.0)])
+def test_potentials_of_small_scales_do_not_cancel(basis: str, at: float) -> None:
+    """Below s lies a kink of other functions, none of this one, and ∫_0^u φ(βt + s) dt is all but u φ(s)."""
+    x, W, scale, shift = torch.tensor([[-1.0], [1.0]]), torch.ones(1, 1), torch.full((1, 1), 1e-6), torch.tensor([[at]])
+    F = gradnets_fast.ridge_potential(x, W, scale, shift, None, None, basis, backend="triton")
+    torch.testing.assert_close(F, x[:, 0] / 2, rtol=2e-6, atol=0)
+
+
 @pytest.mark.parametrize(("quantity", "call", "size", "dtype"), [*QUANTITY_CASES, *DEEP_POTENTIALS], ids=label)
 def test_potential_divergence_jacobian_and_their_gradients(
     quantity: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
