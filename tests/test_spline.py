@@ -169,6 +169,17 @@ def test_networks_of_splines(spline: gf.Spline, monotone: bool) -> None:
     assert spline.label() in repr(net)
 
 
+@pytest.mark.parametrize("bounds", [(None, 0.1), (-0.5, 0.0), (2.0, 3.0), (-3.0, -2.0), (None, None), (0.25, 0.25)])
+def test_the_first_slopes_are_within_the_bounds_and_learn(bounds: tuple[float | None, float | None]) -> None:
+    net = gf.RidgeGradNet(2, 50, gf.Spline(knots=5, slopes=bounds), dtype=torch.float64)
+    drawn = net.act.values.diff(dim=0) / 0.5
+    torch.testing.assert_close(net.act.slopes(), drawn)
+    if bounds[0] is None or bounds[0] != bounds[1]:
+        (of_values,) = torch.autograd.grad(net.act.slopes().sum(), net.act.values)
+        assert (of_values[-1] > 0).all()
+        assert drawn[0].std() > 0.02
+
+
 def test_a_spline_is_its_values() -> None:
     spline = gf.Spline(knots=5, radius=2.0)
     net = gf.RidgeGradNet(1, 1, spline)

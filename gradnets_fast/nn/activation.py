@@ -185,14 +185,15 @@ class ElementwiseActivation(Part):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameters uniformly from [0, 1); those of a spline are a line of such a slope.
+        """Draws the parameters uniformly from [0, 1); those of a spline are a line of an allowed slope.
 
         Of heads the shifts are drawn from [−1, 1), for they are what tells one head from another.
         """
         if self.spec.spline is not None:
             knots = torch.linspace(-self.spec.spline.radius, self.spec.spline.radius, self.spec.spline.knots)
+            slopes = torch.empty_like(self.values[:1]).uniform_(*self.spec.spline.first_slopes(self.monotone))
             with torch.no_grad():
-                self.values.copy_(torch.rand_like(self.values[:1]) * knots.to(self.values)[:, None])
+                self.values.copy_(slopes * knots.to(self.values)[:, None])
             return
         for parameter in self.parameters():
             nn.init.uniform_(parameter)

@@ -24,7 +24,8 @@ class Spline:
         knots: T, how many there are.
         radius: r, the first and the last knot are −r and r; beyond them the first and the last slope go on.
         slopes: the least and the largest slope, None for no bound; a weakly convex potential has a negative least one.
-            In a monotone network the least is 0 where None.
+            In a monotone network the least is 0 where None.  A slope beyond a bound is clamped to it, as published, and
+            has no gradient there; the first slopes lie within.
         odd: the spline is odd; knots is an odd number.
         shared: all hidden units have the same spline.
 
@@ -80,6 +81,13 @@ class Spline:
             fix = "use bounds of at least 0, or the architecture without the leading m"
             raise ValueError(message(where, "activation", "slopes of at least 0", f"slopes={self.slopes}", fix))
         return least or 0.0, largest
+
+    def first_slopes(self, monotone: bool) -> tuple[float, float]:
+        """Return the bounds of the slopes that training begins with: what is allowed of [0, 1], or next to it."""
+        least, largest = self.bounds(type(self).__name__, monotone)
+        low, high = -math.inf if least is None else least, math.inf if largest is None else largest
+        first, last = (min(max(end, low), high) for end in (0.0, 1.0))
+        return (first, last) if first < last else (max(low, last - 1.0), min(high, first + 1.0))
 
     @property
     def step(self) -> float:
