@@ -1,5 +1,4 @@
-// tr J, J and the gradients of S = Σ_k <η_k, J v_k> of a deep network (deep_shape.h), which is bilinear in directions
-// v_k:
+// tr J, J and the gradients of S = Σ_k <η_k, J v_k> of a deep network (deep_shape.h), bilinear in directions v_k:
 //   divergence: v_k the unit vectors, η_k = w v_k    jacobian: v_k the unit vectors, η = G v, G the symmetric part of g
 //   jvp: S = <g, J v>
 // Upward run the tangents τ_k of u along v_k, and t_k = σ'·τ_k; with η also for G applied to the tangents τ,
@@ -494,9 +493,8 @@ template <class S> class DeepSecond : DeepRun<S> {
     }
 
     bool pair_ = false, matrix_ = false, backward_ = false;
-    int64_t tangents_ = 0, group_ = 0;
+    int64_t tangents_ = 0, group_ = 0, wide_[3] = {}, results_[2] = {};
     int64_t points_ = 0, directions_ = 0, cotangents_ = 0, jacobian_ = 0, product_ = 0, columns_ = 0;
-    int64_t wide_[3] = {}, results_[2] = {};
 };
 
 } // namespace gradnets::GRADNETS_ISA

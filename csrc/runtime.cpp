@@ -83,6 +83,9 @@ std::vector<const InstructionSet *> available_instruction_sets() {
     for (const InstructionSet &set : known)
         if (set.supported())
             available.push_back(&set);
+    if (available.empty())
+        throw std::runtime_error("gradnets_fast._C: processor: expected the instructions that the extension was built "
+                                 "for, got one without them; build it with baseline among GRADNETS_ISAS");
     return available;
 }
 

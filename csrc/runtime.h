@@ -9,10 +9,11 @@
 namespace gradnets {
 
 // The instruction sets that this processor has, best first.
+// Throws std::runtime_error when none of those that were built is among them.
 std::vector<const InstructionSet *> available_instruction_sets();
 
 // The one in use: the best, or the one that GRADNETS_FAST_CPU_ISA named when it was first asked for.
-// Throws std::runtime_error when that one is not available.
+// Throws std::runtime_error when that one is not available, or none is.
 const InstructionSet &active_instruction_set();
 
 // An instruction set's kernels for storage S.

@@ -74,6 +74,31 @@ def test_an_instruction_set_that_is_not_there_is_refused() -> None:
     assert "got mmx" in run.stdout
 
 
+WITHOUT_ANY = """
+#include "runtime.h"
+#include <cstdio>
+#include <stdexcept>
+int main() {
+    try {
+        gradnets::active_instruction_set();
+    } catch (const std::runtime_error &error) {
+        std::puts(error.what());
+    }
+}
+"""
+
+
+def test_a_processor_without_any_instruction_set_that_was_built_is_told_so(tmp_path: Path) -> None:
+    """An error of the kind that the package takes for a reason, by csrc/runtime.cpp as if none had been built."""
+    compiler, program = shutil.which("c++") or shutil.which("g++"), tmp_path / "without_any"
+    assert compiler is not None
+    program.with_suffix(".cpp").write_text(WITHOUT_ANY)
+    sources = [f"{program}.cpp", str(ROOT / "csrc" / "runtime.cpp")]
+    run(compiler, "-std=c++17", f"-I{ROOT / 'csrc'}", *sources, "-o", str(program))
+    words = "expected the instructions that the extension was built for, got one without them"
+    assert words in run(str(program))
+
+
 RUNTIME = """
 import sys
 from pathlib import Path
