@@ -110,3 +110,5 @@ def test_a_stage_that_does_not_fit_is_named() -> None:
     net = gf.ConvGradNet(1, 4, 3, stages=[(2, 3), (3, 7)], padding="circular")
     with pytest.raises(ValueError, match=r"K: expected filters of at most \(6, 6\)"):
         net(torch.zeros(1, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"conv_ridge_jvp: v: expected shape .* of x = \(1, 1, 9, 9\)"):
+        net.jvp(torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 8))

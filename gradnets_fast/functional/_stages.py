@@ -25,14 +25,16 @@ class ComposedConvRidge(ConvRidge):
     stages: tuple[Tensor, ...] = ()
 
     def value(self, x: Tensor, backend: str | None = None) -> Tensor:
-        f = self._to_points(self._last().value(self._of_points(x, backend), backend), x, backend)
+        (at,) = self._of_points("value", (x,), backend)
+        f = self._to_points(self._last().value(at, backend), x, backend)
         return f if self.bias is None else (f + self.bias.view(-1, *[1] * (self.W.dim() - 2))).to(f.dtype)
 
     def potential(self, x: Tensor, backend: str | None = None) -> Tensor:
-        return self._plus_bias_times(x, self._last().potential(self._of_points(x, backend), backend))
+        (at,) = self._of_points("potential", (x,), backend)
+        return self._plus_bias_times(x, self._last().potential(at, backend))
 
     def jvp(self, x: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
-        at, along = self._of_points(x, backend), self._of_points(v, backend)
+        at, along = self._of_points("jvp", (x, v), backend)
         return self._to_points(self._last().jvp(at, along, backend), x, backend)
 
     def divergence(self, x: Tensor, backend: str | None = None) -> Tensor:
@@ -44,13 +46,13 @@ class ComposedConvRidge(ConvRidge):
     def _last(self) -> ConvRidge:
         return ConvRidge(self.W, self.scale, self.shift, self.coef, None, self.basis, self.padding, self.heads)
 
-    def _of_points(self, x: Tensor, backend: str | None) -> Tensor:
-        checked_images(self.family.name, (x,), (*self.stages, self.W)[0], self.bias, self.padding)
-        z = x.reshape(-1, *x.shape[1 - self.W.dim() :])
-        for K in self.stages:
-            checked_images(self.family.name, (z,), K, None, self.padding)
-            z = convolved(z, K, self.padding, backend)
-        return z.reshape(*x.shape[: 1 - self.W.dim()], *z.shape[1:])
+    def _of_points(self, quantity: str, points: tuple[Tensor, ...], backend: str | None) -> list[Tensor]:
+        """Return what the stages make of x, and of v where it is there."""
+        where, dimensions, z = self.family.operator_name(quantity), self.W.dim() - 1, points
+        for i, K in enumerate(self.stages):
+            checked_images(where, z, K, None if i else self.bias, self.padding)
+            z = tuple([convolved(t.reshape(-1, *t.shape[-dimensions:]), K, self.padding, backend) for t in z])
+        return [t.reshape(*points[0].shape[:-dimensions], *t.shape[1:]) for t in z]
 
     def _to_points(self, z: Tensor, x: Tensor, backend: str | None) -> Tensor:
         f = z.reshape(-1, *z.shape[1 - self.W.dim() :])
