@@ -30,7 +30,7 @@ from torch.autograd import profiler
 from ..activations import TABLE, TRANSFORMS
 from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from .families import Gradients, Settings, Tensors
-from .operator import PLAIN_TYPES, Kernels, Operator, shown
+from .operator import PLAIN_TYPES, Kernels, Operator, present, shown
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
 _SUM_DTYPE = {
@@ -65,7 +65,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
         sources = extension.sources
     except AttributeError:
         names, sources = [], ""  # an extension from before the check
-    except RuntimeError as error:  # GRADNETS_FAST_CPU_ISA names what this processor lacks
+    except RuntimeError as error:  # this processor lacks what GRADNETS_FAST_CPU_ISA names, or all that was built
         return None, str(error)
     if sources != (_sources() or sources):
         return None, f"the compiled extension was built from other files than csrc/ has now; {fix}"
@@ -159,26 +159,26 @@ class CppKernels(Kernels):
 
     def _jvp(self, tensors: Tensors, settings: Settings) -> Tensor | None:
         x, v = tensors[:2]
-        if getattr(v, "shape", None) != _present(x).shape:
+        if getattr(v, "shape", None) != present(x).shape:
             return None
-        return self._jacobian_times(v, _present(x), tensors[2:], settings)
+        return self._jacobian_times(v, present(x), tensors[2:], settings)
 
     def _jacobian(self, tensors: Tensors, settings: Settings) -> Tensor | None:
-        x = _present(tensors[0])
+        x = present(tensors[0])
         if not x.dim() or not self._fits(x.shape[-1], tensors[1], settings):
             return None  # a Jacobian of others might not fit in any memory
         J = torch.empty(*x.shape, x.shape[-1], dtype=x.dtype)
         return J if self._run(tensors, settings, (None, J, None, None)) else None
 
     def _potential(self, tensors: Tensors, settings: Settings) -> Tensor | None:
-        x = _present(tensors[0])
+        x = present(tensors[0])
         number = torch.empty(x.shape[:-1], dtype=_SUM_DTYPE.get(x.dtype, x.dtype))
         return number.to(x.dtype) if self._run(tensors, settings, (None, None, None, number)) else None
 
     _divergence = _potential
 
     def _value_and_potential(self, tensors: Tensors, settings: Settings) -> Tensor | None:
-        x = _present(tensors[0])
+        x = present(tensors[0])
         f, F = empty_like(x), torch.empty(x.shape[:-1], dtype=_SUM_DTYPE.get(x.dtype, x.dtype))
         done = self._run(tensors, settings, (None, f, None, F))
         return torch.cat([f, F.to(x.dtype).unsqueeze(-1)], -1) if done else None
@@ -191,7 +191,7 @@ class CppKernels(Kernels):
             return _zeros(tensors, needs)
         if self._quantity.name == "jvp" and needs[1] and sum(needs) == 1:
             dense, direction = self._dense(tensors, x.dtype), _dense(g, x.dtype)
-            product = _ran(self._jacobian_times(direction, _present(dense[0]), dense[2:], settings))
+            product = _ran(self._jacobian_times(direction, present(dense[0]), dense[2:], settings))
             return (None, product, *(None,) * (len(tensors) - 2))
         gradients = _memory(tensors, needs, self._stored)
         if not self._backward(g, tensors, settings, gradients):
@@ -204,7 +204,7 @@ class CppKernels(Kernels):
         count, quantity = self._point_count, self._quantity
         x, v = tensors[0], tensors[1] if count == 2 else None
         dx, dv = gradients[0], gradients[1] if count == 2 else None
-        dtype = _present(x).dtype
+        dtype = present(x).dtype
         points: tuple[Tensor | None, ...]
         if quantity.result == "number":
             points = (x, None, v, _dense(g, _SUM_DTYPE[dtype]))
@@ -295,7 +295,7 @@ def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _memory(tensors: Tensors, needs: Sequence[bool], stored: int) -> list[Tensor | None]:
     """Return memory for the gradients that are needed; those of vectors, after `stored` others, in the sums' dtype."""
-    dtype = _present(tensors[0]).dtype
+    dtype = present(tensors[0]).dtype
     if dtype in _SUM_DTYPE_IS_OWN:
         return [
             empty_like(t, memory_format=torch.contiguous_format) if need and t is not None else None
@@ -313,11 +313,6 @@ def _zeros(tensors: Tensors, needs: Sequence[bool]) -> Gradients:
         torch.zeros_like(t, memory_format=torch.contiguous_format) if need and t is not None else None
         for need, t in zip(needs, tensors)
     )
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
 
 
 def _ran(result: Any) -> Any:

@@ -22,7 +22,7 @@ from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from . import _prebuilt, recompute
 from ._kernels import capability_of, kernel_module
 from .families import CONV_RIDGE, FAMILIES, RIDGE, Gradients, Settings, Tensors
-from .operator import Kernels, Operator
+from .operator import Kernels, Operator, present
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOWEST_VERSION = (3, 6)
@@ -174,7 +174,7 @@ class RidgeKernels(Kernels):
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
-        x = _points(tensors)
+        x = present(tensors[0])
         if not x.numel():
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
         parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
@@ -184,7 +184,7 @@ class RidgeKernels(Kernels):
         result: Tensor
         with current_device(x.device):
             if quantity == "jvp":
-                result = launch.jvp(mode, plain(x), plain(_points(tensors[1:]).to(x.dtype)), parameters)
+                result = launch.jvp(mode, plain(x), plain(present(tensors[1]).to(x.dtype)), parameters)
             else:
                 bias = dense(tensors[-1]) if self._quantity.takes_bias else None
                 result = launch.forward(mode, quantity, plain(x), parameters, bias, self._rule(x))
@@ -192,7 +192,7 @@ class RidgeKernels(Kernels):
 
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result> in the tensors that `needs` marks."""
-        x, targets = _points(tensors), those_needed(tensors, needs)
+        x, targets = present(tensors[0]), those_needed(tensors, needs)
         if not x.numel():
             return zeros_for(targets)
         parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
@@ -211,13 +211,13 @@ class RidgeKernels(Kernels):
 
     def _batch(self, launch: ModuleType, g: Tensor, tensors: Tensors) -> Any:
         """Return the points and cotangents as launches take them."""
-        x = _points(tensors)
+        x = present(tensors[0])
         if self._quantity.result == "number":
             return launch.Batch(plain(x), weight=g.contiguous())
         g = g.to(x.dtype)
         if self._quantity.result == "matrix":
             return launch.Batch(plain(x), g=g.contiguous())
-        v = plain(_points(tensors[1:]).to(x.dtype)) if self._point_count == 2 else None
+        v = plain(present(tensors[1]).to(x.dtype)) if self._point_count == 2 else None
         return launch.Batch(plain(x), g=g, v=v)
 
     def _parameters(self, tensors: Tensors, settings: Settings) -> Any:
@@ -239,7 +239,7 @@ class RidgeKernels(Kernels):
         W, _, shift, *_ = tensors[self._point_count :]
         assert W is not None
         assert shift is not None
-        return ridge_mode(_points(tensors), shift.numel() // W.shape[0], settings)
+        return ridge_mode(present(tensors[0]), shift.numel() // W.shape[0], settings)
 
     def _has_kernels(self, mode: Any, x: Tensor) -> bool:
         # f itself always has: what no tile holds goes the route of kernels/wide.py.
@@ -254,12 +254,6 @@ def quadrature(device: torch.device) -> Tensor:
     """Return the rules as the kernels read them: nodes and weights, of few and of many."""
     numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
     return torch.tensor(numbers, dtype=torch.float32, device=device)
-
-
-def _points(tensors: Tensors) -> Tensor:
-    x = tensors[0]
-    assert x is not None
-    return x
 
 
 def those_needed(tensors: Tensors, needs: Sequence[bool]) -> list[Tensor | None]:

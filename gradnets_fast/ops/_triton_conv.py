@@ -26,7 +26,7 @@ from ._triton import (
     zeros_for,
 )
 from .families import CONV_RIDGE, Gradients, Image, Settings, Tensors
-from .operator import Kernels, Operator
+from .operator import Kernels, Operator, present
 
 
 class ConvKernels(Kernels):
@@ -37,12 +37,12 @@ class ConvKernels(Kernels):
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
-        x = _there(tensors[0])
+        x = present(tensors[0])
         shape = self._quantity.result_shape(x.shape)
         if not x.numel():
             return torch.empty(shape, dtype=x.dtype, device=x.device)
         call = _Call(x, tensors[self._point_count :], settings)
-        points = {name: call.images(_there(t)) for name, t in zip(self._quantity.points, tensors)}
+        points = {name: call.images(present(t)) for name, t in zip(self._quantity.points, tensors)}
         bias = dense(tensors[-1]) if self._quantity.takes_bias else None
         with current_device(x.device):
             arguments = (points, call.convolution, call.parameters, bias, self._rule(x))
@@ -51,7 +51,7 @@ class ConvKernels(Kernels):
 
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result> in the tensors that `needs` marks."""
-        x, targets, count = _there(tensors[0]), those_needed(tensors, needs), self._point_count
+        x, targets, count = present(tensors[0]), those_needed(tensors, needs), self._point_count
         if not x.numel():
             return zeros_for(targets)
         call, launch = _Call(x, tensors[count:], settings), kernel_module("launch")
@@ -61,7 +61,7 @@ class ConvKernels(Kernels):
         if self._quantity.result == "number":
             batch = launch.Batch(call.images(x), weight=plain(g).reshape(-1).float().contiguous())
         else:
-            v = call.images(_there(tensors[1])) if count == 2 else None
+            v = call.images(present(tensors[1])) if count == 2 else None
             batch = launch.Batch(call.images(x), call.images(g), v)
         with current_device(x.device):
             arguments = (batch, call.convolution, call.parameters, into, self._rule(x))
@@ -81,7 +81,7 @@ class _Call:
         self._image: Image = settings.image
         self._dtype = x.dtype
         K, scale, shift, coef = map(dense, parameters[: len(CONV_RIDGE.parameters)])
-        K, shift = _there(K), _there(shift).view(-1, _there(K).shape[0])
+        K, shift = present(K), present(shift).view(-1, present(K).shape[0])
         self.mode: Any = ridge_mode(x, shift.shape[0], settings)
         self.parameters = kernel_module("launch").Parameters(K, scale, shift, coef)
         self.convolution = kernel_module("conv_launch").Convolution(
@@ -91,11 +91,6 @@ class _Call:
     def images(self, points: Tensor) -> Tensor:
         """Return rows of coordinates as contiguous images, (images, C_in, n_1, …)."""
         return plain(points).to(self._dtype).reshape(-1, *self._image.shape).contiguous()
-
-
-def _there(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
 
 
 def describe(x: Tensor) -> str:

@@ -18,7 +18,7 @@ from . import recompute
 from ._kernels import kernel_module
 from ._triton import architecture_of, current_device, dense, memory_for, plain, products_of, those_needed, zeros_for
 from .families import Gradients, Settings, Tensors
-from .operator import Kernels, Operator
+from .operator import Kernels, Operator, present
 
 QUANTITIES = ("value", "jvp", "potential", "value_and_potential")
 """What the kernels compute."""
@@ -32,7 +32,7 @@ class DeepKernels(Kernels):
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
-        x, theta, shape = _there(tensors[0]), self._theta(tensors), self._operator.result_shape(_there(tensors[0]))
+        x, theta, shape = present(tensors[0]), self._theta(tensors), self._operator.result_shape(present(tensors[0]))
         if not x.numel():
             return torch.empty(shape, dtype=x.dtype, device=x.device)
         mode = deep_mode(x, settings)
@@ -42,7 +42,7 @@ class DeepKernels(Kernels):
         with current_device(x.device):
             if self._quantity.name == "jvp":
                 into = launch.Gradients(x=memory_for(x))
-                v = plain(_there(tensors[1]).to(x.dtype))
+                v = plain(present(tensors[1]).to(x.dtype))
                 launch.backward(mode, "value", launch.Batch(plain(x), v), theta, into)
                 jvp: Tensor = into.x
                 return jvp
@@ -52,7 +52,7 @@ class DeepKernels(Kernels):
 
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result> in the tensors that `needs` marks."""
-        x, targets = _there(tensors[0]), those_needed(tensors, needs)
+        x, targets = present(tensors[0]), those_needed(tensors, needs)
         if not x.numel():
             return zeros_for(targets)
         mode = deep_mode(x, settings)
@@ -76,12 +76,7 @@ class DeepKernels(Kernels):
         return make(x, rows[:, :-1], rows[:, -1])
 
     def _theta(self, tensors: Tensors) -> Tensor:
-        return _there(dense(tensors[self._point_count]))
-
-
-def _there(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
+        return present(dense(tensors[self._point_count]))
 
 
 def deep_mode(x: Tensor, settings: Settings) -> Any:

@@ -26,7 +26,7 @@ from ._triton import (
     zeros_for,
 )
 from .families import Gradients, Settings, Tensors
-from .operator import Kernels, Operator
+from .operator import Kernels, Operator, present
 
 _NUMBERS = ("positive", "temperature", "negative", "offset", "sharpness")
 """The order in which kernels store the gradients of numbers."""
@@ -43,7 +43,7 @@ class ModuleKernels(Kernels):
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
-        x = _points(tensors)
+        x = present(tensors[0])
         if not x.numel():
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
         named, quantity = self._named(tensors), self._quantity.name
@@ -55,7 +55,7 @@ class ModuleKernels(Kernels):
         with current_device(x.device):
             if quantity == "jvp":
                 into = launch.Gradients(x=memory_for(x))
-                launch.backward(mode, "value", points, plain(_points(tensors[1:]).to(x.dtype)), None, network, into)
+                launch.backward(mode, "value", points, plain(present(tensors[1]).to(x.dtype)), None, network, into)
                 result = into.x
             else:
                 result = launch.forward(mode, quantity, points, network, dense(named.get("bias")))
@@ -63,7 +63,7 @@ class ModuleKernels(Kernels):
 
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result> in the tensors that `needs` marks."""
-        x, targets = _points(tensors), those_needed(tensors, needs)
+        x, targets = present(tensors[0]), those_needed(tensors, needs)
         if not x.numel():
             return zeros_for(targets)
         named, quantity = self._named(tensors), self._quantity.name
@@ -87,12 +87,6 @@ class ModuleKernels(Kernels):
     def _named(self, tensors: Tensors) -> dict[str, Any]:
         """Return the tensors besides the points by the names that kernels/modules_launch.py gives them."""
         return dict(zip(self._names, tensors[self._point_count :]))
-
-
-def _points(tensors: Tensors) -> Tensor:
-    x = tensors[0]
-    assert x is not None
-    return x
 
 
 def modules_mode(x: Tensor, settings: Settings) -> Any:

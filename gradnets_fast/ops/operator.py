@@ -34,6 +34,12 @@ def shown(name: str, kernel: Callable[..., _Result], *arguments: Any) -> _Result
         return kernel(*arguments)
 
 
+def present(tensor: Tensor | None) -> Tensor:
+    """Return an argument that an operator always has."""
+    assert tensor is not None
+    return tensor
+
+
 class Kernels(Protocol):
     """The compiled kernels of one operator.  tensors: the operator's arguments, in their order."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .families import Gradients, Settings, Tensors
-from .operator import Kernels, Operator
+from .operator import Kernels, Operator, present
 
 VALUES = 2**22
 """About how many hidden values a piece of the batch has, for a result and its gradients."""
@@ -39,7 +39,7 @@ class Recomputed(Kernels):
 
 def forward(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
     """Return the operator's result, without a graph."""
-    x = _points(tensors)
+    x = present(tensors[0])
     if not x.numel():
         return x.new_empty(operator.result_shape(x))
     points, parameters = _flat(operator, tensors)
@@ -54,7 +54,7 @@ def forward(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
 
 def backward(operator: Operator, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
     """Return the gradients of <g, result> that are needed; sums over the batch are in float32 at least."""
-    x = _points(tensors)
+    x = present(tensors[0])
     g = _flat_cotangent(g, x)
     points, parameters = _flat(operator, tensors)
     of_points: list[list[Tensor]] = [[] for _ in points]
@@ -78,7 +78,7 @@ def double_backward(
 
     cotangents: one for each of the tensors, or None.  needs: for g and each of the tensors.
     """
-    x = _points(tensors)
+    x = present(tensors[0])
     flat_g = _flat_cotangent(g, x)
     points, parameters = _flat(operator, tensors)
     count = len(points)
@@ -119,12 +119,6 @@ def _recording(x: Tensor) -> Iterator[None]:
         yield
 
 
-def _points(tensors: Tensors) -> Tensor:
-    x = tensors[0]
-    assert x is not None
-    return x
-
-
 def _flat(operator: Operator, tensors: Tensors) -> tuple[list[Tensor], list[Tensor | None]]:
     """Return the points as (rows, d), and the parameters, all detached."""
     detached = [None if t is None else t.detach() for t in tensors]
@@ -139,7 +133,7 @@ def _flat_cotangent(g: Tensor, x: Tensor) -> Tensor:
 
 def _pieces(operator: Operator, tensors: Tensors, settings: Settings, values: int) -> Iterator[slice]:
     """Yield the rows of each piece of the batch."""
-    batch, step = _points(tensors).shape[:-1].numel(), max(1, values // operator.row_values(tensors, settings))
+    batch, step = present(tensors[0]).shape[:-1].numel(), max(1, values // operator.row_values(tensors, settings))
     for start in range(0, batch, step):
         yield slice(start, start + step)
 
@@ -180,7 +174,7 @@ def _gathered(
     tensors: Tensors,
 ) -> Gradients:
     """Return the pieces of each point's gradient as one, zeros for an empty batch, and the sums in their dtypes."""
-    empty = _points(tensors).new_zeros(0)
+    empty = present(tensors[0]).new_zeros(0)
     whole = [torch.cat(p or [empty]).reshape(s) if need else None for p, s, need in zip(of_points, shapes, needs)]
     cast = [None if s is None or t is None else s.to(t.dtype) for s, t in zip(sums, tensors[len(of_points) :])]
     return (*whole, *cast)
