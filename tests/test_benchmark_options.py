@@ -65,6 +65,11 @@ def faults(case: Case, names: tuple[str, ...]) -> dict[str, str | None]:
     }
 
 
+def test_no_operator_has_more_hidden_numbers_than_others_by_default() -> None:
+    """A convolution has a hidden unit for each sample."""
+    assert {case.hidden for case in operators()} == {16384 * 256}
+
+
 @pytest.mark.parametrize(
     "case",
     [*operators(shape=("97x3x17",), layers=2, modules=2, dtype=DTYPES), *operators(shape=("40x33x41",))],

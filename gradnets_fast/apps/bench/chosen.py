@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +22,9 @@ from .precision import PRECISIONS
 OPERATORS = tuple(functional.__all__)
 NETWORKS = {architecture.network.__name__: architecture for architecture in registry.ARCHITECTURES.values()}
 DEFAULT_SHAPE = "16384x32x256"
+_DEFAULT_SHAPES = {"conv_ridge": "64x1024x64"}
+"""Of families with a hidden unit for each of d samples: with as many of them in all."""
+
 _NETWORK_DEPTH = 4
 _DEFAULT_LAYERS = {"ridge": 1, "deep": 2, "conv_ridge": 1}
 _ON_A_GPU = ("tf32", "ieee")
@@ -66,9 +68,15 @@ def cases(choice: Choice, device: torch.device) -> list[Case]:
             fix = "choose float32, or add --device cuda"
             raise ValueError(message("bench", "dtype", f"a dtype of {device.type}", repr(dtype), fix))
     _check_fit(choice)
-    shapes = [_parsed(shape) for shape in choice.shape or (DEFAULT_SHAPE,)]
-    makers = [*map(partial(_operator, choice), choice.operator), *map(partial(_network, choice), choice.network)]
-    found = [make(dtype, *shape) for make in makers for dtype in dtypes for shape in shapes]
+    defaults = {name: _DEFAULT_SHAPES.get(draws.family(name), DEFAULT_SHAPE) for name in choice.operator}
+    makers = {name: _operator(choice, name) for name in choice.operator}
+    makers |= {name: _network(choice, name) for name in choice.network}
+    found = [
+        make(dtype, *_parsed(shape))
+        for name, make in makers.items()
+        for dtype in dtypes
+        for shape in choice.shape or (defaults.get(name, DEFAULT_SHAPE),)
+    ]
     return list({case.label: case for case in found}.values())
 
 

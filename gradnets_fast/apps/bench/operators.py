@@ -30,6 +30,11 @@ class OperatorCase(Case):
     operator: str
     tensors: draws.Variant
 
+    @property
+    def hidden(self) -> int:
+        """Of all samples of signals."""
+        return self.batch * self.h * (self.d if self._convolves() else 1)
+
     def problem(self, device: torch.device | str = "cpu", batch: int | None = None) -> Problem:
         """The operator's tensors from a fixed seed."""
         size = (batch or self.batch, self.d, self.h)

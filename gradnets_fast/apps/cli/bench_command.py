@@ -45,7 +45,8 @@ def bench(
     operator: Annotated[list[str] | None, _own(_OPERATOR)] = None,
     network: Annotated[list[str] | None, _own(help_of("Network", NETWORKS))] = None,
     shape: Annotated[
-        list[str] | None, _own("BxdxH: points, their dimension, hidden units; several. (default: 16384x32x256)")
+        list[str] | None,
+        _own("BxdxH: points, their dimension, hidden units; several. (default: 16384x32x256; signals: 64x1024x64)"),
     ] = None,
     layers: Annotated[int | None, _own("Of the operator ridge (default: 1) or GradNetC (default: 4).")] = None,
     modules: Annotated[int | None, _own("Of operators of modules (default: 1) or GradNetM (default: 4).")] = None,
