@@ -392,7 +392,7 @@ torch.set_num_threads(2)
 batch, d, h = 60_000, 4, 1024
 net = gradnets_fast.{network}
 x, v = torch.randn(batch, d, requires_grad=True), torch.randn(batch, d)
-for name in ("jvp", "potential", "divergence", "jacobian"):
+for name in {names}:
     call = (lambda x: net.jvp(x, v[: len(x)])) if name == "jvp" else getattr(net, name)
     call(x[:100]).sum().backward()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -404,11 +404,19 @@ print("little")
 
 
 @pytest.mark.parametrize(
-    "network", ["mGradNetC(1, d, h)", "mGradNetM(2, d, h, 'weighted_softmax')", "DeepGradNet(d, (h // 2, h // 2))"]
+    ("network", "names"),
+    [
+        ("mGradNetC(4, d, h)", ("forward", "jvp")),
+        ("mGradNetC(1, d, h)", ("jvp", *QUANTITIES)),
+        ("mGradNetM(2, d, h, 'weighted_softmax')", ("forward", "jvp", *QUANTITIES)),
+        ("DeepGradNet(d, (h // 2, h // 2))", ("forward", "jvp", *QUANTITIES)),
+    ],
 )
-def test_a_derivative_and_its_gradients_store_nothing_of_size_batch_times_hidden(network: str) -> None:
-    """One float32 array of that size would be 246 MB, which no derivative before would have made room for."""
-    script = _MEMORY_SCRIPT.format(network=network)
+def test_a_result_and_its_gradients_store_nothing_of_size_batch_times_hidden(
+    network: str, names: tuple[str, ...]
+) -> None:
+    """One float32 array of that size would be 246 MB, which no quantity before would have made room for."""
+    script = _MEMORY_SCRIPT.format(network=network, names=names)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "little\n", done.stderr
 
