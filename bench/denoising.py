@@ -111,7 +111,7 @@ def trained(kind: str, pictures: list[Tensor], steps: int) -> tuple[gradnets_fas
 
 
 def step_times(net: gradnets_fast.ConvGradNet, clean: Tensor, turns: int) -> dict[str, float]:
-    """Milliseconds of a step of training in plain PyTorch and by ours, in turns, and the median of their ratios.
+    """Milliseconds of a step of training by the reference and by ours, in turns, and the median of their ratios.
 
     Raises:
         RuntimeError: their losses differ by more than rounding explains.

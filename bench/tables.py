@@ -217,7 +217,7 @@ def denoising(result: dict[str, Any]) -> str:
     where, settings = result["environment"], result["settings"]
     training = "; ".join(
         f"{kind} R, {found['parameters']} parameters, in {found['seconds']:.0f} s, "
-        f"where a step by plain PyTorch takes {times(found['step']['gain'])} as long"
+        f"where a step by the reference, which is plain PyTorch, takes {times(found['step']['gain'])} as long"
         for kind, found in result["training"].items()
     )
     note = (
