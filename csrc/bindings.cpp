@@ -100,6 +100,22 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
     });
 }
 
+// logdet (B,) and, if it is there, inverse (B, d, d) of symmetric A (B, d, d).
+bool cholesky(py::handle A_, py::handle logdet_, py::handle inverse_, int threads) {
+    const TensorArgument A(A_), logdet(logdet_), inverse(inverse_);
+    if (!A.present() || !A.regular() || A.dimensions() != 3 || A.count() == 0 || A.size(0) != A.size(1) ||
+        !logdet.present() || !logdet.regular() || logdet.dtype() != A.dtype() || logdet.count() != A.size(2) ||
+        !inverse.regular() || (inverse.present() && (inverse.dtype() != A.dtype() || inverse.count() != A.count())))
+        return false;
+    const auto run = [&](auto number) {
+        using T = decltype(number);
+        const Cholesky<T> problem{A.size(2), A.size(0), A.data<T>(), logdet.data<T>(), inverse.data<T>(), threads};
+        call(kernels_of<T>(active_instruction_set()).cholesky, problem, A.count() * A.size(0));
+        return true;
+    };
+    return A.dtype() == Dtype::f32 ? run(float()) : A.dtype() == Dtype::f64 && run(double());
+}
+
 // One of x (B, C_in, n_1 … n_s), y (B, C, n_1 … n_s) and K (C, C_in, k_1 … k_s) from the other two; `which` as in
 // common.h.
 bool linear_conv(const std::string &which, py::handle x_, py::handle y_, py::handle K_, bool circular, int threads) {
@@ -304,6 +320,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("ridge", &ridge);
     m.def("conv_ridge", &conv_ridge);
     m.def("linear_conv", &linear_conv);
+    m.def("cholesky", &cholesky);
     m.def("softmax_modules", &softmax_modules);
     m.def("transformed_modules", &transformed_modules);
     m.def("deep", &deep);

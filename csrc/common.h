@@ -108,6 +108,15 @@ template <class S> struct LinearConv {
     int threads;
 };
 
+// log det A [batch] and, where `inverse` is not null, A⁻¹ [batch, d, d] of symmetric positive definite A [batch, d, d];
+// both NaN or unspecified where A is not positive definite.  Only A's lower triangle is read.
+template <class T> struct Cholesky {
+    int64_t batch, d;
+    const T *A;
+    T *logdet, *inverse;
+    int threads;
+};
+
 constexpr int kSoftmax = -1; // in place of a basis function's number
 
 // f = bias + Σ_m W_mᵀ s_m(z_m).  W: [count, h, d]; b: [count, h]; temperature, positive and negative: [count].
@@ -153,6 +162,7 @@ template <class S> struct Kernels {
     bool (*deep)(const Deep<S> &);
     bool (*conv)(const Conv<S> &);
     bool (*linear_conv)(const LinearConv<S> &);
+    bool (*cholesky)(const Cholesky<Sum<S>> &);
 };
 
 // The names of the basis functions, or of the transforms, in the order of their numbers.

@@ -1,4 +1,5 @@
 // The table of one instruction set's kernels; isa.h says how it is compiled.
+#include "cholesky.h"
 #include "conv.h"
 #include "conv_linear.h"
 #include "deep.h"
@@ -38,7 +39,7 @@ inline void evaluate_transforms(int transform, int which, int64_t count, const d
 }
 
 template <class S> constexpr Kernels<S> kernels() {
-    return {ridge<S>, modules<S>, deep<S>, conv<S>, linear_conv<S>};
+    return {ridge<S>, modules<S>, deep<S>, conv<S>, linear_conv<S>, cholesky<Sum<S>>};
 }
 
 #ifdef GRADNETS_BF16_DOT

@@ -286,6 +286,40 @@ struct ModulesCase {
     }
 };
 
+// log det A, and A⁻¹ in place of a gradient, of A = GGᵀ/d + I.
+struct CholeskyCase {
+    static constexpr unsigned outputs = 1;
+
+    std::string name = "Cholesky";
+    Shape shape;
+    Quantity quantity = Quantity::value;
+    Numbers A;
+
+    CholeskyCase(int64_t batch, int64_t d) : shape{batch, d, d} {
+        Random random(uint32_t(batch * 31 + d));
+        const Numbers G = random.draw(batch * d * d, 1.0);
+        for (int64_t b = 0; b < batch; ++b)
+            for (int64_t i = 0; i < d; ++i)
+                for (int64_t j = 0; j < d; ++j) {
+                    double sum = i == j ? double(d) : 0.0;
+                    for (int64_t k = 0; k < d; ++k)
+                        sum += G[size_t((b * d + i) * d + k)] * G[size_t((b * d + j) * d + k)];
+                    A.push_back(sum / double(d));
+                }
+    }
+
+    template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
+        using T = Sum<S>;
+        const Block<T> bA(A), logdet(size_t(shape.batch)), inverse(needs == kForward ? 0 : A.size());
+        if (!kernels_of<S>(set).cholesky({shape.batch, shape.d, bA.data(), logdet.data(), inverse.data(), threads}))
+            fail("no workspace");
+        return {logdet.numbers(), inverse.numbers()};
+    }
+    template <class S> static bool same_kernel(const InstructionSet &a, const InstructionSet &b) {
+        return kernels_of<S>(a).cholesky == kernels_of<S>(b).cholesky;
+    }
+};
+
 struct DeepCase {
     std::string name;
     Shape shape;

@@ -144,6 +144,12 @@ void check_every_function() {
         check_outputs(ModulesCase({35, 9, 19}, 2, number_of(basis, "tanh"), t, false, true), false);
 }
 
+void check_matrices() {
+    for (const int64_t d : {1, 2, 3, 4, 5, 8, 13, 32, 67, 128})
+        for (const int64_t batch : {1, 7, 35})
+            check_outputs(CholeskyCase(batch, d), false);
+}
+
 void check_convolutions() {
     struct Image {
         int64_t batch, channels, sizes[3], filter[3], filters;
@@ -220,6 +226,7 @@ int main(int argc, char **argv) {
     for (const Shape &shape : kQuantityShapes)
         check_quantities(shape);
     check_convolutions();
+    check_matrices();
     check_every_function();
     for (const InstructionSet *set : sets) {
         check_basis(set->evaluate_f32, set->basis.count);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,13 @@ def autocast(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.float64 or device not in _AUTOCAST:
         return tensor
     return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Return a block without autocast on the tensor's device."""
+    device = tensor.device.type
+    is_on = device in _AUTOCAST and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()
 
 
 def checked_ridge(

@@ -22,14 +22,14 @@ _CONVOLUTIONS: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 def convolved(x: Tensor, K: Tensor, padding: str, backend: str | None = None) -> Tensor:
     """Return K∗x of images x (B, C_in, n_1, …), of their size; K (C, C_in, k_1, …)."""
-    if _kernels_run(backend, x, K):
+    if kernels_run(backend, x, K):
         return _applied(_Convolved, x, K, padding)
     return _correlated(x, K, padding, [(k - 1) // 2 for k in K.shape[2:]])
 
 
 def adjoint(y: Tensor, K: Tensor, padding: str, backend: str | None = None) -> Tensor:
     """Return Kᵀy, the adjoint of `convolved`: the convolution with the flipped filters, which is what it costs."""
-    if _kernels_run(backend, y, K):
+    if kernels_run(backend, y, K):
         return _applied(_Adjoint, y, K, padding)
     flipped = K.flip(list(range(2, K.dim()))).transpose(0, 1)
     return _correlated(y, flipped, padding, [k // 2 for k in K.shape[2:]])
@@ -37,7 +37,7 @@ def adjoint(y: Tensor, K: Tensor, padding: str, backend: str | None = None) -> T
 
 def filters_gradient(x: Tensor, y: Tensor, K: Tensor, padding: str) -> Tensor:
     """Return the gradient of <y, K∗x> in K, of which the shape counts alone."""
-    if _kernels_run(None, x, y):
+    if kernels_run(None, x, y):
         return _applied(_FiltersGradient, x, y, K, padding)
     padded, count = _padded(x, K, padding, [(k - 1) // 2 for k in K.shape[2:]]), K.dim() - 2
     ones, zeros = [1] * count, [0] * count
@@ -60,7 +60,8 @@ def _correlated(x: Tensor, K: Tensor, padding: str, before: list[int]) -> Tensor
     return result
 
 
-def _kernels_run(backend: str | None, x: Tensor, other: Tensor) -> bool:
+def kernels_run(backend: str | None, x: Tensor, other: Tensor) -> bool:
+    """Return whether the C++ kernels take the tensors: plain ones of the CPU, which nothing else watches."""
     if torch.compiler.is_compiling() or is_autocast_enabled("cpu"):
         return False
     name = backend or _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE) or "cpp"

@@ -7,7 +7,7 @@ to `run` in _dispatch.py.  A family is a subclass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -93,6 +93,14 @@ class Network:
     def jacobian(self, x: Tensor, backend: str | None = None) -> Tensor:
         """Return J(x), (…, d, d)."""
         return run(self, "jacobian", (x,), backend)
+
+    def in_float32(self) -> Network:
+        """Return the network with its 16-bit tensors in float32."""
+        network: Any = self  # a dataclass, which every family is
+        held = {field.name: getattr(self, field.name) for field in fields(network)}
+        wide = {name: t.float() for name, t in held.items() if isinstance(t, Tensor) and t.itemsize == 2}
+        result: Network = replace(network, **wide)
+        return result
 
     def parameters(self) -> tuple[Tensor | None, ...]:
         """Return the tensors that a sum over hidden units or modules is over, in the order of `family.parameters`."""

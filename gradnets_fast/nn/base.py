@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import check_choice, check_parameters, check_positive, message
-from ..functional import PLAIN_TYPES, Network
+from ..errors import check_choice, check_parameters, check_positive, check_tensor, message
+from ..functional import PLAIN_TYPES, Network, logarithm_of_positive, slogdet_of, without_autocast
 from .hooks import Part, compute_parameters, compute_parameters_of_parts
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 LINEAR_PARTS = ("psd", "symmetric")
-METHODS = ("forward", "jvp", "potential", "divergence", "jacobian", "value_and_gradient")
+METHODS = ("forward", "jvp", "potential", "divergence", "jacobian", "value_and_gradient", "slogdet")
 """What a network computes, by the names of its methods."""
 
 
@@ -125,6 +125,11 @@ class GradNet(nn.Module):
     def operator_name(self) -> str:
         """The functional operator that `forward` calls, whose name the other operators' names begin with."""
         return self.family.family.name
+
+    @property
+    def point_dimensions(self) -> int:
+        """How many dimensions of x are one point: 1, or those of an image with its channels."""
+        return 1
 
     def _effective(self) -> Network:
         """Return the network in its effective parameters, as operators take them."""
@@ -253,6 +258,52 @@ class GradNet(nn.Module):
         jacobian = self._current().jacobian(x)
         # Autocast leaves (S + Sᵀ)/2 in float32.
         return jacobian if self.linear is None else jacobian + self.linear.matrix().to(jacobian.dtype)
+
+    def slogdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sign of det J(x) and log|det J(x)|, (…,) each, as `gradnets_fast.symmetric_slogdet` of J(x).
+
+        The gradient of the logarithm in everything is that of <J⁻¹, J>, so that the inverse, (…, d, d), is all that is
+        stored for it; without gradients J itself is made in pieces of the batch.  Networks and points of 16 bits are
+        computed in float32, as under autocast.
+
+        Equivalent to:
+            torch.linalg.slogdet(net.jacobian(x))
+
+        >>> import torch
+        >>> from gradnets_fast import mGradNetC
+        >>> net, x = mGradNetC(3, 2, 5, linear="psd"), torch.randn(4, 2)
+        >>> sign, logarithm = net.slogdet(x)
+        >>> torch.allclose(logarithm, torch.linalg.slogdet(net.jacobian(x))[1], atol=1e-4)
+        True
+        """
+        check_tensor(type(self).__name__, "x", x)
+        with without_autocast(x):
+            is_narrow, linear = x.itemsize == 2, self.linear
+            network = self._current().in_float32() if is_narrow else self._current()
+
+            def jacobian(points: Tensor) -> Tensor:
+                J = network.jacobian(points.float() if is_narrow else points)
+                return J if linear is None else J + linear.matrix().to(J.dtype)
+
+            return slogdet_of(jacobian, x)
+
+    def logdet(self, x: Tensor) -> Tensor:
+        """Return log det J(x), (…,): −inf where J is singular, and NaN where its determinant is negative.
+
+        A warning names those rows.  With linear="psd" the Jacobian of a monotone network is positive definite.
+
+        Equivalent to:
+            torch.logdet(net.jacobian(x))
+
+        >>> import torch
+        >>> from gradnets_fast import mGradNetM
+        >>> net, x = mGradNetM(2, 3, 5, linear="psd"), torch.randn(4, 3)
+        >>> net.logdet(x).shape
+        torch.Size([4])
+        """
+        sign, logarithm = self.slogdet(x)
+        where, fix = f"{type(self).__name__}.logdet", 'use a monotone network with linear="psd"'
+        return logarithm_of_positive(where, sign, logarithm, fix)
 
     def _set_linear(self, linear: str | None, in_dim: int, **factory: Any) -> None:
         where = type(self).__name__

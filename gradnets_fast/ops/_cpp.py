@@ -267,6 +267,18 @@ def linear_convolution(which: str, x: Tensor, y: Tensor, K: Tensor, padding: str
     return written
 
 
+def cholesky(A: Tensor, with_inverse: bool) -> tuple[Tensor, Tensor | None]:
+    """Return log det A, (B,), and A⁻¹ if it is asked for, of positive definite A (B, d, d), float32 or float64.
+
+    The logarithm is NaN, and the inverse has no meaning, where A is not positive definite.
+    """
+    A = _present(_dense(A, A.dtype))
+    logarithm, inverse = A.new_empty(A.shape[0]), torch.empty_like(A) if with_inverse else None
+    if A.numel():
+        _ran(extension().cholesky(A, logarithm, inverse, get_num_threads()) or None)
+    return logarithm.zero_() if not A.shape[-1] else logarithm, inverse
+
+
 def _numbers(family: str, settings: Settings) -> tuple[Any, ...]:
     """Return the kernels' numbers of the basis functions, and the other settings, as a family's entry takes them."""
     if settings.structure is not None:

@@ -1,0 +1,166 @@
+"""Determinants of symmetric matrices, which Jacobians of gradient networks are: their signs and logarithms.
+
+    ∂ log|det A| = <A⁻¹, ∂A>        ∂A⁻¹ = −A⁻¹ ∂A A⁻¹
+
+A C++ kernel factors positive definite matrices as A = L Lᵀ, one to a lane of the processor's vectors, and makes A⁻¹ in
+the same pass where a gradient may be asked for.  Other matrices, and those of other devices, go to torch.linalg.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import check_tensor, message
+from ..ops import _cpp, autograd
+from ._convolution import kernels_run
+
+__all__ = ["symmetric_logdet", "symmetric_slogdet"]
+
+_LARGEST = 128
+"""Up to this size a group of matrices, one to a lane, stays in the second-level cache."""
+_PIECE = 1 << 18
+"""How many values of matrices are made at a time where no gradient is asked for."""
+_NARROW = (torch.bfloat16, torch.float16)
+
+
+def symmetric_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Signs and logarithms of the absolute determinants of symmetric matrices.
+
+    Positive definite ones go through Cholesky's factorisation A = L Lᵀ, log det A = 2 Σ_i log L_ii; the others through
+    an LU factorisation with pivots.
+
+    Equivalent to:
+        torch.linalg.slogdet(A)
+
+    Args:
+        A: matrices, (…, d, d), of which the lower triangle is read; float64, float32, or 16-bit, which is computed in
+            float32.
+
+    Returns:
+        The signs 1, −1, or 0 of a singular matrix, and log|det A|, −inf of a singular matrix, (…,) each, in the dtype
+        of A.  The logarithms are differentiable any number of times.
+
+    Raises:
+        TypeError: A is no tensor, or of another dtype.  ValueError: its last two dimensions differ.
+
+    Source: Golub, Van Loan, "Matrix Computations", 4th edition, section 4.2; d log det A = tr(A⁻¹ dA).
+
+    >>> import torch
+    >>> sign, logarithm = symmetric_slogdet(torch.diag(torch.tensor([2.0, -3.0])))
+    >>> float(sign), round(float(logarithm.exp()), 4)
+    (-1.0, 6.0)
+    """
+    _check("symmetric_slogdet", A)
+    if A.dtype in _NARROW:
+        sign, logarithm = symmetric_slogdet(A.float())
+        return sign.to(A.dtype), logarithm.to(A.dtype)
+    if A.shape[-1] > _LARGEST or not kernels_run(None, A, A):
+        sign, logarithm = torch.linalg.slogdet(A)
+        return sign, logarithm
+    flat = A.reshape(-1, *A.shape[-2:])
+    if torch.is_grad_enabled() and A.requires_grad:
+        sign, logarithm, _ = _Determinant.apply(flat)  # type: ignore[no-untyped-call]
+    else:
+        sign, logarithm, _ = _factored(flat, with_inverse=False)
+    return sign.reshape(A.shape[:-2]), logarithm.reshape(A.shape[:-2])
+
+
+def symmetric_logdet(A: Tensor) -> Tensor:
+    """Logarithms of the determinants of symmetric matrices: −inf of singular ones, NaN where the determinant is < 0.
+
+    Equivalent to:
+        torch.logdet(A)
+
+    Args:
+        A: matrices, (…, d, d), as `symmetric_slogdet` takes them.
+
+    Returns:
+        log det A, (…,), in the dtype of A.  A warning names the matrices whose determinant is not positive.
+
+    Raises:
+        TypeError, ValueError: as `symmetric_slogdet`.
+
+    Source: as `symmetric_slogdet`.
+
+    >>> import torch
+    >>> round(float(symmetric_logdet(torch.eye(3) * 2).exp()), 4)
+    8.0
+    """
+    return logarithm_of_positive("symmetric_logdet", *symmetric_slogdet(A), "add a multiple of the identity")
+
+
+def slogdet_of(jacobian: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `symmetric_slogdet` of the matrices jacobian(x), (…, d, d), at points x (…, d), in the dtype of x.
+
+    Without gradients the matrices are made and used in pieces that stay in the processor's cache.
+    """
+    d = x.shape[-1] if x.dim() else 1
+    rows = max(1, _PIECE // max(1, d * d))
+    if torch.is_grad_enabled() or x.numel() <= rows * d or not kernels_run(None, x, x):
+        sign, logarithm = symmetric_slogdet(jacobian(x))
+    else:
+        pieces = [symmetric_slogdet(jacobian(piece)) for piece in x.reshape(-1, d).split(rows)]
+        sign, logarithm = (torch.cat(parts).reshape(x.shape[:-1]) for parts in zip(*pieces))
+    return sign.to(x.dtype), logarithm.to(x.dtype)
+
+
+def logarithm_of_positive(where: str, sign: Tensor, logarithm: Tensor, fix: str) -> Tensor:
+    """Return the logarithms where the sign is 1, −inf where it is 0 and NaN elsewhere, with a warning of those rows."""
+    is_positive = sign > 0
+    # While a compiler or a transform traces, the signs have no values to look at.
+    if not torch.compiler.is_compiling() and autograd.no_transform_is_active() and not bool(is_positive.all()):
+        rows = [index[0] if len(index) == 1 else tuple(index) for index in (~is_positive).nonzero().tolist()]
+        shown = ", ".join(map(str, rows[:5])) + ", …" * (len(rows) > 5)
+        got = f"one that is not, in {len(rows)} of {sign.numel()} (at {shown}): their logarithm is −inf or NaN"
+        warnings.warn(message(where, "matrices", "a positive determinant", got, fix), RuntimeWarning, stacklevel=3)
+    unlike = torch.where(sign == 0, -torch.inf, torch.nan).to(logarithm.dtype)
+    return torch.where(is_positive, logarithm, unlike)
+
+
+def _check(where: str, A: Any) -> None:
+    check_tensor(where, "A", A)
+    if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
+        fix = "pass square matrices, such as the Jacobian of a network"
+        raise ValueError(message(where, "A", "shape (…, d, d)", f"shape {tuple(A.shape)}", fix))
+    if not A.is_floating_point():
+        raise TypeError(message(where, "A", "a floating-point dtype", str(A.dtype), "convert it with A.float()"))
+
+
+def _factored(A: Tensor, with_inverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the signs and logarithms, (B,), and the inverses, of matrices (B, d, d)."""
+    logarithm, inverse = _cpp.cholesky(A, with_inverse)
+    sign = torch.ones_like(logarithm)
+    failed = logarithm.isnan()
+    if failed.any():
+        others = A.detach()[failed]
+        sign[failed], logarithm[failed] = torch.linalg.slogdet(others)
+        if inverse is not None:
+            found = torch.linalg.inv_ex(others).inverse
+            inverse[failed] = (found + found.mT) / 2
+    return sign, logarithm, inverse
+
+
+class _Determinant(torch.autograd.Function):
+    """(A) ↦ (sign, log|det A|, A⁻¹); that the inverse is a result too makes the derivatives differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        sign, logarithm, inverse = _factored(A, with_inverse=True)
+        ctx.save_for_backward(inverse)
+        ctx.mark_non_differentiable(sign)
+        ctx.set_materialize_grads(False)
+        return sign, logarithm, inverse
+
+    @staticmethod
+    def backward(ctx: Any, _: Any, of_logarithm: Tensor | None, of_inverse: Tensor | None) -> Tensor | None:
+        (inverse,) = ctx.saved_tensors
+        gradient = None if of_logarithm is None else of_logarithm[:, None, None] * inverse
+        if of_inverse is None:
+            return gradient
+        through_inverse: Tensor = inverse @ of_inverse @ inverse
+        return -through_inverse if gradient is None else gradient - through_inverse
