@@ -339,6 +339,13 @@ def test_flags(name: str) -> None:
     assert low - 1e-9 <= slope.min() <= low + 1e-3
     assert high - 1e-3 <= slope.max() <= high + 1e-9
     assert basis.nondecreasing == bool((slope >= 0).all())
+    least, largest = basis.second_range
+    curvature = compiled(name, "second", x)
+    if basis.continuous_derivatives:
+        assert least - 1e-9 <= curvature.min() <= least + 1e-3
+        assert largest - 1e-3 <= curvature.max() <= largest + 1e-9
+    else:  # b' jumps
+        assert (least, largest) == (-math.inf, math.inf)
     potential = compiled(name, "antiderivative", x)
     at_zero = compiled(name, "antiderivative", torch.zeros(1, dtype=torch.float64)).item()
     assert at_zero == pytest.approx(float(AT_ZERO.get(name, 0.0)), rel=1e-15)

@@ -27,7 +27,8 @@ RULES: dict[str, set[str]] = {
     "chunks.py": {"torch", "backend", "errors"},
     "_warmup.py": {"torch", "nn", "errors"},
     "parallel.py": {"torch", "nn", "functional", "errors"},
-    "interop": {"torch", "interop", "nn", "errors"},
+    "convex": {"torch", "convex", "nn", "functional", "ops", "activations", "errors"},
+    "interop": {"torch", "interop", "convex", "nn", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
     "apps/doctor": {"torch", "rich", "apps", "functional", "ops", "backend", "reference", "__version__"},
 }

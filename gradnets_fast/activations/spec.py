@@ -52,6 +52,7 @@ class Basis:
         antiderivative: Φ with Φ' = b; every Φ here is nonnegative wherever b is nondecreasing.
         value, first, second, third: b, b', b'', b'''.
         derivative_range: (inf b', sup b') over the reals, for Lipschitz and monotonicity bounds.
+        second_range: (inf b'', sup b'') likewise; infinite where b' jumps.
         continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
         kink: where the others jump, at this number or its negative.
         convex: whether b' is nondecreasing.
@@ -74,6 +75,7 @@ class Basis:
     torch_module: str = ""
     torch_settings: Mapping[str, object] = field(default_factory=dict)
     convex: bool = False
+    second_range: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def nondecreasing(self) -> bool:
@@ -111,7 +113,10 @@ def _sign(e: Expression) -> Expression:
 
 def _identity() -> Basis:
     return Basis(
-        "identity", 0.5 * (x * x), x, constant(1.0), _ZERO, _ZERO, (1.0, 1.0), torch_module="Identity", convex=True
+        *("identity", 0.5 * (x * x), x, constant(1.0), _ZERO, _ZERO, (1.0, 1.0)),
+        torch_module="Identity",
+        convex=True,
+        second_range=(0.0, 0.0),
     )
 
 
@@ -126,8 +131,12 @@ def _tanh() -> Basis:
     slope = 1.0 - t * t
     fast = (t, slope, -2.0 * t * slope)
     third = first * (4.0 * (value * value) - 2.0 * first)
+    steepest = 4.0 / (3.0 * math.sqrt(3.0))
     return Basis(
-        *("tanh", log_cosh, value, first, -2.0 * value * first, third, (0.0, 1.0)), fast=fast, torch_module="Tanh"
+        *("tanh", log_cosh, value, first, -2.0 * value * first, third, (0.0, 1.0)),
+        fast=fast,
+        torch_module="Tanh",
+        second_range=(-steepest, steepest),
     )
 
 
@@ -162,6 +171,7 @@ def _sigmoid() -> Basis:
         (0.0, 0.25),
         fast=fast,
         torch_module="Sigmoid",
+        second_range=(-1.0 / (6.0 * math.sqrt(3.0)), 1.0 / (6.0 * math.sqrt(3.0))),
     )
 
 
@@ -191,6 +201,7 @@ def _softplus() -> Basis:
         torch_module="Softplus",
         torch_settings={"beta": 1.0},
         convex=True,
+        second_range=(0.0, 0.25),
     )
 
 
@@ -225,6 +236,7 @@ def _elu() -> Basis:
         torch_module="ELU",
         torch_settings={"alpha": 1.0},
         convex=True,
+        second_range=(0.0, 1.0),
     )
 
 
@@ -258,6 +270,7 @@ def _silu() -> Basis:
         (1.0 - supremum, supremum),
         fast=fast,
         torch_module="SiLU",
+        second_range=(-0.0369143732, 0.5),  # the infimum near 3.436, rounded down
     )
 
 
@@ -286,12 +299,14 @@ def _gelu() -> Basis:
         (1.0 - supremum, supremum),
         torch_module="GELU",
         torch_settings={"approximate": "none"},
+        second_range=(-2.0 * math.exp(-2.0) / math.sqrt(2.0 * math.pi), 2.0 / math.sqrt(2.0 * math.pi)),
     )
 
 
 def _sin() -> Basis:
     half = sine(0.5 * x)
-    return Basis("sin", 2.0 * (half * half), sine(x), cosine(x), -sine(x), -cosine(x), (-1.0, 1.0))
+    derivatives = (cosine(x), -sine(x), -cosine(x))
+    return Basis("sin", 2.0 * (half * half), sine(x), *derivatives, (-1.0, 1.0), second_range=(-1.0, 1.0))
 
 
 def _arctan() -> Basis:
@@ -304,7 +319,11 @@ def _arctan() -> Basis:
     first = where(far, t * t, 1.0) / denominator
     second = -2.0 * first * copysign(t / denominator, x)
     third = first * first * (8.0 * (where(far, 1.0, t * t) / denominator) - 2.0)
-    return Basis("arctan", x * arctangent(x) - half_log, arctangent(x), first, second, third, (0.0, 1.0))
+    steepest = 0.375 * math.sqrt(3.0)
+    return Basis(
+        *("arctan", x * arctangent(x) - half_log, arctangent(x), first, second, third, (0.0, 1.0)),
+        second_range=(-steepest, steepest),
+    )
 
 
 def _softsign() -> Basis:
@@ -317,7 +336,9 @@ def _softsign() -> Basis:
     second = -2.0 * _sign(x) / (d * d * d)
     third = 6.0 * absolute(_sign(x)) / (d * d * d * d)
     return Basis(
-        "softsign", antiderivative, x / d, 1.0 / (d * d), second, third, (0.0, 1.0), 1, torch_module="Softsign"
+        *("softsign", antiderivative, x / d, 1.0 / (d * d), second, third, (0.0, 1.0), 1),
+        torch_module="Softsign",
+        second_range=(-2.0, 2.0),
     )
 
 
@@ -327,7 +348,11 @@ def _erf() -> Basis:
     antiderivative = x * erf(x) + 0.5 * peak * expm1(-(x * x))
     bounded = minimum(_ABS, 40.0)
     third = first * (4.0 * (bounded * bounded) - 2.0)
-    return Basis("erf", antiderivative, erf(x), first, -2.0 * first * x, third, (0.0, peak))
+    steepest = peak * math.sqrt(2.0 / math.e)
+    return Basis(
+        *("erf", antiderivative, erf(x), first, -2.0 * first * x, third, (0.0, peak)),
+        second_range=(-steepest, steepest),
+    )
 
 
 def _softshrink() -> Basis:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..convex import proximal_map
 from ..errors import check_positive, message
 from ..nn import GradNet
 from ._optional import require
-from ._proximal import proximal_point
 
 _Denoiser: Any = require("gradnets_fast.interop", "deepinv.models").Denoiser
 _Prior: Any = require("gradnets_fast.interop", "deepinv.optim").Prior
@@ -81,6 +81,18 @@ class _ImagePotential(torch.nn.Module):
         return "" if self.patch_size is None else f"patch_size={self.patch_size}, stride={self.stride}"
 
 
+class _GradientMap(torch.nn.Module):
+    """The gradient of a potential of images as a network, whose jvp is the Hessian's product."""
+
+    def __init__(self, potential: _ImagePotential) -> None:
+        super().__init__()
+        self.potential, self.jvp = potential, potential.hessian
+
+    def forward(self, x: Tensor) -> Tensor:
+        """∇F(x), of x's shape."""
+        return self.potential.gradient(x)
+
+
 class GradNetPrior(_Prior):  # type: ignore[misc]
     """A network's potential as an explicit prior of deepinv: F of the image, or summed over its patches.
 
@@ -127,7 +139,7 @@ class GradNetPrior(_Prior):  # type: ignore[misc]
         max_iter_inter: int = 50,
         **kwargs: Any,
     ) -> Tensor:
-        """argmin_u ½|u − x|² + γF(u), of x's shape, differentiable once in x, γ and the network's parameters.
+        """argmin_u ½|u − x|² + γF(u), of x's shape, differentiable in x, γ and the network's parameters.
 
         For a monotone network by Newton's method, which needs no `stepsize_inter`; for others by deepinv's gradient
         descent, which converges for a γ and a stepsize that are small enough.
@@ -141,7 +153,7 @@ class GradNetPrior(_Prior):  # type: ignore[misc]
         potential = self.potential
         tolerance = 32 * torch.finfo(x.dtype).eps if tol_inter is None else tol_inter
         if potential.net.monotone:
-            return proximal_point(potential.gradient, potential.hessian, x, gamma, tolerance, max_iter_inter)
+            return proximal_map(_GradientMap(potential), x, gamma, tolerance, max_iter_inter)
         inner = {"gamma": gamma, "tol_inter": tolerance, "max_iter_inter": max_iter_inter}
         descended: Tensor = super().prox(x, *args, **inner, **kwargs)
         return descended

@@ -100,6 +100,11 @@ class ConvGradNet(GradNet):
         init_uniform(self.bias, self.channels * self.K[0, 0].numel())
         self.act.reset_parameters()
 
+    @property
+    def point_dimensions(self) -> int:
+        """How many dimensions of x are one image, with its channels."""
+        return self.K.dim() - 1
+
     def filters(self) -> list[Tensor]:
         """Return the filters of all convolutions in effect: centred, and the last ones divided by the norm."""
         filters = [*parameters_of(self.stages), parameter_of(self, "K")]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..functional import NAMESPACE, adjoint, convolved
 
-_WAVES = {1: 256, 2: 256, 3: 64}
+WAVES = {1: 256, 2: 256, 3: 64}
 """How many there are at least along each dimension, by the number of dimensions."""
 _SQUARINGS = 5
 
@@ -70,7 +70,7 @@ def _tables(response: Tensor) -> list[Tensor]:
     """For each dimension e^(−iω·p) as a matrix, (pixels, 2, waves, 2); of ω and −ω there is one."""
     tables = []
     for dim, pixels in enumerate(response.shape[2:]):
-        waves = max(_WAVES[response.dim() - 2], pixels)
+        waves = max(WAVES[response.dim() - 2], pixels)
         p = torch.arange(pixels, device=response.device) - pixels // 2
         k = torch.arange(waves if dim else waves // 2 + 1, device=response.device)
         angle = (k * p[:, None] % waves).to(response.dtype) * (2 * math.pi / waves)  # of integers: no rounding so far

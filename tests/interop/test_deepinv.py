@@ -271,10 +271,15 @@ def test_networks_that_are_not_monotone_take_deepinvs_own_steps() -> None:
     assert torch.equal(prior.prox(z, **inner), deepinv.optim.Prior.prox(prior, z, **inner))
 
 
-def test_the_proximal_map_refuses_second_derivatives() -> None:
-    prior, z = GradNetPrior(gf.mGradNetC(2, dimension({}), 20, dtype=torch.float64)), images().requires_grad_()
-    with pytest.raises(RuntimeError, match="prox: derivatives: expected the first ones only, got create_graph=True"):
-        torch.autograd.grad(prior.prox(z).square().sum(), z, create_graph=True)
+@forms
+def test_second_derivatives_of_the_proximal_map(form: dict[str, int]) -> None:
+    prior = GradNetPrior(gf.mGradNetC(2, dimension(form), 9, dtype=torch.float64), **form)
+    z, gamma = images(2).requires_grad_(), torch.tensor(0.3).double().requires_grad_()
+
+    def function(z: Tensor, gamma: Tensor, *_: Tensor) -> Tensor:
+        return prior.prox(z, gamma=gamma, tol_inter=1e-14)
+
+    assert torch.autograd.gradgradcheck(function, (z, gamma, *prior.parameters()), fast_mode=True)
 
 
 class Unrolled(GradNetPrior):
