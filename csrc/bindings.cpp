@@ -100,16 +100,17 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
     });
 }
 
-// logdet (B,) and, if it is there, inverse (B, d, d) of symmetric A (B, d, d).
-bool cholesky(py::handle A_, py::handle logdet_, py::handle inverse_, int threads) {
-    const TensorArgument A(A_), logdet(logdet_), inverse(inverse_);
+// logdet (B,) and, if it is there, inverse (B, d, d), times weight (B,) if that is there, of symmetric A (B, d, d).
+bool cholesky(py::handle A_, py::handle weight_, py::handle logdet_, py::handle inverse_, int threads) {
+    const TensorArgument A(A_), weight(weight_), logdet(logdet_), inverse(inverse_);
     if (!A.present() || !A.regular() || A.dimensions() != 3 || A.count() == 0 || A.size(0) != A.size(1) ||
         !logdet.present() || !logdet.regular() || logdet.dtype() != A.dtype() || logdet.count() != A.size(2) ||
         !inverse.regular() || (inverse.present() && (inverse.dtype() != A.dtype() || inverse.count() != A.count())))
         return false;
     const auto run = [&](auto number) {
         using T = decltype(number);
-        const Cholesky<T> problem{A.size(2), A.size(0), A.data<T>(), logdet.data<T>(), inverse.data<T>(), threads};
+        const Cholesky<T> problem{A.size(2),        A.size(0),         A.data<T>(), weight.data<T>(),
+                                  logdet.data<T>(), inverse.data<T>(), threads};
         call(kernels_of<T>(active_instruction_set()).cholesky, problem, A.count() * A.size(0));
         return true;
     };

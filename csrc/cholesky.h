@@ -147,7 +147,8 @@ template <class T> class CholeskyGroup {
             }
     }
 
-    void write(T *A, int64_t count) const {
+    // The matrices, each times its weight.
+    void write(T *A, int64_t count, V weight) const {
         Place place{0, 0};
         for (int64_t e = 0; e < d_ * d_; e += lanes) {
             const int64_t valid = smaller(lanes, d_ * d_ - e);
@@ -155,7 +156,7 @@ template <class T> class CholeskyGroup {
 #pragma GCC unroll 16
             for (int k = 0; k < lanes; ++k)
                 if (k < valid) {
-                    block[k] = get(larger(place.i, place.j), smaller(place.i, place.j));
+                    block[k] = get(larger(place.i, place.j), smaller(place.i, place.j)) * weight;
                     advance(place);
                 }
             transpose<T>(block);
@@ -256,6 +257,7 @@ template <class T> class CholeskyGroup {
 
 template <class T> bool cholesky(const Cholesky<T> &p) {
     using Group = CholeskyGroup<T>;
+    using V = typename Simd<T>::Vector;
     constexpr int lanes = Simd<T>::lanes;
     const int64_t n = Group::padded(p.d), groups = (p.batch + lanes - 1) / lanes;
     const int64_t together = larger(1, 4096 / (n * n)), tasks = (groups + together - 1) / together;
@@ -276,7 +278,8 @@ template <class T> bool cholesky(const Cholesky<T> &p) {
             __builtin_memcpy(p.logdet + first, values, size_t(count) * sizeof(T));
             if (p.inverse) {
                 group.invert();
-                group.write(p.inverse + first * p.d * p.d, count);
+                const auto weight = p.weight ? load_part(p.weight + first, count) : broadcast<V>(T(1));
+                group.write(p.inverse + first * p.d * p.d, count, weight);
             }
         }
     };

@@ -108,11 +108,12 @@ template <class S> struct LinearConv {
     int threads;
 };
 
-// log det A [batch] and, where `inverse` is not null, A⁻¹ [batch, d, d] of symmetric positive definite A [batch, d, d];
-// both NaN or unspecified where A is not positive definite.  Only A's lower triangle is read.
+// log det A [batch] and, where `inverse` is not null, weight·A⁻¹ [batch, d, d] of symmetric positive definite A [batch,
+// d, d]; the logarithm is NaN, and the inverse unspecified, where A is not positive definite.  Only A's lower triangle
+// is read.  weight: [batch], or null for ones.
 template <class T> struct Cholesky {
     int64_t batch, d;
-    const T *A;
+    const T *A, *weight;
     T *logdet, *inverse;
     int threads;
 };

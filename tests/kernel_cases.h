@@ -286,7 +286,7 @@ struct ModulesCase {
     }
 };
 
-// log det A, and A⁻¹ in place of a gradient, of A = GGᵀ/d + I.
+// log det A, and weight·A⁻¹ in place of a gradient, of A = GGᵀ/d + I.
 struct CholeskyCase {
     static constexpr unsigned outputs = 1;
 
@@ -310,8 +310,11 @@ struct CholeskyCase {
 
     template <class S> Outputs run(const InstructionSet &set, unsigned needs, int threads) const {
         using T = Sum<S>;
-        const Block<T> bA(A), logdet(size_t(shape.batch)), inverse(needs == kForward ? 0 : A.size());
-        if (!kernels_of<S>(set).cholesky({shape.batch, shape.d, bA.data(), logdet.data(), inverse.data(), threads}))
+        const Block<T> bA(A), weight(needs == kForward ? Numbers() : Numbers(A.begin(), A.begin() + shape.batch)),
+            logdet(size_t(shape.batch)), inverse(needs == kForward ? 0 : A.size());
+        const Cholesky<T> problem{shape.batch,   shape.d,        bA.data(), weight.data(),
+                                  logdet.data(), inverse.data(), threads};
+        if (!kernels_of<S>(set).cholesky(problem))
             fail("no workspace");
         return {logdet.numbers(), inverse.numbers()};
     }

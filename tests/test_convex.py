@@ -191,6 +191,8 @@ X = torch.zeros(4, 3)
     (lambda net: convex.prox(net, X, -1.0), "gamma: expected 0 or more"),
     (lambda net: convex.prox(net, X, torch.ones(3)), r"gamma: expected shape \(\) or \(4,\)"),
     (lambda net: convex.lipschitz_bound(nn.Linear(3, 3)), "net: expected a gradient network, got Linear"),
+    (lambda net: convex.logdet_estimate(net, X, probes=1), "probes: expected at least 2"),
+    (lambda net: convex.logdet_estimate(net, X.half()), "x: expected float32 or float64"),
 ])  # fmt: skip
 def test_bad_input(call: Callable[[GradNet], object], text: str) -> None:
     with pytest.raises((TypeError, ValueError), match=text):
@@ -267,3 +269,32 @@ def test_the_estimate_approaches_the_largest_norm_from_below() -> None:
     estimate = convex.lipschitz_estimate(net, x, iterations=400)
     assert estimate <= exact * (1 + 1e-12)
     torch.testing.assert_close(estimate, exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cascade", "deep"])
+def test_the_estimate_of_log_determinants_and_of_their_gradients(name: str) -> None:
+    net = strongly_convex(NETWORKS[name])
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    parameters = [x, *(parameter for parameter in net.parameters() if parameter.dim() == 2)]
+    generator = torch.Generator().manual_seed(0)
+    # All steps that there can be: then only the random vectors make an error.
+    estimate = convex.logdet_estimate(net, x, probes=4000, steps=3, tolerance=1e-12, generator=generator)
+    exact = net.logdet(x)
+    assert ((estimate.value - exact).abs() <= 4 * estimate.standard_error + 1e-9).all()
+    ours, expected = (torch.autograd.grad(value.sum(), parameters) for value in (estimate.value, exact))
+    for mine, theirs in zip(ours, expected):
+        torch.testing.assert_close(mine, theirs, rtol=0.05, atol=0.05 * float(theirs.abs().max()))
+
+
+def test_the_estimate_of_many_dimensions_and_of_images() -> None:
+    net = gf.mGradNetC(2, 300, 50, linear="psd", dtype=torch.float64)
+    with torch.no_grad():
+        net.linear.V.copy_(torch.eye(300))
+        x = torch.randn(5, 300, dtype=torch.float64)
+        found = convex.logdet_estimate(net, x, steps=20, generator=torch.Generator().manual_seed(1))
+        assert ((found.value - net.logdet(x)).abs() <= 4 * found.standard_error).all()
+    image = torch.randn(2, 1, 6, 5, dtype=torch.float64)
+    conv = gf.mConvGradNet(1, 40, 3, dtype=torch.float64)
+    J = torch.stack([torch.func.jacrev(conv)(each).reshape(30, 30) for each in image])
+    found = convex.logdet_estimate(conv, image, probes=500, generator=torch.Generator().manual_seed(1))
+    assert ((found.value - torch.logdet(J)).abs() <= 4 * found.standard_error).all()

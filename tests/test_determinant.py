@@ -23,9 +23,9 @@ DTYPES = [torch.float32, torch.float64]
 
 
 def positive(batch: tuple[int, ...], d: int) -> Tensor:
-    """Symmetric positive definite matrices, (*batch, d, d), of condition numbers of about 10, float64."""
+    """Symmetric positive definite matrices, (*batch, d, d), of condition numbers of about 5, float64."""
     G = torch.randn(*batch, d, d, dtype=torch.float64) / d**0.5
-    return G @ G.mT + 0.5 * torch.eye(d, dtype=torch.float64)
+    return G @ G.mT + torch.eye(d, dtype=torch.float64)
 
 
 def of_symmetric(function: Function) -> Function:
@@ -238,3 +238,22 @@ def test_per_sample_gradients_and_compilation() -> None:
 def test_convolutions_have_none() -> None:
     with pytest.raises(NotImplementedError, match="the Jacobian, which has"):
         gf.mConvGradNet(1, 4, 3).logdet(torch.zeros(1, 5, 5))
+
+
+def test_large_matrices_after_a_change_of_threads() -> None:
+    """PyTorch 2.13's own batched factorisation fails then."""
+    A = positive((6,), 200)
+    A[4] = -A[4]
+    A[5] -= 1.5 * torch.eye(200)
+    exact = torch.stack([torch.linalg.slogdet(each)[1] for each in A])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        torch.set_num_threads(2)
+        leaf = A.clone().requires_grad_()
+        logarithm = gf.symmetric_slogdet(leaf)[1]
+        torch.testing.assert_close(logarithm, exact)
+        (gradient,) = torch.autograd.grad(logarithm.sum(), leaf)
+        torch.testing.assert_close(gradient @ A, torch.eye(200, dtype=torch.float64).expand_as(A), rtol=0, atol=1e-8)
+    finally:
+        torch.set_num_threads(threads)

@@ -4,6 +4,7 @@
   converged, and the results are differentiable any number of times.
 - `lipschitz_bound`, `strong_convexity_bound`: bounds of the eigenvalues of J over all points, by the parameters;
   `lipschitz_estimate`: the largest norm of J at some points.
+- `logdet_estimate`: log det J by products J v alone, for points of many dimensions.
 
 >>> import torch, gradnets_fast
 >>> net = gradnets_fast.mGradNetC(num_layers=2, in_dim=3, embed_dim=8)
@@ -15,6 +16,8 @@
 from ._bounds import lipschitz_bound as lipschitz_bound
 from ._bounds import lipschitz_estimate as lipschitz_estimate
 from ._bounds import strong_convexity_bound as strong_convexity_bound
+from ._lanczos import Estimate as Estimate
+from ._lanczos import logdet_estimate as logdet_estimate
 from ._maps import Conjugate as Conjugate
 from ._maps import Solution as Solution
 from ._maps import conjugate as conjugate
@@ -24,11 +27,13 @@ from ._maps import proximal_map as proximal_map
 
 __all__ = [
     "Conjugate",
+    "Estimate",
     "Solution",
     "conjugate",
     "inverse",
     "lipschitz_bound",
     "lipschitz_estimate",
+    "logdet_estimate",
     "prox",
     "strong_convexity_bound",
 ]

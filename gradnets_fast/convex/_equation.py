@@ -86,8 +86,8 @@ def _inverse(H: Tensor) -> Tensor:
     inverse: Tensor | None = None
     for _ in range(2):
         if can_run:
-            logarithm, inverse = _cpp.cholesky(H, with_inverse=True)
-            failed = logarithm.isnan()
+            inverse = torch.empty_like(H, memory_format=torch.contiguous_format)
+            failed = _cpp.cholesky(H, inverse=inverse).isnan()
         else:
             factor, info = torch.linalg.cholesky_ex(H)
             inverse, failed = torch.cholesky_inverse(factor), info != 0

@@ -126,7 +126,7 @@ def conjugate(
     ...         _ = parameter.zero_()
     ...     _ = net.linear.V.copy_(torch.eye(2))
     >>> conjugate(net, torch.tensor([3.0, 4.0])).value  # of |x|²/2, which is its own conjugate
-    tensor(12.5000)
+    tensor(12.5000, grad_fn=<SubBackward0>)
     """
     _check_exists("conjugate", net)
     found = _solved("conjugate", net, None, y, start, tolerance, max_iter, method, strict, progress)

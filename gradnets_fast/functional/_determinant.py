@@ -2,8 +2,9 @@
 
     ∂ log|det A| = <A⁻¹, ∂A>        ∂A⁻¹ = −A⁻¹ ∂A A⁻¹
 
-A C++ kernel factors positive definite matrices as A = L Lᵀ, one to a lane of the processor's vectors, and makes A⁻¹ in
-the same pass where a gradient may be asked for.  Other matrices, and those of other devices, go to torch.linalg.
+A C++ kernel factors positive definite matrices as A = L Lᵀ, one to a lane of the processor's vectors.  The backward
+pass factors them again, and makes the inverse times the incoming gradient while they are in the cache, which is quicker
+than to store the inverse and to read it once more.  Other matrices, and those of other devices, go to torch.linalg.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ def symmetric_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     if A.dtype in _NARROW:
         sign, logarithm = symmetric_slogdet(A.float())
         return sign.to(A.dtype), logarithm.to(A.dtype)
-    if A.shape[-1] > _LARGEST or not kernels_run(None, A, A):
+    if not kernels_run(None, A, A):
         sign, logarithm = torch.linalg.slogdet(A)
         return sign, logarithm
     flat = A.reshape(-1, *A.shape[-2:])
     if torch.is_grad_enabled() and A.requires_grad:
-        sign, logarithm, _ = _Determinant.apply(flat)  # type: ignore[no-untyped-call]
+        sign, logarithm = _Determinant.apply(flat)  # type: ignore[no-untyped-call]
     else:
-        sign, logarithm, _ = _factored(flat, with_inverse=False)
+        sign, logarithm = _slogdet(flat)
     return sign.reshape(A.shape[:-2]), logarithm.reshape(A.shape[:-2])
 
 
@@ -131,36 +132,82 @@ def _check(where: str, A: Any) -> None:
         raise TypeError(message(where, "A", "a floating-point dtype", str(A.dtype), "convert it with A.float()"))
 
 
-def _factored(A: Tensor, with_inverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the signs and logarithms, (B,), and the inverses, of matrices (B, d, d)."""
-    logarithm, inverse = _cpp.cholesky(A, with_inverse)
-    sign = torch.ones_like(logarithm)
-    failed = logarithm.isnan()
+def _slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the signs and logarithms, (B,), of matrices (B, d, d) without a graph."""
+    logarithm = _cholesky(A)
+    sign, failed = torch.ones_like(logarithm), logarithm.isnan()
     if failed.any():
-        others = A.detach()[failed]
-        sign[failed], logarithm[failed] = torch.linalg.slogdet(others)
-        if inverse is not None:
-            found = torch.linalg.inv_ex(others).inverse
-            inverse[failed] = (found + found.mT) / 2
-    return sign, logarithm, inverse
+        found = [torch.linalg.slogdet(part) for part in _for_lu(A.detach()[failed])]
+        sign[failed], logarithm[failed] = (torch.cat(parts) for parts in zip(*found))
+    return sign, logarithm
+
+
+def _weighted_inverse(A: Tensor, weight: Tensor | None) -> Tensor:
+    """Return weight·A⁻¹ of symmetric matrices (B, d, d), without a graph."""
+    inverse = torch.empty_like(A, memory_format=torch.contiguous_format)
+    failed = _cholesky(A, weight, inverse).isnan()
+    if failed.any():
+        found = torch.cat([torch.linalg.inv_ex(part).inverse for part in _for_lu(A.detach()[failed])])
+        symmetric = (found + found.mT) / 2
+        inverse[failed] = symmetric if weight is None else symmetric * weight[failed, None, None]
+    return inverse
+
+
+def _cholesky(A: Tensor, weight: Tensor | None = None, inverse: Tensor | None = None) -> Tensor:
+    """Return log det A, (B,), NaN where A is not positive definite; write weight·A⁻¹ into `inverse` if it is given."""
+    if A.shape[-1] <= _LARGEST:
+        return _cpp.cholesky(A, weight, inverse)
+    factor, failed = torch.linalg.cholesky_ex(A.detach())
+    if inverse is not None:
+        torch.cholesky_inverse(factor, out=inverse)
+        if weight is not None:
+            inverse *= weight[:, None, None]
+    logarithm = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.where(failed == 0, logarithm, torch.nan)
+
+
+def _for_lu(A: Tensor) -> tuple[Tensor, ...]:
+    """Return the matrices as torch.linalg factors them rightly: one by one if they are large.
+
+    After torch.set_num_threads, PyTorch 2.13's batched LU factorisation of more than 128 rows gives wrong pivots on a
+    CPU: each thread calls a library that starts threads of its own.
+    """
+    return A.split(1 if A.shape[-1] > _LARGEST else max(1, len(A)))
 
 
 class _Determinant(torch.autograd.Function):
-    """(A) ↦ (sign, log|det A|, A⁻¹); that the inverse is a result too makes the derivatives differentiable."""
+    """A ↦ (sign, log|det A|)."""
 
     @staticmethod
-    def forward(ctx: Any, A: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        sign, logarithm, inverse = _factored(A, with_inverse=True)
-        ctx.save_for_backward(inverse)
+    def forward(ctx: Any, A: Tensor) -> tuple[Tensor, Tensor]:
+        sign, logarithm = _slogdet(A)
+        ctx.save_for_backward(A)
         ctx.mark_non_differentiable(sign)
-        ctx.set_materialize_grads(False)
-        return sign, logarithm, inverse
+        return sign, logarithm
 
     @staticmethod
-    def backward(ctx: Any, _: Any, of_logarithm: Tensor | None, of_inverse: Tensor | None) -> Tensor | None:
+    def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
+        (A,) = ctx.saved_tensors
+        if not kernels_run(None, A, g):
+            by_linalg: Tensor = g[:, None, None] * torch.linalg.inv(A)
+            return by_linalg
+        if not torch.is_grad_enabled():
+            return _weighted_inverse(A, g)
+        inverse: Tensor = _Inverse.apply(A)  # type: ignore[no-untyped-call]
+        return g[:, None, None] * inverse
+
+
+class _Inverse(torch.autograd.Function):
+    """A ↦ A⁻¹, of symmetric matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor) -> Tensor:
+        inverse = _weighted_inverse(A, None)
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         (inverse,) = ctx.saved_tensors
-        gradient = None if of_logarithm is None else of_logarithm[:, None, None] * inverse
-        if of_inverse is None:
-            return gradient
-        through_inverse: Tensor = inverse @ of_inverse @ inverse
-        return -through_inverse if gradient is None else gradient - through_inverse
+        through: Tensor = inverse @ g @ inverse
+        return -through

@@ -262,9 +262,9 @@ class GradNet(nn.Module):
     def slogdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sign of det J(x) and log|det J(x)|, (…,) each, as `gradnets_fast.symmetric_slogdet` of J(x).
 
-        The gradient of the logarithm in everything is that of <J⁻¹, J>, so that the inverse, (…, d, d), is all that is
-        stored for it; without gradients J itself is made in pieces of the batch.  Networks and points of 16 bits are
-        computed in float32, as under autocast.
+        The gradient of the logarithm in everything is that of <J⁻¹, J>, so that J, (…, d, d), is all that is stored for
+        it; without gradients it is made in pieces of the batch.  Networks and points of 16 bits are computed in
+        float32, and so is everything under autocast.
 
         Equivalent to:
             torch.linalg.slogdet(net.jacobian(x))

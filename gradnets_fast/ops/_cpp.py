@@ -267,16 +267,18 @@ def linear_convolution(which: str, x: Tensor, y: Tensor, K: Tensor, padding: str
     return written
 
 
-def cholesky(A: Tensor, with_inverse: bool) -> tuple[Tensor, Tensor | None]:
-    """Return log det A, (B,), and A⁻¹ if it is asked for, of positive definite A (B, d, d), float32 or float64.
+def cholesky(A: Tensor, weight: Tensor | None = None, inverse: Tensor | None = None) -> Tensor:
+    """Return log det A, (B,), of symmetric positive definite A (B, d, d), float32 or float64.
 
-    The logarithm is NaN, and the inverse has no meaning, where A is not positive definite.
+    Where memory for it is given, (B, d, d), A⁻¹ is written into it, times the weights (B,).  The logarithm is NaN, and
+    the inverse has no meaning, where A is not positive definite.
     """
-    A = _present(_dense(A, A.dtype))
-    logarithm, inverse = A.new_empty(A.shape[0]), torch.empty_like(A) if with_inverse else None
-    if A.numel():
-        _ran(extension().cholesky(A, logarithm, inverse, get_num_threads()) or None)
-    return logarithm.zero_() if not A.shape[-1] else logarithm, inverse
+    A, weight = present(_dense(A, A.dtype)), _dense(weight, A.dtype)
+    logarithm = A.new_empty(A.shape[0])
+    if not A.numel():
+        return logarithm.zero_()
+    _ran(extension().cholesky(A, weight, logarithm, inverse, get_num_threads()) or None)
+    return logarithm
 
 
 def _numbers(family: str, settings: Settings) -> tuple[Any, ...]:
