@@ -206,6 +206,22 @@ def deep(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def calculus(result: dict[str, Any]) -> str:
+    """Determinants, Monge–Ampère steps and inverse maps beside plain PyTorch."""
+    lines = ["| what | gradnets_fast | plain PyTorch | gain |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        ours, *others = row["milliseconds"].values()
+        slowest = [*row["gain"]][-1]
+        gain = times(row["gain"][slowest])
+        lines.append(f"| {row['what']} | {duration(ours)} | {slowest}: {duration(others[-1])} | {gain} |")
+    where = result["environment"]
+    note = (
+        "Medians of interleaved runs, each result first compared; float32. "
+        f"By `{where['command']}` on {_machine(where)} ([result file](bench/results/calculus.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def denoising(result: dict[str, Any]) -> str:
     """The ratios of each picture, and what the training took."""
     rows = [(row["picture"], row["psnr_db"]) for row in result["rows"]]
@@ -424,6 +440,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "training_gain": _of_result(training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },
+    DOCS / "calculus.md": {"calculus": _of_result(calculus, "calculus")},
     DOCS / "deep.md": {"demonstrations": lambda: demonstrations()},
     DOCS / "imaging.md": {"denoising": _of_result(denoising, "denoising")},
     DOCS / "reproduction.md": {
