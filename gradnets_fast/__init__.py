@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = ("backend", "chunks", "explanation", "functional", "nn", "parallel", "swap", "_warmup")
 """The modules whose `__all__` are the public names of the package."""
 
-_SUBMODULES = (*_HOMES, "activations", "apps", "convex", "errors", "interop", "ops", "reference")
+_SUBMODULES = (*_HOMES, "activations", "apps", "convex", "errors", "flows", "interop", "ops", "reference")
 
 if TYPE_CHECKING:
     from ._warmup import *

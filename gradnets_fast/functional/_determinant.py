@@ -172,7 +172,9 @@ def _for_lu(A: Tensor) -> tuple[Tensor, ...]:
     After torch.set_num_threads, PyTorch 2.13's batched LU factorisation of more than 128 rows gives wrong pivots on a
     CPU: each thread calls a library that starts threads of its own.
     """
-    return A.split(1 if A.shape[-1] > _LARGEST else max(1, len(A)))
+    if A.shape[-1] <= _LARGEST:
+        return (A,)
+    return tuple(A[i : i + 1] for i in range(len(A)))
 
 
 class _Determinant(torch.autograd.Function):
