@@ -23,10 +23,22 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = ("backend", "chunks", "explanation", "functional", "nn", "parallel", "swap", "_warmup")
+_HOMES = (
+    *("backend", "chunks", "explanation", "functional", "functional._determinant", "nn", "parallel", "swap", "_warmup"),
+)
 """The modules whose `__all__` are the public names of the package."""
 
-_SUBMODULES = (*_HOMES, "activations", "apps", "convex", "errors", "flows", "interop", "ops", "reference")
+_SUBMODULES = (
+    *(home for home in _HOMES if "." not in home),
+    "activations",
+    "apps",
+    "convex",
+    "errors",
+    "flows",
+    "interop",
+    "ops",
+    "reference",
+)
 
 if TYPE_CHECKING:
     from ._warmup import *
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
     from .chunks import *
     from .explanation import *
     from .functional import *
+    from .functional._determinant import *
     from .nn import *
     from .parallel import *
     from .swap import *

@@ -103,4 +103,6 @@ def _call(function: object, method: str, x: Tensor) -> Tensor:
     if method == "value_and_gradient":
         F, f = result
         result = torch.cat([f, F.unsqueeze(-1)], -1)
+    if method == "slogdet":
+        _, result = result
     return cast(Tensor, result)

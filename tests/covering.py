@@ -25,9 +25,34 @@ def with_each_in_turn(values: Sequence[Any], *others: Sequence[Any]) -> list[tup
     return found
 
 
-def in_turn(names: str, values: Sequence[Any], *others: Sequence[Any]) -> pytest.MarkDecorator:
-    """`with_each_in_turn` as cases of a test whose arguments have these names, that of the values last."""
-    return pytest.mark.parametrize(names, with_each_in_turn(values, *others), ids=label)
+def few_of(cases: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Cases in which each value of each argument is met: every next one has the most values that are still to come.
+
+    >>> few_of([(1, 3, "a"), (1, 4, "b"), (2, 3, "b"), (2, 4, "a")])
+    [(1, 3, 'a'), (1, 4, 'b'), (2, 3, 'b')]
+    """
+    labelled = [set(enumerate(map(label, case))) for case in cases]
+    missing, chosen = set().union(*labelled), []
+    while missing:
+        best = max(range(len(cases)), key=lambda i: len(labelled[i] & missing))
+        missing -= labelled[best]
+        chosen.append(cases[best])
+    return chosen
+
+
+def slow_but_few(cases: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The cases as those of a parametrized test, of which all but `few_of` them are marked slow."""
+    quick = few_of(cases)
+    return [pytest.param(*case, marks=[] if case in quick else pytest.mark.slow) for case in cases]
+
+
+def in_turn(names: str, values: Sequence[Any], *others: Sequence[Any], few: bool = False) -> pytest.MarkDecorator:
+    """`with_each_in_turn` as cases of a test whose arguments have these names, that of the values last.
+
+    few: whether `make test` runs no more than few of them.
+    """
+    cases = with_each_in_turn(values, *others)
+    return pytest.mark.parametrize(names, slow_but_few(cases) if few else cases, ids=label)
 
 
 def label(value: Any) -> str:

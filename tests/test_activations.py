@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import mpmath
@@ -75,10 +75,16 @@ def exact_and_condition(name: str, which: str, x: float) -> tuple[mpmath.mpf, mp
     if which == "antiderivative":
         return without_noise(name, integral(name, x)), abs(point * function(point))
     order = OUTPUTS.index(which) - 1
+    here, more = derivatives(name, x)[order : order + 2]
+    return without_noise(name, here), abs(point * more)
+
+
+@lru_cache(maxsize=None)
+def derivatives(name: str, x: float) -> list[mpmath.mpf]:
+    """The function and its derivatives to the fourth, from the same values."""
     # erf(25) is 1 − 10⁻²⁷³: numerical differentiation must resolve that.
-    with mpmath.workdps(400 if abs(x) > 5 else 60):
-        here = function(point) if order == 0 else mpmath.diff(function, point, order)
-        return without_noise(name, here), abs(point * mpmath.diff(function, point, order + 1))
+    with mpmath.workdps(200 if abs(x) > 5 else 60):
+        return list(mpmath.diffs(EXACT[name], mpf(x), 4))
 
 
 def without_noise(name: str, value: mpmath.mpf) -> mpmath.mpf:
@@ -99,6 +105,12 @@ TRANSFORM_DEFINITIONS = {
 TRANSFORM_OUTPUTS = ("value", "first", "second", "third")
 
 
+@lru_cache(maxsize=None)
+def transform_derivatives(name: str, t: float) -> list[mpmath.mpf]:
+    with mpmath.workdps(100):
+        return list(mpmath.diffs(TRANSFORM_DEFINITIONS[name], mpf(t), 4))
+
+
 def assert_transform_accurate(name: str, which: str, points: list[float], got: list[float], dtype: torch.dtype) -> None:
     """Relative accuracy wherever sums of antiderivatives may lie."""
     info = torch.finfo(dtype)
@@ -106,20 +118,20 @@ def assert_transform_accurate(name: str, which: str, points: list[float], got: l
     for t, y in zip(points, got):
         if name == "log" and t <= 0:
             continue
-        with mpmath.workdps(400):
-            here, more = (mpmath.diff(TRANSFORM_DEFINITIONS[name], mpf(t), n) for n in (order, order + 1))
+        here, more = transform_derivatives(name, t)[order : order + 2]
         error = abs(mpf(y) - here)
         assert error <= info.eps / 2 * ALLOWED_ULPS * (abs(here) + abs(t * more)) + info.tiny, (t, y, here)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize("which", TRANSFORM_OUTPUTS)
-def test_compiled_transforms_are_accurate(name: str, which: str) -> None:
+def test_compiled_transforms_are_accurate(name: str) -> None:
     t = torch.tensor(POINTS, dtype=torch.float64)
-    out = torch.full_like(t, math.nan)
-    number, order = list(TRANSFORMS).index(name), TRANSFORM_OUTPUTS.index(which)
-    _cpp.extension().evaluate_transform(number, order, t.numel(), t.data_ptr(), out.data_ptr())
-    assert_transform_accurate(name, which, POINTS, out.tolist(), torch.float64)
+    for order, which in enumerate(TRANSFORM_OUTPUTS):
+        out = torch.full_like(t, math.nan)
+        _cpp.extension().evaluate_transform(
+            list(TRANSFORMS).index(name), order, t.numel(), t.data_ptr(), out.data_ptr()
+        )
+        assert_transform_accurate(name, which, POINTS, out.tolist(), torch.float64)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -161,11 +173,10 @@ def assert_accurate(name: str, which: str, points: list[float], got: list[float]
 
 
 @each_basis
-@pytest.mark.parametrize("which", OUTPUTS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_compiled_functions_are_accurate(name: str, which: str, dtype: torch.dtype) -> None:
-    x = torch.tensor(POINTS, dtype=dtype)
-    assert_accurate(name, which, x.tolist(), compiled(name, which, x).tolist(), dtype)
+def test_compiled_functions_are_accurate(name: str) -> None:
+    for which, dtype in product(OUTPUTS, (torch.float64, torch.float32)):
+        x = torch.tensor(POINTS, dtype=dtype)
+        assert_accurate(name, which, x.tolist(), compiled(name, which, x).tolist(), dtype)
 
 
 def far_out(dtype: torch.dtype) -> list[float]:
@@ -342,8 +353,8 @@ def test_flags(name: str) -> None:
     least, largest = basis.second_range
     curvature = compiled(name, "second", x)
     if basis.continuous_derivatives:
-        assert least - 1e-9 <= curvature.min() <= least + 1e-3
-        assert largest - 1e-3 <= curvature.max() <= largest + 1e-9
+        assert least - 1e-9 <= curvature.min() <= least + 2e-3
+        assert largest - 2e-3 <= curvature.max() <= largest + 1e-9
     else:  # b' jumps
         assert (least, largest) == (-math.inf, math.inf)
     potential = compiled(name, "antiderivative", x)

@@ -195,6 +195,7 @@ MEMORY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "name"), MEMORY, ids=["network", "operator", "images"])
 def test_memory_of_a_step_comes_from_a_fresh_process(case: Case, name: str) -> None:
     """Eager keeps several arrays of all hidden numbers, the kernels none."""

@@ -168,6 +168,7 @@ def test_a_run_of_operators(tmp_path: Path) -> None:
     assert max(len(line.rstrip()) for line in text.splitlines() if str(tmp_path) not in line) <= 100
 
 
+@pytest.mark.slow
 def test_torch_compile_and_memory(tmp_path: Path) -> None:
     code, text, error = invoke("--operator", "ridge", "--shape", "64x3x5", "--rounds", 1, "--memory", "--out", tmp_path)
     assert code == 0, error
@@ -263,6 +264,7 @@ def test_without_a_gpu_one_line_says_so(name: str, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_pytest_benchmark_times_the_same_cases() -> None:
     chosen_tests = "(ridge_divergence and cpp and not conv) or (mRidgeGradNet and 1x2x7 and ours)"
     command = [sys.executable, "-m", "pytest", "-q", "bench/test_cpu.py", "--benchmark-only", "-k", chosen_tests]

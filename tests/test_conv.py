@@ -450,6 +450,7 @@ print("little")
 """
 
 
+@pytest.mark.slow
 def test_a_step_stores_nothing_of_size_channels_times_pixels() -> None:
     """One float32 array of that size would be 236 MB, and that of a single image 15 MB."""
     done = subprocess.run([sys.executable, "-c", _MEMORY_SCRIPT], capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ from bench import denoising
 from bench.environment import RESULTS
 
 
+@pytest.mark.slow
 def test_it_trains_compares_and_draws(tmp_path: Path) -> None:
     """So few steps take a part of the noise, by PyTorch as by ours, or the script raises."""
     denoising.main(["--quick", "--out", str(tmp_path)])

@@ -403,6 +403,7 @@ print("little")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "names"),
     [

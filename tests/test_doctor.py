@@ -125,6 +125,7 @@ def test_on_a_terminal_lines_end_before_its_margin_and_statuses_are_coloured(
 OPTIONAL = ("typer", "rich", "numpy", "triton", "matplotlib", "safetensors", "pyarrow", "grain", "packaging")
 
 
+@pytest.mark.slow
 def test_with_torch_alone_everything_is_examined_by_the_standard_library() -> None:
     found = doctor(before=blocked(*OPTIONAL))
     assert found["command line"]["status"] == found["triton"]["status"] == NOTE
@@ -313,6 +314,7 @@ def test_the_self_test_names_an_operator_that_is_wrong(
     assert check.advice
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_a_failure_of_its_backend_alone() -> None:
     change = """
 from gradnets_fast.ops import OPERATORS
@@ -327,6 +329,7 @@ kernels.backward = lambda *given: tuple(d if d is None else d * 1.01 for d in ri
     assert found["reference float32"]["status"] == OK
 
 
+@pytest.mark.slow
 def test_the_triton_kernels_are_tested_in_the_interpreter() -> None:
     """The interpreter is on in this process, by its environment."""
     found = list(selftest.of_backend("triton", [CPU]))

@@ -62,6 +62,7 @@ def test_every_command_writes_in_the_characters_that_there_are(encoding: dict[st
     assert "|J - J" in out
 
 
+@pytest.mark.slow
 def test_a_file_may_have_any_name(tmp_path: Path) -> None:
     """Not UTF-8, markup of the terminal's library, formulas of the figure's."""
     x = np.random.default_rng(0).random((50, 2))

@@ -15,6 +15,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 def test_each_header_compiles_alone() -> None:
     headers = sorted(CSRC.glob("*.h"))

@@ -156,6 +156,7 @@ def test_import_loads_neither_triton_nor_the_extension_nor_torch_extras() -> Non
         assert heavy not in loaded
 
 
+@pytest.mark.slow
 def test_another_import_or_reload_in_any_mode_of_pytorch_gives_the_same_package() -> None:
     script = Path(__file__).parent / "imported_anew.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)

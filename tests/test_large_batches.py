@@ -15,6 +15,7 @@ ROWS, HIDDEN = 2**21 + 5, 1025
 """More than 2³¹ hidden values."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net",
     [mRidgeGradNet(1, HIDDEN, "relu"), mGradNetC(1, 1, HIDDEN, "softsign"), mGradNetM(1, 1, HIDDEN)],
@@ -48,6 +49,7 @@ def test_the_search_finds_the_largest_batch() -> None:
     assert largest_batch.largest("net", "ours", fits) == 0
 
 
+@pytest.mark.slow
 def test_a_process_has_the_memory_that_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     """One array of a batch × hidden values alone, which eager keeps, would be more than the limit."""
     name = "mGradNetC, 4 layers, d = 2, h = 64"

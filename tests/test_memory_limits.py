@@ -79,6 +79,7 @@ main()
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what a process uses from /proc")
 def test_a_step_that_memory_is_too_small_for_is_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
     sizes = [

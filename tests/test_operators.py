@@ -6,6 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -203,8 +204,7 @@ def check_vectors_in_float32(call: Call, size: tuple[int, int, int], dtype: torc
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 
-@each_call
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@in_turn("call, dtype", [torch.float32, torch.float64], CALLS)
 def test_second_derivatives(call: Call, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradnets_fast.ops.recompute.DOUBLE_BACKWARD_VALUES", 1000)  # several chunks
     tensors = [t.to(dtype) for t in call.draw(97, 5, 30)]
@@ -473,8 +473,13 @@ def test_derivatives_of_constant_slopes_have_zero_gradients_rather_than_none() -
             assert not torch.autograd.grad(result.sum(), x)[0].any()
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp", "triton"])
-@pytest.mark.parametrize("quantity", ["", "_potential", "_divergence", "_jacobian"])
+@pytest.mark.parametrize(
+    ("quantity", "backend"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case == ("_potential", "triton") else [])
+        for case in product(["", "_potential", "_divergence", "_jacobian"], ["reference", "cpp", "triton"])
+    ],
+)
 def test_no_coefficients_stand_for_ones_of_every_basis_function(quantity: str, backend: str) -> None:
     x, W, shift = torch.randn(5, 3), torch.randn(4, 3), torch.randn(2, 4)
     operator, basis = getattr(gradnets_fast, f"ridge{quantity}"), ("tanh", "softplus")

@@ -58,6 +58,7 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"import sys\nsys.meta_path[:] = {finders}\nsys.path[:0] = [{str(site)!r}]\n"
 
 
+@pytest.mark.slow
 def test_networks_are_those_of_the_reference_and_the_kernels_that_are_missing_are_named(installed: str) -> None:
     text = run(sys.executable, "-c", installed + USE)
     assert "backend   reference: the fastest that can run this call" in text
@@ -66,6 +67,7 @@ def test_networks_are_those_of_the_reference_and_the_kernels_that_are_missing_ar
     assert "choose one of reference" in text
 
 
+@pytest.mark.slow
 def test_the_doctor_takes_it_for_slow_but_sound(installed: str) -> None:
     check = test_doctor.quick(installed)["extension"]
     assert check["status"] == WARNING
@@ -141,6 +143,7 @@ def _source(tmp_path: Path) -> Path:
     return source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "cause"),
     [

@@ -136,6 +136,7 @@ def _printed(script: str) -> list[str]:
     return run.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_every_function_that_triton_compiles_is_reached() -> None:
     """Triton's own account: the functions of a launch before they are put into one."""
     for line in _printed(_TRANSLATE):
@@ -171,5 +172,6 @@ print(len(compiled))
 """
 
 
+@pytest.mark.slow
 def test_what_translates_to_the_same_code_is_not_compiled_again() -> None:
     assert _printed(_RENEW) == ["0 4"]

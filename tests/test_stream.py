@@ -222,6 +222,7 @@ print(rows, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".parquet", ".npz"])
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, suffix: str) -> None:
     """168 MB of samples, in windows that take 3 · 2 · 8192 · 1.25 · 64 bytes = 4 MB; the libraries take some 15 MB."""

@@ -311,6 +311,7 @@ def test_atomic_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
     """The run has a pseudo-terminal; the report's file names survive at 80 columns."""
     import pty

@@ -78,6 +78,7 @@ def test_the_counter_of_operations_counts_those_of_plain_pytorch(family: str, me
         assert min(found) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports", ["torch.utils.flop_counter; import gradnets_fast", "gradnets_fast; gradnets_fast.ridge"]
 )

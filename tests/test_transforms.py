@@ -64,6 +64,8 @@ def quantity(net: Any, method: str, x: Tensor) -> Tensor:
     if method == "value_and_gradient":
         F, f = net.value_and_gradient(x)
         return torch.cat([f, F.unsqueeze(-1)], -1)
+    if method == "slogdet":
+        return net.slogdet(x)[1]
     return net.jvp(x, torch.ones_like(x)) if method == "jvp" else getattr(net, method)(x)
 
 
@@ -206,7 +208,7 @@ def compiler(name: str) -> str:
     return "inductor" if name == "cascade" else "aot_eager"
 
 
-@pytest.mark.parametrize("name", ["cascade", "weighted_softmax", "transformed"])
+@pytest.mark.parametrize("name", [pytest.param("cascade", marks=pytest.mark.slow), "weighted_softmax", "transformed"])
 def test_compiles_without_graph_breaks_for_any_batch(name: str) -> None:
     net, x = network(name)
     torch.compiler.reset()
@@ -261,7 +263,7 @@ def test_derivatives_under_transforms(name: str) -> None:
     torch.testing.assert_close(make_fx(f)(x)(2 * x), f(2 * x))
 
 
-@each_network
+@pytest.mark.parametrize("name", [pytest.param("cascade", marks=pytest.mark.slow), *list(NETWORKS)[1:]])
 def test_derivatives_compile_without_graph_breaks(name: str) -> None:
     net, x = network(name)
     torch.compiler.reset()
@@ -286,7 +288,7 @@ aot_compiled = partial(torch.compile, backend="aot_eager")
         lambda net, x: aot_compiled(lambda p: jvp(net, (p,), (p,))[1], fullgraph=True)(x),
         lambda net, x: aot_compiled(lambda p: vmap(jacrev(net))(p))(x),
         lambda net, x: aot_compiled(lambda p: grad(lambda q: net(q).square().sum())(p))(x),
-        lambda net, x: jvp(torch.compile(net), (x,), (x,))[1],
+        pytest.param(lambda net, x: jvp(torch.compile(net), (x,), (x,))[1], marks=pytest.mark.slow),
         lambda net, x: vmap(jacfwd(aot_compiled(net)))(x),
         lambda net, x: vmap(jacrev(aot_compiled(net)))(x),
     ],

@@ -15,7 +15,7 @@ from test_conv import CALLS, QUANTITIES, Call, Size, normal, tensors_for, throug
 from torch import Tensor
 
 import gradnets_fast as gf
-from covering import label, with_each_in_turn
+from covering import label, slow_but_few, with_each_in_turn
 from gradnets_fast.kernels import conv_launch
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 
@@ -59,11 +59,13 @@ TURNS = [(USED[i % 3], DTYPES[(i + i // 3) % 3]) for i in range(9)]
 
 @pytest.mark.parametrize(
     ("quantity", "size", "call", "dtype"),
-    [
-        (quantity, size, *turn)
-        for quantity, size, turn in with_each_in_turn(TURNS, QUANTITIES, SIZES)
-        if quantity != "potential" or turn[0].layers == 1
-    ],
+    slow_but_few(
+        [
+            (quantity, size, *turn)
+            for quantity, size, turn in with_each_in_turn(TURNS, QUANTITIES, SIZES)
+            if quantity != "potential" or turn[0].layers == 1
+        ]
+    ),
     ids=label,
 )
 def test_results_and_gradients(quantity: str, size: Size, call: Call, dtype: torch.dtype) -> None:
@@ -78,7 +80,9 @@ def test_potentials_of_several_layers() -> None:
 
 @pytest.mark.parametrize(
     ("quantity", "size", "padding"),
-    [c for c in with_each_in_turn(["zeros", "circular"], QUANTITIES, CUT) if c[0] != "potential" or c[1] == CUT[1]],
+    slow_but_few(
+        [c for c in with_each_in_turn(["zeros", "circular"], QUANTITIES, CUT) if c[0] != "potential" or c[1] == CUT[1]]
+    ),
     ids=label,
 )
 def test_pieces_and_bands(quantity: str, size: Size, padding: str, monkeypatch: pytest.MonkeyPatch) -> None:

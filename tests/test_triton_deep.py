@@ -71,7 +71,7 @@ def test_the_route_of_an_operator_alone_is_explained() -> None:
         assert words in gradnets_fast.explain(operator, x, backend="triton").kernel
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, SIZES)
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=True)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     assert -(-SIZES[-1][0] // 64) > deep_launch._INTERPRETED
     check(call, size, dtype)
@@ -120,8 +120,7 @@ def test_layers_that_no_tile_holds(call: Call, dtype: torch.dtype, monkeypatch: 
     check(call, TOO_WIDE, dtype)
 
 
-@each_call
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@in_turn("call, dtype", DTYPES[1:], CALLS)
 def test_points_in_sixteen_bits_with_the_bias_in_float32(call: Call, dtype: torch.dtype) -> None:
     check_vectors_in_float32(call, MIDDLE, dtype)
 

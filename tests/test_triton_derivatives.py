@@ -20,7 +20,7 @@ from test_derivative_operators import (
 from torch import Tensor
 
 import gradnets_fast
-from covering import in_turn, label, with_each_in_turn
+from covering import in_turn, label, slow_but_few, with_each_in_turn
 from gradnets_fast import reference
 from gradnets_fast.ops import recompute
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
@@ -47,7 +47,7 @@ DEEP_POTENTIALS = [
     ("potential", CALLS[1], SIZES[0], torch.float16),
     ("potential", CALLS[3], SIZES[0], torch.bfloat16),
 ]
-"""The 128 nodes of a deep cascade take the interpreter long."""
+"""The 128 nodes of a deep cascade take the interpreter long: they are left to `make test-all`."""
 
 QUANTITY_CASES = [
     case
@@ -64,14 +64,18 @@ def test_potentials_of_small_scales_do_not_cancel(basis: str, at: float) -> None
     torch.testing.assert_close(F, x[:, 0] / 2, rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize(("quantity", "call", "size", "dtype"), [*QUANTITY_CASES, *DEEP_POTENTIALS], ids=label)
+@pytest.mark.parametrize(
+    ("quantity", "call", "size", "dtype"),
+    [*slow_but_few(QUANTITY_CASES), *(pytest.param(*case, marks=pytest.mark.slow) for case in DEEP_POTENTIALS)],
+    ids=label,
+)
 def test_potential_divergence_jacobian_and_their_gradients(
     quantity: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     check_quantity(quantity, call, size, dtype, "triton")
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, [*SIZES, (70, 20, 33)])
+@in_turn("call, size, dtype", DTYPES, CALLS, [*SIZES, (70, 20, 33)], few=True)
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -135,7 +139,7 @@ ALL = ("x", "W", "scale", "shift", "coef", "bias")
 
 @pytest.mark.parametrize("quantity", [*QUANTITIES, "jvp"])
 def test_only_what_is_needed_gets_a_gradient(quantity: str) -> None:
-    tensors, v, g = draw(one_call(quantity), (6, 5, 40), torch.float32)
+    tensors, v, g = draw(CALLS[0], (6, 5, 9), torch.float32)
     tensors = tensors[:5]
     rows = cotangent(quantity, g) if quantity != "jvp" else g
     operator = getattr(gradnets_fast, f"ridge_{quantity}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from test_triton import check_only_what_is_needed, check_strides
 from torch import Tensor
 
 import gradnets_fast
-from covering import in_turn
+from covering import in_turn, label, slow_but_few
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.kernels import launch
 from gradnets_fast.ops import recompute
@@ -19,11 +20,13 @@ from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradie
 from test_operators import Call, check_vectors_in_float32, compare, drawn, softmax_call, transformed_call
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SIZES = [(1, 1, 1), (5, 3, 7), (33, 33, 3), (70, 20, 67), (131, 9, 64), (600, 9, 5)]
-"""(batch, d, h), just past tiles and their multiples; the longest batch is divided among programs."""
+SIZES = [(1, 1, 1), (5, 3, 7), (33, 33, 3), (70, 20, 67), (131, 9, 64), (257, 9, 5)]
+"""(batch, d, h), just past tiles and their multiples; the longest batch is divided among two programs."""
 
 TOO_WIDE = (9, 300, 20)
 MIDDLE = (41, 5, 35)
+SMALL = (9, 5, 7)
+"""Two tiles of hidden units, and one, which takes the interpreter half as long."""
 
 CALLS = [
     softmax_call(3, 1, "triton"),
@@ -31,8 +34,7 @@ CALLS = [
     transformed_call(2, "tanh", "half_square", "triton"),
     transformed_call(3, "softplus", "logcosh", "triton"),
 ]
-each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_call = pytest.mark.parametrize("call", CALLS, ids=label)
 
 
 def check(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -49,21 +51,20 @@ def test_the_kernels_run(call: Call) -> None:
     assert "interpreter" in kernel
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, SIZES)
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=True)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     check(call, size, dtype)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@in_turn("transform, dtype", DTYPES[:2], list(TRANSFORMS))
 def test_every_transform(transform: str, dtype: torch.dtype) -> None:
     # The sum of softplus's antiderivatives is positive, as log wants it, and too small for exp to overflow.
-    check(transformed_call(2, "softplus", transform, "triton"), (41, 5, 3), dtype)
+    check(transformed_call(2, "softplus", transform, "triton"), SMALL, dtype)
 
 
 @in_turn("basis, dtype", DTYPES[:2], list(TABLE))
 def test_every_basis_function(basis: str, dtype: torch.dtype) -> None:
-    check(transformed_call(2, basis, "half_square", "triton"), MIDDLE, dtype)
+    check(transformed_call(2, basis, "half_square", "triton"), SMALL, dtype)
 
 
 @in_turn("call, dtype", DTYPES, CALLS)
@@ -74,21 +75,19 @@ def test_rows_that_no_tile_holds(call: Call, dtype: torch.dtype, monkeypatch: py
     check(call, TOO_WIDE, dtype)
 
 
-@each_call
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@in_turn("call, dtype", DTYPES[1:], CALLS)
 def test_points_in_sixteen_bits_with_vectors_in_float32(call: Call, dtype: torch.dtype) -> None:
-    check_vectors_in_float32(call, MIDDLE, dtype)
+    check_vectors_in_float32(call, SMALL, dtype)
 
 
-@each_call
-@pytest.mark.parametrize("size", [MIDDLE, TOO_WIDE], ids=str)
+@pytest.mark.parametrize(("call", "size"), slow_but_few(list(product(CALLS, [SMALL, TOO_WIDE]))), ids=label)
 def test_only_what_is_needed_gets_a_gradient(call: Call, size: tuple[int, int, int]) -> None:
     check_only_what_is_needed(call, size)
 
 
 @each_call
 def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call) -> None:
-    check_strides(call, MIDDLE)
+    check_strides(call, SMALL)
 
 
 @each_call
@@ -110,14 +109,14 @@ def test_second_derivatives(call: Call) -> None:
     assert_as_good_as_eager(second_gradients(call.ours, tensors, g), second_gradients(call.exact, tensors, g), truth)
 
 
-@in_turn("call, quantity, size, dtype", DTYPES, CALLS, QUANTITIES, [(4, 1, 2), (9, 33, 40)])
+@in_turn("call, quantity, size, dtype", DTYPES, CALLS, QUANTITIES, [(4, 1, 2), (9, 33, 40)], few=True)
 def test_potential_divergence_jacobian_and_their_gradients(
     call: Call, quantity: str, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     check_quantity(quantity, call, size, dtype, "triton")
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, [(7, 3, 65), TOO_WIDE])
+@in_turn("call, size, dtype", DTYPES, CALLS, [(7, 3, 65), TOO_WIDE], few=True)
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:

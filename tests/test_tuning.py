@@ -36,7 +36,7 @@ def _forget() -> None:
     configuration.route.cache_clear()
 
 
-@pytest.mark.parametrize("backend", ["cpp", "triton"])
+@pytest.mark.parametrize("backend", ["cpp", pytest.param("triton", marks=pytest.mark.slow)])
 def test_warmup_runs_every_method_and_leaves_no_trace(backend: str) -> None:
     net = gradnets_fast.mRidgeGradNet(3, 8)
     state = torch.get_rng_state()
@@ -63,7 +63,13 @@ def test_warmup_names_what_it_cannot_take() -> None:
         gradnets_fast.warmup(torch.nn.Linear(2, 2), [1])
 
 
-@pytest.mark.parametrize("kernel", configuration.TILES)
+QUICK = ("narrow.forward", "narrow.backward", "forward", "backward", "deep.forward")
+"""Kernels whose candidates the interpreter measures in seconds."""
+
+
+@pytest.mark.parametrize(
+    "kernel", [pytest.param(k, marks=[] if k in QUICK else pytest.mark.slow) for k in configuration.TILES]
+)
 def test_every_candidate_gives_the_same_result_when_measured(kernel: str) -> None:
     case = next(case for case in candidates.cases() if case[1] == kernel)
     measured = tuning.measure(case, CPU)
@@ -72,6 +78,7 @@ def test_every_candidate_gives_the_same_result_when_measured(kernel: str) -> Non
     assert 0 < measured.milliseconds <= (measured.before or 0)
 
 
+@pytest.mark.slow
 def test_tune_writes_a_table_that_goes_before_the_committed_one(tmp_path: Path) -> None:
     lines: list[str] = []
     path = command.tune(CPU, "narrow.forward", None, lines.append)
@@ -177,6 +184,7 @@ print("compiled", compiled)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", configuration.ARCHITECTURES)
 @pytest.mark.parametrize(("kind", "layers"), [("half", 1), ("half", 4)])
 def test_kernels_compile_without_a_gpu(architecture: int, kind: str, layers: int) -> None:

@@ -43,7 +43,7 @@ def test_every_method_is_run_and_named() -> None:
     code, out, _ = invoke("warmup", *SMALL, *(word for method in METHODS for word in ("--method", method)))
     assert code == 0
     assert sizes(out) == [Settings.batch_size]
-    assert "forward, jvp, potential, divergence, jacobian and value_and_gradient, with gradients" in out
+    assert "forward, jvp, potential, divergence, jacobian, value_and_gradient and slogdet, with gradients" in out
 
 
 @pytest.mark.parametrize(("dtype", "kernels"), list(zip(PRECISIONS, ("f32", "bf16", "f16"))))

@@ -16,7 +16,7 @@ from ..ops.families import PADDINGS as PADDINGS
 from ..ops.families import Structure as Structure
 from ..ops.operator import NAMESPACE as NAMESPACE
 from ..ops.operator import PLAIN_TYPES as PLAIN_TYPES
-from . import _conv, _deep, _determinant, _modules, _ridge
+from . import _conv, _deep, _modules, _ridge
 from ._checks import autocast as autocast
 from ._checks import check_structure as check_structure
 from ._checks import without_autocast as without_autocast
@@ -24,7 +24,6 @@ from ._conv import *
 from ._convolution import adjoint as adjoint
 from ._convolution import convolved as convolved
 from ._deep import *
-from ._determinant import *
 from ._determinant import logarithm_of_positive as logarithm_of_positive
 from ._determinant import slogdet_of as slogdet_of
 from ._modules import *
@@ -39,4 +38,4 @@ from ._ridge import *
 from ._stages import ComposedConvRidge as ComposedConvRidge
 from ._stages import composed as composed
 
-__all__ = _ridge.__all__ + _modules.__all__ + _deep.__all__ + _conv.__all__ + _determinant.__all__
+__all__ = _ridge.__all__ + _modules.__all__ + _deep.__all__ + _conv.__all__

@@ -61,8 +61,7 @@ def symmetric_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
         sign, logarithm = symmetric_slogdet(A.float())
         return sign.to(A.dtype), logarithm.to(A.dtype)
     if not kernels_run(None, A, A):
-        sign, logarithm = torch.linalg.slogdet(A)
-        return sign, logarithm
+        return _by_linalg(A)
     flat = A.reshape(-1, *A.shape[-2:])
     if torch.is_grad_enabled() and A.requires_grad:
         sign, logarithm = _Determinant.apply(flat)  # type: ignore[no-untyped-call]
@@ -130,6 +129,19 @@ def _check(where: str, A: Any) -> None:
         raise ValueError(message(where, "A", "shape (…, d, d)", f"shape {tuple(A.shape)}", fix))
     if not A.is_floating_point():
         raise TypeError(message(where, "A", "a floating-point dtype", str(A.dtype), "convert it with A.float()"))
+
+
+def _by_linalg(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the signs and logarithms where kernels do not run: on a GPU, while compiling, and under transforms.
+
+    In forward mode torch.linalg.slogdet of PyTorch 2.13 gives wrong derivatives, of a batch and of second order; those
+    of A = QR, |det A| = Π |R_ii|, are right.
+    """
+    if torch.compiler.is_compiling() or autograd.no_transform_is_active():
+        sign, logarithm = torch.linalg.slogdet(A)
+        return sign, logarithm
+    R = torch.linalg.qr(A).R
+    return torch.linalg.slogdet(A.detach()).sign, R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
 
 def _slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
