@@ -10,7 +10,10 @@ import re
 import sys
 from pathlib import Path
 
-MODULES = ("gradnets_fast", "gradnets_fast.nn", "gradnets_fast.interop.dynamics", "gradnets_fast.interop.transport")
+MODULES = (
+    *("gradnets_fast", "gradnets_fast.nn", "gradnets_fast.convex", "gradnets_fast.flows"),
+    *("gradnets_fast.interop.dynamics", "gradnets_fast.interop.transport"),
+)
 ADAPTERS = ("gradnets_fast.interop.imaging", "gradnets_fast.interop.lightning")
 """Modules whose import needs another library, which may be missing or broken."""
 _SECTIONS = "Args|Returns|Raises|Attributes"

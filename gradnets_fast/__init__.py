@@ -7,6 +7,7 @@
 - `use_backend`, `explain`, `warmup`: which kernels run, why, and when they are compiled.
 - `accelerate`, `restore`, `register_adapter`, `load_reference_checkpoint`: networks that exist already.
 - `batch_chunk`, `fully_shard`, `parallelize`: large batches, many devices.
+- `gradnets_fast.convex`, `gradnets_fast.flows`: inverse maps, conjugates, proximal maps and bounds; densities.
 
 >>> import torch, gradnets_fast
 >>> net = gradnets_fast.mGradNetC(num_layers=4, in_dim=2, embed_dim=7, activation="tanh")
