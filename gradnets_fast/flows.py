@@ -37,6 +37,8 @@ class GradientMap(Transform):
         tolerance: of the inverse, as in `gradnets_fast.convex.inverse`.
         cache_size: 1 keeps the last point and its image, so that inverting it takes no work.
 
+    Shapes: x (…, d) → y (…, d), log_abs_det_jacobian (…,).
+
     Raises:
         TypeError: net is no monotone network of points.
         RuntimeError: an inverse does not converge.

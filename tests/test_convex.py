@@ -167,6 +167,14 @@ def test_a_warm_start_takes_no_step_and_progress_is_told() -> None:
     torch.testing.assert_close(again.x, found.x)
 
 
+def test_a_batch_of_several_pieces() -> None:
+    net = strongly_convex(NETWORKS["cascade"])
+    x = torch.randn(3, 10_000, 3, dtype=torch.float64)
+    found = convex.inverse(net, net(x), strict=True)
+    torch.testing.assert_close(found.x, x, rtol=1e-8, atol=1e-8)
+    assert convex.prox(net, x, torch.rand(3, 10_000, dtype=torch.float64), strict=True).converged.all()
+
+
 def test_an_empty_batch_and_a_single_point() -> None:
     net = strongly_convex(NETWORKS["softmax"])
     assert convex.inverse(net, torch.zeros(0, 3, dtype=torch.float64)).x.shape == (0, 3)

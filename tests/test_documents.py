@@ -12,7 +12,7 @@ import pytest
 
 import gradnets_fast
 from bench import tables
-from gradnets_fast import functional, nn
+from gradnets_fast import convex, flows, functional, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -138,8 +138,14 @@ def test_the_readme_is_short_and_names_the_commands() -> None:
     assert "make test" in text
 
 
-PUBLIC = [name for name in gradnets_fast.__all__ if name != "__version__"]
-MATHEMATICAL = {*functional.__all__, *(name for name in nn.__all__ if name in PUBLIC)}
+PUBLIC: dict[str, Any] = {
+    name: getattr(home, name)
+    for home in (gradnets_fast, convex, flows)
+    for name in home.__all__
+    if name != "__version__"
+}
+MATHEMATICAL = {*functional.__all__, *nn.__all__, *flows.__all__}
+MATHEMATICAL |= {name for name in convex.__all__ if not inspect.isclass(PUBLIC[name])}
 SECTION = re.compile(
     r"^((?:Args|Shapes|Returns|Raises|Attributes)(?:, (?:Args|Shapes|Raises))*|Equivalent to|Source)\b", re.M
 )
@@ -152,7 +158,7 @@ def _sections(docstring: str) -> dict[str, str]:
 
 
 def _required(name: str) -> set[str]:
-    public = getattr(gradnets_fast, name)
+    public = PUBLIC[name]
     if name in MATHEMATICAL:
         result = {"Shapes"} if inspect.isclass(public) else {"Returns"}
         return {"Equivalent to", "Args", "Raises", "Source", *result}
@@ -164,7 +170,7 @@ def _required(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_has_a_page_of_reference(name: str) -> None:
-    docstring = inspect.getdoc(getattr(gradnets_fast, name)) or ""
+    docstring = inspect.getdoc(PUBLIC[name]) or ""
     summary = docstring.split("\n\n")[0]
     assert re.match(r"[A-Z]", summary), "begin with a noun phrase or a verb"
     assert not re.match(r"(Of|That|Those|These) ", summary), "a docstring is read without the line above it"
@@ -175,11 +181,11 @@ def test_a_public_name_has_a_page_of_reference(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if "Args" in _required(name)])
 def test_every_argument_is_documented(name: str) -> None:
-    public = getattr(gradnets_fast, name)
+    public = PUBLIC[name]
     text = _sections(inspect.getdoc(public) or "")["Args"]
     inherited = re.search(r"as `(\w+)`", text)
     if inspect.isclass(public) and inherited:
-        text += _sections(inspect.getdoc(getattr(gradnets_fast, inherited[1])) or "")["Args"]
+        text += _sections(inspect.getdoc(PUBLIC[inherited[1]]) or "")["Args"]
     for parameter in inspect.signature(public).parameters:
         assert re.search(rf"(^|, ) *{parameter}(, \w+)*:", text, re.M) or f"`{parameter}`" in text, parameter
 
@@ -190,5 +196,5 @@ def test_the_reference_has_code_where_docstrings_have() -> None:
         "**Equivalent to:**\n\n    x @ W\nand:\n\n    y\n"
     )
     for name in PUBLIC:
-        page = api.with_code_blocks(inspect.getdoc(getattr(gradnets_fast, name)) or "")
+        page = api.with_code_blocks(inspect.getdoc(PUBLIC[name]) or "")
         assert not re.search(r"^Equivalent to.*:\n {4}", page, re.MULTILINE), name

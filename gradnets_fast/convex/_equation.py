@@ -18,6 +18,8 @@ from ..ops import _cpp
 Inputs = Sequence[Tensor]
 LARGEST_DENSE = 128
 """Up to this dimension H is made and factored; beyond it, it is known by its products with vectors."""
+_PIECE = 1 << 18
+"""How many values of H are made at a time: they stay in the processor's cache, and memory does not grow with B d²."""
 
 
 class _Methods(nn.Module):
@@ -49,7 +51,7 @@ class Equation:
         self.inputs: tuple[Tensor, ...] = (*given, *(value for _, value in names_and_values))
         self.is_dense = is_dense
 
-    def rows(self, inputs: Inputs, chosen: Tensor) -> tuple[Tensor, ...]:
+    def rows(self, inputs: Inputs, chosen: Tensor | slice) -> tuple[Tensor, ...]:
         """Return the inputs of some of the samples."""
         return (inputs[0][chosen], *inputs[1:]) if self._has_gamma else tuple(inputs)
 
@@ -68,6 +70,11 @@ class Equation:
         """Return H⁻¹ right, by a factorisation, or by conjugate gradients until |right − H s| <= relative·|right|."""
         if not self.is_dense:
             return conjugate_gradients(lambda v: self.product(inputs, x, v), right, relative)
+        count = max(1, _PIECE // x.shape[-1] ** 2)
+        pieces = [slice(i, i + count) for i in range(0, len(x), count)]
+        if len(pieces) > 1:
+            parts = (self.solve(self.rows(inputs, piece), x[piece], right[piece], relative) for piece in pieces)
+            return torch.cat(list(parts))
         H = self._call(inputs, "jacobian", x)
         if self._has_gamma:
             H = inputs[0].unsqueeze(-1) * H

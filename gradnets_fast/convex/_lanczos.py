@@ -18,7 +18,16 @@ from ._equation import conjugate_gradients
 
 
 class Estimate(NamedTuple):
-    """A mean over random vectors, and the standard error of that mean, (…,) each."""
+    """A mean over random vectors, and how far it may be from what it estimates.
+
+    Attributes:
+        value: the mean, (…,).
+        standard_error: the root of its variance, (…,), as the vectors' spread shows it.
+
+    >>> import torch
+    >>> Estimate(torch.tensor(1.0), torch.tensor(0.1)).standard_error
+    tensor(0.1000)
+    """
 
     value: Tensor
     standard_error: Tensor

@@ -23,6 +23,11 @@ class Solution(NamedTuple):
         converged: for each sample whether it is solved to the tolerance, (…,), bool.
         iterations: the steps that it took, (…,), int64.
         residual: the length of what is left of its equation, (…,).
+
+    >>> import torch, gradnets_fast
+    >>> found = prox(gradnets_fast.mGradNetC(2, 3, 8), torch.zeros(5, 3))
+    >>> found.x.shape, found.converged.shape
+    (torch.Size([5, 3]), torch.Size([5]))
     """
 
     x: Tensor
@@ -32,7 +37,18 @@ class Solution(NamedTuple):
 
 
 class Conjugate(NamedTuple):
-    """Values of a conjugate, (…,), with its gradient, which is the inverse of the map; the rest as in `Solution`."""
+    """Values of a convex conjugate, with its gradient, which is the inverse of the map.
+
+    Attributes:
+        value: F*(y), (…,).
+        gradient: ∇F*(y), of y's shape.
+        converged, iterations, residual: as in `Solution`.
+
+    >>> import torch, gradnets_fast
+    >>> net = gradnets_fast.mRidgeGradNet(2, 2, "identity", linear="psd")
+    >>> conjugate(net, torch.ones(5, 2)).value.shape
+    torch.Size([5])
+    """
 
     value: Tensor
     gradient: Tensor
@@ -109,7 +125,8 @@ def conjugate(
         x = inverse(net, y).x
         (x * y).sum(-1) - net.potential(x)
 
-    Args: as `inverse`.
+    Args:
+        net, y, start, tolerance, max_iter, method, strict, progress: as in `inverse`.
 
     Returns:
         A `Conjugate`, value and gradient of which are differentiable in y and the parameters of the network.
