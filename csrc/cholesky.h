@@ -79,7 +79,7 @@ template <class T> class CholeskyGroup {
     V factor() {
         Pivots<T> pivots;
         for (int64_t j = 0; j < n_; j += columns) {
-            V scale[columns];
+            V scale[columns] = {}; // of the diagonal block, which comes first
             for (int64_t i = j / rows * rows; i < n_; i += rows) {
                 V s[rows][columns];
 #pragma GCC unroll 16
