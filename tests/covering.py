@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -25,13 +25,13 @@ def with_each_in_turn(values: Sequence[Any], *others: Sequence[Any]) -> list[tup
     return found
 
 
-def few_of(cases: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Cases in which each value of each argument is met: every next one has the most values that are still to come.
+def few_of(cases: Sequence[tuple[Any, ...]], together: int = 1) -> list[tuple[Any, ...]]:
+    """Cases with each value of each argument, or each pair: every next one has the most that are still to come.
 
     >>> few_of([(1, 3, "a"), (1, 4, "b"), (2, 3, "b"), (2, 4, "a")])
     [(1, 3, 'a'), (1, 4, 'b'), (2, 3, 'b')]
     """
-    labelled = [set(enumerate(map(label, case))) for case in cases]
+    labelled = [set(combinations(enumerate(map(label, case)), together)) for case in cases]
     missing, chosen = set().union(*labelled), []
     while missing:
         best = max(range(len(cases)), key=lambda i: len(labelled[i] & missing))
@@ -40,19 +40,24 @@ def few_of(cases: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return chosen
 
 
-def slow_but_few(cases: Sequence[tuple[Any, ...]]) -> list[Any]:
+def slow_but(quick: Sequence[Any], cases: Sequence[Any]) -> list[Any]:
+    """The cases as those of a parametrized test, of which all but the quick ones are marked slow."""
+    arguments = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [c if c in quick else pytest.param(*a, marks=pytest.mark.slow) for c, a in zip(cases, arguments)]
+
+
+def slow_but_few(cases: Sequence[tuple[Any, ...]], together: int = 1) -> list[Any]:
     """The cases as those of a parametrized test, of which all but `few_of` them are marked slow."""
-    quick = few_of(cases)
-    return [pytest.param(*case, marks=[] if case in quick else pytest.mark.slow) for case in cases]
+    return slow_but(few_of(cases, together), cases)
 
 
-def in_turn(names: str, values: Sequence[Any], *others: Sequence[Any], few: bool = False) -> pytest.MarkDecorator:
+def in_turn(names: str, values: Sequence[Any], *others: Sequence[Any], few: int | None = None) -> pytest.MarkDecorator:
     """`with_each_in_turn` as cases of a test whose arguments have these names, that of the values last.
 
-    few: whether `make test` runs no more than few of them.
+    few: `make test` runs no more of them than have each value (1), or each pair of values (2).
     """
     cases = with_each_in_turn(values, *others)
-    return pytest.mark.parametrize(names, slow_but_few(cases) if few else cases, ids=label)
+    return pytest.mark.parametrize(names, cases if few is None else slow_but_few(cases, few), ids=label)
 
 
 def label(value: Any) -> str:

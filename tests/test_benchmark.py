@@ -42,6 +42,7 @@ invoke = partial(invoke_in_columns, columns=120)
 def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     preset = Preset(lambda: iter([TINY]), PRESETS["quick"].contenders, Plan(30, 60.0))  # in time on a busy machine too
     monkeypatch.setitem(PRESETS, "quick", preset)
+    monkeypatch.setattr("gradnets_fast.apps.bench.machine._CPU_SIZES", (64, 2**10, 2**15))
 
 
 @pytest.mark.usefixtures("tiny_preset")

@@ -153,6 +153,7 @@ def test_the_committed_result_file_can_be_compared() -> None:
     assert not found.regressed
 
 
+@pytest.mark.slow
 def test_compare_after_measuring(measured: Result, tmp_path: Path) -> None:
     old = tmp_path / "cpu.json"  # which the run overwrites if told to, after it has read it
     old.write_text(json.dumps(scaled(measured, 1e-9, "cpp")))

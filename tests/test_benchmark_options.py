@@ -145,6 +145,7 @@ def test_each_backend_is_a_contender() -> None:
         assert row["contenders"][name]["backend"] == name
 
 
+@pytest.mark.slow
 def test_a_run_of_operators(tmp_path: Path) -> None:
     shapes = ["--shape", "300x3x5", "--shape", "200x4x6"]
     options = ["--no-compile", "--rounds", 3, "--threads", 1, "--out", tmp_path]

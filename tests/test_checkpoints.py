@@ -159,6 +159,7 @@ def test_resume_continues_bit_for_bit(settings: Settings, tmp_path: Path) -> Non
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
     process = started(tmp_path)
     try:
@@ -241,6 +242,7 @@ def started(folder: Path, *options: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_folder_is_of_one_run_at_a_time_and_free_when_that_is_killed(tmp_path: Path) -> None:
     with started(tmp_path) as first:
         try:

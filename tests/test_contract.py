@@ -52,10 +52,16 @@ REPRESENTATIVES = [case for case in CASES if is_representative(case)]
 WITH_KERNELS_OF_THEIR_OWN = [case for case in CASES if not case.monotone or case in REPRESENTATIVES]
 
 
+def marks_of(case: Case, backend: str) -> list[pytest.MarkDecorator]:
+    """`make test` has the representatives, on the reference those that differ by more than their parameters' signs."""
+    quick = case in REPRESENTATIVES and not (backend == "reference" and case.monotone)
+    return [] if quick else [pytest.mark.slow]
+
+
 def each(*cases_of_backend: tuple[str, list[Case]]) -> pytest.MarkDecorator:
     """The cases of each backend that is named."""
     pairs = [
-        pytest.param(case, backend, id=f"{backend}-{case.label}")
+        pytest.param(case, backend, id=f"{backend}-{case.label}", marks=marks_of(case, backend))
         for backend, chosen in cases_of_backend
         for case in chosen
     ]
@@ -112,7 +118,7 @@ def test_forward_and_gradients_match_the_reference_architecture(case: Case) -> N
         )
 
 
-@each(("cpp", REPRESENTATIVES))
+@each(("cpp", [case for case in REPRESENTATIVES if not case.monotone]))
 @pytest.mark.usefixtures("_on_backend")
 def test_gradcheck_and_gradgradcheck(case: Case) -> None:
     net, x = make(case)
@@ -249,7 +255,7 @@ def test_nan_stays_in_its_row(case: Case) -> None:
 def each_derivative(*cases_of_backend: tuple[str, list[Case]]) -> pytest.MarkDecorator:
     """Every derivative of the cases of each backend that is named."""
     triples = [
-        pytest.param(case, name, backend, id=f"{name}-{backend}-{case.label}")
+        pytest.param(case, name, backend, id=f"{name}-{backend}-{case.label}", marks=marks_of(case, backend))
         for backend, chosen in cases_of_backend
         for case in chosen
         for name in DERIVATIVES
@@ -337,7 +343,7 @@ def test_derivatives_and_their_gradients_match_the_reference_architecture(case: 
         assert_as_good_as_eager(ours, outputs_and_gradients(eager, tensors, g), exact)
 
 
-@each_derivative(("cpp", [case for case in REPRESENTATIVES if case.smooth]))
+@each_derivative(("cpp", [case for case in REPRESENTATIVES if case.smooth and not case.monotone]))
 @pytest.mark.usefixtures("_on_backend")
 def test_gradcheck_of_derivatives(case: Case, name: str) -> None:
     net, x = make(case)

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -19,7 +20,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import gradnets_fast as gf
-from covering import in_turn, label, with_each_in_turn
+from covering import in_turn, label, slow_but_few, with_each_in_turn
 from gradnets_fast import reference
 from gradnets_fast.reference.conv import projected
 from gradnets_fast.reference.ridge import PANELLED_RULE
@@ -144,7 +145,10 @@ def takes_seconds(quantity: str, call: Call, size: Size) -> bool:
 
 @pytest.mark.parametrize(
     ("quantity", "call", "size", "dtype"),
-    [(q, *c) for q in QUANTITIES for c in with_each_in_turn(DTYPES, CALLS, SIZES) if not takes_seconds(q, *c[:2])],
+    slow_but_few(
+        [(q, *c) for q in QUANTITIES for c in with_each_in_turn(DTYPES, CALLS, SIZES) if not takes_seconds(q, *c[:2])],
+        together=2,
+    ),
     ids=label,
 )
 def test_results_and_gradients(quantity: str, call: Call, size: Size, dtype: torch.dtype) -> None:
@@ -208,7 +212,7 @@ def test_double_backward_through_the_points(call: Call, size: Size, dtype: torch
 
 @pytest.mark.parametrize(
     ("quantity", "call"),
-    [(quantity, call) for quantity in QUANTITIES for call in CALLS if quantity != "potential" or call.layers == 1],
+    slow_but_few([(q, call) for q in QUANTITIES for call in CALLS if q != "potential" or call.layers == 1]),
     ids=label,
 )
 def test_gradcheck_and_transforms(quantity: str, call: Call) -> None:
@@ -240,8 +244,7 @@ def test_gradcheck_and_transforms(quantity: str, call: Call) -> None:
     close(jacrev(jacfwd(at(ours)))(points[0]), jacrev(jacrev(at(exact)))(points[0]))
 
 
-@each_quantity
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("quantity", "dynamic"), slow_but_few([*product(QUANTITIES, (False, True))]))
 def test_compiles_without_graph_breaks(quantity: str, dynamic: bool) -> None:
     torch.compiler.reset()
     call = CALLS[3]

@@ -10,6 +10,7 @@ import torch
 
 from bench.deep import muller_brown, poisson, torus, transport, two_body
 from bench.deep.comparison import TOLERANCE, Training, first_steps
+from covering import slow_but
 
 SCRIPTS = {
     "muller_brown": muller_brown,
@@ -21,7 +22,7 @@ SCRIPTS = {
 DRAWN = {"muller_brown", "torus"}
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", slow_but(DRAWN, list(SCRIPTS)))
 def test_the_error_is_that_by_autograd(name: str, tmp_path: Path) -> None:
     """Both begin with equal weights, and rounding has not grown in so few steps."""
     SCRIPTS[name].main(["--quick", "--out", str(tmp_path)])

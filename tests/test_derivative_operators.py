@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 import gradnets_fast
-from covering import in_turn
+from covering import in_turn, label, slow_but_few
 from gradnets_fast import reference
 from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
@@ -145,7 +146,7 @@ def cotangent(quantity: str, g: Tensor) -> Tensor:
     return g.unsqueeze(-1) * g.flip(0).unsqueeze(-2) if quantity == "jacobian" else g[:, 0]
 
 
-@in_turn("quantity, call, size, dtype", DTYPES, QUANTITIES, [*RIDGES, *CALLS[3:]], QUANTITY_SIZES)
+@in_turn("quantity, call, size, dtype", DTYPES, QUANTITIES, [*RIDGES, *CALLS[3:]], QUANTITY_SIZES, few=2)
 def test_potential_divergence_jacobian_and_their_gradients(
     quantity: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -191,8 +192,9 @@ def check_directions(call: Call, size: tuple[int, int, int], dtype: torch.dtype,
         assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), eager, truth)
 
 
-@pytest.mark.parametrize("quantity", QUANTITIES)
-@pytest.mark.parametrize("call", [RIDGES[3], CALLS[4], CALLS[6], CALLS[9]], ids=lambda call: call.name)
+@pytest.mark.parametrize(
+    ("quantity", "call"), slow_but_few([*product(QUANTITIES, [RIDGES[3], CALLS[4], CALLS[6], CALLS[9]])]), ids=label
+)
 def test_quantities_under_the_transforms(quantity: str, call: Call) -> None:
     torch.compiler.reset()  # all cases compile the same function, and a function's versions are limited
     leaves = [t.requires_grad_() for t in call.draw(3, 2, 5)]

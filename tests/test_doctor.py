@@ -134,6 +134,7 @@ def test_with_torch_alone_everything_is_examined_by_the_standard_library() -> No
     assert found["cpp float32"]["status"] == OK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", blocked("typer")], ids=["typer", "argparse"])
 def test_without_typer_the_options_are_the_same(before: str) -> None:
     text = run(script(before, "--help"), COLUMNS="200").stdout
@@ -146,6 +147,7 @@ def test_without_typer_the_options_are_the_same(before: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_asked_for_and_is_not_there_is_a_failure() -> None:
     found = doctor("--device", "cuda:99", code=1)
     assert FAILURE in [check["status"] for check in found.values() if check["group"] == "GPU"]
@@ -189,6 +191,7 @@ def test_other_commands_say_what_they_lack_in_one_line(arguments: list[str], bro
 OTHER_TABLE = "from gradnets_fast.activations import TABLE\nTABLE['other'] = TABLE['tanh']\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "cause"),
     [(blocked("gradnets_fast._C"), "cannot be imported"), (OTHER_TABLE, "another activation table")],
@@ -252,6 +255,7 @@ ENVIRONMENTS: list[tuple[dict[str, str], Expected]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "expected"), ENVIRONMENTS)
 def test_variables_and_folders_are_judged(changes: dict[str, str], expected: Expected, tmp_path: Path) -> None:
     places = {key: tmp_path / key for key in ("file", "broken", "empty", "folder")}
@@ -380,6 +384,7 @@ def _ahead_of_time() -> Check:
     return check
 
 
+@pytest.mark.slow
 def test_kernels_compiled_ahead_of_time_are_counted_and_a_broken_file_is_noticed(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from bench.gpu import checks, parts, prebuilt, suite
 from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
+from covering import slow_but
 from gradnets_fast import functional
 from gradnets_fast.apps.accuracy import FLOOR_ULPS
 from gradnets_fast.apps.bench import results
@@ -231,7 +232,7 @@ def _call(operator: str = "ridge", **changes: Any) -> checks.Call:
     return dataclasses.replace(prepared(operator, "tanh-1", "float32", (9, 3, 5), CPU), **changes)
 
 
-@pytest.mark.parametrize("kind", [*checks.ON_CPU, "compiled"])
+@pytest.mark.parametrize("kind", slow_but(checks.ON_CPU, [*checks.ON_CPU, "compiled"]))
 @pytest.mark.parametrize("operator", ["ridge", "ridge_potential", "ridge_jvp"])
 def test_checks_pass_in_the_interpreter(kind: str, operator: str) -> None:
     assert checks.KINDS[kind](_call(operator)).fault is None
@@ -324,6 +325,7 @@ serve(lambda task: tasks.append(task) or print("noise") or {"count": len(tasks)}
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_no_longer_fit_is_replaced_before_the_next_task() -> None:
     with pool([sys.executable, "-c", SERVE], 1) as (worker,):
         assert [worker.ask({}, 60.0) for _ in range(5)] == [{"count": n} for n in (1, 2, 1, 2, 1)]
@@ -430,6 +432,7 @@ def test_a_part_that_fails_keeps_no_other_from_running(
     assert error.startswith("bench.gpu: measure: CalledProcessError: ")
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_command_says_so(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"CUDA_VISIBLE_DEVICES": ""}
     # Neither safetensors nor what the command line needs is there on a machine with torch and Triton alone.

@@ -55,6 +55,7 @@ for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what a process uses from /proc")
 def test_a_network_is_right_after_a_call_that_memory_was_too_small_for() -> None:
     run = subprocess.run([sys.executable, "-c", KERNELS], capture_output=True, text=True, check=False)

@@ -65,6 +65,7 @@ def test_instruction_set(name: str, poisoned_build: Path) -> None:
     assert run(*command, GRADNETS_FAST_CPU_ISA=name).strip() == f"{cases} cases"
 
 
+@pytest.mark.slow
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:
     script = "import torch, gradnets_fast; print(gradnets_fast.explain('ridge', torch.zeros(1, 1)))"
     environment = {**os.environ, "GRADNETS_FAST_CPU_ISA": "mmx"}
@@ -116,6 +117,7 @@ def _runtime() -> Path:
     return Path(file)
 
 
+@pytest.mark.slow
 def test_there_is_one_openmp_runtime_and_it_is_that_of_pytorch(runtime: Path) -> None:
     script = "import torch; from pathlib import Path; print(Path('/proc/self/maps').read_text())"
     assert str(runtime) in run(sys.executable, "-c", script)

@@ -28,6 +28,7 @@ def _archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive(tmp_path_factory)
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_each_kernel_takes(archive: Path) -> None:
     manifest = manifest_of(archive)
     entries = manifest["kernels"]
@@ -44,6 +45,7 @@ def test_the_manifest_says_what_each_kernel_takes(archive: Path) -> None:
         assert entry["parameters"] == ["u64" if kind[0] == "*" else "u32" for kind in present] + ["u64", "u64"]
 
 
+@pytest.mark.slow
 def test_machine_code_has_the_parameters_of_themanifest_of(archive: Path, tmp_path: Path) -> None:
     """By what the code itself says of them."""
     tool = next((Path(compiler.triton.__file__).parent / "backends" / "nvidia" / "bin").glob("cuobjdump"))
@@ -63,6 +65,7 @@ def test_machine_code_has_the_parameters_of_themanifest_of(archive: Path, tmp_pa
             assert found == [{"u64": 8, "u32": 4}[kind] for kind in entry["parameters"]]
 
 
+@pytest.mark.slow
 def test_the_file_finds_its_kernels(archive: Path) -> None:
     found = prebuilt.read(archive)
     for architecture in configuration.ARCHITECTURES:
@@ -77,6 +80,7 @@ def test_the_file_finds_its_kernels(archive: Path) -> None:
             assert not found.covers(launch.kernel, {"D": 5}, architecture)
 
 
+@pytest.mark.slow
 def test_later_gpus_take_ptx_and_the_same_generation_machine_code(archive: Path) -> None:
     found = prebuilt.read(archive)
     ((_, launch),) = [task for task in few(80) if task[1].kernel == "entry.forward"]
@@ -86,11 +90,13 @@ def test_later_gpus_take_ptx_and_the_same_generation_machine_code(archive: Path)
     assert doctest.testmod(prebuilt).failed == 0
 
 
+@pytest.mark.slow
 def test_code_of_other_kernels_is_refused(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(prebuilt.PrebuiltError, match=r"compiled from other kernels \([\w.]+\) than those installed"):
         prebuilt.read(changed(archive, tmp_path / "stale.zip", sources="0" * 16))
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_used_says_why(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.zip").write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(prebuilt.PrebuiltError, match="BadZipFile"):
@@ -122,6 +128,7 @@ except prebuild.BuildError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_build_fails_on_a_kernel_that_spills(tmp_path: Path) -> None:
     text = python(_SPILLS, str(tmp_path / "prebuilt.zip"))
     assert re.search(r"'BH': 128.* for 90: [1-9]\d* bytes of stack, .*it does not fit", text), text
@@ -134,6 +141,7 @@ class _Metadata:
     launch_cooperative_grid = launch_pdl = False
 
 
+@pytest.mark.slow
 def test_the_build_fails_on_unexpected_arguments(archive: Path) -> None:
     (entry, *_) = [e for e in manifest_of(archive)["kernels"] if e["target"] == "ptx"]
     with zipfile.ZipFile(archive) as file:

@@ -10,10 +10,12 @@ from test_derivative_operators import QUANTITIES, cotangent, doubles
 from torch import Tensor
 
 import gradnets_fast
+from covering import in_turn
 from gradnets_fast import reference
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 
 BACKENDS = ("cpp", "triton")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [(1, 1, 1), (7, 3, 9), (41, 20, 35)]
 FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     "softmax": ("softmax_modules", {}),
@@ -81,10 +83,7 @@ def compare(family: str, *results: list[Tensor]) -> None:
     assert_as_good_as_eager(*map(grouped, results))
 
 
-@each_family
-@each_backend
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@in_turn("family, backend, size, dtype", DTYPES, [*FAMILIES], BACKENDS, SIZES, few=1)
 def test_values_and_gradients(family: str, backend: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors = draw(family, size, dtype)
     check(family, "", backend, tensors, torch.randn(size[:2]).to(dtype) / 16)

@@ -96,6 +96,7 @@ print(counter.get_total_flops())
     assert int(done.stdout) == (2 + 3) * 2 * 4 * 3 * 5  # forward; g Wᵀ, and two products for the gradient of W
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_saved_program_runs_where_the_operators_are_registered(tmp_path: Path) -> None:
     net, x = gf.RidgeGradNet(D, H), torch.ones(BATCH, D)

@@ -15,6 +15,7 @@ from torch.func import functional_call, functionalize, grad, hessian, jacfwd, ja
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import gradnets_fast as gf
+from covering import slow_but, slow_but_few
 from gradnets_fast.nn.base import METHODS
 
 NETWORKS = {
@@ -29,6 +30,7 @@ NETWORKS = {
     "deep": lambda: gf.DeepGradNet(3, (9, 7), "softplus", dtype=torch.float64),
 }
 each_network = pytest.mark.parametrize("name", list(NETWORKS))
+FEW_METHODS = slow_but_few(list(product(NETWORKS, METHODS)))
 
 
 def network(name: str) -> tuple[nn.Module, Tensor]:
@@ -69,8 +71,7 @@ def quantity(net: Any, method: str, x: Tensor) -> Tensor:
     return net.jvp(x, torch.ones_like(x)) if method == "jvp" else getattr(net, method)(x)
 
 
-@each_network
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("name", "method"), FEW_METHODS)
 def test_vmapped_second_derivatives_in_every_mode(name: str, method: str) -> None:
     net, x = network(name)
     function = partial(quantity, net, method)
@@ -80,8 +81,7 @@ def test_vmapped_second_derivatives_in_every_mode(name: str, method: str) -> Non
         torch.testing.assert_close(vmap(outer(inner(function)))(x[:2]), expected)
 
 
-@each_network
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("name", "method"), FEW_METHODS)
 def test_functions_of_autograd_functional(name: str, method: str) -> None:
     """Their vectorize=True maps by another vmap than torch.func's, their jvp and hvp by two backward passes."""
     net, x = network(name)
@@ -208,7 +208,7 @@ def compiler(name: str) -> str:
     return "inductor" if name == "cascade" else "aot_eager"
 
 
-@pytest.mark.parametrize("name", [pytest.param("cascade", marks=pytest.mark.slow), "weighted_softmax", "transformed"])
+@pytest.mark.parametrize("name", slow_but(["weighted_softmax"], ["cascade", "weighted_softmax", "transformed"]))
 def test_compiles_without_graph_breaks_for_any_batch(name: str) -> None:
     net, x = network(name)
     torch.compiler.reset()
@@ -225,7 +225,7 @@ def test_compiles_without_graph_breaks_for_any_batch(name: str) -> None:
         torch.testing.assert_close(compiled(x), net(x))
 
 
-@pytest.mark.parametrize("limit", [1, 8])
+@pytest.mark.parametrize("limit", slow_but([1], [1, 8]))
 def test_networks_compiled_in_turn_keep_their_gradients(limit: int) -> None:
     """All share the code of `forward`: beyond the limit of its compilations, PyTorch compiles what it calls."""
     torch.compiler.reset()
@@ -263,7 +263,7 @@ def test_derivatives_under_transforms(name: str) -> None:
     torch.testing.assert_close(make_fx(f)(x)(2 * x), f(2 * x))
 
 
-@pytest.mark.parametrize("name", [pytest.param("cascade", marks=pytest.mark.slow), *list(NETWORKS)[1:]])
+@pytest.mark.parametrize("name", slow_but(["weighted_softmax", "deep"], list(NETWORKS)))
 def test_derivatives_compile_without_graph_breaks(name: str) -> None:
     net, x = network(name)
     torch.compiler.reset()
@@ -282,13 +282,14 @@ def test_derivatives_compile_without_graph_breaks(name: str) -> None:
 aot_compiled = partial(torch.compile, backend="aot_eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [
         lambda net, x: aot_compiled(lambda p: jvp(net, (p,), (p,))[1], fullgraph=True)(x),
         lambda net, x: aot_compiled(lambda p: vmap(jacrev(net))(p))(x),
         lambda net, x: aot_compiled(lambda p: grad(lambda q: net(q).square().sum())(p))(x),
-        pytest.param(lambda net, x: jvp(torch.compile(net), (x,), (x,))[1], marks=pytest.mark.slow),
+        lambda net, x: jvp(torch.compile(net), (x,), (x,))[1],
         lambda net, x: vmap(jacfwd(aot_compiled(net)))(x),
         lambda net, x: vmap(jacrev(aot_compiled(net)))(x),
     ],
@@ -313,6 +314,7 @@ def test_functional_transforms_and_compilation_combine(function: object) -> None
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformed", "soft_maximum"])
 def test_mapped_gradients_compile(name: str) -> None:
     net, x = network(name)

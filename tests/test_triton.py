@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 import gradnets_fast
-from covering import in_turn
+from covering import in_turn, slow_but_few
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE
 from gradnets_fast.kernels import launch, launching
@@ -30,6 +31,7 @@ ROUTES = {
 }
 """(batch, d, h) for each route, just past tiles and their multiples; the longest batches are divided among programs."""
 
+ABSENT = [(), ("scale",), ("coef",), ("bias",), ("scale", "coef", "bias")]
 SIZES = [size for sizes in ROUTES.values() for size in sizes]
 ONE_EACH = [(41, 3, 35), (41, 20, 35), (41, 260, 35)]
 SMALL = [(9, 3, 7), (9, 20, 7), (9, 260, 7)]
@@ -59,7 +61,7 @@ def test_sizes_take_the_routes_that_they_are_listed_for(route: str) -> None:
             assert f"{route} route" in kernel
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=True)
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=1)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors, g = drawn(call, size, dtype)
     result = compare(call, tensors, g)
@@ -101,7 +103,7 @@ def test_the_pool_of_an_address_is_that_of_its_segment() -> None:
     assert pools == {4095: None, 4096: (0, 0), 5119: (0, 0), 5120: (3, 0), 5631: (3, 0), 5632: None}
 
 
-@in_turn("name, size, dtype", DTYPES, list(TABLE), ONE_EACH, few=True)
+@in_turn("name, size, dtype", DTYPES, list(TABLE), ONE_EACH, few=1)
 def test_every_activation(name: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     call = ridge_call(2, (name,), "triton")
     tensors, g = drawn(call, size, dtype)
@@ -126,8 +128,7 @@ def test_vectors_of_several_dtypes(size: tuple[int, int, int]) -> None:
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 
-@pytest.mark.parametrize("size", SMALL, ids=str)
-@pytest.mark.parametrize("absent", [(), ("scale",), ("coef",), ("bias",), ("scale", "coef", "bias")], ids=str)
+@pytest.mark.parametrize(("size", "absent"), slow_but_few(list(product(SMALL, ABSENT))), ids=str)
 def test_tensors_that_are_left_out(size: tuple[int, int, int], absent: tuple[str, ...]) -> None:
     names = ("x", "W", "scale", "shift", "coef", "bias")
     tensors, g = drawn(CALLS[1], size, torch.float32)
@@ -281,6 +282,7 @@ def test_the_choice_is_explained() -> None:
         gradnets_fast.explain("ridge", x.double(), backend="triton")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preparation", "reason"),
     [("", "set TRITON_INTERPRET=1"), ("import triton, os; os.environ['TRITON_INTERPRET'] = '1'", "after triton")],

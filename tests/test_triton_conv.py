@@ -132,7 +132,8 @@ def test_splines(quantity: str, knots: int, size: Size, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize(
-    ("knots", "quantity"), [(5, q) for q in QUANTITIES] + [(0, q) for q in QUANTITIES if q != "potential"]
+    ("knots", "quantity"),
+    slow_but_few([(5, q) for q in QUANTITIES] + [(0, q) for q in QUANTITIES if q != "potential"]),
 )
 def test_only_what_is_needed_gets_a_gradient(knots: int, quantity: str) -> None:
     call, tensors, g = spline(SIZES[1], "zeros", knots, torch.float32, quantity)

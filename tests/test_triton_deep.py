@@ -71,7 +71,7 @@ def test_the_route_of_an_operator_alone_is_explained() -> None:
         assert words in gradnets_fast.explain(operator, x, backend="triton").kernel
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=True)
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=1)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     assert -(-SIZES[-1][0] // 64) > deep_launch._INTERPRETED
     check(call, size, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_potential_divergence_jacobian_and_their_gradients(
     check_quantity(quantity, call, size, dtype, "triton")
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, [*SIZES, (70, 20, 33)], few=True)
+@in_turn("call, size, dtype", DTYPES, CALLS, [*SIZES, (70, 20, 33)], few=1)
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -109,8 +110,11 @@ def test_jvp_of_rows_that_no_tile_holds() -> None:
     assert_as_good_as_eager(outputs_and_gradients(jvp_of(CALLS[1]), tensors, g), eager, truth)
 
 
-@pytest.mark.parametrize("absent", [("scale",), ("coef",), ("scale", "coef", "bias")], ids=str)
-@pytest.mark.parametrize("quantity", [*QUANTITIES, "jvp"])
+@pytest.mark.parametrize(
+    ("quantity", "absent"),
+    slow_but_few(list(product([*QUANTITIES, "jvp"], [("scale",), ("coef",), ("scale", "coef", "bias")]))),
+    ids=str,
+)
 def test_tensors_that_are_left_out(quantity: str, absent: tuple[str, ...]) -> None:
     (x, W, scale, shift, coef, bias), v, g = draw(one_call(quantity), (6, 5, 9), torch.float32)
     names = ("x", "v", "W", "scale", "shift", "coef", "bias") if quantity == "jvp" else ("x", *ALL[1:])

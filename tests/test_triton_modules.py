@@ -12,7 +12,7 @@ from test_triton import check_only_what_is_needed, check_strides
 from torch import Tensor
 
 import gradnets_fast
-from covering import in_turn, label, slow_but_few
+from covering import in_turn, label, slow_but, slow_but_few
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.kernels import launch
 from gradnets_fast.ops import recompute
@@ -35,6 +35,7 @@ CALLS = [
     transformed_call(3, "softplus", "logcosh", "triton"),
 ]
 each_call = pytest.mark.parametrize("call", CALLS, ids=label)
+of_each_family = pytest.mark.parametrize("call", slow_but(CALLS[1:3], CALLS), ids=label)
 
 
 def check(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -51,7 +52,7 @@ def test_the_kernels_run(call: Call) -> None:
     assert "interpreter" in kernel
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=True)
+@in_turn("call, size, dtype", DTYPES, CALLS, SIZES, few=1)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     check(call, size, dtype)
 
@@ -85,7 +86,7 @@ def test_only_what_is_needed_gets_a_gradient(call: Call, size: tuple[int, int, i
     check_only_what_is_needed(call, size)
 
 
-@each_call
+@of_each_family
 def test_strides_of_every_tensor_and_of_the_incoming_gradient(call: Call) -> None:
     check_strides(call, SMALL)
 
@@ -102,21 +103,21 @@ def test_leading_dimensions_and_empty_batches(call: Call) -> None:
     assert all(not gradient.any() for gradient in torch.autograd.grad(empty.sum(), leaves))
 
 
-@each_call
+@of_each_family
 def test_second_derivatives(call: Call) -> None:
     tensors, g = drawn(call, (37, 5, 30), torch.float32)
     truth = second_gradients(call.exact, doubles(tensors), g.double())
     assert_as_good_as_eager(second_gradients(call.ours, tensors, g), second_gradients(call.exact, tensors, g), truth)
 
 
-@in_turn("call, quantity, size, dtype", DTYPES, CALLS, QUANTITIES, [(4, 1, 2), (9, 33, 40)], few=True)
+@in_turn("call, quantity, size, dtype", DTYPES, CALLS, QUANTITIES, [(4, 1, 2), (9, 33, 40)], few=1)
 def test_potential_divergence_jacobian_and_their_gradients(
     call: Call, quantity: str, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     check_quantity(quantity, call, size, dtype, "triton")
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, [(7, 3, 65), TOO_WIDE], few=True)
+@in_turn("call, size, dtype", DTYPES, CALLS, [(7, 3, 65), TOO_WIDE], few=1)
 def test_jacobian_vector_products_and_double_backward(
     call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -138,7 +139,7 @@ def _jvp(call: Call, tensors: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of padded hidden units, whose b is not so large
-@each_call
+@of_each_family
 def test_hidden_values_of_ten_thousand(call: Call) -> None:
     """W x + b is exact: where the softmax is not saturated, or σ' is not 0, its rounding would decide the errors."""
     tensors, g = drawn(call, (41, 5, 35), torch.float32)
@@ -149,7 +150,7 @@ def test_hidden_values_of_ten_thousand(call: Call) -> None:
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
 
 
-@each_call
+@of_each_family
 def test_launches_leave_counters_as_they_were(call: Call) -> None:
     check(call, (70, 20, 67), torch.float32)
     assert launch._zeroed
@@ -157,7 +158,7 @@ def test_launches_leave_counters_as_they_were(call: Call) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's word for a row of NaN
-@each_call
+@of_each_family
 def test_undefined_points_stay_in_their_rows(call: Call) -> None:
     tensors, g = drawn(call, MIDDLE, torch.float32)
     usual = outputs_and_gradients(call.ours, tensors, g)

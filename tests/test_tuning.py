@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import gradnets_fast
+from covering import slow_but
 from gradnets_fast.apps import tuning as command
 from gradnets_fast.apps.files import locked
 from gradnets_fast.kernels import candidates, compiler, configuration, offline, tuning
@@ -67,9 +68,7 @@ QUICK = ("narrow.forward", "narrow.backward", "forward", "backward", "deep.forwa
 """Kernels whose candidates the interpreter measures in seconds."""
 
 
-@pytest.mark.parametrize(
-    "kernel", [pytest.param(k, marks=[] if k in QUICK else pytest.mark.slow) for k in configuration.TILES]
-)
+@pytest.mark.parametrize("kernel", slow_but(QUICK, list(configuration.TILES)))
 def test_every_candidate_gives_the_same_result_when_measured(kernel: str) -> None:
     case = next(case for case in candidates.cases() if case[1] == kernel)
     measured = tuning.measure(case, CPU)
@@ -114,6 +113,7 @@ def test_one_tune_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
         command.tune(CPU, "narrow.forward", tmp_path / "tuned.json", print)
 
 
+@pytest.mark.slow
 def test_tune_without_a_gpu_says_so_in_one_line() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
