@@ -15,6 +15,13 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
+try:
+    from interpreter import prepare_once_a_launch
+except ImportError:  # Triton is optional
+    pass
+else:
+    prepare_once_a_launch()
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed_and_poisoned_memory() -> Iterator[None]:
