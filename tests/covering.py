@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -25,13 +25,17 @@ def with_each_in_turn(values: Sequence[Any], *others: Sequence[Any]) -> list[tup
     return found
 
 
-def few_of(cases: Sequence[tuple[Any, ...]], together: int = 1) -> list[tuple[Any, ...]]:
+def few_of(
+    cases: Sequence[tuple[Any, ...]], together: int = 1, as_seen: Callable[[Any], tuple[Any, ...]] = tuple
+) -> list[tuple[Any, ...]]:
     """Cases with each value of each argument, or each pair: every next one has the most that are still to come.
+
+    as_seen: the values that count, of a case, where they are others than its arguments.
 
     >>> few_of([(1, 3, "a"), (1, 4, "b"), (2, 3, "b"), (2, 4, "a")])
     [(1, 3, 'a'), (1, 4, 'b'), (2, 3, 'b')]
     """
-    labelled = [set(combinations(enumerate(map(label, case)), together)) for case in cases]
+    labelled = [set(combinations(enumerate(map(label, as_seen(case))), together)) for case in cases]
     missing, chosen = set().union(*labelled), []
     while missing:
         best = max(range(len(cases)), key=lambda i: len(labelled[i] & missing))
@@ -58,6 +62,12 @@ def in_turn(names: str, values: Sequence[Any], *others: Sequence[Any], few: int 
     """
     cases = with_each_in_turn(values, *others)
     return pytest.mark.parametrize(names, cases if few is None else slow_but_few(cases, few), ids=label)
+
+
+def quick_in_turn(names: str, values: Sequence[Any], *others: Sequence[Any]) -> pytest.MarkDecorator:
+    """All combinations as cases of a test whose arguments have these names; `make test` runs `with_each_in_turn`."""
+    cases = slow_but(with_each_in_turn(values, *others), list(product(*others, values)))
+    return pytest.mark.parametrize(names, cases, ids=label)
 
 
 def label(value: Any) -> str:

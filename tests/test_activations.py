@@ -149,7 +149,7 @@ def integral(name: str, x: float) -> mpmath.mpf:
     """Φ(x), from the next of `POINTS` towards 0: each stretch of the axis is integrated once."""
     nearer = max((p for p in POINTS if p * x > 0 and abs(p) < abs(x)), key=abs, default=0.0)
     kinks = [mpf(k) for k in KINKS if min(nearer, x) < k < max(nearer, x)]
-    rest = mpmath.quad(EXACT[name], _refined([mpf(nearer), *kinks, mpf(x)]))
+    rest = mpmath.quad(EXACT[name], _refined([mpf(nearer), *kinks, mpf(x)]), method="gauss-legendre")
     return (integral(name, nearer) if nearer else AT_ZERO.get(name, mpf(0))) + rest
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from covering import slow_but
 from gradnets_fast import mGradNetC
 from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.losses import Objective, decibel
@@ -122,7 +121,8 @@ def errors(arch: str, field: str, amp: str) -> list[float]:
     return [decibel(sum(losses[i : i + 40]) / 40) for i in range(0, 400, 40)]
 
 
-@pytest.mark.parametrize(("arch", "field", "amp"), slow_but(list(BOUNDS)[1:2], list(BOUNDS)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "field", "amp"), BOUNDS)
 def test_training_follows_float32(arch: str, field: str, amp: str) -> None:
     full, half = errors(arch, field, "float32"), errors(arch, field, amp)
     assert full != half

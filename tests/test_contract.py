@@ -30,6 +30,8 @@ POINTS = 23
 
 OF_KINDS = ("tanh", "softplus", "relu")
 """Bounded, smooth and unbounded, with a kink."""
+QUICK_DERIVATIVES = {"tanh": ("jvp", "jacobian"), "softplus": ("divergence",), "relu": ("jvp",)}
+"""Each derivative of a smooth function, and each of `OF_KINDS`."""
 
 
 def structure(case: Case) -> str:
@@ -52,9 +54,18 @@ REPRESENTATIVES = [case for case in CASES if is_representative(case)]
 WITH_KERNELS_OF_THEIR_OWN = [case for case in CASES if not case.monotone or case in REPRESENTATIVES]
 
 
-def marks_of(case: Case, backend: str) -> list[pytest.MarkDecorator]:
-    """`make test` has the representatives, on the reference those that differ by more than their parameters' signs."""
-    quick = case in REPRESENTATIVES and not (backend == "reference" and case.monotone)
+def marks_of(case: Case, backend: str, name: str | None = None) -> list[pytest.MarkDecorator]:
+    """`make test` has the representatives, and of derivatives those of `QUICK_DERIVATIVES` where a structure has them.
+
+    On the reference it has those that differ by more than a parameter's sign or a function that test_oracle.py takes.
+    """
+    activation, quick = case.label.split("-")[1], case in REPRESENTATIVES
+    if case.monotone or activation not in OF_KINDS:
+        quick = quick and not (case.monotone and backend == "reference")
+    elif backend == "reference":
+        quick = activation == OF_KINDS[0]
+    elif name is not None:
+        quick = name in QUICK_DERIVATIVES[activation]
     return [] if quick else [pytest.mark.slow]
 
 
@@ -255,7 +266,7 @@ def test_nan_stays_in_its_row(case: Case) -> None:
 def each_derivative(*cases_of_backend: tuple[str, list[Case]]) -> pytest.MarkDecorator:
     """Every derivative of the cases of each backend that is named."""
     triples = [
-        pytest.param(case, name, backend, id=f"{name}-{backend}-{case.label}", marks=marks_of(case, backend))
+        pytest.param(case, name, backend, id=f"{name}-{backend}-{case.label}", marks=marks_of(case, backend, name))
         for backend, chosen in cases_of_backend
         for case in chosen
         for name in DERIVATIVES

@@ -105,7 +105,12 @@ def test_not_a_number_stays_in_its_image(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "compiler"), [("one convolution", "inductor"), ("pictures", "aot_eager"), ("colours", "aot_eager")]
+    ("name", "compiler"),
+    [
+        pytest.param("one convolution", "inductor", marks=pytest.mark.slow),
+        ("pictures", "aot_eager"),
+        ("colours", "aot_eager"),
+    ],
 )
 def test_compilers_and_transforms(name: str, compiler: str) -> None:
     torch.compiler.reset()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import gradnets_fast as gf
+from covering import quick_in_turn
 from gradnets_fast import convex
 from gradnets_fast.nn import GradNet
 from gradnets_fast.nn.registry import Case
@@ -67,8 +68,7 @@ def test_float32_to_a_tolerance(name: str) -> None:
     assert (net(found.x) - net(x)).norm(dim=1).max() <= 1e-5 * net(x).norm(dim=1).max()
 
 
-@each_network
-@pytest.mark.parametrize("method", METHODS)
+@quick_in_turn("name, method", METHODS, list(NETWORKS))
 def test_two_derivatives_of_the_inverse_in_everything(name: str, method: str) -> None:
     net = strongly_convex(NETWORKS[name])
     names, values = zip(*((key, value.detach().requires_grad_()) for key, value in net.named_parameters()))
@@ -256,9 +256,7 @@ def test_the_bound_of_one_layer_is_reached() -> None:
         torch.testing.assert_close(convex.lipschitz_bound(net), net_at_zero)
 
 
-@pytest.mark.parametrize("padding", ["zeros", "circular"])
-@pytest.mark.parametrize("stages", [[], [(3, 3)]])
-@pytest.mark.parametrize("arch", [gf.ConvGradNet, gf.mConvGradNet])
+@quick_in_turn("arch, stages, padding", ["zeros", "circular"], [gf.ConvGradNet, gf.mConvGradNet], [[], [(3, 3)]])
 def test_bounds_of_convolutions(padding: str, stages: list[Any], arch: type[GradNet]) -> None:
     activation = "tanh" if arch.monotone else gf.Heads(2, "hardtanh")
     net = arch(2, 4, 3, activation, stages=stages, padding=padding, dtype=torch.float64)

@@ -27,6 +27,7 @@ from test_operators import (
     Call,
     deep_settings,
     each_call,
+    each_path,
     ridge_call,
     transformed_call,
 )
@@ -67,7 +68,7 @@ def doubles(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 # The floor is set by the largest value: a single number may be all cancellation, four rows are not.
-@in_turn("call, size, dtype", DTYPES, CALLS, [(4, 1, 1), *SIZES[1:]])
+@each_path([(4, 1, 1), *SIZES[1:]])
 def test_double_backward_through_the_points(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors, v, g = draw(call, size, dtype)
     tensors.insert(1, v)

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from test_contract import REPRESENTATIVES
+from test_contract import REPRESENTATIVES, structure
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import gradnets_fast as gf
-from covering import in_turn
+from covering import in_turn, slow_but
 from gradnets_fast.nn.registry import ARCHITECTURES, Case
 from oracle import Function, assert_as_good_as_eager, outputs_and_gradients, second_gradients
 
 SIZES = [1, 2, 3, 4, 5, 8, 9, 16, 31, 32, 64, 65, 128, 130]
 BATCHES: list[tuple[int, ...]] = [(), (1,), (17,), (2, 9), (0,)]
 DTYPES = [torch.float32, torch.float64]
+OF_EACH_STRUCTURE = list({structure(case): case for case in reversed(REPRESENTATIVES)}.values())
+"""The first representatives."""
 
 
 def positive(batch: tuple[int, ...], d: int) -> Tensor:
@@ -178,7 +180,7 @@ def of_all(module: nn.Module) -> tuple[Function, list[Tensor]]:
     return function, list(values)
 
 
-@pytest.mark.parametrize("case", REPRESENTATIVES, ids=lambda case: case.label)
+@pytest.mark.parametrize("case", slow_but(OF_EACH_STRUCTURE, REPRESENTATIVES), ids=lambda case: case.label)
 def test_networks_and_two_derivatives_in_everything(case: Case) -> None:
     for dtype in DTYPES:
         net, x = regular(case, dtype)

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covering import slow_but
-
 COMMANDS = ("train", "bench", "doctor", "warmup", "tune")
 QUICK = ["--steps", "4", "--samples", "200", "--batch-size", "100", "--embed-dim", "3"]
 MAIN = """
@@ -35,14 +33,16 @@ def run(encoding: dict[str, str], *lines: str | bytes) -> tuple[bytes, bytes]:
     return done.stdout, done.stderr
 
 
-ENCODINGS = [
-    {"PYTHONIOENCODING": "ascii"},
-    {"PYTHONIOENCODING": "latin-1"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-]
-
-
-@pytest.mark.parametrize("encoding", slow_but(ENCODINGS[:1], ENCODINGS), ids=["ascii", "latin-1", "LC_ALL=C"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "latin-1", "LC_ALL=C"],
+)
 def test_every_command_writes_in_the_characters_that_there_are(encoding: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("y\n1\n")
     lines = [

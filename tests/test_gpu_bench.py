@@ -305,6 +305,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_or_hangs_spoils_one_task() -> None:
     answers: dict[int, Answer | WorkerError] = {}
     tasks = [{"n": n} for n in range(8)]

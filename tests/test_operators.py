@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import gradnets_fast
-from covering import in_turn
+from covering import few_of, in_turn, label, slow_but, with_each_in_turn
 from gradnets_fast import reference
 from gradnets_fast.functional import Structure
 from gradnets_fast.ops import _cpp
@@ -34,6 +34,7 @@ PATHS = {
 """(batch, d, h) for each way through csrc, just past its limits and those of vectors, tiles, blocks and panels."""
 
 SIZES = [size for sizes in PATHS.values() for size in sizes]
+PATH_OF = {size: path for path, sizes in PATHS.items() for size in sizes}
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,15 @@ CALLS = [
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 
 
+def each_path(sizes: Sequence[tuple[int, int, int]]) -> pytest.MarkDecorator:
+    """Each call at each size; in `make test` the first call, and the others once for each path and each dtype."""
+    cases = with_each_in_turn(DTYPES, CALLS, sizes)
+    others = [case for case in cases if case[0] is not CALLS[0]]
+    quick = few_of(others, 2, lambda case: (case[0], PATH_OF.get(case[1], "narrow"), case[2]))
+    marked = slow_but([case for case in cases if case not in others or case in quick], cases)
+    return pytest.mark.parametrize(("call", "size", "dtype"), marked, ids=label)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One call on the same numbers: by the backend, by eager PyTorch in its dtype, and in float64."""
@@ -183,7 +193,7 @@ def check_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: to
         assert_rounded_once(result.ours, float32, result.exact)
 
 
-@in_turn("call, size, dtype", DTYPES, CALLS, SIZES)
+@each_path(SIZES)
 def test_values_and_gradients(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     check_values_and_gradients(call, size, dtype)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from covering import quick_in_turn
 from gradnets_fast.apps.train.shards import Shard
 from gradnets_fast.apps.train.stream import SampleStream
 from gradnets_fast.errors import is_message
@@ -39,31 +40,26 @@ def shards(tmp_path: Path) -> list[Path]:
     return write_shards(tmp_path, SIZES, (".parquet", ".npz"), group=333)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "group", "batch_size", "streams", "window"),
-    [
-        (SIZES, 333, 100, 8, 200),
-        (SIZES, 1, 101, 7, 64),
-        (SIZES, 10_000, 1000, 8, None),
-        (SIZES, 50, 5054, 3, 70),
-        ([20, 30, 1], 7, 5, 1, 1),
-        ([70, 30, 1], 7, 5, 2, 7),
-        ([9] * 60, 4, 50, 5, 100),
-        ([3], 3, 3, 3, 50),
-        ([5000, 1, 1, 1], 5000, 13, 12, 300),
-    ],
-)
-@pytest.mark.parametrize("suffixes", [[".parquet"], [".npz"]], ids=["parquet", "npz"])
+LAYOUTS = [
+    (SIZES, 333, 100, 8, 200),
+    (SIZES, 1, 101, 7, 64),
+    (SIZES, 10_000, 1000, 8, None),
+    (SIZES, 50, 5054, 3, 70),
+    ([20, 30, 1], 7, 5, 1, 1),
+    ([70, 30, 1], 7, 5, 2, 7),
+    ([9] * 60, 4, 50, 5, 100),
+    ([3], 3, 3, 3, 50),
+    ([5000, 1, 1, 1], 5000, 13, 12, 300),
+]
+"""Rows of each shard, rows of a group, batch size, streams, window."""
+
+
+@quick_in_turn("layout, suffix", [".npz", ".parquet"], LAYOUTS)
 def test_every_row_comes_once_an_epoch(
-    tmp_path: Path,
-    suffixes: list[str],
-    sizes: Sequence[int],
-    group: int,
-    batch_size: int,
-    streams: int,
-    window: int | None,
+    tmp_path: Path, layout: tuple[Sequence[int], int, int, int, int | None], suffix: str
 ) -> None:
-    paths = write_shards(tmp_path, sizes, suffixes, group)
+    sizes, group, batch_size, streams, window = layout
+    paths = write_shards(tmp_path, sizes, [suffix], group)
     stream = SampleStream(paths, batch_size, streams=streams, window=window)
     assert (stream.dim, stream.rows, stream.batch_size) == (2, sum(sizes), batch_size)
     assert stream.steps_per_epoch == sum(sizes) // batch_size
@@ -158,8 +154,7 @@ def test_a_rank_reads_its_part_of_the_data_only(shards: list[Path], monkeypatch:
     assert max(read) == 5054 // 2 - 1
 
 
-@pytest.mark.parametrize("step", [0, 17, 49, 50, 123])
-@pytest.mark.parametrize("world_sizes", [(1, 1), (1, 4), (4, 2)], ids=str)
+@quick_in_turn("step, world_sizes", [(1, 1), (1, 4), (4, 2)], [0, 17, 49, 50, 123])
 def test_resumed_runs_see_the_batches_of_an_unbroken_one(
     shards: list[Path], step: int, world_sizes: tuple[int, int]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import gradnets_fast as gf
+from covering import slow_but_few
 from gradnets_fast.nn.registry import ARCHITECTURES
 
 D, H, BATCH = 3, 5, 4
@@ -51,8 +53,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("method", QUANTITIES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "method"), slow_but_few(list(product(FAMILIES, QUANTITIES))))
 def test_the_counter_of_operations_counts_those_of_plain_pytorch(family: str, method: str) -> None:
     net, points = FAMILIES[family], torch.ones(2, BATCH, D)
 

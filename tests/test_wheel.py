@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from packaging.requirements import Requirement
@@ -176,6 +174,10 @@ def _bill(wheel: Path) -> dict[str, Any]:
 
 
 def test_the_bill_of_materials_is_cyclonedx(wheel: Path) -> None:
+    # Here, for they take seconds to import, which each process of a run would spend that only collects this file.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     bill = _bill(wheel)
     validator = JsonStrictValidator(SchemaVersion.from_version(bill["specVersion"]))
     assert validator.validate_str(json.dumps(bill)) is None

@@ -13,6 +13,7 @@ from deepinv.models.GSPnP import GSPnP
 from torch import Tensor
 
 import gradnets_fast as gf
+from covering import quick_in_turn, slow_but, slow_but_few
 from gradnets_fast.interop import GradientStepDenoiser, GradNetPrior
 from gradnets_fast.nn import GradNet
 
@@ -91,11 +92,13 @@ def minimiser(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("algorithm", "form"),
-    [
-        *(("GD", form) for form in FORMS),
-        *(("PGD", form) for form in FORMS if form != "disjoint"),
-        *((name, "whole") for name in ("FISTA", "ADMM", "DRS")),
-    ],
+    slow_but_few(
+        [
+            *(("GD", form) for form in FORMS),
+            *(("PGD", form) for form in FORMS if form != "disjoint"),
+            *((name, "whole") for name in ("FISTA", "ADMM", "DRS")),
+        ]
+    ),
 )
 def test_algorithms_reach_the_minimum(algorithm: str, form: str) -> None:
     (net, lipschitz), (physics, y), weight = strongly_convex(FORMS[form]), problem(), 0.5
@@ -216,11 +219,10 @@ def relative_residual(prior: GradNetPrior, z: Tensor, x: Tensor, gamma: float) -
     return (norms(x + gamma * prior.grad(x) - z) / scale).max().item()
 
 
-@forms
-@pytest.mark.parametrize("activation", ["softplus", "relu"])
-@pytest.mark.parametrize("gamma", [0.1, 10.0, 1000.0])
-def test_proximal_map(gamma: float, activation: str, form: dict[str, int]) -> None:
+@quick_in_turn("gamma, activation, name", list(FORMS), [0.1, 10.0, 1000.0], ["softplus", "relu"])
+def test_proximal_map(gamma: float, activation: str, name: str) -> None:
     """The residual is rounding, which the terms of γ∇F magnify; float32's result is compared with float64's."""
+    form = FORMS[name]
     net = gf.mGradNetC(2, dimension(form), 20, activation)
     prior, z = GradNetPrior(net, **form), 3 * images(4).float()
     z[1] = 0
@@ -271,8 +273,9 @@ def test_networks_that_are_not_monotone_take_deepinvs_own_steps() -> None:
     assert torch.equal(prior.prox(z, **inner), deepinv.optim.Prior.prox(prior, z, **inner))
 
 
-@forms
-def test_second_derivatives_of_the_proximal_map(form: dict[str, int]) -> None:
+@pytest.mark.parametrize("name", slow_but(["disjoint"], list(FORMS)))
+def test_second_derivatives_of_the_proximal_map(name: str) -> None:
+    form = FORMS[name]
     prior = GradNetPrior(gf.mGradNetC(2, dimension(form), 9, dtype=torch.float64), **form)
     z, gamma = images(2).requires_grad_(), torch.tensor(0.3).double().requires_grad_()
 
