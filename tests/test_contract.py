@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pytest
@@ -69,10 +69,15 @@ def marks_of(case: Case, backend: str, name: str | None = None) -> list[pytest.M
     return [] if quick else [pytest.mark.slow]
 
 
-def each(*cases_of_backend: tuple[str, list[Case]]) -> pytest.MarkDecorator:
+def each(*cases_of_backend: tuple[str, list[Case]], slow: Sequence[Case] = ()) -> pytest.MarkDecorator:
     """The cases of each backend that is named."""
     pairs = [
-        pytest.param(case, backend, id=f"{backend}-{case.label}", marks=marks_of(case, backend))
+        pytest.param(
+            case,
+            backend,
+            id=f"{backend}-{case.label}",
+            marks=pytest.mark.slow if case in slow else marks_of(case, backend),
+        )
         for backend, chosen in cases_of_backend
         for case in chosen
     ]
@@ -129,7 +134,7 @@ def test_forward_and_gradients_match_the_reference_architecture(case: Case) -> N
         )
 
 
-@each(("cpp", [case for case in REPRESENTATIVES if not case.monotone]))
+@each(("cpp", REPRESENTATIVES), slow=[case for case in CASES if case.monotone])
 @pytest.mark.usefixtures("_on_backend")
 def test_gradcheck_and_gradgradcheck(case: Case) -> None:
     net, x = make(case)
@@ -263,10 +268,16 @@ def test_nan_stays_in_its_row(case: Case) -> None:
     assert torch.equal(f[others], expected[others])
 
 
-def each_derivative(*cases_of_backend: tuple[str, list[Case]]) -> pytest.MarkDecorator:
+def each_derivative(*cases_of_backend: tuple[str, list[Case]], slow: Sequence[Case] = ()) -> pytest.MarkDecorator:
     """Every derivative of the cases of each backend that is named."""
     triples = [
-        pytest.param(case, name, backend, id=f"{name}-{backend}-{case.label}", marks=marks_of(case, backend, name))
+        pytest.param(
+            case,
+            name,
+            backend,
+            id=f"{name}-{backend}-{case.label}",
+            marks=pytest.mark.slow if case in slow else marks_of(case, backend, name),
+        )
         for backend, chosen in cases_of_backend
         for case in chosen
         for name in DERIVATIVES
@@ -354,7 +365,9 @@ def test_derivatives_and_their_gradients_match_the_reference_architecture(case: 
         assert_as_good_as_eager(ours, outputs_and_gradients(eager, tensors, g), exact)
 
 
-@each_derivative(("cpp", [case for case in REPRESENTATIVES if case.smooth and not case.monotone]))
+@each_derivative(
+    ("cpp", [case for case in REPRESENTATIVES if case.smooth]), slow=[case for case in CASES if case.monotone]
+)
 @pytest.mark.usefixtures("_on_backend")
 def test_gradcheck_of_derivatives(case: Case, name: str) -> None:
     net, x = make(case)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 import gradnets_fast
-from covering import in_turn, label, slow_but_few
+from covering import few_of, in_turn, label, slow_but, slow_but_few, with_each_in_turn
 from gradnets_fast import reference
 from gradnets_fast.reference.ridge import PANELLED_RULE
 from oracle import assert_as_good_as_eager, outputs_and_gradients
@@ -147,7 +147,21 @@ def cotangent(quantity: str, g: Tensor) -> Tensor:
     return g.unsqueeze(-1) * g.flip(0).unsqueeze(-2) if quantity == "jacobian" else g[:, 0]
 
 
-@in_turn("quantity, call, size, dtype", DTYPES, QUANTITIES, [*RIDGES, *CALLS[3:]], QUANTITY_SIZES, few=2)
+QUANTITY_CASES = with_each_in_turn(DTYPES, QUANTITIES, [*RIDGES, *CALLS[3:]], QUANTITY_SIZES)
+
+
+def met_together(case: tuple[str, Call, tuple[int, int, int], torch.dtype]) -> tuple[Any, ...]:
+    """What `make test` has together: a family's quantity at each size, a call with each quantity, size and dtype."""
+    quantity, call, size, dtype = case
+    family = call.name.partition("-")[0]
+    return (quantity, family, size), (call.name, quantity), (call.name, size), (call.name, dtype)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "call", "size", "dtype"),
+    slow_but(few_of(QUANTITY_CASES, as_seen=met_together), QUANTITY_CASES),
+    ids=label,
+)
 def test_potential_divergence_jacobian_and_their_gradients(
     quantity: str, call: Call, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:

@@ -86,8 +86,9 @@ def test_convolutions_have_them_too(quantity: str, dtype: torch.dtype, basis: tu
     assert_as_good_as_eager(outputs_and_gradients(of("cpp"), tensors, g), eager, truth)
 
 
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("network", [gf.RidgeGradNet, gf.mRidgeGradNet])
-def test_networks(network: type[gf.RidgeGradNet]) -> None:
+def test_networks(network: type[gf.RidgeGradNet], compiler: str) -> None:
     net = network(3, 8, gf.Heads(4, ["hardtanh", "softplus"]), dtype=torch.float64)
     x = torch.randn(20, 3, dtype=torch.float64, requires_grad=True)
     f, (scale, shift, coef) = net(x), net.act.cascade(net.b)
@@ -105,7 +106,7 @@ def test_networks(network: type[gf.RidgeGradNet]) -> None:
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(x), net(x))
     assert "Heads(4, hardtanh + softplus)" in repr(net)
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(net, fullgraph=True, backend=compiler)
     torch.testing.assert_close(compiled(x), f)
     assert "ridge of heads" in gf.explain(net, x).rejected["triton"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from test_derivative_operators import QUANTITIES, cotangent, doubles
 from torch import Tensor
 
 import gradnets_fast
-from covering import in_turn
+from covering import label, slow_but_few
 from gradnets_fast import reference
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 
@@ -83,7 +84,9 @@ def compare(family: str, *results: list[Tensor]) -> None:
     assert_as_good_as_eager(*map(grouped, results))
 
 
-@in_turn("family, backend, size, dtype", DTYPES, [*FAMILIES], BACKENDS, SIZES, few=1)
+@pytest.mark.parametrize(
+    ("family", "backend", "size", "dtype"), slow_but_few(list(product(FAMILIES, BACKENDS, SIZES, DTYPES)), 2), ids=label
+)
 def test_values_and_gradients(family: str, backend: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     tensors = draw(family, size, dtype)
     check(family, "", backend, tensors, torch.randn(size[:2]).to(dtype) / 16)
