@@ -222,6 +222,25 @@ def calculus(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def fit(result: dict[str, Any]) -> str:
+    """Microseconds of a step of training by `fit`, and how many times that PyTorch's loop and jax.jit take."""
+    others = [*result["rows"][0]["gain"]]
+    lines = [f"| network | B, d, h | fit | {' | '.join(others)} |", "|---|---|---|" + "---|" * len(others)]
+    for row in result["rows"]:
+        mine, *theirs = (f"{microseconds:.0f} µs" for microseconds in row["microseconds"].values())
+        cells = [f"{time}, {times(gain)}" for time, gain in zip(theirs, row["gain"].values())]
+        lines.append(f"| {row['network']} | {row['batch']}, {row['d']}, {row['h']} | {mine} | {' | '.join(cells)} |")
+    where = result["environment"]
+    jax = f", JAX {where['jax']}" if "jax" in where else ""
+    note = (
+        "A whole step: f, the squared error, all gradients and Adam, float32. Medians of interleaved runs of the same "
+        "steps, whose parameters and losses are compared first; each gain is the median of the ratios. "
+        f"By `{where['command']}` on {_machine(where)}{jax} ([result file](bench/results/fit.json)). "
+        "Absolute times vary; compare the gains."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def denoising(result: dict[str, Any]) -> str:
     """The ratios of each picture, and what the training took."""
     rows = [(row["picture"], row["psnr_db"]) for row in result["rows"]]
@@ -448,6 +467,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "polymax": _of_result(polymax, "polymax"),
     },
     DOCS / "scaling.md": {"largest_batch_cpu": _of_result(largest_batch, "largest_batch_cpu")},
+    DOCS / "training.md": {"fit": _of_result(fit, "fit")},
     DOCS / "release.md": {"wheel_sizes": _of_result(wheel_sizes, "wheel_sizes")},
 }
 """Where tables stand, by the names between their markers."""

@@ -3,6 +3,7 @@
 #include "driver.h"
 #include "problems.h"
 #include "runtime.h"
+#include "step.h"
 #include "threads.h"
 
 #include <pybind11/stl.h>
@@ -14,6 +15,11 @@ namespace py = pybind11;
 using namespace gradnets;
 
 namespace {
+
+template <class S, class Problem>
+void call_family(bool (*kernel)(const Problem &), const Problem &problem, int64_t work) {
+    call([kernel](const Problem &p) { return run_family<S>(kernel, p); }, problem, work);
+}
 
 // quantity: see common.h.  basis: the numbers of the cascade's basis functions.  heads: see common.h.  threads: at most
 // so many.
@@ -31,7 +37,7 @@ bool ridge(const std::string &quantity_name, const std::vector<int> &basis, bool
     const int64_t h = given.W.size(1), d = given.W.size(0), terms = given.terms(basis);
     const int64_t layers = given.shift.dimensions() == 2 ? given.shift.size(1) : 1;
     if (at.x.size(0) != d || h == 0 || layers == 0 || terms == 0 || (!given.coef.present() && terms != 1) ||
-        (given.bias.present() && quantity != Quantity::value) || !given.fit(at, h, d, layers, terms) ||
+        (given.bias.present() && !takes_bias(quantity)) || !given.fit(at, h, d, layers, terms) ||
         !needed.fit(at, h, d, layers, terms))
         return false;
     return with_storage(at.dtype(), [&](auto storage) {
@@ -39,7 +45,7 @@ bool ridge(const std::string &quantity_name, const std::vector<int> &basis, bool
         Ridge<S> problem = ridge_problem<S>(quantity, basis, heads, at, given, needed, h, layers, terms, threads);
         problem.batch = at.x.count() / d;
         problem.d = d;
-        call(kernels_of<S>(active_instruction_set()).ridge, problem, problem.batch * d * h);
+        call_family<S>(kernels_of<S>(active_instruction_set()).ridge, problem, problem.batch * d * h);
     });
 }
 
@@ -64,8 +70,8 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
     const RidgeTensors given(parameters), needed(gradients);
     const int axes = int(shape.size()) - 1;
     if (!at.fit(quantity) || quantity == Quantity::value_and_potential || quantity == Quantity::jacobian ||
-        !given.W.regular() || given.W.dimensions() != axes + 2 || given.W.dtype() != at.dtype() ||
-        given.shift.dimensions() < 1)
+        quantity == Quantity::squared_error || !given.W.regular() || given.W.dimensions() != axes + 2 ||
+        given.W.dtype() != at.dtype() || given.shift.dimensions() < 1)
         return false;
     int64_t d = 1, taps = 1, filter[3] = {};
     for (const int64_t size : shape)
@@ -77,7 +83,7 @@ bool conv_ridge(const std::string &quantity_name, const std::vector<int> &basis,
     const int64_t h = given.W.size(axes + 1), channels = given.W.size(axes), terms = given.terms(basis);
     const int64_t layers = given.shift.dimensions() == 2 ? given.shift.size(1) : 1;
     if (at.x.size(0) != d || channels != shape[0] || h == 0 || taps == 0 || layers == 0 || terms == 0 ||
-        (given.bias.present() && quantity != Quantity::value) || !given.bias.regular() || !needed.bias.regular() ||
+        (given.bias.present() && !takes_bias(quantity)) || !given.bias.regular() || !needed.bias.regular() ||
         !given.bias.absent_or(at.sum_dtype(), channels) || !needed.bias.absent_or(at.sum_dtype(), channels) ||
         (!given.coef.present() && terms != 1) || !given.vectors_fit(at, h, layers, terms) ||
         !needed.vectors_fit(at, h, layers, terms) || !needed.W.regular() ||
@@ -190,7 +196,7 @@ bool modules(Quantity quantity, int basis, int transform, const PointTensors &at
         return false;
     const int64_t count = given.W.size(2), h = given.W.size(1), d = given.W.size(0);
     if (at.x.size(0) != d || !given.b.present() || !given.positive.present() ||
-        given.temperature.present() != (basis == kSoftmax) || (given.bias.present() && quantity != Quantity::value) ||
+        given.temperature.present() != (basis == kSoftmax) || (given.bias.present() && !takes_bias(quantity)) ||
         !given.fit(at, count, h, d) || !needed.fit(at, count, h, d))
         return false;
     return with_storage(at.dtype(), [&](auto storage) {
@@ -218,7 +224,7 @@ bool modules(Quantity quantity, int basis, int transform, const PointTensors &at
         problem.dnegative = needed.negative.data<T>();
         problem.dbias = needed.bias.data<T>();
         problem.threads = threads;
-        call(kernels_of<S>(active_instruction_set()).modules, problem, problem.batch * d * h * count);
+        call_family<S>(kernels_of<S>(active_instruction_set()).modules, problem, problem.batch * d * h * count);
     });
 }
 
@@ -272,7 +278,7 @@ bool deep(const std::string &quantity_name, const std::vector<int> &basis, const
     const bool fit = theta.regular() && dtheta.regular() && bias.regular() && dbias.regular() &&
                      theta.is(at.dtype(), count) && dtheta.absent_or(at.dtype(), count) &&
                      bias.absent_or(at.sum_dtype(), d) && dbias.absent_or(at.sum_dtype(), d);
-    if (!fit || (bias.present() && quantity != Quantity::value))
+    if (!fit || (bias.present() && !takes_bias(quantity)))
         return false;
     return with_storage(at.dtype(), [&](auto storage) {
         using S = decltype(storage);
@@ -293,8 +299,24 @@ bool deep(const std::string &quantity_name, const std::vector<int> &basis, const
         problem.dtheta = dtheta.data<S>();
         problem.dbias = dbias.data<T>();
         problem.threads = threads;
-        call(kernels_of<S>(active_instruction_set()).deep, problem, problem.batch * count);
+        call_family<S>(kernels_of<S>(active_instruction_set()).deep, problem, problem.batch * count);
     });
+}
+
+// The step-th update of parameters (n,) with gradient g and its running means m and v.
+bool adam_step(py::handle parameters_, py::handle g_, py::handle m_, py::handle v_, int64_t step, double rate,
+               double beta1, double beta2, double epsilon, int threads) {
+    const TensorArgument parameters(parameters_), g(g_), m(m_), v(v_);
+    for (const TensorArgument *one : {&parameters, &g, &m, &v})
+        if (!one->present() || !one->regular() || !one->is(parameters.dtype(), parameters.count()))
+            return false;
+    const auto run = [&](auto number) {
+        using T = decltype(number);
+        adam(g.count(), parameters.data<T>(), g.data<T>(), m.data<T>(), v.data<T>(), step, rate, beta1, beta2, epsilon,
+             threads);
+        return true;
+    };
+    return parameters.dtype() == Dtype::f32 ? run(float()) : parameters.dtype() == Dtype::f64 && run(double());
 }
 
 template <class T>
@@ -325,6 +347,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("softmax_modules", &softmax_modules);
     m.def("transformed_modules", &transformed_modules);
     m.def("deep", &deep);
+    m.def("adam", &adam_step);
     m.def("set_potential_rules", &set_potential_rules);
     m.def("evaluate_basis_f32", [](int basis, int which, int64_t count, uintptr_t x, uintptr_t out) {
         evaluate(active_instruction_set().evaluate_f32, basis, which, count, x, out);

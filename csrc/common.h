@@ -48,9 +48,12 @@ template <class T> struct Cascade {
 //   divergence:           S = Σ_rows weight·tr J(x)
 //   jacobian:             S = Σ_rows <g, J(x)>, g a matrix for each row, so that dg = J(x)
 //   value_and_potential:  S = <g, f(x)> + Σ_rows weight·F(x), of modules
-enum class Quantity : int { value, jvp, potential, divergence, jacobian, value_and_potential };
-constexpr const char *kQuantityNames[] = {"value", "jvp", "potential", "divergence", "jacobian", "value_and_potential"};
-constexpr int kQuantities = 6;
+//   squared_error:        S = the mean of (f(x) − g)², which step.h makes of two passes of `value`: no kernel sees it.
+//                         dg = ∂S/∂f, and scalar, one number, is S.
+enum class Quantity : int { value, jvp, potential, divergence, jacobian, value_and_potential, squared_error };
+constexpr const char *kQuantityNames[] = {
+    "value", "jvp", "potential", "divergence", "jacobian", "value_and_potential", "squared_error"};
+constexpr int kQuantities = 7;
 
 // The points x, g and v with their gradients, [batch, d] contiguous; for `jacobian` g and dg are [batch, d, d].  A null
 // gradient is not computed.  g may be null when dg is the only gradient; weight and scalar are [batch].

@@ -13,7 +13,7 @@ namespace gradnets {
 // Below this many multiplications the work is done before another thread could have taken the lock.
 constexpr int64_t kKeepGil = 100000;
 
-template <class Problem> void call(bool (*kernel)(const Problem &), const Problem &problem, int64_t work) {
+template <class Kernel, class Problem> void call(const Kernel &kernel, const Problem &problem, int64_t work) {
     bool ok;
     if (work < kKeepGil) {
         ok = kernel(problem);
@@ -49,9 +49,14 @@ inline Quantity quantity_of(const std::string &name) {
     for (int i = 0; i < kQuantities; ++i)
         if (name == kQuantityNames[i])
             return Quantity(i);
-    throw std::invalid_argument("quantity: expected value, jvp, potential, divergence, jacobian or "
-                                "value_and_potential, got " +
+    throw std::invalid_argument("quantity: expected value, jvp, potential, divergence, jacobian, value_and_potential "
+                                "or squared_error, got " +
                                 name);
+}
+
+// Whether a kernel takes the bias: that of f, and what is made of f.
+inline bool takes_bias(Quantity quantity) {
+    return quantity == Quantity::value || quantity == Quantity::squared_error;
 }
 
 inline TensorArgument item(const pybind11::tuple &tensors, Py_ssize_t index) {
@@ -77,7 +82,9 @@ struct PointTensors {
             return false;
         const int more = quantity == Quantity::jacobian;
         return points(x, 0) && points(g, more) && points(v, 0) && points(dx, 0) && points(dg, more) && points(dv, 0) &&
-               one_a_row(weight) && one_a_row(scalar) && complete(quantity);
+               one_a_row(weight) && complete(quantity) &&
+               (quantity == Quantity::squared_error ? scalar.regular() && scalar.is(sum_dtype(), 1)
+                                                    : one_a_row(scalar));
     }
 
     template <class S> Points<S> as() const {
@@ -105,8 +112,11 @@ struct PointTensors {
         return t.regular() && (!t.present() || (t.dtype() == sum_dtype() && t.count() * x.size(0) == x.count()));
     }
     // Whether exactly the arguments of a forward pass are there, or those of a backward pass; the jvp has only the
-    // latter.
+    // latter, and the squared error both.
     bool complete(Quantity quantity) const {
+        if (quantity == Quantity::squared_error)
+            return g.present() && dg.present() && scalar.present() && !v.present() && !dv.present() &&
+                   !weight.present() && dtype() == sum_dtype();
         const bool numbers = quantity == Quantity::potential || quantity == Quantity::divergence ||
                              quantity == Quantity::value_and_potential;
         const bool vectors = quantity != Quantity::potential && quantity != Quantity::divergence;

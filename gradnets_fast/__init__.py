@@ -6,6 +6,7 @@
   `_divergence` and `_jacobian`.
 - `use_backend`, `explain`, `warmup`: which kernels run, why, and when they are compiled.
 - `accelerate`, `restore`, `register_adapter`, `load_reference_checkpoint`: networks that exist already.
+- `fit`: training on gradients or values.
 - `batch_chunk`, `fully_shard`, `parallelize`: large batches, many devices.
 - `gradnets_fast.convex`, `gradnets_fast.flows`: inverse maps, conjugates, proximal maps and bounds; densities.
 
@@ -25,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = (
-    *("backend", "chunks", "explanation", "functional", "functional._determinant", "nn", "parallel", "swap", "_warmup"),
+    *("backend", "chunks", "explanation", "fitting", "functional", "functional._determinant", "nn", "parallel"),
+    *("swap", "_warmup"),
 )
 """The modules whose `__all__` are the public names of the package."""
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .backend import *
     from .chunks import *
     from .explanation import *
+    from .fitting import *
     from .functional import *
     from .functional._determinant import *
     from .nn import *

@@ -135,6 +135,24 @@ class GradNet(nn.Module):
         """Return the network in its effective parameters, as operators take them."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
 
+    def _raw(self) -> dict[str, Tensor | list[Tensor]] | None:
+        """Return the parameters by the names of `_effective_of`'s arguments, those in a list to be stacked.
+
+        None where there is no `_pulled_back`, and gradients are autograd's business.
+        """
+        return None
+
+    def _effective_of(self, *raw: Tensor, **named: Tensor) -> Network:
+        """Return `_effective` of these parameters in place of the network's own."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its operator's arguments are")
+
+    def _pulled_back(self, gradients: Any, network: Any, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the gradients in `raw` from those in the effective parameters: the chain rule in closed form.
+
+        gradients: those of a function of `network`, which is `_effective_of(**raw)`, in its fields.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no chain rule in closed form")
+
     def hidden_dimensions(self) -> dict[str, int]:
         """Return along which dimension each parameter counts the hidden units; parameters that have none are left out.
 
@@ -327,6 +345,12 @@ def parameter_of(module: nn.Module, name: str) -> Tensor:
 def parameters_of(parameters: nn.ParameterList) -> list[Tensor]:
     """Return the parameters of a list, in their order, by `parameter_of`."""
     return [parameter_of(parameters, str(i)) for i in range(len(parameters))]
+
+
+def through_softplus(gradient: Tensor, raw: Tensor) -> Tensor:
+    """Return the gradient in `raw` from that in softplus(raw), as autograd computes it."""
+    found: Tensor = torch.ops.aten.softplus_backward.default(gradient, raw, 1, 20)
+    return found
 
 
 def check_sizes(where: str, **sizes: object) -> None:

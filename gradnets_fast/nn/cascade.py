@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import check_dtype, message
 from ..functional import Ridge
 from .activation import Activation, ElementwiseActivation, parse_activation
-from .base import GradNet, check_sizes, init_uniform, init_weights, parameter_of, parameters_of
+from .base import GradNet, check_sizes, init_uniform, init_weights, parameter_of, parameters_of, through_softplus
 
 
 class GradNetC(GradNet):
@@ -99,18 +99,35 @@ class GradNetC(GradNet):
 
     def _effective(self) -> Ridge:
         *biases, bias = parameters_of(self.bias)
-        beta, alpha = torch.stack(parameters_of(self.beta)), torch.stack(parameters_of(self.alpha))
-        if self._positive:
-            beta, alpha = F.softplus(beta), F.softplus(alpha)
-        shift = beta * torch.stack(biases)
-        coef = alpha.unsqueeze(1)
+        beta, alpha, b = (torch.stack(each) for each in (parameters_of(self.beta), parameters_of(self.alpha), biases))
+        coefficients = None
         if self.spec.kind != "fixed":
             layers = list(self.nonlinearity)
             if self.reuse_penultimate_activation:
                 layers[-1] = layers[-2]
-            coef = coef * torch.stack([layer.coefficients() for layer in layers])  # type: ignore[operator]
-        W = parameter_of(self, "W")
-        return Ridge(W, scale=beta, shift=shift, coef=coef, bias=bias, basis=self.spec.basis)
+            coefficients = torch.stack([layer.coefficients() for layer in layers])  # type: ignore[operator]
+        return self._effective_of(parameter_of(self, "W"), beta, alpha, b, bias, coefficients)
+
+    def _raw(self) -> dict[str, Tensor | list[Tensor]] | None:
+        if self.spec.kind != "fixed" or self.linear is not None:
+            return None
+        *biases, bias = self.bias
+        return {"W": self.W, "beta": [*self.beta], "alpha": [*self.alpha], "b": biases, "bias": bias}
+
+    def _effective_of(  # type: ignore[override]
+        self, W: Tensor, beta: Tensor, alpha: Tensor, b: Tensor, bias: Tensor, coefficients: Tensor | None = None
+    ) -> Ridge:
+        if self._positive:
+            beta, alpha = F.softplus(beta), F.softplus(alpha)
+        coef = alpha.unsqueeze(1) if coefficients is None else alpha.unsqueeze(1) * coefficients
+        return Ridge(W, scale=beta, shift=beta * b, coef=coef, bias=bias, basis=self.spec.basis)
+
+    def _pulled_back(self, gradients: Any, network: Any, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        beta, alpha = torch.addcmul(gradients.scale, gradients.shift, raw["b"]), gradients.coef.squeeze(1)
+        if self._positive:
+            beta, alpha = through_softplus(beta, raw["beta"]), through_softplus(alpha, raw["alpha"])
+        b = gradients.shift * network.scale
+        return {"W": gradients.W, "beta": beta, "alpha": alpha, "b": b, "bias": gradients.bias}
 
     def hidden_dimensions(self) -> dict[str, int]:
         vectors = [f"{kind}.{i}" for kind in ("bias", "beta", "alpha") for i in range(self.num_layers)]

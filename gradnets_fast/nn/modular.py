@@ -14,7 +14,7 @@ from ..activations import TRANSFORMS
 from ..errors import check_choice, check_dtype, message
 from ..functional import Network, SoftmaxModules, TransformedModules
 from .activation import WEIGHTED_SOFTMAX, Activation, ActivationSpec, parse_activation
-from .base import GradNet, check_sizes, init_uniform, parameter_of
+from .base import GradNet, check_sizes, init_uniform, parameter_of, through_softplus
 from .stacked import StackedModules, attribute_of, reset_modules
 
 COMBINATIONS = ("sum", "logsumexp")
@@ -114,20 +114,59 @@ class GradNetM(GradNet):
             self.linear.reset_parameters()
 
     def _effective(self) -> Network:
-        alpha, bias = parameter_of(self, "alpha"), parameter_of(self, "bias")
-        alpha = F.softplus(alpha) if self.monotone else alpha
-        W, b = self._of_all("W"), self._of_all("b")
-        combine: dict[str, Any] = {}
+        names = {"beta": self.transform is None, "act.a": self._is_weighted(), "act.b": self._is_weighted()}
+        optional = {attribute_of(name): self._of_all(name) for name, is_there in names.items() if is_there}
         if self.combine == "logsumexp":
-            combine = {"sharpness": self.sharpness.exp(), "offset": self.offset}
-        if self.transform is not None:
+            optional |= {"sharpness": self.sharpness.exp(), "offset": self.offset}
+        alpha, bias = parameter_of(self, "alpha"), parameter_of(self, "bias")
+        return self._effective_of(self._of_all("W"), self._of_all("b"), alpha, bias, **optional)
+
+    def _is_weighted(self) -> bool:
+        return self.spec.kind == WEIGHTED_SOFTMAX
+
+    def _raw(self) -> dict[str, Tensor | list[Tensor]] | None:
+        if self.combine != "sum" or self.linear is not None:
+            return None
+        return {**dict(self.mmgn_modules.named_parameters()), "alpha": self.alpha, "bias": self.bias}
+
+    def _effective_of(  # type: ignore[override]
+        self,
+        W: Tensor,
+        b: Tensor,
+        alpha: Tensor,
+        bias: Tensor,
+        beta: Tensor | None = None,
+        act_a: Tensor | None = None,
+        act_b: Tensor | None = None,
+        **combine: Any,
+    ) -> Network:
+        alpha = self._weight(alpha)
+        if beta is None:
+            assert self.transform is not None
             return TransformedModules(W, b, alpha, bias, self.spec.basis[0], self.transform, **combine)
-        temperature = F.softplus(self._of_all("beta")).flatten()
-        if self.spec.kind != WEIGHTED_SOFTMAX:
+        temperature = F.softplus(beta).flatten()
+        if act_a is None or act_b is None:
             return SoftmaxModules(W, b, temperature, alpha, None, bias, **combine)
-        weights = self._of_all("act.a"), self._of_all("act.b")
-        positive, negative = (alpha * (F.softplus(weight) if self.monotone else weight) for weight in weights)
+        positive, negative = (alpha * self._weight(weight) for weight in (act_a, act_b))
         return SoftmaxModules(W, b, temperature, positive, negative, bias, **combine)
+
+    def _weight(self, raw: Tensor) -> Tensor:
+        return F.softplus(raw) if self.monotone else raw
+
+    def _pulled_back(self, gradients: Any, network: Network, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        found, weights = {"W": gradients.W, "b": gradients.b, "bias": gradients.bias}, {}
+        if self.transform is not None:
+            weights["alpha"] = gradients.weight
+        else:
+            found["beta"] = through_softplus(gradients.temperature.unsqueeze(1), raw["beta"])
+            weights["alpha"] = gradients.positive
+        if self._is_weighted():
+            alpha, a, b = (self._weight(raw[name]) for name in ("alpha", "act_a", "act_b"))
+            of_a, of_b = gradients.positive, gradients.negative
+            weights = {"alpha": of_a * a + of_b * b, "act_a": of_a * alpha, "act_b": of_b * alpha}
+        if self.monotone:
+            weights = {name: through_softplus(weight, raw[name]) for name, weight in weights.items()}
+        return found | weights
 
     def _of_all(self, name: str) -> Tensor:
         """Return all modules' parameter of a name in the authors' code, (M, …)."""

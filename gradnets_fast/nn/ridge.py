@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import check_dtype
 from ..functional import Ridge
@@ -77,6 +77,17 @@ class RidgeGradNet(GradNet):
     def _effective(self) -> Ridge:
         W, b, bias = (parameter_of(self, name) for name in ("W", "b", "bias"))
         return Ridge(W, *self.act.cascade(b), bias, self.spec.basis, self.spec.heads is not None)
+
+    def _raw(self) -> dict[str, Tensor | list[Tensor]] | None:
+        if self.spec.kind != "fixed" or self.linear is not None:
+            return None
+        return {"W": self.W, "b": self.b, "bias": self.bias}
+
+    def _effective_of(self, W: Tensor, b: Tensor, bias: Tensor) -> Ridge:  # type: ignore[override]
+        return Ridge(W, None, b, None, bias, self.spec.basis)
+
+    def _pulled_back(self, gradients: Any, network: Any, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"W": gradients.W, "b": gradients.shift, "bias": gradients.bias}
 
     def hidden_dimensions(self) -> dict[str, int]:
         learned = {f"act.{name}": p.dim() - 1 for name, p in self.act.named_parameters() if p.shape[-1] > 1}

@@ -9,6 +9,7 @@ which computes what the memory in its last two tuples is for, with S a scalar of
     potential   S = Σ weight F(x)       scalar = F(x) where weight is None; likewise divergence, with tr J(x)
     jacobian    S = <g, J(x)>           dg = J(x) where g is None
     value_and_potential   S = <g, f(x)> + Σ weight F(x)
+    squared_error         S = mean of (f(x) − g)²; scalar = S, (1,), and dg = ∂S/∂f, beside the gradients
 It answers False, and has done nothing, where the tensors are not such as kernels read.
 """
 
@@ -200,6 +201,17 @@ class CppKernels(Kernels):
             return tuple(gradients)
         return tuple(d if d is None or t is None else d.to(t.dtype) for d, t in zip(gradients, tensors))
 
+    def squared_error(
+        self, x: Tensor, target: Tensor, parameters: Tensors, settings: Settings, error: Tensor, into: Tensors
+    ) -> None:
+        """Write the mean of (f(x) − target)², (1,), and its gradients in the parameters and the bias into memory.
+
+        All tensors are as kernels read them, float32 or float64.
+        """
+        points, results = (x, target, None, None), (None, empty_like(x), None, error)
+        done = self._call("squared_error", settings, points, parameters, results, tuple(into))
+        _ran(done or None)
+
     def _backward(self, g: Tensor, tensors: Tensors, settings: Settings, gradients: list[Tensor | None]) -> bool:
         count, quantity = self._point_count, self._quantity
         x, v = tensors[0], tensors[1] if count == 2 else None
@@ -279,6 +291,15 @@ def cholesky(A: Tensor, weight: Tensor | None = None, inverse: Tensor | None = N
         return logarithm.zero_()
     _ran(extension().cholesky(A, weight, logarithm, inverse, get_num_threads()) or None)
     return logarithm
+
+
+def adam(parameters: Tensor, gradient: Tensor, means: tuple[Tensor, Tensor], step: int, rate: float) -> None:
+    """Make the step-th update of parameters (n,) as torch.optim.Adam does with its own constants.
+
+    means: the running means of the gradient and of its square, (n,) each, which are updated too.
+    """
+    constants = (0.9, 0.999, 1e-8)
+    _ran(extension().adam(parameters, gradient, *means, step, rate, *constants, get_num_threads()) or None)
 
 
 def _numbers(family: str, settings: Settings) -> tuple[Any, ...]:
