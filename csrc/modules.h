@@ -188,8 +188,7 @@ template <class S> inline bool modules_jacobian(const Modules<S> &p) {
     jacobian.dW = p.dW;
     jacobian.strips = p.negative ? 2 : 1;
     jacobian.early = true;
-    const int64_t most = module_rows<T>(p.h, jacobian.backward() ? 7 : 4);
-    jacobian.most_rows = jacobian.traces() ? most : smaller(most, Tile<T>::rows);
+    jacobian.most_rows = module_rows<T>(p.h, jacobian.backward() ? 7 : 4);
     jacobian.flops = double(p.batch) * double(jacobian.hidden) * (jacobian_flops(jacobian) + 60.0);
     jacobian.sums = ModulesSums<S>::size(p);
     jacobian.scratch = ModulesSums<S>::scratch_bytes(p.h);

@@ -73,7 +73,7 @@ template <class S> bool ridge_jacobian(const Ridge<S> &p, const PaddedCascade<Su
     jacobian.points = p.points;
     jacobian.W = p.W;
     jacobian.dW = p.dW;
-    jacobian.most_rows = jacobian.traces() ? most_tile_rows(p.d) : Tile<Sum<S>>::rows;
+    jacobian.most_rows = most_tile_rows(p.d);
     jacobian.flops = double(p.batch) * double(p.h) *
                      (jacobian_flops(jacobian) + (jacobian.backward() ? 80.0 : 20.0) * phi.index.layers * phi.terms);
     jacobian.sums = cascade.sums();

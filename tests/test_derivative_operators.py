@@ -113,7 +113,7 @@ def exact_potential(tensors: Sequence[Tensor], basis: Sequence[str]) -> Tensor:
 
 
 QUANTITIES = ("potential", "divergence", "jacobian")
-QUANTITY_SIZES = [(4, 1, 2), (5, 2, 7), (97, 3, 65), (40, 33, 193), (64, 130, 20)]
+QUANTITY_SIZES = [(4, 1, 2), (5, 2, 7), (97, 3, 65), (30, 21, 150), (40, 33, 193), (64, 130, 20)]
 
 
 def quantity_of(call: Call, quantity: str, backend: str) -> Function:
