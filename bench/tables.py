@@ -241,6 +241,20 @@ def fit(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def potential(result: dict[str, Any]) -> str:
+    """Potentials of cascades and their steps beside f."""
+    lines = ["| network | potential | times f | potential's step | times f's step |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        cells = (f"{duration(row['milliseconds'][name])} | {times(row['ratio'][name])}" for name in ("F", "F step"))
+        lines.append(f"| {row['what']} | {' | '.join(cells)} |")
+    where = result["environment"]
+    note = (
+        "Medians of interleaved runs, each result first compared; float32; a step is the gradients in all parameters. "
+        f"By `{where['command']}` on {_machine(where)} ([result file](bench/results/potential.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def denoising(result: dict[str, Any]) -> str:
     """The ratios of each picture, and what the training took."""
     rows = [(row["picture"], row["psnr_db"]) for row in result["rows"]]
@@ -459,7 +473,10 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "training_gain": _of_result(training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },
-    DOCS / "calculus.md": {"calculus": _of_result(calculus, "calculus")},
+    DOCS / "calculus.md": {
+        "calculus": _of_result(calculus, "calculus"),
+        "potential": _of_result(potential, "potential"),
+    },
     DOCS / "deep.md": {"demonstrations": lambda: demonstrations()},
     DOCS / "imaging.md": {"denoising": _of_result(denoising, "denoising")},
     DOCS / "reproduction.md": {

@@ -9,6 +9,7 @@ namespace gradnets::GRADNETS_ISA {
 struct identity_basis {
     static constexpr int number = 0;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.0, sharpness = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = broadcast<V>(0.5) * (x * x);
@@ -40,6 +41,7 @@ struct identity_basis {
 struct tanh_basis {
     static constexpr int number = 1;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.0, sharpness = 0.6366197723675814;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -77,6 +79,7 @@ struct tanh_basis {
 struct sigmoid_basis {
     static constexpr int number = 2;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 0.25, sharpness = 0.3183098861837907;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = select(x > broadcast<V>(0.0), x, broadcast<V>(0.0)) + v_log1p(v_exp_bounded(-absolute(x)));
@@ -126,6 +129,7 @@ struct sigmoid_basis {
 struct softplus_basis {
     static constexpr int number = 3;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.0, sharpness = 0.3183098861837907;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = v_log1p(v_exp_bounded(-absolute(x)));
@@ -172,6 +176,7 @@ struct relu_basis {
     static constexpr int number = 4;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
+    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
@@ -205,6 +210,7 @@ struct elu_basis {
     static constexpr int number = 5;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
+    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = minimum(x, broadcast<V>(0.0));
@@ -247,6 +253,7 @@ struct elu_basis {
 struct silu_basis {
     static constexpr int number = 6;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.0998393201288668, sharpness = 0.3183098861837907;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -308,6 +315,7 @@ struct silu_basis {
 struct gelu_basis {
     static constexpr int number = 7;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.128904145185155, sharpness = 0.6666666666666666;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -353,6 +361,7 @@ struct gelu_basis {
 struct sin_basis {
     static constexpr int number = 8;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.0, sharpness = 0.6666666666666666;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = v_sin(broadcast<V>(0.5) * x);
@@ -388,6 +397,7 @@ struct sin_basis {
 struct arctan_basis {
     static constexpr int number = 9;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.0, sharpness = 1.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -440,6 +450,7 @@ struct softsign_basis {
     static constexpr int number = 10;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
+    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -482,6 +493,7 @@ struct softsign_basis {
 struct erf_basis {
     static constexpr int number = 11;
     static constexpr bool smooth = true;
+    static constexpr double steepest = 1.1283791670955126, sharpness = 0.6666666666666666;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         out = (x * v_erf(x)) + (broadcast<V>(0.5641895835477563) * v_expm1(-(x * x)));
@@ -517,6 +529,7 @@ struct softshrink_basis {
     static constexpr int number = 12;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.5;
+    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(absolute(x) <= broadcast<V>(0.5), broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
@@ -553,6 +566,7 @@ struct hardtanh_basis {
     static constexpr int number = 13;
     static constexpr bool smooth = false;
     static constexpr double kink = 1.0;
+    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -586,6 +600,7 @@ struct hardsigmoid_basis {
     static constexpr int number = 14;
     static constexpr bool smooth = false;
     static constexpr double kink = 3.0;
+    static constexpr double steepest = 0.16666666666666666, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = x + broadcast<V>(3.0);

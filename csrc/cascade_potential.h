@@ -1,6 +1,6 @@
-// ∫_0^u φ(t) dt and its derivatives in the parameters, on blocks of N vectors.  One layer, and so each head, has the
-// closed form Σ_k coef_k (Φ_k(scale·u + shift) − Φ_k(shift))/scale, which cancels for small scale·u: there, and for
-// more layers in series, a quadrature rule on [0, u] serves.  The same choices as in reference/ridge.py.
+// ∫_0^u φ(t) dt of one layer, and so of heads, and its derivatives in the parameters, on blocks of N vectors:
+// Σ_k coef_k (Φ_k(scale·u + shift) − Φ_k(shift))/scale, which cancels for small scale·u.  There, between kinks, a
+// quadrature rule on [0, u] serves; reference/ridge.py keeps to the quotient for functions with kinks.
 #pragma once
 
 #include "cascade.h"
@@ -16,7 +16,7 @@ template <int N, class V, class B> struct ClosedForm {
 
     // smooth_limit: below which scale·u the rule serves if b is smooth between the ends.  near: ∫ b, near_slope: ∫ b',
     // near_moment: ∫ t·b', over [0, u] by quadrature.
-    ClosedForm(V scale_, V shift_, V coef_, B basis_, const PotentialRules &rules, double smooth_limit, const V (&u)[N])
+    ClosedForm(V scale_, V shift_, V coef_, B basis_, const Quadrature &rule, double smooth_limit, const V (&u)[N])
         : scale(scale_), shift(shift_), coef(coef_), basis(basis_) {
         using T = ScalarOf<V>;
         V base;
@@ -34,7 +34,7 @@ template <int N, class V, class B> struct ClosedForm {
             any = any || any_lane(is_short[i]);
         }
         if (any)
-            integrate(rules.single, u);
+            integrate(rule, u);
     }
 
     V value(int i) const { return select(is_short[i], near[i], rise[i] / divisor(i)); }
@@ -83,49 +83,34 @@ template <int N, class V, class B> struct ClosedForm {
 };
 
 template <int N, class V, class Parameters, class F>
-inline void closed_forms(const ParameterIndex &index, const Parameters &parameter, const PotentialRules &rules,
+inline void closed_forms(const ParameterIndex &index, const Parameters &parameter, const Quadrature &rule,
                          double smooth_limit, const int *basis, const V (&u)[N], const F &body) {
     for (int l = 0; l < index.layers; ++l)
         for (int k = 0; k < index.terms; ++k)
             with_basis(basis[k], [&](auto b) {
                 const V scale = parameter(index.scale(l)), shift = parameter(index.shift(l)),
                         coef = parameter(index.coef(l, k));
-                body(l, k, ClosedForm<N, V, decltype(b)>(scale, shift, coef, b, rules, smooth_limit, u));
+                body(l, k, ClosedForm<N, V, decltype(b)>(scale, shift, coef, b, rule, smooth_limit, u));
             });
 }
 
 // u becomes ∫_0^u φ for one layer or heads, in closed form.
 template <int N, class V, class Parameters>
-inline void closed_potential(const ParameterIndex &index, const Parameters &parameter, const PotentialRules &rules,
+inline void closed_potential(const ParameterIndex &index, const Parameters &parameter, const Quadrature &rule,
                              const int *basis, V (&u)[N]) {
     V total[N] = {};
-    closed_forms<N>(index, parameter, rules, 1.0 / 64, basis, u,
+    closed_forms<N>(index, parameter, rule, 1.0 / 64, basis, u,
                     [&](int, int, const auto &form) { GRADNETS_EACH total[i] += form.coef * form.value(i); });
     GRADNETS_EACH u[i] = total[i];
-}
-
-// u becomes ∫_0^u φ for more layers, by quadrature.
-template <int N, class V, class Bases, class Parameters>
-inline void quadrature_potential(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
-                                 const Quadrature &rule, V (&u)[N]) {
-    using T = ScalarOf<V>;
-    V total[N] = {};
-    for (int n = 0; n < rule.count; ++n) {
-        V phi[N];
-        GRADNETS_EACH phi[i] = T(rule.nodes[n]) * u[i];
-        block_value<N>(index, bases, parameter, phi);
-        GRADNETS_EACH total[i] += T(rule.weights[n]) * phi[i];
-    }
-    GRADNETS_EACH u[i] *= total[i];
 }
 
 // to += weight·∂/∂θ ∫_0^u φ for one layer or heads.  The derivative in scale cancels twice, so the rule serves as far
 // as it is exact to rounding.
 template <int N, class V, class Parameters, class T>
-inline void closed_potential_gradient(const ParameterIndex &index, const Parameters &parameter,
-                                      const PotentialRules &rules, const int *basis, const V (&u)[N],
-                                      const V (&weight)[N], const ParameterGradients<T> &to) {
-    closed_forms<N>(index, parameter, rules, 1.0, basis, u, [&](int l, int k, const auto &form) {
+inline void closed_potential_gradient(const ParameterIndex &index, const Parameters &parameter, const Quadrature &rule,
+                                      const int *basis, const V (&u)[N], const V (&weight)[N],
+                                      const ParameterGradients<T> &to) {
+    closed_forms<N>(index, parameter, rule, 1.0, basis, u, [&](int l, int k, const auto &form) {
         V in_scale[N], in_shift[N], in_coef[N];
         GRADNETS_EACH {
             in_scale[i] = weight[i] * form.in_scale(i, u[i]);
@@ -139,29 +124,6 @@ inline void closed_potential_gradient(const ParameterIndex &index, const Paramet
         if (to.coef)
             add_block<N>(in_coef, to, index.coef(l, k));
     });
-}
-
-// to += weight·∂/∂θ ∫_0^u φ for more layers.  node_sums: a vector for each parameter, in which the rule's nodes are
-// summed before they meet the sum over the batch.
-template <int N, class V, class Bases, class Parameters, class T>
-inline void quadrature_potential_gradient(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
-                                          const Quadrature &rule, const V (&u)[N], const V (&weight)[N],
-                                          const ParameterGradients<T> &to, V *history, T *node_sums) {
-    constexpr int lanes = Simd<T>::lanes;
-    fill_zero(node_sums, index.count() * lanes);
-    const ParameterGradients<T> here{node_sums, lanes, to.scale, to.shift, to.coef};
-    for (int n = 0; n < rule.count; ++n) {
-        V at[N], a[N];
-        GRADNETS_EACH {
-            at[i] = T(rule.nodes[n]) * u[i];
-            a[i] = T(rule.weights[n]) * (weight[i] * u[i]);
-        }
-        block_gradient<N>(index, bases, parameter, at, a, here, history);
-    }
-    for (int r = 0; r < index.count(); ++r) {
-        T *const total = to.data + r * to.stride;
-        store(total, load(total) + load(node_sums + r * lanes));
-    }
 }
 
 } // namespace gradnets::GRADNETS_ISA

@@ -70,9 +70,20 @@ struct Quadrature {
     const double *nodes, *weights;
 };
 
-// How potentials are integrated.
-struct PotentialRules {
-    Quadrature panelled, single;
+// The same for |u|·pace <= reach (cascade_nodes.h); `count` is even, and arrays end in zeros to a multiple of 4.
+template <class T> struct NodeRule {
+    T reach;
+    int count;
+    const T *nodes, *weights;
+};
+constexpr int kMostRules = 16;
+
+// How potentials are integrated: where closed forms cancel by `single`, in cascades by the first of `rules` that
+// reaches, or the last, which is the largest.
+template <class T> struct PotentialRules {
+    Quadrature single;
+    int count;
+    const NodeRule<T> *rules;
 };
 
 // f = φ(x Wᵀ) W + bias.  W: [h, d] contiguous; bias: [d] or null, added to dg of `value`.
@@ -86,7 +97,7 @@ template <class S> struct Ridge {
     const T *bias;
     S *dW;
     T *dscale, *dshift, *dcoef, *dbias;
-    const PotentialRules *rules; // of `potential`, to which the caller adds the bias's part
+    const PotentialRules<T> *rules; // of `potential`, to which the caller adds the bias's part
     int threads;
 };
 

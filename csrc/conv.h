@@ -51,12 +51,12 @@ template <class S> inline bool conv_potential(const Conv<S> &p, const CascadeStr
     using T = Sum<S>;
     const Ridge<S> &ridge = p.ridge;
     const PixelWeights<S> weights(ridge, ConvShape<S>(p).tile_pixels());
-    if (!weights.ok())
+    const Paces<T> paces(*cascade.phi);
+    if (!weights.ok() || !paces.ok())
         return false;
-    const int layers = cascade.index().layers;
-    const double flops = cascade.index().is_closed() ? 80.0 : 20.0 * ridge.rules->panelled.count;
-    const RidgePotentialStrips<T> strips{cascade, ridge.rules, weights.data(), ridge.points.scalar != nullptr};
-    return run_conv(p, strips, flops, 2 * layers * kInterleaved + cascade.index().count());
+    using Strips = RidgePotentialStrips<T>;
+    const Strips strips{cascade, ridge.rules, paces.data(), weights.data(), ridge.points.scalar != nullptr};
+    return run_conv(p, strips, potential_flops(cascade.index()), Strips::history(cascade.index(), *ridge.rules));
 }
 
 template <class S> bool conv(const Conv<S> &p) {

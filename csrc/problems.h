@@ -6,6 +6,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace gradnets {
@@ -130,25 +131,43 @@ struct PointTensors {
     }
 };
 
-// The nodes and weights of the two rules; Python hands them over once.
-struct StoredRules {
-    std::vector<double> numbers[4];
-    PotentialRules rules;
+// The rules for potentials; Python hands them over once.
+template <class T> struct StoredRules {
+    std::vector<double> single[2];
+    std::vector<std::vector<T>> numbers;
+    std::vector<NodeRule<T>> rules;
+    PotentialRules<T> given;
 };
 
-inline StoredRules &stored_rules() {
-    static StoredRules stored;
+template <class T> inline StoredRules<T> &stored_rules() {
+    static StoredRules<T> stored;
     return stored;
 }
 
+// How far a rule reaches, its nodes and its weights.
+using GivenRule = std::tuple<double, std::vector<double>, std::vector<double>>;
+
+template <class T>
+inline void set_rules(const std::vector<double> &nodes, const std::vector<double> &weights,
+                      const std::vector<GivenRule> &rules) {
+    if (rules.empty() || rules.size() > size_t(kMostRules))
+        throw std::invalid_argument("set_potential_rules: expected 1 to 16 rules, got " + std::to_string(rules.size()));
+    StoredRules<T> &s = stored_rules<T>();
+    s = {{nodes, weights}, {}, {}, {}};
+    for (const auto &[reach, at, weight] : rules) {
+        for (const std::vector<double> *part : {&at, &weight}) {
+            s.numbers.emplace_back(part->begin(), part->end());
+            s.numbers.back().resize((part->size() + 3) / 4 * 4);
+        }
+        s.rules.push_back({T(reach), int(at.size()), s.numbers.end()[-2].data(), s.numbers.back().data()});
+    }
+    s.given = {{int(nodes.size()), s.single[0].data(), s.single[1].data()}, int(rules.size()), s.rules.data()};
+}
+
 inline void set_potential_rules(const std::vector<double> &nodes, const std::vector<double> &weights,
-                                const std::vector<double> &single_nodes, const std::vector<double> &single_weights) {
-    StoredRules &s = stored_rules();
-    const std::vector<double> *const given[] = {&nodes, &weights, &single_nodes, &single_weights};
-    for (int i = 0; i < 4; ++i)
-        s.numbers[i] = *given[i];
-    s.rules = {{int(nodes.size()), s.numbers[0].data(), s.numbers[1].data()},
-               {int(single_nodes.size()), s.numbers[2].data(), s.numbers[3].data()}};
+                                const std::vector<GivenRule> &in_single, const std::vector<GivenRule> &in_double) {
+    set_rules<float>(nodes, weights, in_single);
+    set_rules<double>(nodes, weights, in_double);
 }
 
 // The ridge family's parameters or their gradients: W (h, d), scale (L, h), shift (L, h) or, for one layer, (h,), coef
@@ -209,7 +228,7 @@ Ridge<S> ridge_problem(Quantity quantity, const std::vector<int> &basis, bool he
     problem.dshift = needed.shift.data<T>();
     problem.dcoef = needed.coef.data<T>();
     problem.dbias = needed.bias.data<T>();
-    problem.rules = &stored_rules().rules;
+    problem.rules = &stored_rules<T>().given;
     problem.threads = threads;
     return problem;
 }

@@ -2,6 +2,7 @@
 // the caller adds the bias's part.
 #pragma once
 
+#include "cascade_nodes.h"
 #include "cascade_potential.h"
 #include "spline.h"
 
@@ -12,25 +13,106 @@ template <class T> struct RidgePotentialStrips {
     using V = typename Simd<T>::Vector;
     static constexpr int lanes = Simd<T>::lanes;
     CascadeStrips<T> cascade;
-    const PotentialRules *rules;
+    const PotentialRules<T> *rules;
+    const T *paces;     // of the hidden units
     const T *weight;    // of each row
     bool gives_scalars; // F(x) rather than gradients
+
+    // Vectors of scratch memory behind the sums.
+    static int64_t history(const ParameterIndex &index, const PotentialRules<T> &rules) {
+        return index.layers * kInterleaved + index.count() + 2 * NodeList<T>::room(rules) / lanes;
+    }
 
     __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
         if (cascade.index().is_closed()) {
             // One vector at a time: the many formulas of each basis make large code.
             const MixedBasis mixed{cascade.phi->terms, cascade.phi->basis};
             for (int64_t i = 0; i < tile.rows; ++i)
-                cascade.phi->basis[0] == kSpline ? strip<1>(tile, SplineBases{}, i, local)
-                                                 : strip<1>(tile, mixed, i, local);
+                cascade.phi->basis[0] == kSpline ? closed_strip(tile, SplineBases{}, i, local)
+                                                 : closed_strip(tile, mixed, i, local);
             return;
         }
-        with_second_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
-            each_strip(tile.rows, [&](auto n, int64_t i) { strip<decltype(n)::value>(tile, bases, i, local); });
-        });
+        if (gives_scalars || cascade.needs_parameters())
+            with_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
+                if constexpr (!is_same<decltype(bases), const SplineBases &>)
+                    for (int64_t row = 0; row < tile.rows; row += kListed)
+                        gives_scalars ? potentials(tile, bases, row, local) : gradients(tile, bases, row, local);
+            });
+        if (!gives_scalars)
+            with_second_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
+                each_strip(tile.rows, [&](auto n, int64_t i) { slope_strip<decltype(n)::value>(tile, bases, i); });
+            });
     }
 
   private:
+    V *history(T *local) const { return cascade.history(local); }
+    T *node_sums(T *local) const {
+        return reinterpret_cast<T *>(history(local) + cascade.index().layers * kInterleaved);
+    }
+    T *points(T *local) const { return node_sums(local) + cascade.index().count() * lanes; }
+    UnitParameters<T> unit(int64_t j) const { return {cascade.phi->data() + j, cascade.phi->stride}; }
+
+    // F of the rows from `first` on.
+    template <class Bases>
+    void potentials(const HiddenTile<T> &tile, const Bases &bases, int64_t first, T *local) const {
+        const int64_t rows = smaller(kListed, tile.rows - first);
+        T *const at = points(local);
+        NodeList<T> nodes(*rules, at);
+        double sums[kListed] = {};
+        for (int64_t j = 0; j < tile.units; ++j) {
+            const UnitParameters<T> parameter = unit(tile.first_unit + j);
+            nodes.list(tile.u + first * tile.stride + j, tile.stride, rows, paces[tile.first_unit + j]);
+            nodes.each_block([&](int64_t offset) {
+                constexpr int N = kInterleaved;
+                V phi[N];
+                GRADNETS_EACH phi[i] = load(at + offset + i * lanes);
+                block_value<N>(cascade.index(), bases, parameter, phi);
+                GRADNETS_EACH store(at + offset + i * lanes, phi[i]);
+            });
+            nodes.add_integrals(sums);
+        }
+        for (int64_t i = 0; i < rows; ++i)
+            tile.scalars[first + i] += T(sums[i]);
+    }
+
+    // local += the gradients of the parameters over the rows from `first` on.
+    template <class Bases>
+    void gradients(const HiddenTile<T> &tile, const Bases &bases, int64_t first, T *local) const {
+        const int count = cascade.index().count();
+        T *const sums = node_sums(local), *const at = points(local), *const weights = at + NodeList<T>::room(*rules);
+        const ParameterGradients<T> to{sums, lanes, cascade.scale, cascade.shift, cascade.coef};
+        NodeList<T> nodes(*rules, at);
+        for (int64_t j = 0; j < tile.units; ++j) {
+            const UnitParameters<T> parameter = unit(tile.first_unit + j);
+            nodes.list(tile.u + first * tile.stride + j, tile.stride, smaller(kListed, tile.rows - first),
+                       paces[tile.first_unit + j]);
+            nodes.list_weights(weight + tile.first_row + first, weights);
+            fill_zero(sums, count * lanes);
+            nodes.each_block([&](int64_t offset) {
+                constexpr int N = kInterleaved;
+                V u[N], a[N];
+                GRADNETS_EACH {
+                    u[i] = load(at + offset + i * lanes);
+                    a[i] = load(weights + offset + i * lanes);
+                }
+                block_gradient<N>(cascade.index(), bases, parameter, u, a, to, history(local));
+            });
+            for (int r = 0; r < count; ++r)
+                local[r * cascade.block + j] += horizontal_sum<T>(load(sums + r * lanes));
+        }
+    }
+
+    // u becomes weight·φ(u).
+    template <int N, class Bases> void slope_strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row) const {
+        for (int64_t j = 0; j < tile.width; j += lanes) {
+            T *const u_at = tile.u + row * tile.stride + j;
+            V u[N];
+            GRADNETS_EACH u[i] = load(u_at + i * tile.stride);
+            block_value<N>(cascade.index(), bases, cascade.parameters(tile.first_unit + j), u);
+            GRADNETS_EACH store(u_at + i * tile.stride, weight[tile.first_row + row + i] * u[i]);
+        }
+    }
+
     // Past the last hidden unit there may be a NaN, where x is infinite.
     static V units_only(V v, int64_t valid) {
         T values[lanes];
@@ -38,63 +120,60 @@ template <class T> struct RidgePotentialStrips {
         return valid < lanes ? load_part(values, valid) : v;
     }
 
-    template <int N, class Bases>
-    void strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
-        V total[N] = {};
+    template <class Bases>
+    void closed_strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
+        V total = {};
         for (int64_t j = 0; j < tile.width; j += lanes) {
             T *const u_at = tile.u + row * tile.stride + j;
-            V u[N];
-            GRADNETS_EACH u[i] = load(u_at + i * tile.stride);
+            const UnitsParameters<T> parameter = cascade.parameters(tile.first_unit + j);
+            V u[1] = {load(u_at)};
             if (gives_scalars) {
-                integrate<N>(bases, cascade.parameters(tile.first_unit + j), u);
-                GRADNETS_EACH total[i] += units_only(u[i], tile.units - j);
+                integrate(bases, parameter, u);
+                total += units_only(u[0], tile.units - j);
                 continue;
             }
-            V weights[N];
-            GRADNETS_EACH weights[i] = broadcast<V>(weight[tile.first_row + row + i]);
+            const V weights[1] = {broadcast<V>(weight[tile.first_row + row])};
             if (cascade.needs_parameters())
-                potential_gradient<N>(bases, cascade.parameters(tile.first_unit + j), u, weights, local, j);
-            block_value<N>(cascade.index(), bases, cascade.parameters(tile.first_unit + j), u);
-            GRADNETS_EACH store(u_at + i * tile.stride, weights[i] * u[i]);
+                potential_gradient(bases, parameter, u, weights, cascade.gradients(local + j));
+            block_value<1>(cascade.index(), bases, parameter, u);
+            store(u_at, weights[0] * u[0]);
         }
         if (gives_scalars)
-            GRADNETS_EACH tile.scalars[row + i] += horizontal_sum<T>(total[i]);
+            tile.scalars[row] += horizontal_sum<T>(total);
     }
 
-    template <int N, class Bases>
-    void integrate(const Bases &bases, const UnitsParameters<T> &parameter, V (&u)[N]) const {
-        if constexpr (N == 1 && is_same<Bases, SplineBases>)
-            return spline_potential(cascade.index(), parameter, u);
-        else if constexpr (N == 1)
-            if (cascade.index().is_closed())
-                return closed_potential<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u);
-        quadrature_potential<N>(cascade.index(), bases, parameter, rules->panelled, u);
+    template <class Bases> void integrate(const Bases &, const UnitsParameters<T> &parameter, V (&u)[1]) const {
+        if constexpr (is_same<Bases, SplineBases>)
+            spline_potential(cascade.index(), parameter, u);
+        else
+            closed_potential<1>(cascade.index(), parameter, rules->single, cascade.phi->basis, u);
     }
 
-    template <int N, class Bases>
-    void potential_gradient(const Bases &bases, const UnitsParameters<T> &parameter, const V (&u)[N],
-                            const V (&weights)[N], T *local, int64_t j) const {
-        const ParameterGradients<T> to = cascade.gradients(local + j);
-        if constexpr (N == 1 && is_same<Bases, SplineBases>)
-            return spline_potential_gradient(cascade.index(), parameter, u, weights, to);
-        else if constexpr (N == 1)
-            if (cascade.index().is_closed())
-                return closed_potential_gradient<N>(cascade.index(), parameter, *rules, cascade.phi->basis, u, weights,
-                                                    to);
-        V *const history = cascade.history(local);
-        quadrature_potential_gradient<N>(cascade.index(), bases, parameter, rules->panelled, u, weights, to, history,
-                                         reinterpret_cast<T *>(history + cascade.index().layers * kInterleaved));
+    template <class Bases>
+    void potential_gradient(const Bases &, const UnitsParameters<T> &parameter, const V (&u)[1], const V (&weights)[1],
+                            const ParameterGradients<T> &to) const {
+        if constexpr (is_same<Bases, SplineBases>)
+            spline_potential_gradient(cascade.index(), parameter, u, weights, to);
+        else
+            closed_potential_gradient<1>(cascade.index(), parameter, rules->single, cascade.phi->basis, u, weights, to);
     }
 };
+
+// Operations of one basis function: of layers in series at 16 nodes.
+inline double potential_flops(const ParameterIndex &index) {
+    return index.is_closed() ? 80.0 : 20.0 * 16;
+}
 
 template <class S> inline bool ridge_potential(const Ridge<S> &p, const PaddedCascade<Sum<S>> &phi) {
     using T = Sum<S>;
     const CascadeStrips<T> cascade = cascade_strips(p, phi);
-    // Layers in series are evaluated at every node of the rule.
-    const double flops = !phi.index.is_closed() ? 20.0 * p.rules->panelled.count : 80.0;
-    const int64_t history = 2 * phi.index.layers * kInterleaved + phi.index.count();
-    const RidgePotentialStrips<T> strips{cascade, p.rules, p.points.weight, p.points.scalar != nullptr};
-    return run_pipeline(ridge_pipeline(p, cascade, flops, history), RidgeMiddle<S, RidgePotentialStrips<T>>(p, strips));
+    const Paces<T> paces(phi);
+    if (!paces.ok())
+        return false;
+    using Strips = RidgePotentialStrips<T>;
+    const Strips strips{cascade, p.rules, paces.data(), p.points.weight, p.points.scalar != nullptr};
+    return run_pipeline(ridge_pipeline(p, cascade, potential_flops(phi.index), Strips::history(phi.index, *p.rules)),
+                        RidgeMiddle<S, Strips>(p, strips));
 }
 
 } // namespace gradnets::GRADNETS_ISA

@@ -25,9 +25,14 @@ inline size_t needed_size(const Numbers &tensor, unsigned needs, unsigned index)
     return (needs >> index & 1u) != 0 ? tensor.size() : 0;
 }
 
-// A coarse rule, for potentials.
+// Coarse rules, for potentials.
 constexpr double kNodes[] = {0.25, 0.75}, kNodeWeights[] = {0.5, 0.5};
-constexpr PotentialRules rules{{2, kNodes, kNodeWeights}, {2, kNodes, kNodeWeights}};
+template <class T> constexpr T kPoints[] = {0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.8125, 0.9375};
+template <class T> constexpr T kSixths[] = {0.25, 0.125, 0.125, 0.125, 0.125, 0.25, 0, 0};
+template <class T> constexpr T kEighths[] = {0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125};
+template <class T>
+constexpr NodeRule<T> kRules[] = {{0.5, 6, kPoints<T>, kSixths<T>}, {1.0, 8, kPoints<T>, kEighths<T>}};
+template <class T> constexpr PotentialRules<T> rules{{2, kNodes, kNodeWeights}, 2, kRules<T>};
 
 // The points of a quantity and room for their gradients; of a forward pass, room for the quantity itself.
 template <class S> struct PointBlocks {
@@ -133,7 +138,7 @@ struct RidgeCase {
         problem.dshift = dshift.data();
         problem.dcoef = dcoef.data();
         problem.dbias = quantity == Quantity::value ? dbias.data() : nullptr;
-        problem.rules = &rules;
+        problem.rules = &rules<T>;
         problem.threads = threads;
         if (!kernel(problem))
             fail("no workspace");

@@ -48,10 +48,32 @@ def _legendre(n: int, t: float) -> tuple[float, float]:
     return value, n * (t * value - before) / (t * t - 1.0)
 
 
-def rule(panels: int) -> Rule:
-    """Return the rule with `NODES` nodes in each of `panels` equal panels of [0, 1]."""
-    halves = [((t + 1.0) / 2.0, w / 2.0) for t, w in legendre_nodes(NODES)]
+def rule(panels: int, nodes: int = NODES) -> Rule:
+    """Return the rule with so many nodes in each of `panels` equal panels of [0, 1]."""
+    halves = [((t + 1.0) / 2.0, w / 2.0) for t, w in legendre_nodes(nodes)]
     return tuple(((panel + t) / panels, w / panels) for panel in range(panels) for t, w in halves)
+
+
+_REACHES = {
+    "float32": (
+        *((0.28125, 1, 4), (0.625, 1, 6), (1.0625, 1, 8), (1.375, 1, 10), (1.75, 1, 12), (2.125, 1, 14), (2.5, 1, 16)),
+        *((3.0, 1, 18), (3.5, 1, 20), (4.25, 1, 24), (5.25, 1, 28), (6.25, 1, 32), (8.5, 2, 24), (12.5, 3, 24)),
+    ),
+    "float64": (
+        *((0.25, 1, 8), (0.5, 1, 12), (0.75, 1, 16), (1.0, 1, 20), (1.375, 1, 24), (1.75, 1, 28), (2.0, 1, 32)),
+        *((2.5, 1, 40), (3.5, 1, 48), (4.5, 2, 36), (6.0, 2, 48)),
+    ),
+}
+"""(reach, panels, nodes in each), found by experiment; the counts of nodes are even."""
+
+
+def rules_by_reach(dtype: str) -> tuple[tuple[float, Rule], ...]:
+    """Return (reach, rule) pairs, ascending: where |u|·pace <= reach the rule is exact to the dtype's rounding.
+
+    The pace of a cascade is the greatest slope |dz_l/du| of a layer's argument over `Basis.strip`; the convergence is
+    geometric, at a rate that this ratio decides.  The last rule serves all others, kinks too.
+    """
+    return (*((reach, rule(*sizes)) for reach, *sizes in _REACHES[dtype]), (math.inf, PANELLED_RULE))
 
 
 PANELLED_RULE = rule(PANELS)

@@ -55,6 +55,8 @@ class Basis:
         second_range: (inf b'', sup b'') likewise; infinite where b' jumps.
         continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
         kink: where the others jump, at this number or its negative.
+        strip: b is analytic within this distance of the real line, or converges under quadrature as if that were all;
+            0 where it has kinks.
         convex: whether b' is nondecreasing.
         fast: b, b', b'' in fewer GPU instructions, for 16-bit points: to 2⁻¹⁰ of the largest value; None where the
             others are fast enough.
@@ -71,6 +73,7 @@ class Basis:
     derivative_range: tuple[float, float]
     continuous_derivatives: int = SMOOTH
     kink: float = 0.0
+    strip: float = 0.0
     fast: tuple[Expression, Expression, Expression] | None = None
     torch_module: str = ""
     torch_settings: Mapping[str, object] = field(default_factory=dict)
@@ -86,6 +89,11 @@ class Basis:
     def smooth(self) -> bool:
         """Whether b is analytic, so that a quadrature rule integrates it to rounding level."""
         return self.continuous_derivatives >= SMOOTH
+
+    @property
+    def steepest(self) -> float:
+        """sup |b'|."""
+        return max(map(abs, self.derivative_range))
 
     @property
     def algebraic(self) -> bool:
@@ -116,6 +124,7 @@ def _identity() -> Basis:
         *("identity", 0.5 * (x * x), x, constant(1.0), _ZERO, _ZERO, (1.0, 1.0)),
         torch_module="Identity",
         convex=True,
+        strip=math.inf,
         second_range=(0.0, 0.0),
     )
 
@@ -136,6 +145,7 @@ def _tanh() -> Basis:
         *("tanh", log_cosh, value, first, -2.0 * value * first, third, (0.0, 1.0)),
         fast=fast,
         torch_module="Tanh",
+        strip=math.pi / 2.0,
         second_range=(-steepest, steepest),
     )
 
@@ -171,6 +181,7 @@ def _sigmoid() -> Basis:
         (0.0, 0.25),
         fast=fast,
         torch_module="Sigmoid",
+        strip=math.pi,
         second_range=(-1.0 / (6.0 * math.sqrt(3.0)), 1.0 / (6.0 * math.sqrt(3.0))),
     )
 
@@ -201,6 +212,7 @@ def _softplus() -> Basis:
         torch_module="Softplus",
         torch_settings={"beta": 1.0},
         convex=True,
+        strip=math.pi,
         second_range=(0.0, 0.25),
     )
 
@@ -270,6 +282,7 @@ def _silu() -> Basis:
         (1.0 - supremum, supremum),
         fast=fast,
         torch_module="SiLU",
+        strip=math.pi,
         second_range=(-0.0369143732, 0.5),  # the infimum near 3.436, rounded down
     )
 
@@ -299,6 +312,7 @@ def _gelu() -> Basis:
         (1.0 - supremum, supremum),
         torch_module="GELU",
         torch_settings={"approximate": "none"},
+        strip=1.5,
         second_range=(-2.0 * math.exp(-2.0) / math.sqrt(2.0 * math.pi), 2.0 / math.sqrt(2.0 * math.pi)),
     )
 
@@ -306,7 +320,11 @@ def _gelu() -> Basis:
 def _sin() -> Basis:
     half = sine(0.5 * x)
     derivatives = (cosine(x), -sine(x), -cosine(x))
-    return Basis("sin", 2.0 * (half * half), sine(x), *derivatives, (-1.0, 1.0), second_range=(-1.0, 1.0))
+    return Basis(
+        *("sin", 2.0 * (half * half), sine(x), *derivatives, (-1.0, 1.0)),
+        strip=1.5,
+        second_range=(-1.0, 1.0),
+    )
 
 
 def _arctan() -> Basis:
@@ -322,6 +340,7 @@ def _arctan() -> Basis:
     steepest = 0.375 * math.sqrt(3.0)
     return Basis(
         *("arctan", x * arctangent(x) - half_log, arctangent(x), first, second, third, (0.0, 1.0)),
+        strip=1.0,
         second_range=(-steepest, steepest),
     )
 
@@ -351,6 +370,7 @@ def _erf() -> Basis:
     steepest = peak * math.sqrt(2.0 / math.e)
     return Basis(
         *("erf", antiderivative, erf(x), first, -2.0 * first * x, third, (0.0, peak)),
+        strip=1.5,
         second_range=(-steepest, steepest),
     )
 

@@ -29,7 +29,7 @@ from torch import Tensor, empty_like, get_num_threads
 from torch.autograd import profiler
 
 from ..activations import TABLE, TRANSFORMS
-from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
+from ..activations.quadrature import SINGLE_PANEL_RULE, rules_by_reach
 from .families import Gradients, Settings, Tensors
 from .operator import PLAIN_TYPES, Kernels, Operator, present, shown
 
@@ -74,8 +74,10 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, f"the compiled extension was built for another activation table; {fix}"
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     extension.set_types(torch.Tensor, torch.nn.Parameter, exchange, *_SUFFIX)
-    rules = [list(part) for rule in (PANELLED_RULE, SINGLE_PANEL_RULE) for part in zip(*rule)]
-    extension.set_potential_rules(*rules)
+    by_reach = [
+        [(reach, *map(list, zip(*rule))) for reach, rule in rules_by_reach(dtype)] for dtype in ("float32", "float64")
+    ]
+    extension.set_potential_rules(*map(list, zip(*SINGLE_PANEL_RULE)), *by_reach)
     return extension, None
 
 

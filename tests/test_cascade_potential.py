@@ -1,0 +1,163 @@
+"""Potentials of cascades with layers in series, whose quadrature has as many nodes as each hidden unit needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradnets_fast as gf
+from covering import in_turn
+from gradnets_fast import reference
+from gradnets_fast.activations import TABLE
+from gradnets_fast.activations.quadrature import rules_by_reach
+from gradnets_fast.reference.ridge import quadrature_rule
+from oracle import assert_as_good_as_eager, outputs_and_gradients
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+SMOOTH = [(name,) for name, basis in TABLE.items() if basis.smooth]
+MIXTURES = [("tanh", "identity"), ("softplus", "sin", "tanh"), ("gelu", "arctan"), ("identity", "silu", "erf")]
+KINKS = [("relu",), ("hardtanh", "identity"), ("elu",), ("softsign", "tanh")]
+LAYERS = (2, 3, 4, 8)
+FINE = quadrature_rule(32)
+
+
+def draw(basis: Sequence[str], layers: int, rows: int = 60, h: int = 17) -> list[Tensor]:
+    """x, W, scale, shift and coef in float64, and |u| from 1e-4 to about 100."""
+    x = torch.randn(rows, 3, dtype=torch.float64) * torch.logspace(-4, 1.5, rows, dtype=torch.float64)[:, None]
+    W = torch.randn(h, 3, dtype=torch.float64)
+    scale, shift = (torch.randn(layers, h, dtype=torch.float64) for _ in range(2))
+    return [x, W, scale, shift, torch.randn(layers, len(basis), h, dtype=torch.float64) / len(basis)]
+
+
+def potential(tensors: Sequence[Tensor], basis: Sequence[str], backend: str) -> Tensor:
+    """The operator without a bias."""
+    return gf.ridge_potential(*tensors, None, basis=tuple(basis), backend=backend)
+
+
+def integral(
+    u: Tensor, parameters: Sequence[Tensor], basis: Sequence[str], rule: Sequence[tuple[float, float]]
+) -> Tensor:
+    """∫_0^u φ, of u's shape."""
+    total = torch.zeros_like(u)
+    for t, weight in rule:
+        total = total + weight * reference.cascade(t * u, *parameters, basis)
+    return u * total
+
+
+def exact_potential(tensors: Sequence[Tensor], basis: Sequence[str]) -> Tensor:
+    """By 512 nodes."""
+    x, W, *parameters = tensors
+    return integral(x @ W.T, parameters, basis, FINE).sum(-1)
+
+
+def check(tensors: list[Tensor], basis: Sequence[str], dtype: torch.dtype, backend: str = "cpp") -> None:
+    """F and its gradients in all tensors, against 512 nodes in float64."""
+    vectors = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    given = [t.to(dtype if i < 2 else vectors) for i, t in enumerate(tensors)]
+    g = torch.randn(len(given[0]), dtype=torch.float64).to(dtype)
+    ours, eager = (
+        outputs_and_gradients(partial(potential, basis=basis, backend=name), given, g)
+        for name in (backend, "reference")
+    )
+    exact = outputs_and_gradients(partial(exact_potential, basis=basis), [t.double() for t in given], g.double())
+    assert_as_good_as_eager(ours, eager, exact)
+
+
+@in_turn("basis, layers, dtype", DTYPES, [*SMOOTH, *MIXTURES, *KINKS], LAYERS, few=True)
+def test_values_and_gradients_near_and_far(basis: tuple[str, ...], layers: int, dtype: torch.dtype) -> None:
+    check(draw(basis, layers), basis, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@in_turn("basis, first, layers", LAYERS, [*SMOOTH, *MIXTURES], range(0, 60, 15), few=True)
+def test_every_distance_by_itself(basis: tuple[str, ...], first: int, layers: int, dtype: torch.dtype) -> None:
+    """The floor of the error is in units of the largest value, which is that of a large |u|."""
+    tensors = draw(basis, layers)
+    tensors[0] = tensors[0][first : first + 15]
+    check(tensors, basis, dtype)
+
+
+@in_turn("basis, layers, dtype", DTYPES[:2], SMOOTH, LAYERS, few=True)
+def test_large_coefficients(basis: tuple[str, ...], layers: int, dtype: torch.dtype) -> None:
+    tensors = draw(basis, layers)
+    tensors[-1] *= torch.logspace(-2, 2, tensors[-1].shape[-1], dtype=torch.float64)
+    tensors[0] = tensors[0][:20]
+    check(tensors, basis, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("basis", [*SMOOTH, *MIXTURES], ids="+".join)
+def test_a_rule_is_exact_to_rounding_as_far_as_it_reaches(basis: tuple[str, ...], dtype: str) -> None:
+    rounding = {"float32": 4 * 2.0**-23, "float64": 64 * 2.0**-52}[dtype]
+    reaches, rules = zip(*rules_by_reach(dtype)[:-1])
+    for layers in LAYERS:
+        _, _, *parameters = draw(basis, layers, h=100)
+        speed = pace(parameters[0], parameters[2], basis)
+        if not speed.any():  # polynomials
+            speed += 1
+        u = torch.tensor(reaches, dtype=torch.float64)[:, None] / speed
+        exact = integral(u, parameters, basis, quadrature_rule(16))
+        size = u.abs() * (reference.cascade(u, *parameters, basis).abs() + parameters[2][-1].abs().sum(0))
+        for at, expected, largest, rule in zip(u, exact, size, rules):
+            found = integral(at, parameters, basis, rule)
+            assert ((found - expected).abs() <= rounding * largest).all(), (layers, len(rule))
+
+
+def pace(scale: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+    """max_l |dz_l/du|, bounded, over the distance of the nearest singularity, (h,)."""
+    slope = fastest = scale[0].abs()
+    for below, own in zip(coef, scale[1:]):
+        slope = own.abs() + sum(c.abs() * TABLE[name].steepest for c, name in zip(below, basis)) * slope
+        fastest = torch.maximum(slope, fastest)
+    return fastest * max(1 / TABLE[name].strip for name in basis)
+
+
+@pytest.mark.parametrize("name", [name for name, basis in TABLE.items() if not basis.smooth])
+def test_kinks_take_the_largest_rule(name: str) -> None:
+    assert TABLE[name].strip == 0.0
+    for dtype in ("float32", "float64"):
+        reach, rule = rules_by_reach(dtype)[-1]
+        assert reach == math.inf
+        assert len(rule) == 128
+
+
+def test_rules_ascend_and_have_even_counts() -> None:
+    for dtype in ("float32", "float64"):
+        reaches, rules = zip(*rules_by_reach(dtype))
+        counts = [len(rule) for rule in rules]
+        assert list(reaches) == sorted(reaches)
+        assert counts == sorted(counts)
+        assert all(count % 2 == 0 for count in counts)
+        assert len(rules) <= 16
+
+
+def test_a_value_does_not_depend_on_its_neighbours() -> None:
+    """Bitwise: rows in another order, among rows that need many nodes."""
+    x, *parameters = (t.float() for t in draw(("tanh",), 4, rows=100, h=129))
+    F = potential([x, *parameters], ("tanh",), "cpp")
+    order = torch.randperm(100)
+    assert torch.equal(potential([x[order], *parameters], ("tanh",), "cpp"), F[order])
+    assert torch.equal(potential([torch.cat([1e3 * x[:50], x]), *parameters], ("tanh",), "cpp")[50:], F)
+
+
+@pytest.mark.parametrize("basis", ["tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_no_number_stays_in_its_row(basis: str, dtype: torch.dtype) -> None:
+    x, *parameters = (t.to(dtype) for t in draw((basis,), 3))
+    x[3, 0], x[40, 1] = math.nan, math.inf
+    F = potential([x, *parameters], (basis,), "cpp")
+    finite = torch.ones(60, dtype=torch.bool)
+    finite[[3, 40]] = False
+    assert F[3].isnan()
+    assert not F[40].isfinite()
+    assert F[finite].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 33, 47, 48, 49, 97])
+def test_any_number_of_rows(rows: int) -> None:
+    check(draw(("tanh",), 3, rows=rows, h=5), ("tanh",), torch.float32)
