@@ -16,12 +16,12 @@ template <int N, class V, class B> struct ClosedForm {
 
     // smooth_limit: below which scale·u the rule serves if b is smooth between the ends.  near: ∫ b, near_slope: ∫ b',
     // near_moment: ∫ t·b', over [0, u] by quadrature.
-    ClosedForm(V scale_, V shift_, V coef_, B basis_, const Quadrature &rule, double smooth_limit, const V (&u)[N])
+    template <class Rule>
+    ClosedForm(V scale_, V shift_, V coef_, B basis_, const Rule &rule, double smooth_limit, const V (&u)[N])
         : scale(scale_), shift(shift_), coef(coef_), basis(basis_) {
         using T = ScalarOf<V>;
         V base;
         basis.antiderivative(shift, base);
-        bool any = false;
         GRADNETS_EACH {
             z[i] = scale * u[i] + shift;
             V top;
@@ -31,10 +31,9 @@ template <int N, class V, class B> struct ClosedForm {
             if constexpr (!B::smooth)
                 is_short[i] &= between_kinks(i) | (absolute(scale * u[i]) < broadcast<V>(smallest(T())));
             near[i] = near_slope[i] = near_moment[i] = V{};
-            any = any || any_lane(is_short[i]);
+            if (any_lane(is_short[i]))
+                integrate(i, rule, u[i]);
         }
-        if (any)
-            integrate(rule, u);
     }
 
     V value(int i) const { return select(is_short[i], near[i], rise[i] / divisor(i)); }
@@ -61,29 +60,25 @@ template <int N, class V, class B> struct ClosedForm {
     }
     V divisor(int i) const { return select(is_short[i], broadcast<V>(1), scale); }
 
-    void integrate(const Quadrature &rule, const V (&u)[N]) {
+    template <class Rule> void integrate(int i, const Rule &rule, V u) {
         using T = ScalarOf<V>;
         for (int n = 0; n < rule.count; ++n) {
-            const T node = T(rule.nodes[n]), weight = T(rule.weights[n]);
-            GRADNETS_EACH {
-                const V t = node * u[i];
-                V value, first;
-                basis.value_first(scale * t + shift, value, first);
-                near[i] += weight * value;
-                near_slope[i] += weight * first;
-                near_moment[i] += weight * (first * t);
-            }
+            const V t = T(rule.nodes[n]) * u;
+            const T weight = T(rule.weights[n]);
+            V value, first;
+            basis.value_first(scale * t + shift, value, first);
+            near[i] += weight * value;
+            near_slope[i] += weight * first;
+            near_moment[i] += weight * (first * t);
         }
-        GRADNETS_EACH {
-            near[i] *= u[i];
-            near_slope[i] *= u[i];
-            near_moment[i] *= u[i];
-        }
+        near[i] *= u;
+        near_slope[i] *= u;
+        near_moment[i] *= u;
     }
 };
 
-template <int N, class V, class Parameters, class F>
-inline void closed_forms(const ParameterIndex &index, const Parameters &parameter, const Quadrature &rule,
+template <int N, class V, class Parameters, class Rule, class F>
+inline void closed_forms(const ParameterIndex &index, const Parameters &parameter, const Rule &rule,
                          double smooth_limit, const int *basis, const V (&u)[N], const F &body) {
     for (int l = 0; l < index.layers; ++l)
         for (int k = 0; k < index.terms; ++k)
@@ -94,9 +89,9 @@ inline void closed_forms(const ParameterIndex &index, const Parameters &paramete
             });
 }
 
-// u becomes ∫_0^u φ for one layer or heads, in closed form.
-template <int N, class V, class Parameters>
-inline void closed_potential(const ParameterIndex &index, const Parameters &parameter, const Quadrature &rule,
+// u becomes ∫_0^u φ for one layer or heads, in closed form; the rule need not reach further than 1/64.
+template <int N, class V, class Parameters, class Rule>
+inline void closed_potential(const ParameterIndex &index, const Parameters &parameter, const Rule &rule,
                              const int *basis, V (&u)[N]) {
     V total[N] = {};
     closed_forms<N>(index, parameter, rule, 1.0 / 64, basis, u,

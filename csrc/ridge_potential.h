@@ -24,12 +24,13 @@ template <class T> struct RidgePotentialStrips {
     }
 
     __attribute__((noinline)) void operator()(const HiddenTile<T> &tile, T *local) const {
+        if (cascade.index().is_closed() && gives_scalars)
+            return closed_potentials(tile);
         if (cascade.index().is_closed()) {
             // One vector at a time: the many formulas of each basis make large code.
             const MixedBasis mixed{cascade.phi->terms, cascade.phi->basis};
             for (int64_t i = 0; i < tile.rows; ++i)
-                cascade.phi->basis[0] == kSpline ? closed_strip(tile, SplineBases{}, i, local)
-                                                 : closed_strip(tile, mixed, i, local);
+                is_spline() ? closed_gradients(tile, SplineBases{}, i, local) : closed_gradients(tile, mixed, i, local);
             return;
         }
         if (gives_scalars || cascade.needs_parameters())
@@ -120,33 +121,40 @@ template <class T> struct RidgePotentialStrips {
         return valid < lanes ? load_part(values, valid) : v;
     }
 
+    bool is_spline() const { return cascade.phi->basis[0] == kSpline; }
+
+    // F, of a few rows at a time: the antiderivative at the shift is the same for all.
+    void closed_potentials(const HiddenTile<T> &tile) const {
+        constexpr int N = kInterleaved;
+        for (int64_t row = 0; row < tile.rows; row += N) {
+            V total[N] = {};
+            for (int64_t j = 0; j < tile.width; j += lanes) {
+                const UnitsParameters<T> parameter = cascade.parameters(tile.first_unit + j);
+                V u[N];
+                GRADNETS_EACH u[i] = load(tile.u + smaller(row + i, tile.rows - 1) * tile.stride + j);
+                if (is_spline())
+                    GRADNETS_EACH u[i] = spline_potential(cascade.index(), parameter, u[i]);
+                else
+                    closed_potential<N>(cascade.index(), parameter, rules->rules[0], cascade.phi->basis, u);
+                GRADNETS_EACH total[i] += units_only(u[i], tile.units - j);
+            }
+            for (int i = 0; i < N && row + i < tile.rows; ++i)
+                tile.scalars[row + i] += horizontal_sum<T>(total[i]);
+        }
+    }
+
     template <class Bases>
-    void closed_strip(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
-        V total = {};
+    void closed_gradients(const HiddenTile<T> &tile, const Bases &bases, int64_t row, T *local) const {
         for (int64_t j = 0; j < tile.width; j += lanes) {
             T *const u_at = tile.u + row * tile.stride + j;
             const UnitsParameters<T> parameter = cascade.parameters(tile.first_unit + j);
             V u[1] = {load(u_at)};
-            if (gives_scalars) {
-                integrate(bases, parameter, u);
-                total += units_only(u[0], tile.units - j);
-                continue;
-            }
             const V weights[1] = {broadcast<V>(weight[tile.first_row + row])};
             if (cascade.needs_parameters())
                 potential_gradient(bases, parameter, u, weights, cascade.gradients(local + j));
             block_value<1>(cascade.index(), bases, parameter, u);
             store(u_at, weights[0] * u[0]);
         }
-        if (gives_scalars)
-            tile.scalars[row] += horizontal_sum<T>(total);
-    }
-
-    template <class Bases> void integrate(const Bases &, const UnitsParameters<T> &parameter, V (&u)[1]) const {
-        if constexpr (is_same<Bases, SplineBases>)
-            spline_potential(cascade.index(), parameter, u);
-        else
-            closed_potential<1>(cascade.index(), parameter, rules->single, cascade.phi->basis, u);
     }
 
     template <class Bases>

@@ -139,12 +139,12 @@ template <class T, class F> inline void each_piece(const ParameterIndex &index, 
     }
 }
 
-// u becomes ∫_0^u φ.
+// ∫_0^u φ.
 template <class V, class Parameters>
-inline void spline_potential(const ParameterIndex &index, const Parameters &parameter, V (&u)[1]) {
+inline V spline_potential(const ParameterIndex &index, const Parameters &parameter, V u) {
     using T = ScalarOf<V>;
     for (int l = 0; l < Simd<T>::lanes; ++l) {
-        const T of = u[0][l];
+        const T of = u[l];
         T sum = 0;
         each_piece<T>(index, parameter.at(index.scale(0), l), parameter.at(index.shift(0), l), of,
                       [&](int cell, T from, T to, T, T length) {
@@ -152,8 +152,9 @@ inline void spline_potential(const ParameterIndex &index, const Parameters &para
                           const T low = parameter.at(number, l), high = parameter.at(number + 1, l);
                           sum += length * (low + (from + to) / 2 * (high - low));
                       });
-        u[0][l] = of * sum;
+        u[l] = of * sum;
     }
+    return u;
 }
 
 // to += weight·∂/∂θ ∫_0^u φ.
