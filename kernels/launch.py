@@ -209,17 +209,21 @@ def counters(device: torch.device, count: int) -> Tensor:
     known = _zeroed.get((device, stream))
     if known is None or known.numel() < count:
         known = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-        if not _is_of_a_pool(known):
+        if not is_of_a_pool(known):
             _zeroed[device, stream] = known
     return known
 
 
-def _is_of_a_pool(tensor: Tensor) -> bool:
+def is_of_a_pool(tensor: Tensor) -> bool:
     """Whether a tensor's memory belongs to a CUDA graph, which may hand it out anew while the tensor is there.
 
     torch.compile's graphs do so after the calls that prepare them.
     """
-    if tensor.device.type != "cuda" or torch.cuda.get_allocator_backend() != "native":
+    if tensor.device.type != "cuda":
+        return False
+    if torch.cuda.is_current_stream_capturing():
+        return True
+    if torch.cuda.get_allocator_backend() != "native":
         return False
     return pool_of(tensor.data_ptr(), torch.cuda.memory_snapshot()) != _SHARED_POOL
 

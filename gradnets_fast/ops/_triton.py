@@ -100,9 +100,38 @@ def _why_not_gpu(device: torch.device, tiles: bool) -> str | None:
     capability = capability_of(torch.cuda.current_device() if device.index is None else device.index)
     if capability < _LOWEST_CAPABILITY:
         return f"it needs compute capability 8.0 or later, and this GPU has {capability / 10}"
+    unfit = _why_not_driver(capability) or _why_not_started(device.index or 0)
+    if unfit is not None:
+        return unfit
     configuration = kernel_module("configuration")
     if tiles and str(configuration.tabulated(capability)) not in configuration.table():
         return f"its table has no tiles for compute capability {capability / 10}; gradnets-fast tune measures them"
+    return None
+
+
+@lru_cache(maxsize=None)
+def _why_not_driver(capability: int) -> str | None:
+    """Why the NVIDIA driver takes no code of Triton's assembler: it knows that of its own CUDA and of earlier ones.
+
+    Versions of CUDA with the same first number count as one.
+    """
+    tool = importlib.import_module("triton.backends.nvidia.compiler").get_ptxas(capability)
+    version, driver = int(tool.version.split(".")[0]), torch._C._cuda_getDriverVersion() // 1000
+    if driver >= version:
+        return None
+    name = os.path.basename(tool.path).upper().replace("-", "_")
+    found = f"Triton compiles with {tool.path} of CUDA {tool.version}, and the NVIDIA driver is of CUDA {driver}"
+    return f"{found}; update the driver, or set TRITON_{name}_PATH to a ptxas of CUDA {driver}"
+
+
+def _why_not_started(device: int) -> str | None:
+    """Why Triton does not start, for want of a C compiler for example, where no kernels are compiled ahead of time."""
+    if _prebuilt.why_not(device) is None:
+        return None
+    try:
+        importlib.import_module("triton.runtime").driver.active.get_current_target()
+    except Exception as error:
+        return f"Triton does not start ({type(error).__name__}: {error})"
     return None
 
 
@@ -249,11 +278,22 @@ class RidgeKernels(Kernels):
         return quadrature(x.device) if self._quantity.name == "potential" else None
 
 
-@lru_cache(maxsize=None)
+_rules: dict[torch.device, Tensor] = {}
+
+
 def quadrature(device: torch.device) -> Tensor:
-    """Return the rules as the kernels read them: nodes and weights, of few and of many."""
-    numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
-    return torch.tensor(numbers, dtype=torch.float32, device=device)
+    """Return the rules as the kernels read them: nodes and weights, of few and of many.
+
+    A tensor whose memory is a CUDA graph's is not kept, and none is copied from the host, which no graph can record.
+    """
+    known = _rules.get(device)
+    if known is None:
+        numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
+        known = torch.zeros(len(numbers), dtype=torch.float32, device=device)
+        torch._foreach_add_(known.split(1), numbers)
+        if not kernel_module("launch").is_of_a_pool(known):
+            _rules[device] = known
+    return known
 
 
 def those_needed(tensors: Tensors, needs: Sequence[bool]) -> list[Tensor | None]:
