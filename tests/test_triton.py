@@ -358,3 +358,30 @@ def test_a_triton_that_does_not_start_is_refused_where_no_kernel_is_compiled(hop
     assert answer.startswith("Triton does not start (")
     hopper.setattr(_triton._prebuilt, "why_not", lambda _: None)
     assert _answer_of_driver(99000, hopper) is None
+
+
+def test_the_last_program_adds_no_more_parts_than_its_own_work_is_worth() -> None:
+    tiles = {"BH_WEIGHTS": 32, "BM_WEIGHTS": 32}
+    small, large = (
+        launch._reduction(torch.empty(batch, 2), h, tiles, 14) for batch, h in ((65536, 64), (1 << 20, 1024))
+    )
+    assert (small.splits, small.rows) == (64, 1024)
+    assert (large.splits, large.programs) == (16, 512)
+
+
+def test_no_tensor_of_ones_stands_for_what_is_absent() -> None:
+    launches: list[dict[str, Any]] = []
+
+    def record(kernel: Any, _: Any, arguments: tuple[Any, ...], constants: Any) -> bool:
+        names = (name for name in kernel.arg_names if name not in constants)
+        launches.append(dict(zip(names, arguments)))
+        return False
+
+    launching.try_first(record)
+    try:
+        with gradnets_fast.use_backend("triton"):
+            gradnets_fast.mRidgeGradNet(3, 5)(torch.randn(4, 3)).sum().backward()
+    finally:
+        launching.try_first(None)
+    assert len(launches) == 2
+    assert all(found["scale"] is found["coef"] is None for found in launches)

@@ -116,7 +116,7 @@ def _why_not_driver(capability: int) -> str | None:
     Versions of CUDA with the same first number count as one.
     """
     tool = importlib.import_module("triton.backends.nvidia.compiler").get_ptxas(capability)
-    version, driver = int(tool.version.split(".")[0]), torch._C._cuda_getDriverVersion() // 1000
+    version, driver = int(tool.version.split(".")[0]), torch._C._cuda_getDriverVersion() // 1000  # type: ignore[attr-defined]
     if driver >= version:
         return None
     name = os.path.basename(tool.path).upper().replace("-", "_")
@@ -206,7 +206,7 @@ class RidgeKernels(Kernels):
         x = present(tensors[0])
         if not x.numel():
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
-        parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
+        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
         if not self._has_kernels(mode, x):
             return recompute.forward(self._operator, tensors, settings)
         launch, quantity = kernel_module("launch"), self._quantity.name
@@ -224,7 +224,7 @@ class RidgeKernels(Kernels):
         x, targets = present(tensors[0]), those_needed(tensors, needs)
         if not x.numel():
             return zeros_for(targets)
-        parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
+        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
         if not self._has_kernels(mode, x):
             return recompute.backward(self._operator, g, tensors, settings, needs)
         launch, quantity, count = kernel_module("launch"), self._quantity, self._point_count
@@ -249,19 +249,12 @@ class RidgeKernels(Kernels):
         v = plain(present(tensors[1]).to(x.dtype)) if self._point_count == 2 else None
         return launch.Batch(plain(x), g=g, v=v)
 
-    def _parameters(self, tensors: Tensors, settings: Settings) -> Any:
-        """Return W, scale, shift and coef as launches take them.
-
-        Kernels that were compiled ahead of time have a scale and a coefficient: ones stand for None.
-        """
+    def _parameters(self, tensors: Tensors) -> Any:
+        """Return W, scale, shift and coef as launches take them."""
         W, scale, shift, coef = map(dense, tensors[self._point_count :][: len(RIDGE.parameters)])
         assert W is not None
         assert shift is not None
         shift = shift.view(-1, W.shape[0])
-        if scale is None:
-            scale = torch.ones_like(shift)
-        if coef is None:
-            coef = shift.new_ones(shift.shape[0], len(settings.basis), W.shape[0])
         return kernel_module("launch").Parameters(W, scale, shift, coef)
 
     def _mode(self, tensors: Tensors, settings: Settings) -> Any:
