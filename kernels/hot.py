@@ -27,12 +27,16 @@ KINDS = {80: ("half", "tf32x3", "ieee"), 90: ("half", "tf32x3"), 100: ("half", "
 class Ridge:
     """A network of the ridge family: `layers` layers with these basis functions.
 
-    needs: which of the gradients of scale, shift and coefficients it trains with.
+    needs: which of the gradients of scale, shift and coefficients it trains with; it has no others.
     """
 
     layers: int
     basis: tuple[str, ...]
     needs: tuple[bool, bool, bool]
+
+    def without(self) -> tuple[str, ...]:
+        """The vectors that it does not have."""
+        return tuple(name for name, has in zip(("scale", "shift", "coef"), self.needs) if not has)
 
 
 @dataclass(frozen=True)
@@ -99,19 +103,20 @@ def _multiples(d: int, even: bool) -> list[str]:
 def _of_ridge(network: Ridge, architecture: int, kind: str, d: int, even: bool) -> Iterator[Launch]:
     mode, multiples = Mode(architecture, kind, network.basis, network.layers), _multiples(d, even)
     needs = dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), network.needs))
+    without = network.without()
     if mode.route("forward", d) == "wide":
-        yield typed("wide.forward", mode.constants() | configuration.wide_options("forward"), kind, (), multiples)
+        yield typed("wide.forward", mode.constants() | configuration.wide_options("forward"), kind, without, multiples)
     else:
         h = _units(even, mode.forward("value", d, 1)["BH"])
-        yield typed("entry.forward", mode.forward("value", d, h), kind, ("rule",), multiples)
+        yield typed("entry.forward", mode.forward("value", d, h), kind, ("rule", *without), multiples)
     if mode.route("backward", d) == "wide":
         constants = mode.constants() | needs | configuration.wide_options("backward")
-        yield typed("wide.backward", constants, kind, (), multiples)
+        yield typed("wide.backward", constants, kind, without, multiples)
         return
     for absent in _ABSENT:
         h = _units(even, mode.backward("value", d, 1, needs, "")["BH"])
         constants = mode.backward("value", d, h, needs, FORMS["value"])
-        yield typed("entry.backward", constants, kind, ("v", "weight", "rule", "dv", *absent), multiples)
+        yield typed("entry.backward", constants, kind, ("v", "weight", "rule", "dv", *without, *absent), multiples)
 
 
 def _of_softmax(network: Softmax, architecture: int, kind: str, d: int, even: bool) -> Iterator[Launch]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import torch
@@ -19,6 +20,12 @@ from .mode import FORMS, Mode
 
 _PROGRAMS = 512
 """Programs that sum the gradients of the weights: enough for the largest GPU, and fixed, so that sums are too."""
+
+_PART = 512
+"""How many pairs of a row and a hidden unit a program takes as long for as the last one takes to add a part.
+
+An estimate from the code: some 100 clocks, the second-level cache's latency over four loads in flight, for each vector.
+"""
 
 _PARTIAL_BYTES = 64 << 20
 _BIAS_ROWS, _BIAS_PROGRAMS = 1024, 64
@@ -175,20 +182,21 @@ def _reduction(x: Tensor, h: int, tiles: dict[str, Any], numbers: int) -> _Reduc
     """The layout for `numbers` gradients (columns of W and vectors) of each hidden unit."""
     blocks = triton.cdiv(h, tiles["BH_WEIGHTS"]) if numbers else 0
     size = tiles["BH_WEIGHTS"] * numbers
-    splits, rows = split(len(x), tiles["BM_WEIGHTS"], blocks, size)
+    most = max(1, isqrt(len(x) * tiles["BH_WEIGHTS"] // _PART))
+    splits, rows = split(len(x), tiles["BM_WEIGHTS"], blocks, size, most)
     partials = torch.empty(blocks * splits * size, dtype=torch.float32, device=x.device)
     return _Reduction(blocks * splits, splits, rows, partials, counters(x.device, blocks + 1))
 
 
-def split(batch: int, rows: int, blocks: int, size: int) -> tuple[int, int]:
-    """The number of parts that the batch is split into, and the rows of each.
+def split(batch: int, rows: int, blocks: int, size: int, most: int = _PROGRAMS) -> tuple[int, int]:
+    """The number of parts that the batch is split into, `most` at most, and the rows of each.
 
     Shapes alone decide, so that sums are reproducible.  rows: of a tile.  blocks: tiles of hidden units.  size: numbers
     that a part saves for each of them.
     """
     if blocks == 0:
         return 1, rows
-    most = min(max(1, _PROGRAMS // blocks), max(1, _PARTIAL_BYTES // (4 * blocks * size)))
+    most = min(most, max(1, _PROGRAMS // blocks), max(1, _PARTIAL_BYTES // (4 * blocks * size)))
     splits = min(most, triton.cdiv(batch, 4 * rows))
     rows_per_split = triton.cdiv(triton.cdiv(batch, splits), rows) * rows
     return triton.cdiv(batch, rows_per_split), rows_per_split
@@ -209,17 +217,21 @@ def counters(device: torch.device, count: int) -> Tensor:
     known = _zeroed.get((device, stream))
     if known is None or known.numel() < count:
         known = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-        if not _is_of_a_pool(known):
+        if not is_of_a_pool(known):
             _zeroed[device, stream] = known
     return known
 
 
-def _is_of_a_pool(tensor: Tensor) -> bool:
+def is_of_a_pool(tensor: Tensor) -> bool:
     """Whether a tensor's memory belongs to a CUDA graph, which may hand it out anew while the tensor is there.
 
     torch.compile's graphs do so after the calls that prepare them.
     """
-    if tensor.device.type != "cuda" or torch.cuda.get_allocator_backend() != "native":
+    if tensor.device.type != "cuda":
+        return False
+    if torch.cuda.is_current_stream_capturing():
+        return True
+    if torch.cuda.get_allocator_backend() != "native":
         return False
     return pool_of(tensor.data_ptr(), torch.cuda.memory_snapshot()) != _SHARED_POOL
 

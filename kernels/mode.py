@@ -16,6 +16,13 @@ FORMS = {"value": "slope", "jvp": "second", "potential": "value", "divergence": 
 
 Constants = dict[str, Any]
 
+ONE_STAGE = {"num_stages": 1}
+"""For divergences' gradients and Jacobians, which use a tile of W or x in registers beside products from shared memory.
+
+With more stages Triton (3.7.1 and 3.9.0) gives such a tile one buffer for all of them on compute capability 9.0, and
+loads the next tile into it while the product, which is asynchronous there, may still read.
+"""
+
 
 def _arithmetic(architecture: int, kind: str) -> Constants:
     """The constants that say how single numbers are computed."""
@@ -58,6 +65,7 @@ class Mode:
         narrow = quantity == "value" and self.route("forward", d) == "narrow"
         of_value = "narrow.forward" if narrow else "forward"
         tiles = {"BM": 1} | self.tiles({"value": of_value, "jacobian": "jacobian"}.get(quantity, "numbers"), d)
+        tiles |= ONE_STAGE if quantity == "jacobian" else {}
         return self._of_entry(quantity, narrow, d, h, tiles) | tiles
 
     def backward(self, quantity: str, d: int, h: int, needs: Mapping[str, bool], form: str) -> Constants:
@@ -75,8 +83,9 @@ class Mode:
     def _backward_tiles(self, quantity: str, narrow: bool, d: int) -> Constants:
         if quantity == "jacobian":
             tiles = self.tiles("jacobian_backward", d)
-            return {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]} | tiles
-        return self.tiles("narrow.backward" if narrow else "backward" if quantity == "value" else "derivatives", d)
+            return {"BM": 1, "BM_WEIGHTS": 1, "BH_WEIGHTS": tiles["BH"]} | tiles | ONE_STAGE
+        tiles = self.tiles("narrow.backward" if narrow else "backward" if quantity == "value" else "derivatives", d)
+        return tiles | ONE_STAGE if quantity == "divergence" else tiles
 
     def tiles(self, kernel: str, d: int) -> Constants:
         """Tile sizes and launch options of a kernel."""

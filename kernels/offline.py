@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from . import sources
 from .compiler import Launch, Resources, compiled, typed
-from .mode import FORMS, TOTALS, Constants, DeepMode, Mode, ModulesMode, padded_columns
+from .mode import FORMS, ONE_STAGE, TOTALS, Constants, DeepMode, Mode, ModulesMode, padded_columns
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,17 @@ class Variant:
 
 
 def _forward(kernel: str, quantity: str, absent: tuple[str, ...]) -> Variant:
-    return Variant(kernel, "entry.forward", {"NARROW": kernel.startswith("narrow"), "QUANTITY": quantity}, absent)
+    constants = {"NARROW": kernel.startswith("narrow"), "QUANTITY": quantity}
+    return Variant(kernel, "entry.forward", constants | _stages(quantity, "jacobian"), absent)
 
 
 def _backward(kernel: str, quantity: str, absent: tuple[str, ...]) -> Variant:
     constants = {"NARROW": kernel.startswith("narrow"), "QUANTITY": quantity, "FORM": FORMS[quantity]}
-    return Variant(kernel, "entry.backward", constants, absent)
+    return Variant(kernel, "entry.backward", constants | _stages(quantity, "divergence", "jacobian"), absent)
+
+
+def _stages(quantity: str, *of_one: str) -> Constants:
+    return ONE_STAGE if quantity in of_one else {}
 
 
 def _modules(kernel: str, quantity: str, absent: tuple[str, ...], basis: str = "", transform: str = "") -> Variant:

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.graph
 from torch import Tensor
 
 import gradnets_fast
 from covering import in_turn, slow_but_few
 from gradnets_fast import reference
-from gradnets_fast.activations import TABLE
+from gradnets_fast.activations import TABLE, quadrature
 from gradnets_fast.kernels import launch, launching
+from gradnets_fast.ops import _triton
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 from test_operators import Call, check_vectors_in_float32, compare, drawn, ridge_call
 
@@ -299,3 +301,89 @@ except gradnets_fast.BackendUnavailableError as error:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert reason in run.stdout
+
+
+@pytest.mark.slow
+def test_gradients_of_compiled_graphs_begin_at_multiples_of_sixteen_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.compile makes asks for that where its inputs are a GPU's: these count as such here."""
+    monkeypatch.setattr(torch._inductor.graph, "should_assume_input_aligned", lambda _: True)
+    torch.compiler.reset()
+    tensors, g = drawn(CALLS[2], (5, 3, 5), torch.float32)
+    compiled = torch.compile(lambda *t: CALLS[2].ours(*t), fullgraph=True)
+    torch.testing.assert_close(
+        outputs_and_gradients(compiled, tensors, g), outputs_and_gradients(CALLS[2].ours, tensors, g)
+    )
+
+
+def test_the_quadrature_rule_is_kept_unless_its_memory_is_a_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [(*zip(*rule),) for rule in (quadrature.SINGLE_PANEL_RULE, quadrature.PANELLED_RULE)]
+    expected = torch.tensor([number for rule in rules for part in rule for number in part])
+    monkeypatch.setattr(_triton, "_rules", {})
+    monkeypatch.setattr(launch, "is_of_a_pool", lambda _: True)
+    of_a_graph = _triton.quadrature(torch.device("cpu"))
+    monkeypatch.setattr(launch, "is_of_a_pool", lambda _: False)
+    first = _triton.quadrature(torch.device("cpu"))
+    assert first is not of_a_graph
+    assert first is _triton.quadrature(torch.device("cpu"))
+    assert torch.equal(of_a_graph, expected)
+    assert torch.equal(first, expected)
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A GPU of compute capability 9.0, with the tools that this Triton brings, seems to be there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_triton, "_interpreted", lambda: False)
+    monkeypatch.setattr(_triton, "capability_of", lambda _: 90)
+    _triton._why_not_driver.cache_clear()
+    return monkeypatch
+
+
+def _answer_of_driver(version: int, patch: pytest.MonkeyPatch) -> str | None:
+    patch.setattr(torch._C, "_cuda_getDriverVersion", lambda: version, raising=False)
+    _triton._why_not_driver.cache_clear()
+    return _triton.why_not(torch.device("cuda", 0), torch.float32)
+
+
+def test_a_driver_older_than_tritons_assembler_is_refused(hopper: pytest.MonkeyPatch) -> None:
+    hopper.setattr(_triton, "_why_not_started", lambda _: None)
+    answer = _answer_of_driver(11080, hopper)
+    assert answer is not None
+    assert "the NVIDIA driver is of CUDA 11; update the driver" in answer
+    assert _answer_of_driver(99000, hopper) is None
+
+
+def test_a_triton_that_does_not_start_is_refused_where_no_kernel_is_compiled(hopper: pytest.MonkeyPatch) -> None:
+    """There is no NVIDIA driver here, so that Triton's own check fails."""
+    answer = _answer_of_driver(99000, hopper)
+    assert answer is not None
+    assert answer.startswith("Triton does not start (")
+    hopper.setattr(_triton._prebuilt, "why_not", lambda _: None)
+    assert _answer_of_driver(99000, hopper) is None
+
+
+def test_the_last_program_adds_no_more_parts_than_its_own_work_is_worth() -> None:
+    tiles = {"BH_WEIGHTS": 32, "BM_WEIGHTS": 32}
+    small, large = (
+        launch._reduction(torch.empty(batch, 2), h, tiles, 14) for batch, h in ((65536, 64), (1 << 20, 1024))
+    )
+    assert (small.splits, small.rows) == (64, 1024)
+    assert (large.splits, large.programs) == (16, 512)
+
+
+def test_no_tensor_of_ones_stands_for_what_is_absent() -> None:
+    launches: list[dict[str, Any]] = []
+
+    def record(kernel: Any, _: Any, arguments: tuple[Any, ...], constants: Any) -> bool:
+        names = (name for name in kernel.arg_names if name not in constants)
+        launches.append(dict(zip(names, arguments)))
+        return False
+
+    launching.try_first(record)
+    try:
+        with gradnets_fast.use_backend("triton"):
+            gradnets_fast.mRidgeGradNet(3, 5)(torch.randn(4, 3)).sum().backward()
+    finally:
+        launching.try_first(None)
+    assert len(launches) == 2
+    assert all(found["scale"] is found["coef"] is None for found in launches)

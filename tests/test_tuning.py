@@ -195,3 +195,25 @@ def test_kernels_compile_without_a_gpu(architecture: int, kind: str, layers: int
     assert run.returncode == 0, run.stderr
     expected = [v for v in offline.VARIANTS.values() if layers == 1 or not v.depth]
     assert run.stdout.split() == ["compiled", str(len(expected))]
+
+
+_ASYNCHRONOUS = """
+from gradnets_fast.kernels import compiler, configuration, offline
+from gradnets_fast.kernels.mode import Mode
+mode = Mode(90, "half", offline.BASIS, 1)
+for name in ("divergence.backward", "jacobian", "jacobian.backward"):
+    tiles = configuration.options(offline.VARIANTS[name].kernel, 90, "half", 64, 1)
+    tiles = tiles | ({"BH": 64} if name == "jacobian.backward" else {})
+    text = compiler.compiled(offline.launch(name, mode, 64, tiles, True, ()), 90).asm["ptx"]
+    print(name, "wgmma.mma_async" in text, "cp.async" in text)
+"""
+
+
+@pytest.mark.slow
+def test_no_product_reads_shared_memory_that_copies_fill_meanwhile() -> None:
+    """W's tile has one buffer where registers hold it too, and products on 9.0 are awaited an iteration later."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", _ASYNCHRONOUS], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    lines = [f"{name} True False" for name in ("divergence.backward", "jacobian", "jacobian.backward")]
+    assert run.stdout.splitlines() == lines

@@ -100,9 +100,38 @@ def _why_not_gpu(device: torch.device, tiles: bool) -> str | None:
     capability = capability_of(torch.cuda.current_device() if device.index is None else device.index)
     if capability < _LOWEST_CAPABILITY:
         return f"it needs compute capability 8.0 or later, and this GPU has {capability / 10}"
+    unfit = _why_not_driver(capability) or _why_not_started(device.index or 0)
+    if unfit is not None:
+        return unfit
     configuration = kernel_module("configuration")
     if tiles and str(configuration.tabulated(capability)) not in configuration.table():
         return f"its table has no tiles for compute capability {capability / 10}; gradnets-fast tune measures them"
+    return None
+
+
+@lru_cache(maxsize=None)
+def _why_not_driver(capability: int) -> str | None:
+    """Why the NVIDIA driver takes no code of Triton's assembler: it knows that of its own CUDA and of earlier ones.
+
+    Versions of CUDA with the same first number count as one.
+    """
+    tool = importlib.import_module("triton.backends.nvidia.compiler").get_ptxas(capability)
+    version, driver = int(tool.version.split(".")[0]), torch._C._cuda_getDriverVersion() // 1000  # type: ignore[attr-defined]
+    if driver >= version:
+        return None
+    name = os.path.basename(tool.path).upper().replace("-", "_")
+    found = f"Triton compiles with {tool.path} of CUDA {tool.version}, and the NVIDIA driver is of CUDA {driver}"
+    return f"{found}; update the driver, or set TRITON_{name}_PATH to a ptxas of CUDA {driver}"
+
+
+def _why_not_started(device: int) -> str | None:
+    """Why Triton does not start, for want of a C compiler for example, where no kernels are compiled ahead of time."""
+    if _prebuilt.why_not(device) is None:
+        return None
+    try:
+        importlib.import_module("triton.runtime").driver.active.get_current_target()
+    except Exception as error:
+        return f"Triton does not start ({type(error).__name__}: {error})"
     return None
 
 
@@ -177,7 +206,7 @@ class RidgeKernels(Kernels):
         x = present(tensors[0])
         if not x.numel():
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
-        parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
+        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
         if not self._has_kernels(mode, x):
             return recompute.forward(self._operator, tensors, settings)
         launch, quantity = kernel_module("launch"), self._quantity.name
@@ -195,7 +224,7 @@ class RidgeKernels(Kernels):
         x, targets = present(tensors[0]), those_needed(tensors, needs)
         if not x.numel():
             return zeros_for(targets)
-        parameters, mode = self._parameters(tensors, settings), self._mode(tensors, settings)
+        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
         if not self._has_kernels(mode, x):
             return recompute.backward(self._operator, g, tensors, settings, needs)
         launch, quantity, count = kernel_module("launch"), self._quantity, self._point_count
@@ -220,19 +249,12 @@ class RidgeKernels(Kernels):
         v = plain(present(tensors[1]).to(x.dtype)) if self._point_count == 2 else None
         return launch.Batch(plain(x), g=g, v=v)
 
-    def _parameters(self, tensors: Tensors, settings: Settings) -> Any:
-        """Return W, scale, shift and coef as launches take them.
-
-        Kernels that were compiled ahead of time have a scale and a coefficient: ones stand for None.
-        """
+    def _parameters(self, tensors: Tensors) -> Any:
+        """Return W, scale, shift and coef as launches take them."""
         W, scale, shift, coef = map(dense, tensors[self._point_count :][: len(RIDGE.parameters)])
         assert W is not None
         assert shift is not None
         shift = shift.view(-1, W.shape[0])
-        if scale is None:
-            scale = torch.ones_like(shift)
-        if coef is None:
-            coef = shift.new_ones(shift.shape[0], len(settings.basis), W.shape[0])
         return kernel_module("launch").Parameters(W, scale, shift, coef)
 
     def _mode(self, tensors: Tensors, settings: Settings) -> Any:
@@ -249,11 +271,22 @@ class RidgeKernels(Kernels):
         return quadrature(x.device) if self._quantity.name == "potential" else None
 
 
-@lru_cache(maxsize=None)
+_rules: dict[torch.device, Tensor] = {}
+
+
 def quadrature(device: torch.device) -> Tensor:
-    """Return the rules as the kernels read them: nodes and weights, of few and of many."""
-    numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
-    return torch.tensor(numbers, dtype=torch.float32, device=device)
+    """Return the rules as the kernels read them: nodes and weights, of few and of many.
+
+    A tensor whose memory is a CUDA graph's is not kept, and none is copied from the host, which no graph can record.
+    """
+    known = _rules.get(device)
+    if known is None:
+        numbers = [number for rule in (SINGLE_PANEL_RULE, PANELLED_RULE) for part in zip(*rule) for number in part]
+        known = torch.zeros(len(numbers), dtype=torch.float32, device=device)
+        torch._foreach_add_(known.split(1), numbers)
+        if not kernel_module("launch").is_of_a_pool(known):
+            _rules[device] = known
+    return known
 
 
 def those_needed(tensors: Tensors, needs: Sequence[bool]) -> list[Tensor | None]:

@@ -21,6 +21,7 @@ from .families import parse_settings
 from .flops import count
 from .operator import NAMESPACE, Operator
 
+_ALIGNMENT = 16
 _DISPATCH_KEYS = {"cpp": ("CPU",), "triton": ("CPU", "CUDA")}
 _libraries: dict[str, Library] = vars(getattr(torch.ops, NAMESPACE)).setdefault("libraries", {})
 """The libraries of definitions, by their text, and of kernels, by their operator's name.
@@ -52,14 +53,14 @@ def register(operator: Operator) -> Operator:
 
     def backward(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, settings, needs = arguments
-        return _empty_for_none(g, operator.kernels.backward(g, tensors, parse_settings(settings), tuple(needs)))
+        return _returned(g, operator.kernels.backward(g, tensors, parse_settings(settings), tuple(needs)))
 
     def second(g: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, settings, needs = arguments
         gradients = double_backward(
             operator, tuple(needs), g, tensors[:arity], parse_settings(settings), tensors[arity:]
         )
-        return _empty_for_none(g, gradients)
+        return _returned(g, gradients)
 
     def forward_fake(x: Tensor, *_: Any) -> Tensor:
         return x.new_empty(operator.result_shape(x))
@@ -115,7 +116,7 @@ def _register_derivatives(operator: Operator, library: Library) -> None:
                 message(where, "torch.func transform", "none around a compiled backward pass", "one", fix)
             )
         gradients = _apply(Backward, operator, parse_settings(settings), tuple(needs), *tensors)
-        return _empty_for_none(tensors[0], gradients)
+        return _returned(tensors[0], gradients)
 
     def forward_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         *tensors, settings = arguments
@@ -142,9 +143,17 @@ def _call_registered(name: str, trailing: tuple[Any, ...], *tensors: Tensor | No
     return getattr(getattr(torch.ops, NAMESPACE), name)(*tensors, *trailing)
 
 
-def _empty_for_none(like: Tensor, parts: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """Return an empty tensor in place of each None, which a registered operator cannot return."""
-    return tuple(like.new_empty(0) if part is None else part for part in parts)
+def _returned(like: Tensor, parts: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return gradients as a registered operator may: tensors that begin where torch.compile's kernels can load them.
+
+    An empty tensor stands for None.  Vectors whose gradients adjoin begin anywhere within a tensor's memory, where what
+    torch.compile makes for a GPU asks for multiples of 16 bytes: such a gradient is copied.
+    """
+    return tuple(like.new_empty(0) if part is None else _aligned(part) for part in parts)
+
+
+def _aligned(part: Tensor) -> Tensor:
+    return part.clone() if part.storage_offset() * part.element_size() % _ALIGNMENT else part
 
 
 def _fake_gradient(like: Tensor, tensor: Tensor | None, need: bool) -> Tensor:
