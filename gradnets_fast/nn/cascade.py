@@ -112,6 +112,9 @@ class GradNetC(GradNet):
         W = parameter_of(self, "W")
         return Ridge(W, scale=beta, shift=shift, coef=coef, bias=bias, basis=self.spec.basis)
 
+    def outer_coefficients(self) -> str:
+        return f"alpha.{self.num_layers - 1}"
+
     def hidden_dimensions(self) -> dict[str, int]:
         vectors = [f"{kind}.{i}" for kind in ("bias", "beta", "alpha") for i in range(self.num_layers)]
         learned = {f"nonlinearity.{name}": p.dim() - 1 for name, p in self.nonlinearity.named_parameters()}

@@ -113,6 +113,9 @@ class GradNetM(GradNet):
         if self.linear is not None:
             self.linear.reset_parameters()
 
+    def outer_coefficients(self) -> str | None:
+        return "alpha" if self.combine == "sum" else None
+
     def _effective(self) -> Network:
         alpha, bias = parameter_of(self, "alpha"), parameter_of(self, "bias")
         alpha = F.softplus(alpha) if self.monotone else alpha
