@@ -17,7 +17,8 @@ LOSSES = ("squared", "nearest")
 TASKS = ("gradient", "transport")
 _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
 """Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
-_TRANSPORT_DEFAULTS, _TRANSPORT_CLIP = (1e-2, "cosine"), 2.0
+_GAUSSIAN_DEFAULTS, _SAMPLES_DEFAULTS, _TRANSPORT_CLIP = (1e-2, "cosine"), (3e-2, "cosine"), 2.0
+"""The same of transports, and the most that the gradient's norm may be."""
 _STREAMS = 8
 _LATER = {"amp", "clip", "streams", "target", "task"}
 """Settings that earlier versions lacked; they did what the defaults do."""
@@ -65,7 +66,7 @@ class Settings:
         check_choice("train", "task", self.task, TASKS)
         lr, schedule = _MODULE_DEFAULTS if ARCHITECTURES[self.arch].modular else _CASCADE_DEFAULTS
         if self.task == "transport":
-            lr, schedule = _TRANSPORT_DEFAULTS
+            lr, schedule = _GAUSSIAN_DEFAULTS if self.data is None else _SAMPLES_DEFAULTS
             self._check_transport()
         object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
         object.__setattr__(self, "schedule", schedule if self.schedule is None else self.schedule)
