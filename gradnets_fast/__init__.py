@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = (
-    *("backend", "chunks", "explanation", "fitting", "functional", "functional._determinant", "nn", "parallel"),
-    *("swap", "_warmup"),
+    *("backend", "chunks", "explanation", "fitting", "functional", "functional._determinant"),
+    *("nn", "nn.initial", "parallel", "swap", "_warmup"),
 )
 """The modules whose `__all__` are the public names of the package."""
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .functional import *
     from .functional._determinant import *
     from .nn import *
+    from .nn.initial import *
     from .parallel import *
     from .swap import *
 

@@ -160,6 +160,13 @@ class GradNet(nn.Module):
         """
         return {}
 
+    def outer_coefficients(self) -> str | None:
+        """Return the name of the parameter that f without bias and linear part is linear in; None if there is none.
+
+        In a monotone network it is linear in the parameter's softplus.
+        """
+        return None
+
     def _effective_checked(self) -> Network:
         """Return `_effective`, after a check that its parameters are whole or divided by `parallelize`."""
         if Part.any_has_hooks:
@@ -363,6 +370,11 @@ def init_uniform(parameter: Tensor, fan_in: int) -> None:
     """Draws uniformly from (−k, k), k = sqrt(1/fan_in)."""
     k = math.sqrt(1.0 / fan_in)
     nn.init.uniform_(parameter, -k, k)
+
+
+def inverse_softplus(positive: Tensor) -> Tensor:
+    """Return x with softplus(x) = positive, without overflow; −∞ for 0."""
+    return positive + torch.log(-torch.expm1(-positive))
 
 
 def init_weights(parameter: Tensor, monotone: bool) -> None:

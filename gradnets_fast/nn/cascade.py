@@ -129,6 +129,9 @@ class GradNetC(GradNet):
         b = gradients.shift * network.scale
         return {"W": gradients.W, "beta": beta, "alpha": alpha, "b": b, "bias": gradients.bias}
 
+    def outer_coefficients(self) -> str:
+        return f"alpha.{self.num_layers - 1}"
+
     def hidden_dimensions(self) -> dict[str, int]:
         vectors = [f"{kind}.{i}" for kind in ("bias", "beta", "alpha") for i in range(self.num_layers)]
         learned = {f"nonlinearity.{name}": p.dim() - 1 for name, p in self.nonlinearity.named_parameters()}

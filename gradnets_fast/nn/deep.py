@@ -15,7 +15,7 @@ from ..activations import TABLE
 from ..errors import as_int, check_dtype, check_positive, check_positive_number, message
 from ..functional import Deep, Structure, check_structure, ridge
 from .activation import Activation, parse_activation
-from .base import GradNet, check_sizes, init_uniform, parameter_of, parameters_of
+from .base import GradNet, check_sizes, init_uniform, inverse_softplus, parameter_of, parameters_of
 
 SINUSOIDAL_FREQUENCY = 30.0
 """The first layer's frequencies for sin: Sitzmann et al., "Implicit Neural Representations with Periodic Activation
@@ -135,6 +135,9 @@ class DeepGradNet(GradNet):
         if self.linear is not None:
             self.linear.reset_parameters()
 
+    def outer_coefficients(self) -> str:
+        return "c"
+
     def _effective(self) -> Deep:
         return Deep(self._theta(), None, self.basis, self.structure)
 
@@ -231,8 +234,7 @@ def init_positive(
     with torch.no_grad():
         middle = 0.5 * math.log(squared_mean) - 0.5 * of_logarithm
         positive = torch.empty_like(weight).log_normal_(middle, math.sqrt(of_logarithm))
-        # The inverse of softplus, without overflow.
-        weight.copy_(positive + torch.log(-torch.expm1(-positive)))
+        weight.copy_(inverse_softplus(positive))
         if bias is not None:
             bias.fill_(-n * math.sqrt(squared_mean) * mean)
 

@@ -113,6 +113,9 @@ class GradNetM(GradNet):
         if self.linear is not None:
             self.linear.reset_parameters()
 
+    def outer_coefficients(self) -> str | None:
+        return "alpha" if self.combine == "sum" else None
+
     def _effective(self) -> Network:
         names = {"beta": self.transform is None, "act.a": self._is_weighted(), "act.b": self._is_weighted()}
         optional = {attribute_of(name): self._of_all(name) for name, is_there in names.items() if is_there}

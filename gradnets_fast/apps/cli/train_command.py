@@ -34,11 +34,13 @@ from ..train.evaluation import Evaluation, evaluate
 from ..train.fields import FIELDS
 from ..train.losses import decibel
 from ..train.ranks import Ranks, processes
-from ..train.settings import PRECISIONS, SCHEDULES, Settings, resolved_streams
+from ..train.settings import PRECISIONS, SCHEDULES, TASKS, Settings, resolved_streams
 from ..train.training import Trainer
+from ..train.transport_evaluation import TransportEvaluation, evaluate_transport
 from .errors import help_of, one_line_errors, plain_console
 
 _PLAIN_LINES = 10
+_TRANSPORT_STEPS = 1000
 _REPORT_FILE, _FIGURE_FILE = "report.json", "figure.png"
 _FILES = (CHECKPOINT_FILE, _REPORT_FILE, _FIGURE_FILE, SETTINGS_FILE)
 
@@ -61,8 +63,12 @@ def train(
             ".parquet and .npz shards, which are streamed."
         ),
     ] = None,
+    task: Annotated[str, typer.Option(help=help_of("What is learned", TASKS))] = Settings.task,
+    target: Annotated[
+        str | None, typer.Option(help="File of points that a transport carries those of --data to.")
+    ] = None,
     arch: Annotated[str, typer.Option(help=help_of("Architecture", ARCHITECTURES))] = Settings.arch,
-    dim: Annotated[int | None, typer.Option(help="Dimension, for polymax.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Dimension, for polymax and for a Gaussian's transport.")] = None,
     embed_dim: Annotated[int, typer.Option(help="Hidden units h (per module).")] = Settings.embed_dim,
     layers: Annotated[int, typer.Option(help="Layers, or modules.")] = Settings.layers,
     activation: Annotated[
@@ -78,7 +84,9 @@ def train(
     ] = Settings.loss,
     batch_size: Annotated[int, typer.Option(help="Points per step.")] = Settings.batch_size,
     samples: Annotated[int, typer.Option(help="Training points drawn from the field.")] = Settings.samples,
-    steps: Annotated[int | None, typer.Option(help="Steps of Adam. (default: 200 epochs)")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of Adam. (default: 200 epochs, of a transport 1000 steps)")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training points, in place of --steps.")] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate of Adam. (default: 1e-2, for gradnet-m and mgradnet-m 5e-3)")
@@ -86,6 +94,9 @@ def train(
     schedule: Annotated[
         str | None,
         typer.Option(help=help_of("Schedule", SCHEDULES) + " (default: cosine, for gradnet-m and mgradnet-m constant)"),
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="The most that the gradient's norm may be. (default: none, of a transport 2)")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of data, initialisation and shuffling.")] = 0,
     backend: Annotated[str | None, typer.Option(help="reference, cpp or triton. (default: the fastest)")] = None,
@@ -105,14 +116,17 @@ def train(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
 ) -> None:
-    """Train a gradient network on a gradient field, and report error, Jacobian and speed.
+    """Train a gradient network on a gradient field or as a transport map, and report error, Jacobian and speed.
 
     Under torchrun (torchrun --nproc-per-node 2 -m gradnets_fast train …) the processes share each batch; after a
     restart they go on from the checkpoint in --out.
     """
     names = {each.name for each in dataclasses.fields(Settings)} - {"steps"}
     options = {name: value for name, value in context.params.items() if name in names}
-    options["field"] = field if field is not None or data is not None else Settings.field
+    if task == "gradient" and field is None and data is None:
+        options["field"] = Settings.field
+    elif task == "transport" and steps is None and epochs is None:
+        steps = _TRANSPORT_STEPS
     with one_line_errors(), processes(device) as ranks, ExitStack() as held:
         console = plain_console(quiet=ranks.rank > 0)
         if not save_every >= 0:
@@ -126,7 +140,7 @@ def train(
         spent = {"seconds": time.perf_counter() - began, "steps": trainer.step - first}
         if ranks.rank == 0:
             console.print("measuring error, Jacobian and time per step …")
-            _finish(console, trainer, evaluate(trainer), spent, out)
+            _finish(console, trainer, _evaluated(trainer), spent, out)
 
 
 def _started(options: dict[str, Any], steps: int | None, epochs: int | None, folder: Folder, ranks: Ranks) -> Trainer:
@@ -261,21 +275,32 @@ def _progress(console: Console, trainer: Trainer) -> Iterator[Callable[[int, flo
         def plain(step: int, loss: float) -> None:
             if step - last[0] >= every or step == total:
                 last[0] = step
-                print(f"step {step}/{total}  batch error {decibel(loss):.2f} dB", flush=True)
+                print(f"step {step}/{total}  {_shown(trainer, loss)}", flush=True)
 
         yield plain
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("batch error", total=total, completed=trainer.step)
+        task = progress.add_task("batch", total=total, completed=trainer.step)
 
         def bar(step: int, loss: float) -> None:
-            progress.update(task, completed=step, description=f"batch error {decibel(loss):7.2f} dB")
+            progress.update(task, completed=step, description=_shown(trainer, loss))
 
         yield bar
 
 
-def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, spent: dict[str, float], out: Path) -> None:
+def _shown(trainer: Trainer, loss: float) -> str:
+    """A batch's loss, for people."""
+    return f"batch loss {loss:.4g}" if trainer.settings.task == "transport" else f"batch error {decibel(loss):.2f} dB"
+
+
+def _evaluated(trainer: Trainer) -> Evaluation | TransportEvaluation:
+    return evaluate_transport(trainer) if trainer.settings.task == "transport" else evaluate(trainer)
+
+
+def _finish(
+    console: Console, trainer: Trainer, evaluation: Evaluation | TransportEvaluation, spent: dict[str, float], out: Path
+) -> None:
     from ..train.figure import save_figure
 
     report = {
@@ -295,12 +320,16 @@ def _finish(console: Console, trainer: Trainer, evaluation: Evaluation, spent: d
         console.print(f"  {out / name}", highlight=False, soft_wrap=True)
 
 
-def _table(trainer: Trainer, evaluation: Evaluation, spent: dict[str, float]) -> Table:
+def _table(trainer: Trainer, evaluation: Evaluation | TransportEvaluation, spent: dict[str, float]) -> Table:
     table = Table(title=f"{type(trainer.module).__name__} on {trainer.problem.label}", show_header=False, min_width=64)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    table.add_row("test error", f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)")
-    table.add_row("Jacobian: largest |J − Jᵀ| / |J|", f"{evaluation.asymmetry:.1e}")
+    if isinstance(evaluation, TransportEvaluation):
+        _add_transport(table, evaluation)
+    else:
+        error = f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)"
+        table.add_row("test error", error)
+        table.add_row("Jacobian: largest |J − Jᵀ| / |J|", f"{evaluation.asymmetry:.1e}")
     table.add_row("Jacobian: smallest eigenvalue", f"{evaluation.smallest_eigenvalue:.4g}")
     table.add_row("training", f"{spent['steps']} steps in {spent['seconds']:.1f} s")
     ours, reference = evaluation.milliseconds_per_step, evaluation.reference_milliseconds_per_step
@@ -310,3 +339,18 @@ def _table(trainer: Trainer, evaluation: Evaluation, spent: dict[str, float]) ->
     if evaluation.backend != "reference":
         table.add_row("time per step, backend reference", f"{reference:.3f} ms ({reference / ours:.2f}×)")
     return table
+
+
+def _add_transport(table: Table, evaluation: TransportEvaluation) -> None:
+    """The rows that transports alone have."""
+    if evaluation.map_mse is not None:
+        table.add_row("mean squared error of the map", f"{evaluation.map_mse:.3g}")
+    table.add_row("cost, mean |x − f(x)|²", f"{evaluation.cost:.4g}")
+    lost = f", {evaluation.unconverged} not found" if evaluation.unconverged else ""
+    table.add_row("inverse: largest |f⁻¹(f(x)) − x| / |x|", f"{evaluation.inverse_error:.1e}{lost}")
+    exact = evaluation.exact
+    if exact is None:
+        table.add_row("exact transport", f"not compared: {evaluation.why_not}")
+        return
+    table.add_row("exact cost from x to y, and ours over it", f"{exact['target_cost']:.4g}, {exact['cost_ratio']:.3f}")
+    table.add_row("distance W₂(f(x), y)", f"{exact['target_distance']:.4g}")

@@ -14,19 +14,24 @@ from ..files import write_atomically
 from .evaluation import Evaluation
 from .losses import decibel
 from .training import Trainer
+from .transport import TransportProblem
+from .transport_evaluation import TransportEvaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ARROWS = 15
+_ARROWS, _DRAWN = 15, 1000
 _FIELD_MAP, _ERROR_MAP, _INK = "viridis", "magma", "#1b3a4b"
 
 
-def save_figure(trainer: Trainer, evaluation: Evaluation, path: Path) -> None:
+def save_figure(trainer: Trainer, evaluation: Evaluation | TransportEvaluation, path: Path) -> None:
     """Draw the run and write it as PNG, atomically."""
     matplotlib.use("Agg")
-    figure = _draw(trainer, evaluation)
+    if isinstance(evaluation, TransportEvaluation):
+        figure = _draw_transport(trainer, evaluation)
+    else:
+        figure = _draw(trainer, evaluation)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
 
@@ -95,3 +100,36 @@ def _draw_curve(axis: Axes, trainer: Trainer, evaluation: Evaluation) -> None:
     axis.set_ylabel("dB")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
+
+
+def _draw_transport(trainer: Trainer, evaluation: TransportEvaluation) -> Figure:
+    """The loss, and in two dimensions source, image and target with the ways of some points."""
+    from matplotlib.figure import Figure
+
+    problem = trainer.problem
+    assert isinstance(problem, TransportProblem)
+    two_dimensional = problem.source.dim == 2
+    figure = Figure(figsize=(12, 4.2) if two_dimensional else (7, 4.2), layout="constrained")
+    title = f"{type(trainer.module).__name__}: {problem.label}, {evaluation.parameters} parameters"
+    figure.suptitle(title, fontsize="medium", parse_math=False)
+    axes = figure.subplots(1, 3 if two_dimensional else 1, squeeze=False)[0]
+    if two_dimensional:
+        points = problem.test_x[:_DRAWN]
+        with torch.no_grad(), use_backend(evaluation.backend):
+            moved = trainer.module(points).cpu().numpy()
+        x, y = (each[:_DRAWN].cpu().numpy() for each in (points, problem.test_y))
+        axes[0].scatter(*x.T, s=4, color=_INK, label="source x")
+        axes[0].scatter(*moved.T, s=4, color="#c1440e", label="f(x)")
+        few = slice(0, _ARROWS**2 // 2)
+        axes[0].quiver(*x[few].T, *(moved - x)[few].T, angles="xy", scale_units="xy", scale=1, width=0.002, alpha=0.5)
+        axes[1].scatter(*y.T, s=4, color="#8a8a8a", label="target y")
+        axes[1].scatter(*moved.T, s=4, color="#c1440e", label="f(x)")
+        for axis in axes[:2]:
+            axis.set_aspect("equal", adjustable="datalim")
+            axis.legend(frameon=False)
+    axes[-1].plot(*zip(*trainer.history), color=_INK, linewidth=1.0)
+    axes[-1].set_title("loss of a batch")
+    axes[-1].set_xlabel("step")
+    axes[-1].set_yscale("log")
+    axes[-1].grid(alpha=0.3)
+    return figure

@@ -7,17 +7,20 @@ from typing import Any, get_type_hints
 
 import torch
 
-from ...errors import check_choice, check_positive, message
+from ...errors import check_choice, check_positive, check_positive_number, message
 from ...nn.modular import COMBINATIONS
 from ...nn.registry import ARCHITECTURES
 from .ranks import device_of
 
 SCHEDULES = ("constant", "cosine")
 LOSSES = ("squared", "nearest")
+TASKS = ("gradient", "transport")
 _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
 """Learning rate and schedule: the first chosen by trials on the two-dimensional fields, the second as published."""
+_GAUSSIAN_DEFAULTS, _SAMPLES_DEFAULTS, _TRANSPORT_CLIP = (1e-2, "cosine"), (3e-2, "cosine"), 2.0
+"""The same of transports, and the most that the gradient's norm may be."""
 _STREAMS = 8
-_LATER = {"amp", "streams"}
+_LATER = {"amp", "clip", "streams", "target", "task"}
 """Settings that earlier versions lacked; they did what the defaults do."""
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions by name: the dtype of autocast for points and weights; parameters and sums are always float32."""
@@ -28,7 +31,8 @@ class Settings:
     """Everything that determines a run.
 
     Attributes are the options of the command.  `data` is a file of samples, or a folder or pattern of shards, in place
-    of `field`; a learning rate or a schedule of None becomes the architecture's default.
+    of `field`; a learning rate or a schedule of None becomes the architecture's default.  A transport has no field: its
+    source is `data` with `target`, or a Gaussian of `dim` dimensions.
     """
 
     arch: str = "mgradnet-c"
@@ -52,11 +56,18 @@ class Settings:
     device: str = "cpu"
     amp: str = "float32"
     streams: int | None = None
+    task: str = "gradient"
+    target: str | None = None
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
         check_choice("train", "arch", self.arch, tuple(ARCHITECTURES))
+        check_choice("train", "task", self.task, TASKS)
         lr, schedule = _MODULE_DEFAULTS if ARCHITECTURES[self.arch].modular else _CASCADE_DEFAULTS
+        if self.task == "transport":
+            lr, schedule = _GAUSSIAN_DEFAULTS if self.data is None else _SAMPLES_DEFAULTS
+            self._check_transport()
         object.__setattr__(self, "lr", lr if self.lr is None else self.lr)
         object.__setattr__(self, "schedule", schedule if self.schedule is None else self.schedule)
         check_choice("train", "schedule", str(self.schedule), SCHEDULES)
@@ -64,7 +75,9 @@ class Settings:
         check_choice("train", "loss", self.loss, LOSSES)
         check_choice("train", "amp", self.amp, list(PRECISIONS))
         self._check_modules()
-        if (self.field is None) == (self.data is None):
+        if self.task == "gradient" and self.target is not None:
+            raise ValueError(message("train", "target", "nothing", self.target, "add --task transport"))
+        if self.task == "gradient" and (self.field is None) == (self.data is None):
             got = "neither" if self.field is None else "both"
             raise ValueError(message("train", "field, data", "one of them", got, "give --field or --data"))
         for name in ("embed_dim", "layers", "batch_size", "samples", "steps", "streams"):
@@ -74,12 +87,30 @@ class Settings:
             raise ValueError(message("train", "seed", "0 <= seed < 2^63", self.seed, "for example --seed 0"))
         if not 0 < self.learning_rate <= torch.finfo(torch.float32).max:
             raise ValueError(message("train", "lr", "a positive number", self.lr, "for example --lr 5e-3"))
+        if self.clip is not None:
+            check_positive_number("train", "clip", self.clip)
         try:
             torch.zeros(1, device=device_of(self.device)).item()
         except (RuntimeError, AssertionError) as error:
             cause = str(error).splitlines()[0]
             fix = "choose a device that torch finds here, for example --device cpu"
             raise ValueError(message("train", "device", "a usable device", f"{self.device} ({cause})", fix)) from error
+
+    def _check_transport(self) -> None:
+        """Set a transport's defaults; raise ValueError if the settings are not those of one."""
+        object.__setattr__(self, "linear", "psd" if self.linear is None else self.linear)
+        object.__setattr__(self, "clip", _TRANSPORT_CLIP if self.clip is None else self.clip)
+        monotone = [name for name, architecture in ARCHITECTURES.items() if architecture.network.monotone]
+        check_choice("train", "arch", self.arch, monotone, "a transport map is the gradient of a convex function")
+        check_choice("train", "loss", self.loss, LOSSES[:1], "a transport has a loss of its own")
+        if self.field is not None:
+            raise ValueError(message("train", "field", "nothing for a transport", self.field, "leave --field out"))
+        if (self.data is None) != (self.target is None):
+            got = "data alone" if self.target is None else "target alone"
+            fix = "give two files, or neither for a Gaussian of --dim dimensions"
+            raise ValueError(message("train", "data, target", "both or neither", got, fix))
+        if self.dim is not None:
+            check_positive("train", "dim", self.dim)
 
     def _check_types(self) -> None:
         """Raise TypeError unless each value has its field's type; an int may stand for a float, a bool for neither."""

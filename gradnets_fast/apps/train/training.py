@@ -30,6 +30,7 @@ from .losses import Loss, Objective, nearest_module_loss, squared_loss
 from .problem import make_problem
 from .ranks import Ranks, device_of
 from .settings import PRECISIONS, Settings
+from .transport import TransportProblem, dual_loss, make_transport, monge_ampere_loss
 
 HISTORY_POINTS = 400
 _PARAMETER_BYTES, _LAYER_BYTES = 16, 2**12
@@ -60,8 +61,11 @@ class Trainer:
 
     def __init__(self, settings: Settings, ranks: Ranks | None = None) -> None:
         self.settings, self.ranks = settings, ranks or Ranks()
-        self.problem = make_problem(settings, self.ranks)
+        make = make_transport if settings.task == "transport" else make_problem
+        self.problem = make(settings, self.ranks)
         self.module = make_module(settings, self.problem.source.dim)
+        if isinstance(self.problem, TransportProblem):
+            self.problem.start(self.module)
         self.backend = choose(self.module.operator_name, self.problem.test_x, settings.backend).backend
         self.step = 0
         self.history: list[tuple[int, float]] = []
@@ -70,6 +74,8 @@ class Trainer:
         # Modules find their parts of the points only where no direction dwarfs the others, so the points are centred.
         self._origin = self.problem.mean if settings.loss == "nearest" else None
         self.loss: Loss = squared_loss if self._origin is None else nearest_module_loss
+        if settings.task == "transport":
+            self.loss = monge_ampere_loss if settings.data is None else dual_loss
         objective = Objective(self.module, self.loss, self.ranks)
         self.objective = objective if self.ranks.size == 1 else DistributedDataParallel(objective)
         device = self.problem.test_x.device.type
@@ -125,7 +131,7 @@ class Trainer:
             x = x - self._origin
         # DistributedDataParallel takes the plain mean of the processes' gradients.
         weight = len(x) * self.ranks.size / self.problem.source.batch_size
-        error = training_step(self.objective, self.optimizer, x, g, weight, settings.amp, self._scaler)
+        error = training_step(self.objective, self.optimizer, x, g, weight, settings.amp, self._scaler, settings.clip)
         self.step += 1
         if self._origin is not None and self.step == settings.steps:
             assert isinstance(self.module, nn.GradNetM)
@@ -181,10 +187,12 @@ def training_step(
     weight: float = 1.0,
     amp: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
+    clip: float | None = None,
 ) -> Tensor:
-    """Forward, backward and update; return the mean of |f − g|² before the update.
+    """Forward, backward and update; return the error (for fields the mean of |f − g|²) before the update.
 
-    objective: (x, g) -> (loss, that mean).  weight: factor of the loss.  amp: a name in PRECISIONS.
+    objective: (x, g) -> (loss, that error).  weight: factor of the loss.  amp: a name in PRECISIONS.  clip: the most
+    that the gradient's norm may be.
     """
     dtype = PRECISIONS[amp]
     with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
@@ -192,6 +200,9 @@ def training_step(
     optimizer.zero_grad()
     scaler = scaler or torch.amp.GradScaler(x.device.type, enabled=False)
     scaler.scale(minimised * weight if weight != 1 else minimised).backward()
+    if clip is not None:
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), clip)
     scaler.step(optimizer)
     scaler.update()
     result: Tensor = error
