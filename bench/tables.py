@@ -8,71 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import experiment_tables as of
 from bench.environment import RESULTS, ROOT
+from bench.experiment_tables import machine_of, spaced, three_digits
 from gradnets_fast.apps.bench.figure import save_figure
 from gradnets_fast.apps.bench.readable import duration, size, times, title
 from gradnets_fast.apps.bench.results import over_compile
 from gradnets_fast.apps.bench.work import JOBS
-
-
-def published_2d(result: dict[str, Any]) -> str:
-    """Errors in dB beside the published ones."""
-    lines = ["| network | field | learning rate | ours, dB | published, dB |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        ours = f"{row['mean_db']:.2f} ± {row['spread_db']:.2f}"
-        published = f"{row['published_db']:.2f} ± {row['published_spread_db']:.2f}"
-        rate = f"{row['lr']:g}, {row['schedule']}"
-        lines.append(f"| {row['arch']} | {row['field']} | {rate} | {ours} | {published} |")
-    return "\n".join(lines)
-
-
-def polymax(result: dict[str, Any]) -> str:
-    """Errors in dB beside the published ones and that of a linear map."""
-    lines = ["| map | parameters | error, dB |", "|---|---|---|"]
-    lines += [f"| {name} | about 261 000 | {error:.2f} |" for name, error in result["published"].items()]
-    linear = f"linear, positive semidefinite, least squares | {256 * 257 // 2}"
-    lines.append(f"| {linear} | {result['linear_db']:.2f} |")
-    errors = ", ".join(f"{error:.2f}" for error in result["errors_db"])
-    seeds = f"seeds 0 to {len(result['errors_db']) - 1}"
-    ours = f'mGradNetM, {result["settings"]["layers"]} quadratics, `combine="logsumexp"`, {seeds}'
-    lines.append(f"| {ours} | {result['parameters']} | {errors} |")
-    return "\n".join(lines)
-
-
-def training_gain(result: dict[str, Any]) -> str:
-    """Seconds of whole training runs, the gain, and how far apart the losses are."""
-    lines = [
-        "| training run | steps of | PyTorch | ours | gain | losses differ by at most |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        batch = row["options"].split("--batch-size ")[1].split()[0]
-        reference, fastest = (row["median_seconds"][name] for name in ("reference", "fastest"))
-        cells = [row["label"], f"{row['steps']} × {batch}", f"{reference:.1f} s", f"{fastest:.1f} s"]
-        cells += [times(row["gain"]), f"{row['largest_difference_db']:.1g} dB"]
-        lines.append("| " + " | ".join(cells) + " |")
-    where = result["environment"]
-    note = (
-        f"Medians of {len(result['rows'][0]['seconds']['fastest'])} runs each, by turns, on {_machine(where)}, by "
-        "`make training-gain` ([result file](bench/results/training_gain.json))."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def largest_batch(result: dict[str, Any]) -> str:
-    """The largest batches that fit into memory."""
-    lines = ["| network | PyTorch | ours | gain |", "|---|---|---|---|"]
-    for row in result["rows"]:
-        eager, ours = (_spaced(_three_digits(row["largest"][name])) for name in ("eager", "ours"))
-        lines.append(f"| {row['network']} | {eager} | {ours} | {times(row['gain'])} |")
-    return "\n".join(lines)
 
 
 def wheel_sizes(result: dict[str, Any]) -> str:
@@ -90,16 +38,6 @@ def wheel_sizes(result: dict[str, Any]) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
-
-
-def _spaced(count: int) -> str:
-    return f"{count:,}".replace(",", " ")
-
-
-def _three_digits(count: int) -> int:
-    """Rounded down."""
-    unit = 10 ** max(0, len(str(count)) - 3)
-    return count // unit * unit
 
 
 def cpu(result: dict[str, Any]) -> str:
@@ -130,7 +68,7 @@ def small(result: dict[str, Any]) -> str:
     where = result["environment"]
     note = (
         "Forward / step. Medians of interleaved runs, each result first verified against float64. Measured on "
-        f"{_machine(where)}, by `{where['command']}` ([result file](bench/results/small/cpu.json)). "
+        f"{machine_of(where)}, by `{where['command']}` ([result file](bench/results/small/cpu.json)). "
         "Absolute times vary; compare the gains."
     )
     return "\n".join([*lines, "", note])
@@ -161,7 +99,7 @@ def imaging(result: dict[str, Any]) -> str:
         + (f"Extra memory of a step, beside eager's: {memory}. " if memory else "")
         + _splines(result["rows"])
         + "A dash: torch.compile's result was further from float64 than twice eager's. "
-        f"Measured on {_machine(where)}, by `{where['command']}` ([result file](bench/results/imaging/cpu.json)). "
+        f"Measured on {machine_of(where)}, by `{where['command']}` ([result file](bench/results/imaging/cpu.json)). "
         "Absolute times vary; compare the gains."
     )
     return "\n".join([*lines, "", note])
@@ -200,113 +138,8 @@ def deep(result: dict[str, Any]) -> str:
         "Forward / step; a step is the result and the gradients of x and all parameters. Medians of interleaved runs, "
         f"each result first verified against float64; torch.mm made {mm} in the same run. "
         + (f"Extra memory of a step, beside autograd's: {memory}. " if memory else "")
-        + f"Measured on {_machine(where)}, by `{where['command']}` "
+        + f"Measured on {machine_of(where)}, by `{where['command']}` "
         "([result file](bench/results/deep/cpu.json)). Absolute times vary; compare the gains."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def calculus(result: dict[str, Any]) -> str:
-    """Determinants, Monge–Ampère steps and inverse maps beside plain PyTorch."""
-    lines = ["| what | gradnets_fast | plain PyTorch | gain |", "|---|---|---|---|"]
-    for row in result["rows"]:
-        ours, *others = row["milliseconds"].values()
-        slowest = [*row["gain"]][-1]
-        gain = times(row["gain"][slowest])
-        lines.append(f"| {row['what']} | {duration(ours)} | {slowest}: {duration(others[-1])} | {gain} |")
-    where = result["environment"]
-    note = (
-        "Medians of interleaved runs, each result first compared; float32. "
-        f"By `{where['command']}` on {_machine(where)} ([result file](bench/results/calculus.json))."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def fit(result: dict[str, Any]) -> str:
-    """Microseconds of a step of training by `fit`, and how many times that PyTorch's loop and jax.jit take."""
-    others = [*result["rows"][0]["gain"]]
-    lines = [f"| network | B, d, h | fit | {' | '.join(others)} |", "|---|---|---|" + "---|" * len(others)]
-    for row in result["rows"]:
-        mine, *theirs = (f"{microseconds:.0f} µs" for microseconds in row["microseconds"].values())
-        cells = [f"{time}, {times(gain)}" for time, gain in zip(theirs, row["gain"].values())]
-        lines.append(f"| {row['network']} | {row['batch']}, {row['d']}, {row['h']} | {mine} | {' | '.join(cells)} |")
-    where = result["environment"]
-    jax = f", JAX {where['jax']}" if "jax" in where else ""
-    note = (
-        "A whole step: f, the squared error, all gradients and Adam, float32. Medians of interleaved runs of the same "
-        "steps, whose parameters and losses are compared first; each gain is the median of the ratios. "
-        f"By `{where['command']}` on {_machine(where)}{jax} ([result file](bench/results/fit.json)). "
-        "Absolute times vary; compare the gains."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def potential(result: dict[str, Any]) -> str:
-    """Potentials of cascades and their steps beside f."""
-    lines = ["| network | potential | times f | potential's step | times f's step |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        cells = (f"{duration(row['milliseconds'][name])} | {times(row['ratio'][name])}" for name in ("F", "F step"))
-        lines.append(f"| {row['what']} | {' | '.join(cells)} |")
-    where = result["environment"]
-    note = (
-        "Medians of interleaved runs, each result first compared; float32; a step is the gradients in all parameters. "
-        f"By `{where['command']}` on {_machine(where)} ([result file](bench/results/potential.json))."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def denoising(result: dict[str, Any]) -> str:
-    """The ratios of each picture, and what the training took."""
-    rows = [(row["picture"], row["psnr_db"]) for row in result["rows"]]
-    names = list(rows[0][1])
-    rows.append(("mean", {name: statistics.mean(ratios[name] for _, ratios in rows) for name in names}))
-    heads = [f"{name} R" if name in result["training"] else name for name in names]
-    lines = [f"| peak signal-to-noise ratio, dB | {' | '.join(heads)} |", "|---" * (1 + len(names)) + "|"]
-    lines += [f"| {of} | {' | '.join(f'{ratios[name]:.2f}' for name in names)} |" for of, ratios in rows]
-    where, settings = result["environment"], result["settings"]
-    training = "; ".join(
-        f"{kind} R, {found['parameters']} parameters, in {found['seconds']:.0f} s, "
-        f"where a step by the reference, which is plain PyTorch, takes {times(found['step']['gain'])} as long"
-        for kind, found in result["training"].items()
-    )
-    note = (
-        f"Noise of standard deviation 25/255; total variation has the best weight on each picture. Trained by "
-        f"{settings['training_steps']} steps: {training}. By `{where['command']}` on {_machine(where)} "
-        "([result file](bench/results/denoising.json))."
-    )
-    return "\n".join([*lines, "", note])
-
-
-DEMONSTRATIONS = {
-    "muller_brown": "Müller–Brown potential from 100 gradients",
-    "two_body": "two bodies, a Hamiltonian from its field",
-    "torus": "signed distance of a torus, eikonal loss",
-    "transport": "transport of a Gaussian, Monge–Ampère loss",
-    "poisson": "Poisson's equation, loss of the Laplacian",
-}
-"""The scripts of bench/deep, by the names of their result files, in the order of the table."""
-
-
-def demonstrations(folder: Path = RESULTS / "deep") -> str:
-    """Errors and times of what deep networks are good for: each script's networks after the same training."""
-    lines = ["| task | network | parameters | error | a step, of ours |", "|---|---|---|---|---|"]
-    where: list[str] = []
-    for name, task in DEMONSTRATIONS.items():
-        result = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for row in result["rows"]:
-            of = f"{task}, d = {row['d']}" if "d" in row else task
-            for network, found in row["contenders"].items():
-                quantity, errors = next(iter(found["errors"].items()))
-                error = f"{quantity} {', '.join(f'{e:.2g}' for e in errors)}"
-                ratio = times(found["of_ours"]) if network != "ours" else duration(found["step_ms"])
-                lines.append(f"| {of} | {network} | {found['parameters']} | {error} | {ratio} |")
-        where.append(f"[{name}](bench/results/deep/{name}.json)")
-    machine = result["environment"]
-    note = (
-        "Errors of each seed after the same number of steps on the same batches. The last column is the median time of "
-        "a step, over ours of the same turns; for ours itself the time. By `python -m bench.deep.NAME` on "
-        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; result files with their "
-        f"commits: {', '.join(where)}."
     )
     return "\n".join([*lines, "", note])
 
@@ -338,7 +171,7 @@ def summary(cpu: dict[str, Any], training: dict[str, Any], memory: dict[str, Any
     batch = next(row for row in memory["rows"] if row["network"] == _SMALL)
     reference, fastest = (run["median_seconds"][name] for name in ("reference", "fastest"))
     lines.append(f"| training run, {run['label']} | {reference:.1f} s | {fastest:.1f} s | {times(run['gain'])} |")
-    eager, ours = (_spaced(_three_digits(batch["largest"][name])) for name in ("eager", "ours"))
+    eager, ours = (spaced(three_digits(batch["largest"][name])) for name in ("eager", "ours"))
     label = f"largest batch in {memory['bytes'] / 1e9:.0f} GB, {batch['network']}"
     lines.append(f"| {label} | {eager} | {ours} | {times(batch['gain'])} |")
     where = cpu["environment"]
@@ -358,11 +191,6 @@ def _pair(cell: Callable[[str], str]) -> str:
     return " / ".join(cell(job) or "–" for job in JOBS)
 
 
-def _machine(where: dict[str, Any]) -> str:
-    processor = f"{where['processor']}, {where['threads']} threads, {where['instruction_set']}"
-    return f"{processor}, torch {where['torch']}, commit {where['commit']}"
-
-
 def _cpu_note(result: dict[str, Any]) -> str:
     where, machine = result["environment"], result["machine"]
     mm = f"{machine['mm_gflops']['median']:.0f} GFLOP/s"
@@ -376,7 +204,7 @@ def _cpu_note(result: dict[str, Any]) -> str:
         "result first verified against float64. Eager is plain PyTorch with W x computed once; the last column counts "
         f"the products' operations against torch.mm's {mm} in the same run. "
         + (f"Extra memory of a step, beside eager's: {memory}. " if memory else "")
-        + f"Measured on {_machine(where)}, by `{where['command']}` "
+        + f"Measured on {machine_of(where)}, by `{where['command']}` "
         "([result file](bench/results/cpu.json), [figure](bench/results/cpu.png)). "
         "Absolute times vary; compare the gains."
     )
@@ -470,21 +298,21 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "small": _of_result(small, "small/cpu"),
         "deep": _of_result(deep, "deep/cpu"),
         "imaging": _of_result(imaging, "imaging/cpu"),
-        "training_gain": _of_result(training_gain, "training_gain"),
+        "training_gain": _of_result(of.training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },
     DOCS / "calculus.md": {
-        "calculus": _of_result(calculus, "calculus"),
-        "potential": _of_result(potential, "potential"),
+        "calculus": _of_result(of.calculus, "calculus"),
+        "potential": _of_result(of.potential, "potential"),
     },
-    DOCS / "deep.md": {"demonstrations": lambda: demonstrations()},
-    DOCS / "imaging.md": {"denoising": _of_result(denoising, "denoising")},
+    DOCS / "deep.md": {"demonstrations": of.demonstrations},
+    DOCS / "imaging.md": {"denoising": _of_result(of.denoising, "denoising")},
     DOCS / "reproduction.md": {
-        "published_2d": _of_result(published_2d, "published_2d"),
-        "polymax": _of_result(polymax, "polymax"),
+        "published_2d": _of_result(of.published_2d, "published_2d"),
+        "polymax": _of_result(of.polymax, "polymax"),
     },
-    DOCS / "scaling.md": {"largest_batch_cpu": _of_result(largest_batch, "largest_batch_cpu")},
-    DOCS / "training.md": {"fit": _of_result(fit, "fit")},
+    DOCS / "scaling.md": {"largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu")},
+    DOCS / "training.md": {"fit": _of_result(of.fit, "fit")},
     DOCS / "release.md": {"wheel_sizes": _of_result(wheel_sizes, "wheel_sizes")},
 }
 """Where tables stand, by the names between their markers."""

@@ -6,7 +6,7 @@
 //     dx = U W,   dW_j = Σ_rows U_j x + Σ_k p_kj ȳ_k + 2 s_j G w_j.
 #pragma once
 
-#include "jacobian_pairs.h"
+#include "triangle.h"
 #include "pipeline.h"
 
 namespace gradnets::GRADNETS_ISA {
@@ -68,15 +68,16 @@ template <class S> class JacobianRun {
 
   public:
     JacobianRun(const Jacobian<S> &problem, const JacobianMiddle<T> &family)
-        : p(problem), family_(family), pairs_(p.d), by_pairs_(!p.traces() && pairs_.serves(p.batch, p.hidden)) {
-        const int64_t most = p.traces() || by_pairs_ ? p.most_rows : smaller(Tile<T>::rows, p.most_rows);
+        : p(problem), family_(family), triangle_(p.d),
+          by_triangle_(!p.traces() && triangle_.serves(p.batch, p.hidden)) {
+        const int64_t most = p.traces() || by_triangle_ ? p.most_rows : smaller(Tile<T>::rows, p.most_rows);
         plan_ = make_plan(p.batch, p.hidden * p.d, p.hidden, p.block, p.block, most, Tile<T>::rows, p.flops);
         plan_.split = false;
         plan_.row_chunks = p.flops <= kSerialFlops ? 1 : smaller(plan_.tiles, most_chunks(p.hidden * p.d));
         stride_ = round_up(plan_.block, panel);
         d_vectors_ = round_up(p.d, lanes);
         d_panels_ = round_up(p.d, panel);
-        kept_ = p.backward() || p.traces() || by_pairs_ ? 1 : plan_.blocks;
+        kept_ = p.backward() || p.traces() || by_triangle_ ? 1 : plan_.blocks;
         lay_out();
     }
 
@@ -88,7 +89,7 @@ template <class S> class JacobianRun {
         shared_ = workspace.at(0);
         char *const workers = workspace.at(shared_bytes_);
         auto pack = [&](int64_t b, int worker) { pack_weights(b, workers + worker * worker_bytes_); };
-        const double packed = double(p.hidden * (by_pairs_ ? pairs_.count : p.d));
+        const double packed = double(p.hidden * (by_triangle_ ? triangle_.count : p.d));
         parallel(threads_for(16.0 * packed, threads, plan_.blocks), plan_.blocks, pack);
         each_tile(plan_, p.batch, threads, workers, worker_bytes_,
                   [&](const BatchTile &tile, int64_t) { run_tile(tile); });
@@ -106,8 +107,8 @@ template <class S> class JacobianRun {
         transposed_ = all.template add<T>(plan_.blocks * stride_ * p.d);
         straight_ = all.template add<T>(plan_.blocks * plan_.block * d_panels_);
         norms_ = all.template add<T>(plan_.blocks * stride_);
-        products_size_ = p.backward() ? stride_ * pairs_.count : plan_.block * round_up(pairs_.count, panel);
-        products_ = by_pairs_ ? all.template add<T>(plan_.blocks * products_size_) : 0;
+        products_size_ = p.backward() ? stride_ * triangle_.count : plan_.block * round_up(triangle_.count, panel);
+        products_ = by_triangle_ ? all.template add<T>(plan_.blocks * products_size_) : 0;
         weight_sums_ = p.dW ? all.template add<T>(plan_.row_chunks * p.hidden * d_vectors_) : 0;
         family_sums_ = all.template add<T>(plan_.row_chunks * p.sums);
         shared_bytes_ = all.bytes();
@@ -129,10 +130,10 @@ template <class S> class JacobianRun {
         matrix_ = mine.template add<T>(p.traces() ? d_vectors_ : p.d * d_vectors_);
         // The product G Wᵀ of a row and its sum with the rows' s, or W scaled by s.
         const int64_t wide = p.traces() ? 1 : p.d;
-        if (by_pairs_) {
-            entries_ = mine.template add<T>(plan_.tile_rows * round_up(pairs_.row(), Pairs<S>::kPiece));
+        if (by_triangle_) {
+            entries_ = mine.template add<T>(plan_.tile_rows * round_up(triangle_.row(), Triangle<S>::kPiece));
             s_right_ = mine.template add<T>(tile);
-            entry_sums_ = mine.template add<T>(Pairs<S>::kPiece * stride_);
+            entry_sums_ = mine.template add<T>(Triangle<S>::kPiece * stride_);
         }
         product_ = mine.template add<T>(wide * larger(stride_, kDeep));
         diagonal_ = mine.template add<T>(wide * stride_);
@@ -147,10 +148,10 @@ template <class S> class JacobianRun {
         pack_transposed<P>(W, block.units, p.d, transposed(b));
         pack_rows<P>(W, block.units, p.d, piece<T>(shared_, straight_) + b * plan_.block * d_panels_);
         weight_norms(W, block.units, p.d, stride_, piece<T>(shared_, norms_) + b * stride_);
-        if (by_pairs_ && p.backward())
-            pairs_.pack_doubled_products(transposed(b), block.width, products(b));
-        else if (by_pairs_)
-            pairs_.pack_products(W, block.units, piece<T>(mine, entries_), products(b));
+        if (by_triangle_ && p.backward())
+            triangle_.pack_doubled_products(transposed(b), block.width, products(b));
+        else if (by_triangle_)
+            triangle_.pack_products(W, block.units, piece<T>(mine, entries_), products(b));
     }
 
     T *products(int64_t b) const { return piece<T>(shared_, products_) + b * products_size_; }
@@ -180,9 +181,9 @@ template <class S> class JacobianRun {
             pack_rows<P>(x, job.rows, p.d, piece<T>(mine, x_right_));
         if (p.points.scalar)
             fill_zero(p.points.scalar + job.first, job.rows);
-        if (by_pairs_ && p.backward())
+        if (by_triangle_ && p.backward())
             for (int64_t i = 0; i < job.rows; ++i)
-                pairs_.gather(p.points.g + (job.first + i) * p.d * p.d, i, job.rows, piece<T>(mine, entries_));
+                triangle_.gather(p.points.g + (job.first + i) * p.d * p.d, i, job.rows, piece<T>(mine, entries_));
         for (int64_t b = 0; b < plan_.blocks; ++b) {
             const Block block = block_at(b);
             JacobianTile<T> tile = tile_of(job, block);
@@ -193,7 +194,7 @@ template <class S> class JacobianRun {
                 add_trace(job, block, tile);
             if (p.backward())
                 block_backward(job, block, tile);
-            else if (by_pairs_)
+            else if (by_triangle_)
                 add_entries(job, block, tile);
         }
         if (!p.backward() && !p.traces())
@@ -250,21 +251,21 @@ template <class S> class JacobianRun {
         }
     }
 
-    // A block's part of J, by pairs.
+    // A block's part of J, by the triangle.
     void add_entries(const Job &job, const Block &block, const JacobianTile<T> &tile) const {
         T *const entries = piece<T>(job.mine, entries_);
-        product(job.rows, pairs_.count, block.units, {tile.s, stride_, 1},
-                {products(block.number), panel, block.units * panel}, entries, pairs_.row(), block.number > 0);
+        product(job.rows, triangle_.count, block.units, {tile.s, stride_, 1},
+                {products(block.number), panel, block.units * panel}, entries, triangle_.row(), block.number > 0);
         for (int k = 0; k < p.strips; ++k)
             for (int64_t i = 0; i < job.rows; ++i)
-                pairs_.add_outer(tile.c[k][i], y(job, block, k) + i * d_vectors_, entries + i * pairs_.row());
+                triangle_.add_outer(tile.c[k][i], y(job, block, k) + i * d_vectors_, entries + i * triangle_.row());
     }
 
     // J of one row, from the strips of all blocks: the upper triangle by panels of columns, then mirrored.
     void row_jacobian(const Job &job, int64_t i) const {
         S *const out = p.points.dg + (job.first + i) * p.d * p.d;
-        if (by_pairs_)
-            return pairs_.spread(piece<T>(job.mine, entries_) + i * pairs_.row(), out);
+        if (by_triangle_)
+            return triangle_.spread(piece<T>(job.mine, entries_) + i * triangle_.row(), out);
         T *const J = piece<T>(job.mine, matrix_), *const scaled = piece<T>(job.mine, product_);
         for (int64_t b = 0; b < plan_.blocks; ++b) {
             const Block block = block_at(b);
@@ -310,9 +311,9 @@ template <class S> class JacobianRun {
     void block_backward(const Job &job, const Block &block, JacobianTile<T> &tile) const {
         T *const diagonal = piece<T>(job.mine, diagonal_);
         fill_zero(diagonal, (p.traces() ? 1 : p.d) * stride_);
-        if (by_pairs_)
-            pair_cotangents(job, block, tile);
-        if (p.traces() || !by_pairs_ || p.strips)
+        if (by_triangle_)
+            triangle_cotangents(job, block, tile);
+        if (p.traces() || !by_triangle_ || p.strips)
             for (int64_t i = 0; i < job.rows; ++i)
                 p.traces() ? trace_cotangents(job, block, tile, i) : matrix_cotangents(job, block, tile, i);
         for (int k = 0; k < p.strips; ++k)
@@ -343,23 +344,24 @@ template <class S> class JacobianRun {
     }
 
     // q of all rows for matrices G, and Σ s_j G w_j.
-    void pair_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile) const {
+    void triangle_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile) const {
         T *const slopes = piece<T>(job.mine, s_right_), *const sums = piece<T>(job.mine, entry_sums_);
         if (p.dW)
             pack_rows<P>(tile.s, job.rows, stride_, slopes);
         int64_t r = 0, c = 0;
-        for (int64_t n = 0; n < pairs_.pieces(); ++n) {
-            constexpr int64_t kPiece = Pairs<S>::kPiece;
-            const int64_t size = pairs_.piece_size(n);
+        for (int64_t n = 0; n < triangle_.pieces(); ++n) {
+            constexpr int64_t kPiece = Triangle<S>::kPiece;
+            const int64_t size = triangle_.piece_size(n);
             const T *const entries = piece<T>(job.mine, entries_) + n * job.rows * kPiece;
             product(job.rows, block.width, size, {entries, kPiece, 1},
-                    {products(block.number) + n * kPiece * panel, panel, pairs_.count * panel}, tile.q, stride_, n > 0);
+                    {products(block.number) + n * kPiece * panel, panel, triangle_.count * panel}, tile.q, stride_,
+                    n > 0);
             if (!p.dW)
                 continue;
             product(size, block.width, job.rows, {entries, 1, kPiece}, {slopes, panel, job.rows * panel}, sums,
                     stride_);
-            pairs_.add_weight_sums(sums, size, r, c, transposed(block.number), block.width, stride_,
-                                   piece<T>(job.mine, diagonal_));
+            triangle_.add_weight_sums(sums, size, r, c, transposed(block.number), block.width, stride_,
+                                      piece<T>(job.mine, diagonal_));
             for (int64_t rest = size; rest > 0; ++r, c = r) {
                 const int64_t here = smaller(rest, p.d - c);
                 rest -= here;
@@ -371,11 +373,11 @@ template <class S> class JacobianRun {
         }
     }
 
-    // e_k and ȳ_k of a row for a matrix G and, unless by pairs, q and what the row adds to Σ s_j G w_j.
+    // e_k and ȳ_k of a row for a matrix G and, unless by the triangle, q and what the row adds to Σ s_j G w_j.
     void matrix_cotangents(const Job &job, const Block &block, const JacobianTile<T> &tile, int64_t i) const {
         T *const G = piece<T>(job.mine, matrix_);
         symmetrise(p.points.g + (job.first + i) * p.d * p.d, G);
-        if (!by_pairs_)
+        if (!by_triangle_)
             row_cotangents(job, block, tile, i);
         lift_strips(job, block, tile, i);
     }
@@ -461,8 +463,8 @@ template <class S> class JacobianRun {
 
     const Jacobian<S> p;
     const JacobianMiddle<T> &family_;
-    const Pairs<S> pairs_;
-    const bool by_pairs_;
+    const Triangle<S> triangle_;
+    const bool by_triangle_;
     Plan plan_;
     int64_t products_size_ = 0, products_ = 0, entries_ = 0, s_right_ = 0, entry_sums_ = 0;
     int64_t stride_, d_vectors_, d_panels_, kept_; // kept_: blocks whose strips are kept

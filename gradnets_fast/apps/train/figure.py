@@ -130,6 +130,8 @@ def _draw_transport(trainer: Trainer, evaluation: TransportEvaluation) -> Figure
     axes[-1].plot(*zip(*trainer.history), color=_INK, linewidth=1.0)
     axes[-1].set_title("loss of a batch")
     axes[-1].set_xlabel("step")
-    axes[-1].set_yscale("log")
+    losses = [loss for _, loss in trainer.history]
+    if losses and 0 < 10 * min(losses) < max(losses):
+        axes[-1].set_yscale("log")
     axes[-1].grid(alpha=0.3)
     return figure

@@ -9,7 +9,7 @@
 
 namespace gradnets::GRADNETS_ISA {
 
-template <class S> struct Pairs {
+template <class S> struct Triangle {
     using T = Sum<S>;
     using V = typename Simd<T>::Vector;
     static constexpr int64_t lanes = Tile<T>::lanes, panel = Tile<T>::panel;
@@ -17,7 +17,7 @@ template <class S> struct Pairs {
 
     int64_t d = 0, count = 0;
 
-    explicit Pairs(int64_t dimension) : d(dimension), count(dimension * (dimension + 1) / 2) {}
+    explicit Triangle(int64_t dimension) : d(dimension), count(dimension * (dimension + 1) / 2) {}
 
     // Q costs hidden·count values once a call, which few rows do not repay.
     bool serves(int64_t batch, int64_t hidden) const {

@@ -1,0 +1,202 @@
+"""The tables of the calculus, of derivatives and of training, each a function of a result file; see tables.py."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bench.environment import RESULTS
+from gradnets_fast.apps.bench.readable import duration, times
+
+
+def calculus(result: dict[str, Any]) -> str:
+    """Determinants, Monge–Ampère steps and inverse maps beside plain PyTorch."""
+    lines = ["| what | gradnets_fast | plain PyTorch | gain |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        ours, *others = row["milliseconds"].values()
+        slowest = [*row["gain"]][-1]
+        gain = times(row["gain"][slowest])
+        lines.append(f"| {row['what']} | {duration(ours)} | {slowest}: {duration(others[-1])} | {gain} |")
+    where = result["environment"]
+    note = (
+        "Medians of interleaved runs, each result first compared; float32. "
+        f"By `{where['command']}` on {machine_of(where)} ([result file](bench/results/calculus.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def fit(result: dict[str, Any]) -> str:
+    """Microseconds of a step of training by `fit`, and how many times that PyTorch's loop and jax.jit take."""
+    others = [*result["rows"][0]["gain"]]
+    lines = [f"| network | B, d, h | fit | {' | '.join(others)} |", "|---|---|---|" + "---|" * len(others)]
+    for row in result["rows"]:
+        mine, *theirs = (f"{microseconds:.0f} µs" for microseconds in row["microseconds"].values())
+        cells = [f"{time}, {times(gain)}" for time, gain in zip(theirs, row["gain"].values())]
+        lines.append(f"| {row['network']} | {row['batch']}, {row['d']}, {row['h']} | {mine} | {' | '.join(cells)} |")
+    where = result["environment"]
+    jax = f", JAX {where['jax']}" if "jax" in where else ""
+    note = (
+        "A whole step: f, the squared error, all gradients and Adam, float32. Medians of interleaved runs of the same "
+        "steps, whose parameters and losses are compared first; each gain is the median of the ratios. "
+        f"By `{where['command']}` on {machine_of(where)}{jax} ([result file](bench/results/fit.json)). "
+        "Absolute times vary; compare the gains."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def potential(result: dict[str, Any]) -> str:
+    """Potentials of cascades and their steps beside f."""
+    lines = ["| network | potential | times f | potential's step | times f's step |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        cells = (f"{duration(row['milliseconds'][name])} | {times(row['ratio'][name])}" for name in ("F", "F step"))
+        lines.append(f"| {row['what']} | {' | '.join(cells)} |")
+    where = result["environment"]
+    note = (
+        "Medians of interleaved runs, each result first compared; float32; a step is the gradients in all parameters. "
+        f"By `{where['command']}` on {machine_of(where)} ([result file](bench/results/potential.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def derivatives(result: dict[str, Any]) -> str:
+    """How many times as long the fastest closed form takes as the operator: forward / step."""
+    best = {(*row["size"], row["quantity"], row["pass"]): row["best"] for row in result["rows"]}
+    quantities = list(dict.fromkeys(row["quantity"] for row in result["rows"]))
+    lines = [f"| B, d, h | {' | '.join(quantities)} |", "|---" * (1 + len(quantities)) + "|"]
+    for B, d, h in dict.fromkeys(tuple(row["size"]) for row in result["rows"]):
+        pairs = ([best.get((B, d, h, quantity, of)) for of in ("forward", "step")] for quantity in quantities)
+        cells = (" / ".join("–" if gain is None else times(gain) for gain in pair) for pair in pairs)
+        lines.append(f"| {B}, {d}, {h} | {' | '.join(cells)} |")
+    where = result["environment"]
+    note = (
+        "f(x) = Wᵀ tanh(Wx), float32; a step is the quantity and the gradients of x and W. Medians of interleaved "
+        f"runs, each result first compared. By `{where['command']}` on {machine_of(where)} "
+        "([result file](bench/results/derivatives.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def published_2d(result: dict[str, Any]) -> str:
+    """Errors in dB beside the published ones."""
+    lines = ["| network | field | learning rate | ours, dB | published, dB |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        ours = f"{row['mean_db']:.2f} ± {row['spread_db']:.2f}"
+        published = f"{row['published_db']:.2f} ± {row['published_spread_db']:.2f}"
+        rate = f"{row['lr']:g}, {row['schedule']}"
+        lines.append(f"| {row['arch']} | {row['field']} | {rate} | {ours} | {published} |")
+    return "\n".join(lines)
+
+
+def polymax(result: dict[str, Any]) -> str:
+    """Errors in dB beside the published ones and that of a linear map."""
+    lines = ["| map | parameters | error, dB |", "|---|---|---|"]
+    lines += [f"| {name} | about 261 000 | {error:.2f} |" for name, error in result["published"].items()]
+    linear = f"linear, positive semidefinite, least squares | {256 * 257 // 2}"
+    lines.append(f"| {linear} | {result['linear_db']:.2f} |")
+    errors = ", ".join(f"{error:.2f}" for error in result["errors_db"])
+    seeds = f"seeds 0 to {len(result['errors_db']) - 1}"
+    ours = f'mGradNetM, {result["settings"]["layers"]} quadratics, `combine="logsumexp"`, {seeds}'
+    lines.append(f"| {ours} | {result['parameters']} | {errors} |")
+    return "\n".join(lines)
+
+
+def training_gain(result: dict[str, Any]) -> str:
+    """Seconds of whole training runs, the gain, and how far apart the losses are."""
+    lines = [
+        "| training run | steps of | PyTorch | ours | gain | losses differ by at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        batch = row["options"].split("--batch-size ")[1].split()[0]
+        reference, fastest = (row["median_seconds"][name] for name in ("reference", "fastest"))
+        cells = [row["label"], f"{row['steps']} × {batch}", f"{reference:.1f} s", f"{fastest:.1f} s"]
+        cells += [times(row["gain"]), f"{row['largest_difference_db']:.1g} dB"]
+        lines.append("| " + " | ".join(cells) + " |")
+    where = result["environment"]
+    note = (
+        f"Medians of {len(result['rows'][0]['seconds']['fastest'])} runs each, by turns, on {machine_of(where)}, by "
+        "`make training-gain` ([result file](bench/results/training_gain.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def largest_batch(result: dict[str, Any]) -> str:
+    """The largest batches that fit into memory."""
+    lines = ["| network | PyTorch | ours | gain |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        eager, ours = (spaced(three_digits(row["largest"][name])) for name in ("eager", "ours"))
+        lines.append(f"| {row['network']} | {eager} | {ours} | {times(row['gain'])} |")
+    return "\n".join(lines)
+
+
+def spaced(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
+
+
+def three_digits(count: int) -> int:
+    """Rounded down."""
+    unit = 10 ** max(0, len(str(count)) - 3)
+    return count // unit * unit
+
+
+def denoising(result: dict[str, Any]) -> str:
+    """The ratios of each picture, and what the training took."""
+    rows = [(row["picture"], row["psnr_db"]) for row in result["rows"]]
+    names = list(rows[0][1])
+    rows.append(("mean", {name: statistics.mean(ratios[name] for _, ratios in rows) for name in names}))
+    heads = [f"{name} R" if name in result["training"] else name for name in names]
+    lines = [f"| peak signal-to-noise ratio, dB | {' | '.join(heads)} |", "|---" * (1 + len(names)) + "|"]
+    lines += [f"| {of} | {' | '.join(f'{ratios[name]:.2f}' for name in names)} |" for of, ratios in rows]
+    where, settings = result["environment"], result["settings"]
+    training = "; ".join(
+        f"{kind} R, {found['parameters']} parameters, in {found['seconds']:.0f} s, "
+        f"where a step by the reference, which is plain PyTorch, takes {times(found['step']['gain'])} as long"
+        for kind, found in result["training"].items()
+    )
+    note = (
+        f"Noise of standard deviation 25/255; total variation has the best weight on each picture. Trained by "
+        f"{settings['training_steps']} steps: {training}. By `{where['command']}` on {machine_of(where)} "
+        "([result file](bench/results/denoising.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+DEMONSTRATIONS = {
+    "muller_brown": "Müller–Brown potential from 100 gradients",
+    "two_body": "two bodies, a Hamiltonian from its field",
+    "torus": "signed distance of a torus, eikonal loss",
+    "transport": "transport of a Gaussian, Monge–Ampère loss",
+    "poisson": "Poisson's equation, loss of the Laplacian",
+}
+"""The scripts of bench/deep, by the names of their result files, in the order of the table."""
+
+
+def demonstrations(folder: Path = RESULTS / "deep") -> str:
+    """Errors and times of what deep networks are good for: each script's networks after the same training."""
+    lines = ["| task | network | parameters | error | a step, of ours |", "|---|---|---|---|---|"]
+    where: list[str] = []
+    for name, task in DEMONSTRATIONS.items():
+        result = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for row in result["rows"]:
+            of = f"{task}, d = {row['d']}" if "d" in row else task
+            for network, found in row["contenders"].items():
+                quantity, errors = next(iter(found["errors"].items()))
+                error = f"{quantity} {', '.join(f'{e:.2g}' for e in errors)}"
+                ratio = times(found["of_ours"]) if network != "ours" else duration(found["step_ms"])
+                lines.append(f"| {of} | {network} | {found['parameters']} | {error} | {ratio} |")
+        where.append(f"[{name}](bench/results/deep/{name}.json)")
+    machine = result["environment"]
+    note = (
+        "Errors of each seed after the same number of steps on the same batches. The last column is the median time of "
+        "a step, over ours of the same turns; for ours itself the time. By `python -m bench.deep.NAME` on "
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; result files with their "
+        f"commits: {', '.join(where)}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def machine_of(where: dict[str, Any]) -> str:
+    processor = f"{where['processor']}, {where['threads']} threads, {where['instruction_set']}"
+    return f"{processor}, torch {where['torch']}, commit {where['commit']}"
