@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from test_contract import CASES, REPRESENTATIVES
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils import parametrizations
 
 import gradnets_fast as gf
+from covering import slow_but
 from gradnets_fast.errors import is_message
 from gradnets_fast.fitting import _loop, _steps
-from gradnets_fast.nn.registry import Case, cases
+from gradnets_fast.nn.registry import Case
 from gradnets_fast.ops import _cpp
 
-CASES = list(cases())
 QUIET: dict[str, Any] = {"progress": False}
 needs_kernels = pytest.mark.skipif(_cpp.why_unavailable() is not None, reason="needs the extension")
 
@@ -68,7 +69,7 @@ def has_kernel_step(net: Any) -> bool:
     return dense and not learned and net.linear is None and getattr(net, "combine", "sum") == "sum"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+@pytest.mark.parametrize("case", slow_but(REPRESENTATIVES, CASES), ids=lambda case: case.label)
 def test_every_architecture_is_trained_as_by_the_plain_loop(case: Case) -> None:
     net, other = twins(case.make, dtype=torch.float64)
     x, g = data()
@@ -78,7 +79,11 @@ def test_every_architecture_is_trained_as_by_the_plain_loop(case: Case) -> None:
         assert (result.way == "kernels") == has_kernel_step(net), result.way
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.make.func in _steps._KNOWN], ids=lambda c: c.label)
+@pytest.mark.parametrize(
+    "case",
+    slow_but(REPRESENTATIVES, [case for case in CASES if case.make.func in _steps._KNOWN]),
+    ids=lambda case: case.label,
+)
 def test_the_chain_rule_is_that_of_autograd(case: Case) -> None:
     torch.manual_seed(0)
     net = case.make(dtype=torch.float64)

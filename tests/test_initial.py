@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from test_contract import CASES as ALL
+from test_contract import REPRESENTATIVES
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 import gradnets_fast as gf
+from covering import slow_but
 from gradnets_fast.nn import GradNet
-from gradnets_fast.nn.registry import Case, cases
+from gradnets_fast.nn.registry import Case
 
 # The gradient of exp(Ψ) grows so fast that no mean over points foretells another.
-CASES = [case for case in cases() if "transform=exp" not in case.label]
+CASES = [case for case in ALL if "transform=exp" not in case.label]
 D = 3
-each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+each = pytest.mark.parametrize("case", slow_but(REPRESENTATIVES, CASES), ids=lambda case: case.label)
 
 
 def gaussian(seed: int, d: int = D) -> MultivariateNormal:
