@@ -78,6 +78,47 @@ def derivatives(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def densities(result: dict[str, Any]) -> str:
+    """−log p of test points by contender: the mean of the seeds, and what a step of training takes."""
+    names = [*result["rows"][0]["mean"]]
+    lines = [f"| density | d | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for row in result["rows"]:
+        cells = []
+        for name in names:
+            runs = row["contenders"][name]
+            nats = ", ".join(f"{run['nats']:.2f}" for run in runs)
+            took = next(key for key in ("step_ms", "fit_ms") if key in runs[0])
+            spent = statistics.median(run[took] for run in runs)
+            what = f"{runs[0]['parameters']} parameters, {'a step' if took == 'step_ms' else 'a fit'} {spent:.1f} ms"
+            cells.append(f"**{row['mean'][name]:.2f}** ({nats}); {what}")
+        lines.append(f"| {row['set']} | {row['d']} | {' | '.join(cells)} |")
+    where = result["environment"]
+    note = (
+        f"Mean of −log p of test points in nats, in brackets of each seed; {result['steps']} steps. By "
+        f"`{where['command']}` on {machine_of(where)}, zuko {result['zuko']}, scikit-learn {result['sklearn']} "
+        "([result file](bench/results/densities.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def joint_fit(result: dict[str, Any]) -> str:
+    """Relative errors of gradient / potential by what is fitted."""
+    targets = [*result["rows"][0]["errors"]]
+    lines = [f"| field | points | {' | '.join(targets)} |", "|---|---|" + "---|" * len(targets)]
+    for row in result["rows"]:
+        found = (row["errors"][target] for target in targets)
+        cells = (
+            " / ".join(f"{100 * statistics.mean(of[name]):.2g} %" for name in ("gradient", "potential")) for of in found
+        )
+        lines.append(f"| {row['field']} | {row['points']} | {' | '.join(cells)} |")
+    where = result["environment"]
+    note = (
+        "Relative errors of gradient / potential on a grid, means of the seeds. By "
+        f"`{where['command']}` on {machine_of(where)} ([result file](bench/results/joint_fit.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def published_2d(result: dict[str, Any]) -> str:
     """Errors in dB beside the published ones."""
     lines = ["| network | field | learning rate | ours, dB | published, dB |", "|---|---|---|---|---|"]
