@@ -112,8 +112,8 @@ def init_least_squares_(net: GradNet, x: Tensor, g: Tensor) -> None:
     so that no large ones cancel.  It takes a pass over the points for each coefficient, and holds (coefficients, d, d)
     numbers.
 
-    It is a start and no fit: where hidden units have far to move, as those of a GradNetC on an oscillating field, training
-    from the default start may end lower.
+    It is a start and no fit: where hidden units have far to move, as those of a GradNetC on an oscillating field,
+    training from the default start may end lower.
 
     Args:
         net: a network of points.
