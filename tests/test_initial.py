@@ -132,6 +132,17 @@ def test_least_squares_recovers_the_network_that_made_the_gradients() -> None:
         assert relative(net(x) - g, g) < 2e-3
 
 
+@pytest.mark.parametrize("make", [lambda: gf.mGradNetC(3, D, 8), lambda: gf.mGradNetM(2, D, 8, linear="psd")])
+def test_least_squares_of_gradients_that_are_zero_leave_a_network_that_learns(make: Callable[[], GradNet]) -> None:
+    torch.manual_seed(0)
+    net, x = make(), torch.randn(50, D)
+    gf.init_least_squares_(net, x, torch.zeros(50, D))
+    net(x).square().sum().backward()
+    assert all(bool(p.isfinite().all()) for p in net.parameters())
+    assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
+    assert net(x).abs().max() < 1e-3
+
+
 def test_least_squares_takes_pieces_of_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     nets = [gf.GradNetC(2, D, 8, linear="symmetric") for _ in range(2)]

@@ -33,8 +33,8 @@ PATHS = {
 }
 """(batch, d, h) for each way through csrc, just past its limits and those of vectors, tiles, blocks and panels."""
 
-SIZES = [size for sizes in PATHS.values() for size in sizes]
 PATH_OF = {size: path for path, sizes in PATHS.items() for size in sizes}
+SIZES = [*PATH_OF]
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ def each_path(sizes: Sequence[tuple[int, int, int]]) -> pytest.MarkDecorator:
     quick = [case for case in cases if case[0] is CALLS[0]]
     others = [case for case in cases if case not in quick and case[1] != sizes[0]]
     quick += few_of(others, 2, lambda case: (case[0], PATH_OF[case[1]], case[2]))
-    marked = slow_but(quick, cases)
-    return pytest.mark.parametrize(("call", "size", "dtype"), marked, ids=label)
+    return pytest.mark.parametrize(("call", "size", "dtype"), slow_but(quick, cases), ids=label)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ _POINTS, _VALUES = 1024, 2**22
 """Points that a mean is taken over, and how many values of Jacobians, or of columns, are held at a time."""
 _ROUNDS, _TOLERANCE = 30, 1.01
 """How often g is shrunk, for its Jacobian need not shrink in proportion, and by what factor it may stay too large."""
-_DAMPING, _LEAST = 1e-3, 0.1
-"""Of least squares: the relative damping, and which part of the drawn coefficients positive ones keep at least."""
+_DAMPING, _LEAST, _SMALLEST = 1e-3, 0.1, 1e-6
+"""Of least squares: the relative damping, which part of the coefficients that it starts from positive ones keep, and to
+which part of those drawn these are lessened at most."""
 _STEPS, _STEPS_OF_MATRICES, _TURNS = 2000, 50, 5
 """Steps for positive coefficients, for positive semidefinite matrices, and how often one follows the other."""
 
@@ -216,9 +217,9 @@ def _drawn(moments: _Moments, net: GradNet, outer: nn.Parameter | None) -> Tenso
         return nothing
     drawn: Tensor = outer.flatten().double()
     drawn = nn.functional.softplus(drawn) if net.monotone else drawn
-    size = drawn @ moments.gram @ drawn
-    drawn = drawn * (moments.gg / size).sqrt().clamp(max=1.0)
-    return drawn
+    ratio = float((moments.gg / (drawn @ moments.gram @ drawn)).sqrt().nan_to_num())
+    # Gradients that are all 0 leave a little: a monotone network's coefficients are positive.
+    return drawn * min(max(ratio, _SMALLEST), 1.0)
 
 
 def _fit(moments: _Moments, net: GradNet, drawn: Tensor) -> tuple[Tensor, Tensor]:
