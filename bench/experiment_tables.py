@@ -78,6 +78,25 @@ def derivatives(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def transport(result: dict[str, Any]) -> str:
+    """The error of the map from a Gaussian to the standard normal one, by dimension."""
+    kinds = {"mgradnet-c": "mGradNetC, 4 layers of 32", "mgradnet-m": "mGradNetM, 4 modules of 32"}
+    error = {(row["arch"], row["d"]): row["errors"] for row in result["rows"]}
+    dims = sorted({d for _, d in error})
+    lines = [
+        f"| mean squared error of the map | {' | '.join(f'd = {d}' for d in dims)} |",
+        "|---" * (1 + len(dims)) + "|",
+    ]
+    for arch, label in kinds.items():
+        lines.append(f"| {label} | {' | '.join(f'{statistics.mean(error[arch, d]):.1e}' for d in dims)} |")
+    where, first = result["environment"], result["rows"][0]
+    note = (
+        f"A Gaussian carried to the standard normal one: means of {len(first['errors'])} seeds, {first['steps']} steps "
+        f"of 1000 points. By `{where['command']}` on {machine_of(where)} ([result file](bench/results/transport.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def densities(result: dict[str, Any]) -> str:
     """−log p of test points by contender: the mean of the seeds, and what a step of training takes."""
     names = [*result["rows"][0]["mean"]]
