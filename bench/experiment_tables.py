@@ -127,7 +127,7 @@ def joint_fit(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         found = (row["errors"][target] for target in targets)
         cells = (
-            " / ".join(f"{100 * statistics.mean(of[name]):.2g} %" for name in ("gradient", "potential")) for of in found
+            " / ".join(f"{_percent(statistics.mean(of[name]))}" for name in ("gradient", "potential")) for of in found
         )
         lines.append(f"| {row['field']} | {row['points']} | {' | '.join(cells)} |")
     where = result["environment"]
@@ -136,6 +136,10 @@ def joint_fit(result: dict[str, Any]) -> str:
         f"`{where['command']}` on {machine_of(where)} ([result file](bench/results/joint_fit.json))."
     )
     return "\n".join([*lines, "", note])
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %" if part >= 0.1 else f"{100 * part:.2g} %"
 
 
 def published_2d(result: dict[str, Any]) -> str:

@@ -312,7 +312,11 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "polymax": _of_result(of.polymax, "polymax"),
     },
     DOCS / "scaling.md": {"largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu")},
-    DOCS / "training.md": {"fit": _of_result(of.fit, "fit"), "transport": _of_result(of.transport, "transport")},
+    DOCS / "training.md": {
+        "fit": _of_result(of.fit, "fit"),
+        "transport": _of_result(of.transport, "transport"),
+        "joint_fit": _of_result(of.joint_fit, "joint_fit"),
+    },
     DOCS / "release.md": {"wheel_sizes": _of_result(wheel_sizes, "wheel_sizes")},
 }
 """Where tables stand, by the names between their markers."""
