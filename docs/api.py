@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 MODULES = (
-    *("gradnets_fast", "gradnets_fast.nn", "gradnets_fast.convex", "gradnets_fast.flows"),
+    *("gradnets_fast", "gradnets_fast.nn", "gradnets_fast.convex", "gradnets_fast.flows", "gradnets_fast.export"),
     *("gradnets_fast.interop.dynamics", "gradnets_fast.interop.transport"),
 )
 ADAPTERS = ("gradnets_fast.interop.imaging", "gradnets_fast.interop.lightning")

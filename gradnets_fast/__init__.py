@@ -9,6 +9,7 @@
 - `fit`: training on gradients or values.
 - `batch_chunk`, `fully_shard`, `parallelize`: large batches, many devices.
 - `gradnets_fast.convex`, `gradnets_fast.flows`: inverse maps, conjugates, proximal maps and bounds; densities.
+- `gradnets_fast.export`: a network as a C file.
 
 >>> import torch, gradnets_fast
 >>> net = gradnets_fast.mGradNetC(num_layers=4, in_dim=2, embed_dim=7, activation="tanh")
@@ -37,6 +38,7 @@ _SUBMODULES = (
     "apps",
     "convex",
     "errors",
+    "export",
     "flows",
     "interop",
     "ops",

@@ -12,7 +12,7 @@ import pytest
 
 import gradnets_fast
 from bench import tables
-from gradnets_fast import convex, flows, functional, nn
+from gradnets_fast import convex, export, flows, functional, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -32,7 +32,8 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize(("name", "index"), [(name, i) for name, blocks in BLOCKS.items() for i in range(len(blocks))])
-def test_code_runs(name: str, index: int) -> None:
+def test_code_runs(name: str, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # for what they write
     names: dict[str, object] = {}
     for block in BLOCKS[name][: index + 1]:
         exec(compile(block, name, "exec"), names)
@@ -140,7 +141,7 @@ def test_the_readme_is_short_and_names_the_commands() -> None:
 
 PUBLIC: dict[str, Any] = {
     name: getattr(home, name)
-    for home in (gradnets_fast, convex, flows)
+    for home in (gradnets_fast, convex, export, flows)
     for name in home.__all__
     if name != "__version__"
 }

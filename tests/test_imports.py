@@ -28,6 +28,7 @@ RULES: dict[str, set[str]] = {
     "_warmup.py": {"torch", "nn", "errors"},
     "parallel.py": {"torch", "nn", "functional", "errors"},
     "convex": {"torch", "convex", "nn", "functional", "ops", "activations", "errors"},
+    "export": {"torch", "export", "nn", "functional", "activations", "errors"},
     "fitting": {"torch", "fitting", "nn", "functional", "ops", "backend", "errors"},
     "flows.py": {"torch", "convex", "nn", "errors"},
     "interop": {"torch", "interop", "convex", "nn", "errors"},

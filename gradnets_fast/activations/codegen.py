@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .expression import Expression, terms_for
+from .printing import Printer, leaves, strip
 from .spec import TABLE, Basis
 from .transforms import TRANSFORMS
 
@@ -19,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {"cpp": ROOT / "csrc" / "activations_gen.h", "triton": ROOT / "kernels" / "_activations_gen.py"}
 
 FLOAT32_TERM_EPSILON = 2.0**-27
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "gt": ">", "le": "<="}
 _OUTPUTS: dict[str, Callable[[Basis], tuple[Expression, ...]]] = {
     "antiderivative": lambda b: (b.antiderivative,),
     "value": lambda b: (b.value,),
@@ -29,63 +29,15 @@ _OUTPUTS: dict[str, Callable[[Basis], tuple[Expression, ...]]] = {
 """The functions printed per basis; a kernel that needs value and derivative shares their subexpressions."""
 
 
-class _Printer:
-    """Turns expressions into assignments, one for each node that is used more than once."""
-
-    def __init__(self, leaf: Callable[[Expression], str], call: Callable[[Expression, list[str]], str]) -> None:
-        self._leaf = leaf
-        self._call = call
-        self._uses: dict[Expression, int] = {}
-        self._names: dict[Expression, str] = {}
-        self.assignments: list[tuple[str, str]] = []
-
-    def print(self, outputs: tuple[Expression, ...]) -> list[str]:
-        for output in outputs:
-            self._count(output)
-        return [self._emit(output) for output in outputs]
-
-    def _count(self, node: Expression) -> None:
-        self._uses[node] = self._uses.get(node, 0) + 1
-        if self._uses[node] == 1:
-            for operand in node.operands:
-                self._count(operand)
-
-    def _emit(self, node: Expression) -> str:
-        if not node.operands:
-            return self._leaf(node)
-        if node in self._names:
-            return self._names[node]
-        operands = [self._emit(operand) for operand in node.operands]
-        text = f"({operands[0]} {_INFIX[node.op]} {operands[1]})" if node.op in _INFIX else self._call(node, operands)
-        if self._uses[node] == 1:
-            return text
-        name = f"t{len(self.assignments)}"
-        self._names[node] = name
-        self.assignments.append((name, text))
-        return name
-
-
-def _strip(text: str) -> str:
-    """Drops the outer parentheses of a whole expression."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if depth == 0 and position < len(text) - 1:
-            return text
-    return text[1:-1]
-
-
 def _cpp_call(node: Expression, operands: list[str]) -> str:
     if node.op == "polynomial":
         bound, *coefficients = node.numbers
         short = terms_for(coefficients, bound, FLOAT32_TERM_EPSILON)
         numbers = ", ".join(repr(c) for c in coefficients)
-        return f"polynomial<{short}>({_strip(operands[0])}, {{{numbers}}})"
+        return f"polynomial<{short}>({strip(operands[0])}, {{{numbers}}})"
     if node.op == "neg":
         return f"(-{operands[0]})"
-    operands = list(map(_strip, operands))
+    operands = list(map(strip, operands))
     known = {"abs": "absolute", "min": "minimum", "where": "select", "exp": "v_exp_bounded"}
     name = known.get(node.op, f"v_{node.op}")
     return f"{name}({', '.join(operands)})"
@@ -152,19 +104,15 @@ def _cpp_dispatcher(kind: str, names: list[str]) -> list[str]:
 def _cpp_method(
     method: str, outputs: tuple[Expression, ...], names: tuple[str, ...] = ("value", "first", "second", "third")
 ) -> list[str]:
-    printer = _Printer(_cpp_leaf, _cpp_call)
+    printer = Printer(_cpp_leaf, _cpp_call)
     results = printer.print(outputs)
     targets = ("out",) if len(outputs) == 1 else names[: len(outputs)]
-    unused = "" if any("x" in _leaves(o) for o in outputs) else "[[maybe_unused]] "
+    unused = "" if any("x" in leaves(o) for o in outputs) else "[[maybe_unused]] "
     arguments = ", ".join([f"{unused}V x", *(f"V &{t}" for t in targets)])
     lines = ["    template <class V>", f"    static GRADNETS_INLINE void {method}({arguments}) {{"]
-    lines += [f"        const auto {name} = {_strip(text)};" for name, text in printer.assignments]
-    lines += [f"        {target} = {_strip(result)};" for target, result in zip(targets, results)]
+    lines += [f"        const auto {name} = {strip(text)};" for name, text in printer.assignments]
+    lines += [f"        {target} = {strip(result)};" for target, result in zip(targets, results)]
     return [*lines, "    }"]
-
-
-def _leaves(node: Expression) -> set[str]:
-    return {node.op} if not node.operands else set().union(*map(_leaves, node.operands))
 
 
 def _triton_call(node: Expression, operands: list[str]) -> str:
@@ -177,7 +125,7 @@ def _triton_call(node: Expression, operands: list[str]) -> str:
         return f"({text})"
     if node.op == "neg":
         return f"(-{operands[0]})"
-    operands = list(map(_strip, operands))
+    operands = list(map(strip, operands))
     known = {"abs": "tl.abs", "where": "tl.where", "exp": "tl.exp", "log": "tl.log", "sin": "tl.sin"}
     known |= {"cos": "tl.cos", "erf": "tl.erf", "min": "common.minimum"}
     if node.op == "approximate_tanh":
@@ -190,12 +138,12 @@ def _triton_leaf(node: Expression) -> str:
 
 
 def _triton_function(name: str, outputs: tuple[Expression, ...], argument: str = "") -> list[str]:
-    printer = _Printer(_triton_leaf, _triton_call)
-    results = [_strip(r) for r in printer.print(outputs)]
-    shaped = [r if "x" in _leaves(o) else f"tl.full(x.shape, {r}, tl.float32)" for r, o in zip(results, outputs)]
+    printer = Printer(_triton_leaf, _triton_call)
+    results = [strip(r) for r in printer.print(outputs)]
+    shaped = [r if "x" in leaves(o) else f"tl.full(x.shape, {r}, tl.float32)" for r, o in zip(results, outputs)]
     return [
         *("", "@triton.jit", f"def {name}(x{argument}):"),
-        *(f"    {name} = {_strip(text)}" for name, text in printer.assignments),
+        *(f"    {name} = {strip(text)}" for name, text in printer.assignments),
         *(f"    return {', '.join(shaped)}", ""),
     ]
 
