@@ -298,6 +298,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "small": _of_result(small, "small/cpu"),
         "deep": _of_result(deep, "deep/cpu"),
         "imaging": _of_result(imaging, "imaging/cpu"),
+        "derivatives": _of_result(of.derivatives, "derivatives"),
         "training_gain": _of_result(of.training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },
