@@ -12,7 +12,7 @@ from pathlib import Path
 
 MODULES = (
     *("gradnets_fast", "gradnets_fast.nn", "gradnets_fast.convex", "gradnets_fast.flows", "gradnets_fast.export"),
-    *("gradnets_fast.interop.dynamics", "gradnets_fast.interop.transport"),
+    *("gradnets_fast.structure", "gradnets_fast.interop.dynamics", "gradnets_fast.interop.transport"),
 )
 ADAPTERS = ("gradnets_fast.interop.imaging", "gradnets_fast.interop.lightning")
 """Modules whose import needs another library, which may be missing or broken."""

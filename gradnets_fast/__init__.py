@@ -9,6 +9,7 @@
 - `fit`: training on gradients or values.
 - `batch_chunk`, `fully_shard`, `parallelize`: large batches, many devices.
 - `gradnets_fast.convex`, `gradnets_fast.flows`: inverse maps, conjugates, proximal maps and bounds; densities.
+- `gradnets_fast.structure`: sparse weights, fewer hidden units, potentials of few directions.
 - `gradnets_fast.export`: a network as a C file.
 
 >>> import torch, gradnets_fast
@@ -43,6 +44,7 @@ _SUBMODULES = (
     "interop",
     "ops",
     "reference",
+    "structure",
 )
 
 if TYPE_CHECKING:
