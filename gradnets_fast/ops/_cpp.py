@@ -237,6 +237,20 @@ class CppKernels(Kernels):
         done = self._call("squared_error", settings, points, parameters, results, tuple(into))
         _ran(done or None)
 
+    def squared_error_with_gradients(
+        self, x: Tensor, target: Tensor, parameters: Tensors, settings: Settings, needs: Sequence[bool]
+    ) -> tuple[Tensor, list[Tensor | None]] | None:
+        """Return the mean of (f(x) − target)², (), and its gradients in (x, target, *parameters) where `needs` says.
+
+        None where the tensors are not such as kernels read.
+        """
+        error, slope = x.new_empty(1), empty_like(x)
+        dx, _, *into = _memory((x, None, *parameters), needs, 3)
+        points, results = (x, target, None, None), (dx, slope, None, error)
+        if not self._call("squared_error", settings, points, parameters, results, tuple(into)):
+            return None
+        return error.view(()), [dx, slope.neg_() if needs[1] else None, *into]
+
     def _backward(
         self,
         g: Tensor,

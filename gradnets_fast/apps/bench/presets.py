@@ -45,13 +45,11 @@ def _target(gains: tuple[float, ...]) -> Target | None:
     return Target(*gains) if gains else None
 
 
-def deep(batch: int, d: int, h: int, depth: int, *gains: float, **options: Any) -> NetworkCase:
+def deep(batch: int, d: int, h: int, depth: int, *gains: float) -> NetworkCase:
     """DeepGradNet with `depth` layers of h; gains: a target, if there is one."""
-    given = {"depth": depth, "target": _target(gains), **options}
-    return network_case(ARCHITECTURES["deep"], (batch, d, h), "tanh", **given)
+    return network_case(ARCHITECTURES["deep"], (batch, d, h), "tanh", depth=depth, target=_target(gains))
 
 
-_KEPT: dict[str, Any] = {"words": ["kept"], "keep": True}
 _SOFT_MAXIMUM: dict[str, Any] = {"words": ["soft maximum"], "combine": "logsumexp"}
 _LINEAR: dict[str, Any] = {"words": ["linear part"], "linear": "psd"}
 
@@ -126,12 +124,6 @@ DEEP_CASES = (
     deep(16384, 64, 256, 3, 2.1, 1.5),
     deep(4096, 256, 512, 2, 1.55, 1.2),
     deep(65536, 3, 128, 4),
-    deep(16384, 3, 64, 3, **_KEPT),
-    deep(16384, 64, 128, 2, **_KEPT),
-    deep(16384, 3, 256, 4, **_KEPT),
-    deep(16384, 64, 256, 3, **_KEPT),
-    deep(4096, 256, 512, 2, **_KEPT),
-    deep(65536, 3, 128, 4, **_KEPT),
 )
 _DEEP_DERIVATIVES = (
     ("deep_jvp", 16384, 3, 64, 3),
