@@ -1,4 +1,4 @@
-"""Training steps of deep networks with mse_loss, with kept layers, and with `squared_error`: `python -m bench.one_pass`.
+"""Training steps of deep networks by mse_loss, with kept layers, and by `squared_error`: `python -m bench.one_pass`.
 
 A step is f, the mean of (f − target)² and the gradients in all parameters, float32, tanh.  Contenders run in turns,
 after a check that they give the same numbers; milliseconds are medians, a gain is the median of the ratios of a turn.
