@@ -78,6 +78,26 @@ def derivatives(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def one_pass(result: dict[str, Any]) -> str:
+    """A training step of deep networks by three ways to the loss."""
+    lines = ["| batch, d, widths | mse_loss | keep=True | squared_error | values kept |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        spent, gain = row["milliseconds"], row["gain"]
+        usual, kept, first = (spent[name] for name in ("mse_loss", "keep=True", "squared_error"))
+        sizes = f"{row['batch']}, {row['d']}, {' '.join(map(str, row['widths']))}"
+        lines.append(
+            f"| {sizes} | {usual:.2f} ms | {kept:.2f} ms, {times(usual / kept)} | "
+            f"{first:.2f} ms, {times(gain['mse_loss'])} | {row['kept_values'] * 4 / 2**20:.1f} MiB |"
+        )
+    where = result["environment"]
+    note = (
+        "f, the squared error and the gradients in all parameters; float32, tanh. Medians of interleaved runs, each "
+        f"result first compared. By `{where['command']}` on {machine_of(where)} "
+        "([result file](bench/results/one_pass.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def transport(result: dict[str, Any]) -> str:
     """The error of the map from a Gaussian to the standard normal one, by dimension."""
     kinds = {"mgradnet-c": "mGradNetC, 4 layers of 32", "mgradnet-m": "mGradNetM, 4 modules of 32"}

@@ -306,7 +306,10 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "calculus": _of_result(of.calculus, "calculus"),
         "potential": _of_result(of.potential, "potential"),
     },
-    DOCS / "deep.md": {"demonstrations": of.demonstrations},
+    DOCS / "deep.md": {
+        "one_pass": _of_result(of.one_pass, "one_pass"),
+        "demonstrations": of.demonstrations,
+    },
     DOCS / "imaging.md": {"denoising": _of_result(of.denoising, "denoising")},
     DOCS / "reproduction.md": {
         "published_2d": _of_result(of.published_2d, "published_2d"),

@@ -261,17 +261,18 @@ int64_t deep_parameters(int64_t d, const std::vector<int64_t> &widths, bool inpu
     return count + before;
 }
 
-// Parameters and gradients: (theta, bias); bias may be None.
+// Parameters and gradients: (theta, bias); bias may be None.  kept: None, or (batch, 2 Σ widths), which f at x is to
+// leave for its backward pass.
 bool deep(const std::string &quantity_name, const std::vector<int> &basis, const std::vector<int64_t> &widths,
           bool input_skip, int64_t rank, bool residual, const py::tuple &points, const py::tuple &parameters,
-          const py::tuple &results, const py::tuple &gradients, int threads) {
+          const py::tuple &results, const py::tuple &gradients, int threads, py::handle kept_) {
     const Quantity quantity = quantity_of(quantity_name);
     if (points.size() != PointTensors::count || results.size() != PointTensors::count || parameters.size() != 2 ||
         gradients.size() != 2 || widths.empty() || basis.size() != widths.size())
         return false;
     const PointTensors at(points, results);
     const TensorArgument theta = item(parameters, 0), bias = item(parameters, 1), dtheta = item(gradients, 0),
-                         dbias = item(gradients, 1);
+                         dbias = item(gradients, 1), kept(kept_);
     if (!at.fit(quantity) || !theta.present())
         return false;
     const int64_t d = at.x.size(0), count = deep_parameters(d, widths, input_skip, rank);
@@ -279,6 +280,13 @@ bool deep(const std::string &quantity_name, const std::vector<int> &basis, const
                      theta.is(at.dtype(), count) && dtheta.absent_or(at.dtype(), count) &&
                      bias.absent_or(at.sum_dtype(), d) && dbias.absent_or(at.sum_dtype(), d);
     if (!fit || (bias.present() && !takes_bias(quantity)))
+        return false;
+    int64_t hidden = 0;
+    for (const int64_t width : widths)
+        hidden += width;
+    const bool can_keep =
+        (quantity == Quantity::value || quantity == Quantity::value_and_potential) && at.g.present() != at.dg.present();
+    if (kept.present() && (!can_keep || !kept.regular() || !kept.is(at.sum_dtype(), at.x.count() / d, 2 * hidden)))
         return false;
     return with_storage(at.dtype(), [&](auto storage) {
         using S = decltype(storage);
@@ -298,6 +306,7 @@ bool deep(const std::string &quantity_name, const std::vector<int> &basis, const
         problem.bias = bias.data<T>();
         problem.dtheta = dtheta.data<S>();
         problem.dbias = dbias.data<T>();
+        problem.kept = kept.data<T>();
         problem.threads = threads;
         call_family<S>(kernels_of<S>(active_instruction_set()).deep, problem, problem.batch * count);
     });

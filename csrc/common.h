@@ -48,8 +48,8 @@ template <class T> struct Cascade {
 //   divergence:           S = Σ_rows weight·tr J(x)
 //   jacobian:             S = Σ_rows <g, J(x)>, g a matrix for each row, so that dg = J(x)
 //   value_and_potential:  S = <g, f(x)> + Σ_rows weight·F(x), of modules
-//   squared_error:        S = the mean of (f(x) − g)², which step.h makes of two passes of `value`: no kernel sees it.
-//                         dg = ∂S/∂f, and scalar, one number, is S.
+//   squared_error:        S = the mean of (f(x) − g)², dg = ∂S/∂f, and scalar, one number, is S.  A kernel of deep
+//                         networks; of the others step.h makes it of two passes of `value`.
 enum class Quantity : int { value, jvp, potential, divergence, jacobian, value_and_potential, squared_error };
 constexpr const char *kQuantityNames[] = {
     "value", "jvp", "potential", "divergence", "jacobian", "value_and_potential", "squared_error"};
@@ -167,6 +167,7 @@ template <class S> struct Deep {
     const T *bias;
     S *dtheta;
     T *dbias;
+    T *kept; // null, or [batch, 2 Σ h_l]: what a forward pass of f leaves for the backward pass
     int threads;
 };
 

@@ -101,7 +101,7 @@ __attribute__((noinline)) void deep_down(T *p, T *r, const T *slopes, const T *c
     }
 }
 
-// u += Σ_r y_r²;  τ += 2 Σ_r y_r·(Q_r v).  A row of y is rank·stride long.
+// u += Σ_r y_r²;  τ += 2 Σ_r y_r·(Q_r v), of u and τ those that are there.  A row of y is rank·stride long.
 template <class T>
 __attribute__((noinline)) void deep_add_squares(const T *y, const T *y_tangent, int64_t rows, int64_t stride,
                                                 int64_t rank, T *u, T *tangent) {
@@ -111,7 +111,8 @@ __attribute__((noinline)) void deep_add_squares(const T *y, const T *y_tangent, 
             for (int64_t j = 0; j < stride; j += Simd<T>::lanes) {
                 const int64_t from = (i * rank + r) * stride + j, to = i * stride + j;
                 const V value = load(y + from);
-                store(u + to, load(u + to) + value * value);
+                if (u)
+                    store(u + to, load(u + to) + value * value);
                 if (tangent)
                     store(tangent + to, load(tangent + to) + T(2) * value * load(y_tangent + from));
             }

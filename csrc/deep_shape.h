@@ -20,6 +20,7 @@ struct DeepLayer {
     int64_t At, Vt, Qt, As, Vs, Qs; // right factors, transposed and straight
     int64_t bias, columns;          // b in whole vectors; the columns of A, then of each Q, likewise
     int64_t up, slopes, squares;    // tiles
+    int64_t kept;                   // of a row of kept values: u (h), then p (h)
     // Of second derivatives: the derivatives of σ, p, s, ū, m, q; τ, t and η; Q_r v.
     int64_t curves, thirds, above, s, of_u, moments, square_moments, tangents, of_tangents, partners, of_squares;
     int64_t dA, dV, dQ, db; // sums

@@ -66,6 +66,13 @@ def check_positive_number(where: str, argument: str, got: object) -> None:
         raise ValueError(message(where, argument, expected, got, fix))
 
 
+def check_flag(where: str, argument: str, got: object) -> None:
+    """Raises TypeError unless `got` is True or False."""
+    if type(got) is not bool:
+        fix = f"pass {argument}=True or {argument}=False"
+        raise TypeError(message(where, argument, "True or False", repr(got), fix))
+
+
 def check_dtype(where: str, dtype: object) -> None:
     """Raises TypeError unless parameters can have the dtype; None is PyTorch's default."""
     if dtype is not None and dtype not in FLOATING:

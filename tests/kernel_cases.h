@@ -43,13 +43,21 @@ template <class S> struct PointBlocks {
     const Block<T> scalar;
 
     PointBlocks(Quantity quantity, const Shape &shape, const Numbers &points, const Numbers &cotangents, unsigned needs)
-        : x(points), g(needs != kForward && has_vectors(quantity) ? of(quantity, shape, cotangents) : Numbers()),
+        : x(points),
+          g((needs != kForward || is_error(quantity)) && has_vectors(quantity) ? of(quantity, shape, cotangents)
+                                                                               : Numbers()),
           v(quantity == Quantity::jvp ? Numbers(cotangents.rbegin(), cotangents.rend()) : Numbers()),
           weight(needs != kForward && has_scalars(quantity) ? first_of_rows(shape, cotangents) : Numbers()),
           dx(needed_size(points, needs, 0)),
-          dg(needs == kForward && has_vectors(quantity) ? of(quantity, shape, cotangents).size() : 0),
+          dg((needs == kForward || is_error(quantity)) && has_vectors(quantity) ? of(quantity, shape, cotangents).size()
+                                                                                : 0),
           dv(quantity == Quantity::jvp ? needed_size(points, needs, 0) : 0),
-          scalar(needs == kForward && has_scalars(quantity) ? size_t(shape.batch) : 0) {}
+          scalar(is_error(quantity)                           ? 1
+                 : needs == kForward && has_scalars(quantity) ? size_t(shape.batch)
+                                                              : 0) {}
+
+    // Whose one pass is forward and backward.
+    static bool is_error(Quantity quantity) { return quantity == Quantity::squared_error; }
 
     // Whether the quantity has a number for each row; a vector or a matrix.
     static bool has_scalars(Quantity quantity) {
@@ -336,9 +344,18 @@ struct DeepCase {
     std::vector<int> basis;
     bool input_skip, residual;
     int64_t rank;
+    bool keeps = false;
     Numbers x, g, theta, bias;
 
     static constexpr unsigned outputs = 3;
+
+    // With memory for what f leaves for its gradients; these find numbers there that f has not left.
+    DeepCase keeping() const {
+        DeepCase same = *this;
+        same.name += ", kept";
+        same.keeps = true;
+        return same;
+    }
 
     DeepCase(const Shape &s, std::vector<int64_t> layers, int basis_number, bool skip, int64_t squares, bool residues,
              Quantity of = Quantity::value)
@@ -363,6 +380,10 @@ struct DeepCase {
         const PointBlocks<S> points(quantity, shape, x, g, needs);
         const Block<S> btheta(theta), dtheta(needed_size(theta, needs, 1));
         const Block<T> bbias(bias), dbias(needed_size(bias, needs, 2));
+        int64_t hidden = 0;
+        for (const int64_t width : widths)
+            hidden += width;
+        const Block<T> kept(Numbers(keeps ? size_t(2 * shape.batch * hidden) : 0, 0.25));
         Deep<S> problem{};
         problem.quantity = quantity;
         problem.batch = shape.batch;
@@ -375,15 +396,17 @@ struct DeepCase {
         problem.rank = rank;
         problem.points = points.arguments();
         problem.theta = btheta.data();
-        problem.bias = quantity == Quantity::value ? bbias.data() : nullptr;
+        const bool biased = quantity == Quantity::value || quantity == Quantity::squared_error;
+        problem.bias = biased ? bbias.data() : nullptr;
         problem.dtheta = dtheta.data();
-        problem.dbias = quantity == Quantity::value ? dbias.data() : nullptr;
+        problem.dbias = biased ? dbias.data() : nullptr;
+        problem.kept = kept.data();
         problem.threads = threads;
         if (!kernels_of<S>(set).deep(problem))
             fail("no workspace");
         Outputs outputs = points.outputs();
         outputs.push_back(dtheta.numbers());
-        if (quantity == Quantity::value)
+        if (biased)
             outputs.push_back(dbias.numbers());
         return outputs;
     }

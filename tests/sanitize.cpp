@@ -131,6 +131,10 @@ void check_quantities(const Shape &shape) {
     check_outputs(ModulesCase(shape, 2, kSoftmax, 0, true, false, both), false);
     check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "softplus"), false, false, both), false);
     check_outputs(DeepCase(shape, {shape.h, shape.h}, tanh, true, 1, true, both), false);
+    check_outputs(DeepCase(shape, {shape.h, shape.h}, tanh, true, 1, true, both).keeping(), false);
+    check_outputs(DeepCase(shape, {shape.h, 3}, tanh, false, 0, false).keeping(), false);
+    check_outputs(DeepCase(shape, {shape.h, 3}, tanh, false, 0, false, Quantity::squared_error), false);
+    check_outputs(DeepCase(shape, {19, 19, 19}, softplus, true, 2, true, Quantity::squared_error), false);
 }
 
 void check_every_function() {

@@ -65,8 +65,10 @@ def assert_same(result: gf.Fit, losses: list[float], ours: nn.Module, theirs: nn
 
 def has_kernel_step(net: Any) -> bool:
     learned = getattr(getattr(net, "spec", None), "kind", "") not in ("fixed", "weighted_softmax")
-    dense = isinstance(net, (gf.RidgeGradNet, gf.GradNetC, gf.GradNetM))
-    return dense and not learned and net.linear is None and getattr(net, "combine", "sum") == "sum"
+    if isinstance(net, gf.DeepGradNet):
+        return net.linear is None and net.log_temperature is None and net.inverse_temperature == 1.0
+    known = isinstance(net, (gf.RidgeGradNet, gf.GradNetC, gf.GradNetM))
+    return known and not learned and net.linear is None and getattr(net, "combine", "sum") == "sum"
 
 
 @pytest.mark.parametrize("case", slow_but(REPRESENTATIVES, CASES), ids=lambda case: case.label)
@@ -121,7 +123,15 @@ def test_images_are_trained() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("make", [lambda: gf.mGradNetC(4, 2, 7), lambda: gf.mGradNetM(4, 2, 7)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gf.mGradNetC(4, 2, 7),
+        lambda: gf.mGradNetM(4, 2, 7),
+        lambda: gf.DeepGradNet(2, (20, 7), "tanh"),
+        lambda: gf.mDeepGradNet(2, (9, 9), input_skip="quadratic", rank=2, residual=True, linear=None),
+    ],
+)
 @pytest.mark.parametrize("size", [37, 100, 1000])
 def test_in_float32_minibatches_have_the_losses_of_the_way_of_autograd(
     make: Callable[[], nn.Module], size: int, monkeypatch: pytest.MonkeyPatch

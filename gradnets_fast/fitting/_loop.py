@@ -69,8 +69,9 @@ def fit(
 ) -> Fit:
     """Train a network on gradients of a function, on its values, or on both, by Adam.
 
-    Of `RidgeGradNet`, `GradNetC`, `GradNetM` and their monotone kin with a fixed activation, fitted to gradients on the
-    CPU in float32 or float64, f, the loss and all gradients of a step are one call of kernels, without autograd.
+    Of `RidgeGradNet`, `GradNetC`, `GradNetM`, `DeepGradNet` and their monotone kin with a fixed activation, fitted to
+    gradients on the CPU in float32 or float64, f, the loss and all gradients of a step are one call of kernels, without
+    autograd.
     Everything else takes the way of PyTorch, with the same result up to rounding, as do networks with a linear part,
     hooks, parametrizations, frozen or shared parameters.  `Fit.way` says which way it was.
 

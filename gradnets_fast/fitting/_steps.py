@@ -16,11 +16,20 @@ from torch.nn.functional import mse_loss
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..backend import choose
-from ..nn import GradNetC, GradNetM, RidgeGradNet, mGradNetC, mGradNetM, mRidgeGradNet
+from ..nn import (
+    DeepGradNet,
+    GradNetC,
+    GradNetM,
+    RidgeGradNet,
+    mDeepGradNet,
+    mGradNetC,
+    mGradNetM,
+    mRidgeGradNet,
+)
 from ..nn.base import GradNet
 from ..ops import _cpp, autograd
 
-_KNOWN = (RidgeGradNet, mRidgeGradNet, GradNetC, mGradNetC, GradNetM, mGradNetM)
+_KNOWN = (RidgeGradNet, mRidgeGradNet, GradNetC, mGradNetC, GradNetM, mGradNetM, DeepGradNet, mDeepGradNet)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import (
     check_basis,
     check_choice,
+    check_flag,
     check_like,
     check_points,
     check_tensor,
@@ -73,8 +74,7 @@ def checked_ridge(
 
 def _cascade_names(where: str, basis: str | Sequence[str], heads: bool) -> tuple[str, ...]:
     """Return the names of a cascade's basis functions, or ("spline",)."""
-    if type(heads) is not bool:
-        raise TypeError(message(where, "heads", "True or False", repr(heads), "pass heads=True or heads=False"))
+    check_flag(where, "heads", heads)
     if isinstance(basis, str):
         basis = (basis,)
     if heads and isinstance(basis, (tuple, list)) and tuple(basis) == SPLINE:

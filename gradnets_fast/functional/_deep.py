@@ -24,11 +24,12 @@ def _network(
     input_skip: bool,
     rank: int,
     residual: bool,
+    keep: bool = False,
 ) -> Deep:
     """Return the network; what is no sequence is left for the checks to name."""
     names = tuple(basis) if isinstance(basis, list) else basis
     each = tuple(map(as_int, widths)) if isinstance(widths, Iterable) and not isinstance(widths, str) else widths
-    return Deep(theta, bias, names, Structure(each, input_skip, as_int(rank), residual))
+    return Deep(theta, bias, names, Structure(each, input_skip, as_int(rank), residual), keep)
 
 
 def deep(
@@ -41,6 +42,7 @@ def deep(
     input_skip: bool = False,
     rank: int = 0,
     residual: bool = False,
+    keep: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Gradient of a deep energy: f = ∇F + bias, F = <c, a_L>, a_l = σ_l(V_l a_{l−1} + A_l x + Σ_r (Q_lr x)² + b_l).
@@ -63,6 +65,8 @@ def deep(
         input_skip: every layer sees the points, not only the first.
         rank: how many squares of linear functions of x each hidden unit adds.
         residual: a_{l−1} is added to a_l; the widths are equal.
+        keep: the C++ kernels leave u_l and p_l, 2 Σ h_l values for each point, for the backward pass, which is quicker
+            by it where layers are wide: `DeepGradNet` says how much.  The other backends do without.
         backend: "reference", "cpp" or "triton"; by default the fastest that can.
 
     All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x the bias may be
@@ -81,7 +85,7 @@ def deep(
     >>> deep(torch.zeros(2), theta, widths=(1,)).tolist()  # Aᵀ(tanh'(0)·3)
     [3.0, 6.0]
     """
-    return _network(theta, bias, widths, basis, input_skip, rank, residual).value(x, backend)
+    return _network(theta, bias, widths, basis, input_skip, rank, residual, keep).value(x, backend)
 
 
 def deep_potential(

@@ -74,10 +74,14 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
     operator = network.operators[quantity].cpp
     takes_bias = operator.quantity.takes_bias
     tensors = points + network.parameters() + ((network.bias,) if takes_bias else ())
-    result = operator.kernels.attempt(tensors, settings)
+    result = autograd.kept(operator, tensors, settings) if settings.keep else None
+    is_recorded = result is not None
+    if result is None:
+        result = operator.kernels.attempt(tensors, settings)
     if result is None or not (takes_bias or _is_like(network.bias, points[0])):
         return None
-    result = autograd.recorded(operator, result, tensors, settings)
+    if not is_recorded:
+        result = autograd.recorded(operator, result, tensors, settings)
     return result if takes_bias else _plus_bias(result, quantity, points[0], network.bias)
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import message
+from ..errors import check_flag, message
 from ..ops import OPERATORS, Backends
 from ..ops.families import (
     CONV_RIDGE,
@@ -227,6 +227,7 @@ class Deep(Network):
     bias: Tensor | None
     basis: str | Sequence[str]
     structure: Structure
+    keep: bool = False
 
     family: ClassVar[Family] = DEEP
     operators: ClassVar[dict[str, Backends]] = OPERATORS["deep"]
@@ -235,14 +236,15 @@ class Deep(Network):
         return (self.W,)
 
     def settings(self) -> Settings:
-        return deep_settings(self.basis, self.structure)
+        return deep_settings(self.basis, self.structure, self.keep)
 
     def known_settings(self) -> Settings | None:
-        return known_deep(self.basis, self.structure)
+        return known_deep(self.basis, self.structure, self.keep)
 
     def checked(self, where: str, x: Tensor) -> tuple[Tensor, Deep]:
+        check_flag(where, "keep", self.keep)
         x, theta, names = checked_deep(where, x, self.W, self.bias, self.basis, self.structure)
-        return x, Deep(theta, self.bias, names, self.structure)
+        return x, Deep(theta, self.bias, names, self.structure, self.keep)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 `CppKernels` are the kernels of one operator.  They are called by gradnets_fast/functional (`attempt`), by autograd.py
 and through PyTorch's dispatcher (`forward`, `backward`), and call one function of csrc/bindings.cpp for each family:
     family(quantity, *numbers, (x, g, v, weight), parameters, (dx, dg, dv, scalar), gradients, threads) -> bool
+(of deep networks with one argument more: what f leaves for its gradients)
 which computes what the memory in its last two tuples is for, with S a scalar of the points and parameters:
     value       S = <g, f(x)>           dg = f(x) where g is None
     jvp         S = <g, J(x) v>
@@ -127,7 +128,8 @@ class CppKernels(Kernels):
         family = operator.family
         self._family, self._quantity, self._point_count = family.name, operator.quantity, operator.point_count
         self._registered, self._stored = operator.registered, self._point_count + 1
-        self._fits = family.fits
+        self._fits, self._is_deep = family.fits, family.name == "deep"
+        self._can_keep = self._is_deep and operator.quantity.name in ("value", "value_and_potential")
         self._forward: Callable[[Tensors, Settings], Tensor | None] = getattr(self, f"_{operator.quantity.name}")
         self._no_gradients = (None,) * (len(family.parameters) + 1)
         self._numbers: dict[Settings, tuple[Any, ...]] = {}
@@ -153,12 +155,31 @@ class CppKernels(Kernels):
         result: Tensor = _ran(self._forward(self._dense(tensors, x.dtype), settings))
         return result
 
-    def _value(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+    def keeping(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor] | None:
+        """Return the result of a deep network, f or (f, F), and u_l and p_l of its layers."""
+        x, structure = tensors[0], settings.structure
+        if _EXTENSION is None or not self._can_keep or structure is None or x is None:
+            return None
+        if type(x) not in PLAIN_TYPES or not x.is_cpu or not x.dim() or not x.numel() or x.dtype not in _SUM_DTYPE:
+            return None
+        rows = x.numel() // x.shape[-1]
+        kept = torch.empty(rows, 2 * sum(structure.widths), dtype=_SUM_DTYPE[x.dtype])
+        forward = self._value if self._quantity.name == "value" else self._value_and_potential
+        result = forward(tensors, settings, kept)
+        return None if result is None else (result, kept)
+
+    def backward_of_kept(
+        self, g: Tensor, tensors: Tensors, kept: Tensor, settings: Settings, needs: Sequence[bool]
+    ) -> Gradients:
+        """Return the gradients of <g, result> by u_l and p_l of the layers."""
+        return self.backward(g, tensors, settings, needs, kept)
+
+    def _value(self, tensors: Tensors, settings: Settings, kept: Tensor | None = None) -> Tensor | None:
         x = tensors[0]
         assert x is not None
         f = empty_like(x)
         points, results = (x, None, None, None), (None, f, None, None)
-        return f if self._call("value", settings, points, tensors[1:], results, self._no_gradients) else None
+        return f if self._call("value", settings, points, tensors[1:], results, self._no_gradients, kept) else None
 
     def _jvp(self, tensors: Tensors, settings: Settings) -> Tensor | None:
         x, v = tensors[:2]
@@ -180,13 +201,15 @@ class CppKernels(Kernels):
 
     _divergence = _potential
 
-    def _value_and_potential(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+    def _value_and_potential(self, tensors: Tensors, settings: Settings, kept: Tensor | None = None) -> Tensor | None:
         x = present(tensors[0])
         f, F = empty_like(x), torch.empty(x.shape[:-1], dtype=_SUM_DTYPE.get(x.dtype, x.dtype))
-        done = self._run(tensors, settings, (None, f, None, F))
+        done = self._run(tensors, settings, (None, f, None, F), kept)
         return torch.cat([f, F.to(x.dtype).unsqueeze(-1)], -1) if done else None
 
-    def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
+    def backward(
+        self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool], kept: Tensor | None = None
+    ) -> Gradients:
         """Return the gradients of <g, result> in the tensors that `needs` marks."""
         x = tensors[0]
         assert x is not None
@@ -197,8 +220,8 @@ class CppKernels(Kernels):
             product = _ran(self._jacobian_times(direction, present(dense[0]), dense[2:], settings))
             return (None, product, *(None,) * (len(tensors) - 2))
         gradients = _memory(tensors, needs, self._stored)
-        if not self._backward(g, tensors, settings, gradients):
-            _ran(self._backward(g, self._dense(tensors, x.dtype), settings, gradients) or None)
+        if not self._backward(g, tensors, settings, gradients, kept):
+            _ran(self._backward(g, self._dense(tensors, x.dtype), settings, gradients, kept) or None)
         if x.dtype in _SUM_DTYPE_IS_OWN:
             return tuple(gradients)
         return tuple(d if d is None or t is None else d.to(t.dtype) for d, t in zip(gradients, tensors))
@@ -214,7 +237,28 @@ class CppKernels(Kernels):
         done = self._call("squared_error", settings, points, parameters, results, tuple(into))
         _ran(done or None)
 
-    def _backward(self, g: Tensor, tensors: Tensors, settings: Settings, gradients: list[Tensor | None]) -> bool:
+    def squared_error_with_gradients(
+        self, x: Tensor, target: Tensor, parameters: Tensors, settings: Settings, needs: Sequence[bool]
+    ) -> tuple[Tensor, list[Tensor | None]] | None:
+        """Return the mean of (f(x) − target)², (), and its gradients in (x, target, *parameters) where `needs` says.
+
+        None where the tensors are not such as kernels read.
+        """
+        error, slope = x.new_empty(1), empty_like(x)
+        dx, _, *into = _memory((x, None, *parameters), needs, 3)
+        points, results = (x, target, None, None), (dx, slope, None, error)
+        if not self._call("squared_error", settings, points, parameters, results, tuple(into)):
+            return None
+        return error.view(()), [dx, slope.neg_() if needs[1] else None, *into]
+
+    def _backward(
+        self,
+        g: Tensor,
+        tensors: Tensors,
+        settings: Settings,
+        gradients: list[Tensor | None],
+        kept: Tensor | None,
+    ) -> bool:
         count, quantity = self._point_count, self._quantity
         x, v = tensors[0], tensors[1] if count == 2 else None
         dx, dv = gradients[0], gradients[1] if count == 2 else None
@@ -228,7 +272,7 @@ class CppKernels(Kernels):
             points = (x, _dense(g, dtype), v, None)
         no_bias = () if quantity.takes_bias else (None,)
         parameters, into = (*tensors[count:], *no_bias), (*gradients[count:], *no_bias)
-        return self._call(quantity.name, settings, points, parameters, (dx, None, dv, None), into)
+        return self._call(quantity.name, settings, points, parameters, (dx, None, dv, None), into, kept)
 
     def _jacobian_times(self, v: Tensor | None, x: Tensor, parameters: Tensors, settings: Settings) -> Tensor | None:
         """Return J(x) v, which is the gradient of <v, f> in x."""
@@ -241,10 +285,12 @@ class CppKernels(Kernels):
             product[x.isnan().any(-1)] = math.nan
         return product
 
-    def _run(self, tensors: Tensors, settings: Settings, results: tuple[Tensor | None, ...]) -> bool:
+    def _run(
+        self, tensors: Tensors, settings: Settings, results: tuple[Tensor | None, ...], kept: Tensor | None = None
+    ) -> bool:
         """Call the operator's own kernel, which takes no bias, for results at points x alone."""
         points, parameters = (tensors[0], None, None, None), (*tensors[1:], None)
-        return self._call(self._quantity.name, settings, points, parameters, results, self._no_gradients)
+        return self._call(self._quantity.name, settings, points, parameters, results, self._no_gradients, kept)
 
     def _call(
         self,
@@ -254,11 +300,13 @@ class CppKernels(Kernels):
         parameters: Tensors,
         results: tuple[Tensor | None, ...],
         gradients: tuple[Tensor | None, ...],
+        kept: Tensor | None = None,
     ) -> bool:
         entry, numbers = getattr(_EXTENSION, self._family), self._numbers.get(settings)
         if numbers is None:
             numbers = self._numbers[settings] = _numbers(self._family, settings)
-        done: bool = entry(quantity, *numbers, points, parameters, results, gradients, get_num_threads())
+        more = (kept,) if self._is_deep else ()
+        done: bool = entry(quantity, *numbers, points, parameters, results, gradients, get_num_threads(), *more)
         return done
 
     def _dense(self, tensors: Tensors, dtype: torch.dtype) -> tuple[Tensor | None, ...]:

@@ -73,6 +73,21 @@ def recorded(operator: Operator, result: Tensor, tensors: Tensors, settings: Set
     return result
 
 
+def kept(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor | None:
+    """Return the result with a backward pass that reads what the forward pass has left in memory.
+
+    None if no tensor requires such a pass, or the kernels leave nothing.
+    """
+    requires = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if not requires or not is_grad_enabled() or torch.is_inference_mode_enabled():
+        return None
+    found = shown(operator.registered, operator.kernels.keeping, tensors, settings)
+    if found is None:
+        return None
+    result: Tensor = _apply(_Kept, operator, [*found], settings, *tensors)
+    return result
+
+
 def no_transform_is_active() -> bool:
     """Return whether no torch.func transform, dispatch mode, forward-mode level or tracer is active.
 
@@ -162,6 +177,30 @@ class _Recorded(torch.autograd.function._SingleLevelFunction):
             return None, None, *_apply(Backward, operator, ctx.settings, needs, g, *tensors)
         name = f"{operator.registered}_backward"
         return None, None, *shown(name, operator.kernels.backward, g, tensors, ctx.settings, needs)
+
+
+class _Kept(torch.autograd.function._SingleLevelFunction):
+    """`_Recorded` of a result that has left something for its backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, operator: Operator, found: list[Tensor], settings: Settings, *tensors: Tensor | None
+    ) -> Tensor:
+        ctx.operator, ctx.settings = operator, settings
+        ctx.save_for_backward(*tensors, found[1])
+        ctx.set_materialize_grads(False)
+        return found[0]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+        operator, needs = ctx.operator, ctx.needs_input_grad[3:]
+        if g is None:
+            return (None,) * (3 + len(needs))
+        *tensors, kept = ctx.saved_tensors
+        if is_grad_enabled() or is_of_another_kind(g) or not no_transform_is_active():
+            return None, None, None, *_apply(Backward, operator, ctx.settings, needs, g, *tensors)
+        name, by = f"{operator.registered}_backward", operator.kernels.backward_of_kept
+        return None, None, None, *shown(name, by, g, tensors, kept, ctx.settings, needs)
 
 
 def recording(operator: Operator) -> type[_Recorded]:

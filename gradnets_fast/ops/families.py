@@ -103,6 +103,8 @@ class Settings(NamedTuple):
         structure: of a deep network.
         image: the points of a convolutional network.
         heads: the layers of a cascade are in parallel, not in series.
+        keep: a deep network's forward pass leaves its layers in memory for the backward pass, where a kernel can.  It
+            changes no result, and what is compiled or exported does without it.
 
     >>> deep, image = Structure((8,)), Image((1, 5, 7))
     >>> for settings in Settings(("tanh",), "exp"), Settings(("tanh",), "", deep), Settings(("tanh",), image=image):
@@ -119,6 +121,7 @@ class Settings(NamedTuple):
     structure: Structure | None = None
     image: Image | None = None
     heads: bool = False
+    keep: bool = False
 
     @property
     def profile(self) -> str:
@@ -204,22 +207,22 @@ def known_transformed(basis: str, transform: str) -> Settings | None:
     return Settings((basis,), transform) if basis in TABLE and transform in TRANSFORMS else None
 
 
-def deep_settings(basis: str | Sequence[str], structure: Structure) -> Settings:
+def deep_settings(basis: str | Sequence[str], structure: Structure, keep: bool = False) -> Settings:
     """Return the settings of a deep network whose names have been checked; one basis function serves every layer."""
     names = (basis,) if isinstance(basis, str) else tuple(basis)
-    return Settings(names * len(structure.widths) if len(names) == 1 else names, "", structure)
+    return Settings(names * len(structure.widths) if len(names) == 1 else names, "", structure, keep=keep)
 
 
 @lru_cache(maxsize=None)
-def known_deep(basis: str | tuple[str, ...], structure: Structure) -> Settings | None:
+def known_deep(basis: str | tuple[str, ...], structure: Structure, keep: bool = False) -> Settings | None:
     """Return the settings of a deep network, or None if a name is not in the table or the structure has a fault.
 
     Raises:
         TypeError: basis or the widths are a list.
     """
-    if not isinstance(basis, (str, tuple)) or structure.fault:
+    if not isinstance(basis, (str, tuple)) or structure.fault or type(keep) is not bool:
         return None
-    settings = deep_settings(basis, structure)
+    settings = deep_settings(basis, structure, keep)
     fits = len(settings.basis) == len(structure.widths) and all(name in TABLE for name in settings.basis)
     return settings if fits else None
 

@@ -53,6 +53,19 @@ class Kernels(Protocol):
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result>, None where `needs` is False."""
 
+    def keeping(self, tensors: Tensors, settings: Settings) -> tuple[Tensor, Tensor] | None:
+        """Return the result and what `backward_of_kept` makes less work of; None, as here, if there is no such thing.
+
+        The tensors may be unchecked; None is also the answer to those that the kernels cannot read.
+        """
+        return None
+
+    def backward_of_kept(
+        self, g: Tensor, tensors: Tensors, kept: Tensor, settings: Settings, needs: Sequence[bool]
+    ) -> Gradients:
+        """Return `backward`, by what `keeping` has returned beside the result."""
+        return self.backward(g, tensors, settings, needs)
+
 
 class Operator:
     """A quantity of a family, (*tensors) -> result, by one backend.

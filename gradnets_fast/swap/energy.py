@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..activations import TABLE
-from ..errors import check_parameters, message
+from ..errors import check_flag, check_parameters, message
 from ..functional import Deep, Structure
 from ..nn import GradNet
 from ..nn.base import LinearMap
@@ -55,13 +55,14 @@ class EnergyGradient(GradNet):
     Attributes:
         energy: the module; its optimiser, hooks and state_dict go on working.
         reading: how its parameters are read.
+        keep: as in `DeepGradNet`.
     """
 
     family = Deep
 
-    def __init__(self, energy: nn.Module, reading: Reading) -> None:
+    def __init__(self, energy: nn.Module, reading: Reading, keep: bool = False) -> None:
         super().__init__()
-        self.energy, self.reading = energy, reading
+        self.energy, self.reading, self.keep = energy, reading, keep
         widths = tuple(
             self._of(layer.biases[0] if layer.biases else layer.A or layer.V).shape[0] for layer in reading.layers
         )
@@ -125,7 +126,8 @@ class EnergyGradient(GradNet):
             below = beta
         parts.append(_times(positive(self._of(reading.c)), 1 / below))
         theta = torch.cat([part.reshape(-1) for part in parts])
-        return Deep(theta, self._of(direction).reshape(-1) if direction else None, self.basis, self.structure)
+        bias = self._of(direction).reshape(-1) if direction else None
+        return Deep(theta, bias, self.basis, self.structure, self.keep)
 
     def extra_repr(self) -> str:
         return f"{self.reading.label}, widths={self.structure.widths}, activation={list(self.basis)}"
@@ -136,7 +138,7 @@ def _times(tensor: Tensor, factor: float) -> Tensor:
     return tensor if factor == 1.0 else tensor * factor
 
 
-def gradient_of(energy: nn.Module) -> EnergyGradient:
+def gradient_of(energy: nn.Module, *, keep: bool = False) -> EnergyGradient:
     """The gradient of an energy as a network of this package: fused, differentiable twice, on the same parameters.
 
     The energy is a torch.nn.Sequential of Linear layers and activations that ends in one output; or an input convex
@@ -156,6 +158,7 @@ def gradient_of(energy: nn.Module) -> EnergyGradient:
 
     Args:
         energy: the module, (…, d) → (…, 1) or (…,); with spectral_norm in evaluation mode.
+        keep: as in `DeepGradNet`: training is quicker and takes more memory.
 
     Returns:
         A network with all methods of `GradNet`: forward is the gradient, `potential` the energy.  Its parameters are
@@ -177,12 +180,13 @@ def gradient_of(energy: nn.Module) -> EnergyGradient:
     if not isinstance(energy, nn.Module):
         fix = "pass the module that computes the energy"
         raise TypeError(message(WHERE, "energy", "a torch.nn.Module", type(energy).__name__, fix))
+    check_flag(WHERE, "keep", keep)
     _check_tensors(energy)
     reasons: list[str] = []
     before: Behaviour | None = None
     for reading in readings_of(energy):
         check_shapes(energy, reading)
-        net = EnergyGradient(energy, reading)
+        net = EnergyGradient(energy, reading, keep)
         before = before or _behaviour(energy, net.in_dim)
         try:
             verified(net, before)
