@@ -99,7 +99,7 @@ TASKS = {
 }
 
 
-def trained(task: Task, seed: int, steps: int, initialised: bool) -> dict[str, Any]:
+def trained(task: Task, seed: int, steps: int, initialised: bool, rate: float = 1e-2) -> dict[str, Any]:
     """The losses at equally many steps apart, and the seconds that the initialiser took."""
     torch.manual_seed(seed)
     test, net = task.draw(TEST), task.make()
@@ -107,7 +107,7 @@ def trained(task: Task, seed: int, steps: int, initialised: bool) -> dict[str, A
     if initialised:
         task.start(net, task.draw)
     seconds = time.perf_counter() - began
-    optimizer = torch.optim.Adam(net.parameters(), 1e-2, fused=True)
+    optimizer = torch.optim.Adam(net.parameters(), rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = []
     for step in range(steps + 1):

@@ -9,6 +9,7 @@ namespace gradnets::GRADNETS_ISA {
 struct identity_basis {
     static constexpr int number = 0;
     static constexpr bool smooth = true;
+    static constexpr bool straight = true;
     static constexpr double steepest = 1.0, sharpness = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -41,6 +42,7 @@ struct identity_basis {
 struct tanh_basis {
     static constexpr int number = 1;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.0, sharpness = 0.6366197723675814;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -79,6 +81,7 @@ struct tanh_basis {
 struct sigmoid_basis {
     static constexpr int number = 2;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 0.25, sharpness = 0.3183098861837907;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -129,6 +132,7 @@ struct sigmoid_basis {
 struct softplus_basis {
     static constexpr int number = 3;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.0, sharpness = 0.3183098861837907;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -176,6 +180,7 @@ struct relu_basis {
     static constexpr int number = 4;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
+    static constexpr bool straight = true;
     static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -210,6 +215,7 @@ struct elu_basis {
     static constexpr int number = 5;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -253,6 +259,7 @@ struct elu_basis {
 struct silu_basis {
     static constexpr int number = 6;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.0998393201288668, sharpness = 0.3183098861837907;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -315,6 +322,7 @@ struct silu_basis {
 struct gelu_basis {
     static constexpr int number = 7;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.128904145185155, sharpness = 0.6666666666666666;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -361,6 +369,7 @@ struct gelu_basis {
 struct sin_basis {
     static constexpr int number = 8;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.0, sharpness = 0.6666666666666666;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -397,6 +406,7 @@ struct sin_basis {
 struct arctan_basis {
     static constexpr int number = 9;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.0, sharpness = 1.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -450,6 +460,7 @@ struct softsign_basis {
     static constexpr int number = 10;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -493,6 +504,7 @@ struct softsign_basis {
 struct erf_basis {
     static constexpr int number = 11;
     static constexpr bool smooth = true;
+    static constexpr bool straight = false;
     static constexpr double steepest = 1.1283791670955126, sharpness = 0.6666666666666666;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -529,6 +541,7 @@ struct softshrink_basis {
     static constexpr int number = 12;
     static constexpr bool smooth = false;
     static constexpr double kink = 0.5;
+    static constexpr bool straight = true;
     static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -566,6 +579,7 @@ struct hardtanh_basis {
     static constexpr int number = 13;
     static constexpr bool smooth = false;
     static constexpr double kink = 1.0;
+    static constexpr bool straight = true;
     static constexpr double steepest = 1.0, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
@@ -600,6 +614,7 @@ struct hardsigmoid_basis {
     static constexpr int number = 14;
     static constexpr bool smooth = false;
     static constexpr double kink = 3.0;
+    static constexpr bool straight = true;
     static constexpr double steepest = 0.16666666666666666, sharpness = __builtin_inf();
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {

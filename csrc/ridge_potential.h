@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cascade_nodes.h"
+#include "cascade_panels.h"
 #include "cascade_potential.h"
 #include "spline.h"
 
@@ -34,11 +35,8 @@ template <class T> struct RidgePotentialStrips {
             return;
         }
         if (gives_scalars || cascade.needs_parameters())
-            with_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
-                if constexpr (!is_same<decltype(bases), const SplineBases &>)
-                    for (int64_t row = 0; row < tile.rows; row += kListed)
-                        gives_scalars ? potentials(tile, bases, row, local) : gradients(tile, bases, row, local);
-            });
+            with_bases(cascade.phi->terms, cascade.phi->basis,
+                       [&](const auto &bases) { integrals(tile, bases, local); });
         if (!gives_scalars)
             with_second_bases(cascade.phi->terms, cascade.phi->basis, [&](const auto &bases) {
                 each_strip(tile.rows, [&](auto n, int64_t i) { slope_strip<decltype(n)::value>(tile, bases, i); });
@@ -52,6 +50,41 @@ template <class T> struct RidgePotentialStrips {
     }
     T *points(T *local) const { return node_sums(local) + cascade.index().count() * lanes; }
     UnitParameters<T> unit(int64_t j) const { return {cascade.phi->data() + j, cascade.phi->stride}; }
+
+    // F or the gradients of the parameters, of layers in series.
+    template <class Bases> void integrals(const HiddenTile<T> &tile, const Bases &bases, T *local) const {
+        constexpr bool may_be_straight = IsStraight<Bases>::value || is_same<Bases, MixedBasis>;
+        if constexpr (may_be_straight)
+            if (is_straight(cascade.phi->terms, cascade.phi->basis))
+                return straight_integrals(tile, bases, local);
+        if constexpr (!IsStraight<Bases>::value && !is_same<Bases, SplineBases>)
+            for (int64_t row = 0; row < tile.rows; row += kListed)
+                gives_scalars ? potentials(tile, bases, row, local) : gradients(tile, bases, row, local);
+    }
+
+    // The same of piecewise linear functions.
+    template <class Bases> void straight_integrals(const HiddenTile<T> &tile, const Bases &bases, T *local) const {
+        constexpr int N = kInterleaved;
+        for (int64_t row = 0; row < tile.rows; row += N) {
+            V total[N] = {}, weights[N] = {};
+            for (int i = 0; !gives_scalars && i < N && row + i < tile.rows; ++i)
+                weights[i] = broadcast<V>(weight[tile.first_row + row + i]);
+            for (int64_t j = 0; j < tile.width; j += lanes) {
+                const UnitsParameters<T> parameter = cascade.parameters(tile.first_unit + j);
+                V u[N];
+                GRADNETS_EACH u[i] = load(tile.u + smaller(row + i, tile.rows - 1) * tile.stride + j);
+                if (!gives_scalars) {
+                    straight_gradient(cascade.index(), bases, parameter, u, weights, cascade.gradients(local + j),
+                                      history(local));
+                    continue;
+                }
+                straight_potential(cascade.index(), bases, parameter, u);
+                GRADNETS_EACH total[i] += units_only(u[i], tile.units - j);
+            }
+            for (int i = 0; gives_scalars && i < N && row + i < tile.rows; ++i)
+                tile.scalars[row + i] += horizontal_sum<T>(total[i]);
+        }
+    }
 
     // F of the rows from `first` on.
     template <class Bases>

@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = (
     *("backend", "chunks", "explanation", "fitting", "functional", "functional._determinant"),
-    *("nn", "nn.initial", "parallel", "swap", "_warmup"),
+    *("nn", "nn.initial", "nn.unit_scale", "parallel", "swap", "_warmup"),
 )
 """The modules whose `__all__` are the public names of the package."""
 
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .functional._determinant import *
     from .nn import *
     from .nn.initial import *
+    from .nn.unit_scale import *
     from .parallel import *
     from .swap import *
 

@@ -13,6 +13,8 @@ import triton.language as tl
 
 from . import _activations_gen as activations
 
+FEW_ROUNDINGS = tl.constexpr(2.0**-21)
+
 
 class Cascade(NamedTuple):
     """The constants of φ.
@@ -201,6 +203,53 @@ def slope(u, vectors, phi):
         mixed, gain, _ = _layer(l, z, vectors, phi)
         passed = gain * _inner(l, passed, vectors, phi)
     return passed
+
+
+@triton.jit
+def _to_either(z, kink):
+    """How far it is from z up to −kink, or to kink where z is beyond that."""
+    return tl.where(z <= -kink, -kink, kink) - z
+
+
+@triton.jit
+def _to_kink(z, slope, beyond, least, NAME: tl.constexpr):
+    """The minimum of `least` and of how long z, which moves at `slope`, takes to be beyond the next kink of b."""
+    if NAME == "identity":
+        return least
+    else:
+        ahead = tl.where(slope < 0.0, -z, z)
+        distance = -ahead
+        if NAME == "softshrink":
+            distance = _to_either(ahead, 0.5)
+        if NAME == "hardtanh":
+            distance = _to_either(ahead, 1.0)
+        if NAME == "hardsigmoid":
+            distance = _to_either(ahead, 3.0)
+        speed = tl.abs(slope)
+        nearer = (distance >= 0.0) & (distance + beyond < least * speed)
+        return tl.where(nearer, (distance + beyond) / tl.where(nearer, speed, 1.0), least)
+
+
+@triton.jit
+def to_kink(u, t, vectors, phi):
+    """How far it is from t to where a z_l of tu is beyond a kink, of piecewise linear b_k; 1 at most, and a little.
+
+    The least (kink − z_l)/(z_l' u) of kinks ahead; beyond them by a few roundings of z_l.
+    """
+    least = tl.full(u.shape, 1.0, tl.float32)
+    mixed = u
+    passed = u
+    for l in tl.static_range(phi.layers):
+        z = _enter(l, t * u, mixed, vectors, phi)
+        inner = _inner(l, passed, vectors, phi)
+        size = tl.abs(z) + tl.abs(vector(vectors, vectors.shift, l))
+        if l > 0:
+            size += tl.abs(mixed)
+        for k in tl.static_range(len(phi.basis)):
+            least = _to_kink(z, inner * u, FEW_ROUNDINGS * size, least, tl.constexpr(phi.basis[k]))
+        mixed, gain, _ = _layer(l, z, vectors, phi)
+        passed = gain * inner
+    return least + FEW_ROUNDINGS
 
 
 @triton.jit

@@ -1,7 +1,9 @@
 """∫_0^u φ(t) dt, the potential of one hidden unit, and its gradients in β, s and C, on float32 tiles.
 
 One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, Φ_k' = b_k, which cancels for small βu: there a rule
-of NEAR nodes on [0, u] serves, and for more layers one of FAR nodes, those of gradnets_fast/activations/quadrature.py.
+of NEAR nodes on [0, u] serves.  For more layers it is one of FAR nodes, those of
+gradnets_fast/activations/quadrature.py, or, where all b_k are piecewise linear, the middles of the intervals on which φ
+is linear.
 
 rule: pointer to float32 numbers: NEAR nodes on [0, 1], their weights, FAR nodes, their weights.
 """
@@ -15,6 +17,13 @@ from . import cascade, common
 NEAR = tl.constexpr(16)
 FAR = tl.constexpr(128)
 _SMALLEST_NORMAL = tl.constexpr(1.1754943508222875e-38)
+_MOST_PANELS = tl.constexpr(64)
+
+
+@triton.constexpr_function
+def _is_straight(basis):
+    """Whether all basis functions are piecewise linear."""
+    return all(name in ("identity", "relu", "softshrink", "hardtanh", "hardsigmoid") for name in basis)
 
 
 @triton.jit
@@ -75,6 +84,19 @@ def _integrals(u, vectors, rule, phi, k: tl.constexpr, SMOOTH: tl.constexpr, LIM
 
 
 @triton.jit
+def _is_left(t):
+    """Whether a row has not come to t = 1."""
+    return tl.min(tl.min(t, 1), 0) < 1.0
+
+
+@triton.jit
+def _panel_end(u, t, panel, vectors, phi):
+    """As far as φ is linear along tu, from t on, and a few roundings further; 1 for the last of _MOST_PANELS."""
+    end = tl.minimum(t + cascade.to_kink(u, t, vectors, phi), 1.0)
+    return tl.where(panel < _MOST_PANELS, end, 1.0)
+
+
+@triton.jit
 def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
     """∫_0^u φ(t) dt of a tile u.  SMOOTH: for each basis function, whether the rule is exact on all of it."""
     total = tl.zeros(u.shape, tl.float32)
@@ -83,6 +105,8 @@ def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
             term, _, _ = _integrals(u, vectors, rule, phi, k, SMOOTH, 0.015625)
             total += cascade.weighted(k, term, vectors, phi)
         return total
+    elif _is_straight(phi.basis):
+        return _straight_value(u, vectors, phi)
     else:
         accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
         for i in range(FAR):
@@ -92,10 +116,27 @@ def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
 
 
 @triton.jit
+def _straight_value(u, vectors, phi):
+    """∫_0^u φ of piecewise linear b_k: u Σ_n (t_{n+1} − t_n) φ((t_n + t_{n+1}) u/2)."""
+    accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+    total = tl.zeros(u.shape, tl.float32)
+    t = tl.zeros(u.shape, tl.float32)
+    panel = 1
+    while _is_left(t):
+        end = _panel_end(u, t, panel, vectors, accurate)
+        total += (end - t) * cascade.value(0.5 * (t + end) * u, vectors, accurate)
+        t = end
+        panel += 1
+    return u * total
+
+
+@triton.jit
 def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
     """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that `needs` marks."""
     if phi.layers == 1:
         return _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH, AXIS)
+    elif _is_straight(phi.basis):
+        return _straight_gradients(u, weight, vectors, sums, phi, needs, AXIS)
     else:
         accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
         for i in range(FAR):
@@ -103,6 +144,22 @@ def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, 
             factor = tl.load(rule + 2 * NEAR + FAR + i) * u * weight
             _, _, sums = cascade.value_and_gradients(t * u, factor, vectors, sums, accurate, needs, AXIS, True)
         return sums
+
+
+@triton.jit
+def _straight_gradients(u, weight, vectors, sums, phi, needs, AXIS: tl.constexpr):
+    """`gradients` of `_straight_value`."""
+    accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+    t = tl.zeros(u.shape, tl.float32)
+    panel = 1
+    while _is_left(t):
+        end = _panel_end(u, t, panel, vectors, accurate)
+        factor = (end - t) * u * weight
+        middle = 0.5 * (t + end) * u
+        _, _, sums = cascade.value_and_gradients(middle, factor, vectors, sums, accurate, needs, AXIS, True)
+        t = end
+        panel += 1
+    return sums
 
 
 @triton.jit

@@ -20,7 +20,8 @@ from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, TRANSFORMS, codegen, quadrature
 from gradnets_fast.activations.spec import SMOOTH
 from gradnets_fast.ops import _cpp
-from gradnets_fast.reference.activations import SMOOTH as ORACLE_SMOOTH
+from gradnets_fast.reference.activations import KINKS as KINKS_OF
+from gradnets_fast.reference.activations import STRAIGHT
 from gradnets_fast.reference.ridge import quadrature_rule
 
 mpmath.mp.dps = 60
@@ -373,7 +374,9 @@ def test_smoothness_flag(name: str) -> None:
         sides = [compiled(name, which, torch.tensor([k - epsilon, k + epsilon], dtype=torch.float64)) for k in KINKS]
         jumps.append(max((b - a).abs().item() for a, b in sides))
     smooth = TABLE[name].continuous_derivatives
-    assert TABLE[name].smooth == (name in ORACLE_SMOOTH)
+    assert TABLE[name].smooth == (not KINKS_OF[name])
+    assert all(abs(kink) == TABLE[name].kink for kink in KINKS_OF[name])
+    assert TABLE[name].straight == (name in STRAIGHT)
     assert (jumps[0] > 0.1) == (smooth < 1)
     assert (jumps[1] > 0.1) == (smooth == 1)
     assert smooth in (0, 1, SMOOTH)

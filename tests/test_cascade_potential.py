@@ -1,4 +1,4 @@
-"""Potentials of cascades with layers in series, whose quadrature has as many nodes as each hidden unit needs."""
+"""Potentials of cascades with layers in series, by as many nodes as each hidden unit needs, or between its kinks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from oracle import assert_as_good_as_eager, outputs_and_gradients
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SMOOTH = [(name,) for name, basis in TABLE.items() if basis.smooth]
 MIXTURES = [("tanh", "identity"), ("softplus", "sin", "tanh"), ("gelu", "arctan"), ("identity", "silu", "erf")]
-KINKS = [("relu",), ("hardtanh", "identity"), ("elu",), ("softsign", "tanh")]
+KINKS = [("elu",), ("softsign", "tanh"), ("relu", "tanh")]
+STRAIGHT = [("relu",), ("hardtanh",), ("softshrink",), ("hardsigmoid",), ("identity",), ("hardtanh", "identity")]
+STRAIGHT += [("relu", "softshrink", "hardsigmoid")]
 LAYERS = (2, 3, 4, 8)
 FINE = quadrature_rule(32)
 
@@ -50,9 +52,40 @@ def integral(
 
 
 def exact_potential(tensors: Sequence[Tensor], basis: Sequence[str]) -> Tensor:
-    """By 512 nodes."""
+    """By 512 nodes, or by `linear_pieces`."""
     x, W, *parameters = tensors
-    return integral(x @ W.T, parameters, basis, FINE).sum(-1)
+    u = x @ W.T
+    if not all(TABLE[name].straight for name in basis):
+        return integral(u, parameters, basis, FINE).sum(-1)
+    row, unit, middle, width = linear_pieces(u, parameters, basis)
+    at = u[row, unit]
+    pieces = width * at * reference.cascade(middle * at, *(p[..., unit] for p in parameters), basis)
+    return torch.zeros_like(u).index_put((row, unit), pieces, accumulate=True).sum(-1)
+
+
+@torch.no_grad()
+def linear_pieces(u: Tensor, parameters: Sequence[Tensor], basis: Sequence[str]) -> tuple[Tensor, ...]:
+    """Row, unit, middle and width of intervals of [0, 1] on which t ↦ φ(tu) is linear.
+
+    Layer by layer, each interval is cut where z_l, which is linear there, meets a kink.
+    """
+    scale, shift, _ = parameters
+    row, unit = (index.flatten() for index in torch.meshgrid(*map(torch.arange, u.shape), indexing="ij"))
+    start, end = torch.zeros_like(u).flatten(), torch.ones_like(u).flatten()
+    kinks = sorted({sign * TABLE[name].kink for name in basis if not TABLE[name].smooth for sign in (-1, 1)})
+    for layer in range(len(scale)):
+        for kink in kinks:
+            points = torch.stack([start, end]) * u[row, unit]
+            z = scale[layer, unit] * points + shift[layer, unit]
+            if layer:
+                z += reference.cascade(points, *(p[:layer, ..., unit] for p in parameters), basis)
+            before, after = z
+            cut = start + (kink - before) / (after - before) * (end - start)
+            inside = (cut > start) & (cut < end)
+            row, unit = (torch.cat([each, each[inside]]) for each in (row, unit))
+            start = torch.cat([start, cut[inside]])
+            end = torch.cat([torch.where(inside, cut, end), end[inside]])
+    return row, unit, (start + end) / 2, end - start
 
 
 def check(tensors: list[Tensor], basis: Sequence[str], dtype: torch.dtype, backend: str = "cpp") -> None:
@@ -68,7 +101,7 @@ def check(tensors: list[Tensor], basis: Sequence[str], dtype: torch.dtype, backe
     assert_as_good_as_eager(ours, eager, exact)
 
 
-@in_turn("basis, layers, dtype", DTYPES, [*SMOOTH, *MIXTURES, *KINKS], LAYERS, few=True)
+@in_turn("basis, layers, dtype", DTYPES, [*SMOOTH, *MIXTURES, *KINKS, *STRAIGHT], LAYERS, few=True)
 def test_values_and_gradients_near_and_far(basis: tuple[str, ...], layers: int, dtype: torch.dtype) -> None:
     check(draw(basis, layers), basis, dtype)
 
@@ -126,6 +159,42 @@ def test_kinks_take_the_largest_rule(name: str) -> None:
         assert len(rule) == 128
 
 
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("basis", STRAIGHT, ids="+".join)
+def test_piecewise_linear_functions_are_exact_across_kinks(basis: tuple[str, ...], layers: int) -> None:
+    tensors = draw(basis, layers)
+    exact = exact_potential(tensors, basis)
+    for backend in ("reference", "cpp"):
+        assert (potential(tensors, basis, backend) - exact).abs().max() < 1e-13 * exact.abs().max()
+        single = potential([t.float() for t in tensors], basis, backend)
+        exact_of_these = exact_potential([t.float().double() for t in tensors], basis)
+        assert (single - exact_of_these).abs().max() < 2e-6 * exact.abs().max()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_kinks_at_the_origin_and_scales_of_zero(backend: str) -> None:
+    """Where the first interval begins at a kink, and where a layer does not move."""
+    for basis in STRAIGHT:
+        tensors = draw(basis, 4)
+        tensors[3][:, ::2] = TABLE[basis[0]].kink
+        tensors[2][:2, ::3] = 0
+        exact = exact_potential(tensors, basis)
+        assert (potential(tensors, basis, backend) - exact).abs().max() < 1e-12 * exact.abs().max()
+
+
+@pytest.mark.parametrize("kinked", [("relu",), ("hardtanh", "identity")], ids="+".join)
+def test_the_reference_between_kinks_under_transforms(kinked: tuple[str, ...]) -> None:
+    """torch.func and torch.compile, which cannot ask how many intervals there are, agree with a loop that does."""
+    x, *parameters = draw(kinked, 3, rows=4, h=5)
+
+    def one(point: Tensor) -> Tensor:
+        return reference.ridge_potential(point, *parameters, None, kinked)
+
+    torch.testing.assert_close(torch.func.vmap(one)(x), one(x), rtol=1e-13, atol=1e-13)
+    gradient = torch.func.vmap(torch.func.grad(one))(x)
+    torch.testing.assert_close(gradient, reference.ridge(x, *parameters, None, kinked), rtol=1e-12, atol=1e-12)
+
+
 def test_rules_ascend_and_have_even_counts() -> None:
     for dtype in ("float32", "float64"):
         reaches, rules = zip(*rules_by_reach(dtype))
@@ -138,11 +207,12 @@ def test_rules_ascend_and_have_even_counts() -> None:
 
 def test_a_value_does_not_depend_on_its_neighbours() -> None:
     """Bitwise: rows in another order, among rows that need many nodes."""
-    x, *parameters = (t.float() for t in draw(("tanh",), 4, rows=100, h=129))
-    F = potential([x, *parameters], ("tanh",), "cpp")
-    order = torch.randperm(100)
-    assert torch.equal(potential([x[order], *parameters], ("tanh",), "cpp"), F[order])
-    assert torch.equal(potential([torch.cat([1e3 * x[:50], x]), *parameters], ("tanh",), "cpp")[50:], F)
+    for basis in (("tanh",), ("hardtanh",)):
+        x, *parameters = (t.float() for t in draw(basis, 4, rows=100, h=129))
+        F = potential([x, *parameters], basis, "cpp")
+        order = torch.randperm(100)
+        assert torch.equal(potential([x[order], *parameters], basis, "cpp"), F[order])
+        assert torch.equal(potential([torch.cat([1e3 * x[:50], x]), *parameters], basis, "cpp")[50:], F)
 
 
 @pytest.mark.parametrize("basis", ["tanh", "relu"])
@@ -160,4 +230,5 @@ def test_what_is_no_number_stays_in_its_row(basis: str, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("rows", [1, 2, 33, 47, 48, 49, 97])
 def test_any_number_of_rows(rows: int) -> None:
-    check(draw(("tanh",), 3, rows=rows, h=5), ("tanh",), torch.float32)
+    for basis in (("tanh",), ("relu",)):
+        check(draw(basis, 3, rows=rows, h=5), basis, torch.float32)

@@ -18,6 +18,7 @@ from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.apps.draws import Variant
 from gradnets_fast.reference import conv
+from gradnets_fast.reference.ridge import cascade_integral
 
 MODES = (jacfwd, jacrev)
 SUCCESSIONS = (
@@ -51,6 +52,24 @@ def test_basis_functions(name: str) -> None:
     points = torch.tensor([-7.0, -1.2, -0.61, 0.11, 0.83, 2.5, 9.0], dtype=torch.float64)
     for function in (reference.antiderivative, reference.value, reference.derivative, reference.second_derivative):
         check_derivatives(lambda t, function=function: function(name, points + t / 10))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_potentials_of_small_scales_keep_their_digits_in_single_precision(name: str) -> None:
+    """Where (Φ(βu + s) − Φ(s))/β is all cancellation: no kink lies between s and s + βu."""
+    shift = torch.tensor([-4.1, -2.3, -0.8, -0.2, 0.3, 0.7, 1.6, 5.0])
+    scale = torch.logspace(-7, -2.5, 10)[:, None] * torch.tensor([1.0, -1.0] * 4)
+    for u in (1.0, -2.0):
+        single, double = (
+            cascade_integral(
+                torch.full((10, 8), u, dtype=dtype),
+                *(t.to(dtype).view(1, 10, 8) for t in (scale, shift.expand(10, 8))),
+                torch.ones(1, 1, 10, 8, dtype=dtype),
+                (name,),
+            )
+            for dtype in (torch.float32, torch.float64)
+        )
+        assert ((single - double).abs() <= 5e-6 * (double.abs() + 0.1)).all()
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

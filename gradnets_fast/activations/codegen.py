@@ -63,6 +63,7 @@ def print_cpp() -> str:
         lines += [f"struct {basis.name}_basis {{", f"    static constexpr int number = {number};"]
         lines.append(f"    static constexpr bool smooth = {str(basis.smooth).lower()};")
         lines += [] if basis.smooth else [f"    static constexpr double kink = {basis.kink};"]
+        lines.append(f"    static constexpr bool straight = {str(basis.straight).lower()};")
         sharpness = repr(1.0 / basis.strip) if basis.strip else "__builtin_inf()"
         lines.append(f"    static constexpr double steepest = {basis.steepest!r}, sharpness = {sharpness};")
         for method, outputs in _OUTPUTS.items():

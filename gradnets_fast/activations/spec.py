@@ -91,6 +91,11 @@ class Basis:
         return self.continuous_derivatives >= SMOOTH
 
     @property
+    def straight(self) -> bool:
+        """Whether b is piecewise linear."""
+        return self.second is _ZERO
+
+    @property
     def steepest(self) -> float:
         """sup |b'|."""
         return max(map(abs, self.derivative_range))

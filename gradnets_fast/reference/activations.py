@@ -195,8 +195,16 @@ SECOND_DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
 """The second derivative in closed form, which autograd differentiates once more; at kinks one of the two sides."""
 
 
-SMOOTH = frozenset({"identity", "tanh", "sigmoid", "softplus", "silu", "gelu", "sin", "arctan", "erf"})
-"""The analytic ones, which quadrature integrates to rounding on short intervals."""
+KINKS: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(VALUES, ()),
+    **{"relu": (0.0,), "elu": (0.0,), "softsign": (0.0,)},
+    **{"softshrink": (-0.5, 0.5), "hardtanh": (-1.0, 1.0), "hardsigmoid": (-3.0, 3.0)},
+}
+"""Between which a function is analytic, so that quadrature integrates it to rounding on short intervals."""
+
+
+STRAIGHT = frozenset({"identity", "relu", "softshrink", "hardtanh", "hardsigmoid"})
+"""The piecewise linear ones."""
 
 
 def value(name: str, x: Tensor) -> Tensor:

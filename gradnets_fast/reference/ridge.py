@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from .activations import SMOOTH, antiderivative, derivative, value
+from .activations import KINKS, STRAIGHT, antiderivative, derivative, value
 from .spline import spline, spline_mean, spline_slope
 
 __all__ = ["cascade", "cascade_slope", "ridge", "ridge_divergence", "ridge_jacobian", "ridge_jvp", "ridge_potential"]
@@ -37,6 +37,8 @@ def quadrature_rule(panels: int) -> tuple[tuple[float, float], ...]:
 
 PANELLED_RULE = quadrature_rule(QUADRATURE_PANELS)
 SINGLE_PANEL_RULE = quadrature_rule(1)
+MOST_PANELS = 64
+"""Between kinks of a cascade, at most."""
 
 
 def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str], heads: bool = False) -> Tensor:
@@ -196,7 +198,9 @@ def cascade_integral(
         return sum_of_heads(lambda b, s, C: cascade_integral(u, b, s, C, basis), scale, shift, coef)
     parameters = (scale, shift, coef, basis)
     anchor = u.detach()
-    value = _closed_form if scale.shape[0] == 1 else _quadrature
+    value = _quadrature if scale.shape[0] > 1 else _closed_form
+    if scale.shape[0] > 1 and STRAIGHT.issuperset(basis):
+        value = _between_kinks
     # The integral from the anchor to u is 0, but its derivatives in u are φ, φ', … to rounding, whatever the error of
     # the value: so ∇F = f even where a kink defeats the quadrature.
     beyond = (u - anchor) * sum(w * cascade(anchor + t * (u - anchor), *parameters) for t, w in SINGLE_PANEL_RULE)
@@ -206,20 +210,72 @@ def cascade_integral(
 def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
     """Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β.
 
-    The quotient cancels as βu → 0: there one quadrature panel serves the smooth basis functions, exact in the
-    limit; the piecewise quadratic ones cancel less than a kink would cost.
+    The quotient cancels as βu → 0: there one quadrature panel serves where b_k has no kink between the ends, exact in
+    the limit; across a kink the quotient cancels less than the panel would miss.
     """
     step = scale[0] * u
     if tuple(basis) == SPLINE:
         return u * spline_mean(shift[0], step + shift[0], coef[0])
     total = torch.zeros_like(u)
     for k, name in enumerate(basis):
-        short = step.abs() < (2.0**-6 if name in SMOOTH else torch.finfo(u.dtype).tiny)
+        short = step.abs() < 2.0**-6
+        for kink in KINKS[name]:
+            short = short & ((step + shift[0] < kink) == (shift[0] < kink))
+        short = short | (step.abs() < torch.finfo(u.dtype).tiny)
         safe = torch.where(short, torch.ones_like(step), scale[0].expand_as(step))
         rise = antiderivative(name, step + shift[0]) - antiderivative(name, shift[0])
         near = _quadrature(u, scale, shift, coef[:, k : k + 1], (name,), SINGLE_PANEL_RULE)
         total = total + torch.where(short, near, coef[0, k] * rise / safe)
     return total
+
+
+def _between_kinks(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+    """∫_0^u φ(t) dt of piecewise linear functions, by the middles of the intervals where φ is linear.
+
+    The ends move with the parameters, but not the value with the ends, as φ is continuous: they have no derivative.
+    """
+    total = torch.zeros_like(u)
+    for middle, width in _panels(u.detach(), scale.detach(), shift.detach(), coef.detach(), basis):
+        total = total + width * cascade(middle * u, scale, shift, coef, basis)
+    return u * total
+
+
+def _panels(
+    u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(middle, width) of intervals that make up [0, 1], on each of which t ↦ φ(tu) is linear, each of u's shape.
+
+    From t on every z_l is linear as far as the nearest t + (kink − z_l)/(dz_l/dt) of all layers and kinks; a step goes
+    a few roundings of z_l further, so that the next one begins beyond it.  There are MOST_PANELS, of which the last
+    takes what is left, or fewer where it can be asked whether anything is left.
+    """
+    fixed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    t = torch.zeros_like(scale[0] * u)
+    for panel in range(MOST_PANELS):
+        end = torch.ones_like(t)
+        if panel < MOST_PANELS - 1:
+            end = torch.minimum(t + _reach(t, u, scale, shift, coef, basis), end)
+        yield (t + end) / 2, end - t
+        t = end
+        if not fixed and bool((t >= 1).all()):
+            return
+
+
+def _reach(t: Tensor, u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+    """How far it is from t to beyond the nearest kink of all layers; 1 if that is more, or there is none."""
+    few = 4 * torch.finfo(t.dtype).eps
+    kinks = sorted({kink for name in basis for kink in KINKS[name]})
+    reach, mixed, passed = torch.ones_like(t), torch.zeros_like(t), torch.zeros_like(t)
+    for layer in range(scale.shape[0]):
+        z = scale[layer] * (t * u) + shift[layer] + mixed
+        slope = scale[layer] * u + passed
+        beyond = few * (z.abs() + shift[layer].abs() + mixed.abs())
+        for kink in kinks:
+            distance = torch.where(slope < 0, z - kink, kink - z)
+            time = (distance + beyond) / slope.abs()
+            reach = torch.where((distance >= 0) & (time < reach), time, reach)
+        mixed, passed = _mix(value, coef[layer], basis, z), _mix(derivative, coef[layer], basis, z) * slope
+    return reach + few
 
 
 def _quadrature(
