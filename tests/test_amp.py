@@ -15,7 +15,8 @@ from gradnets_fast import mGradNetC
 from gradnets_fast.apps.train.checkpoint import load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.losses import Objective, decibel
 from gradnets_fast.apps.train.settings import Settings
-from gradnets_fast.apps.train.training import Trainer, training_step
+from gradnets_fast.apps.train.training import Trainer
+from gradnets_fast.fitting._steps import AutogradStep
 from gradnets_fast.nn import GradNet, GradNetM, RidgeGradNet
 from gradnets_fast.nn.registry import REFERENCES
 
@@ -88,14 +89,14 @@ def test_sums_over_many_hidden_units_and_points_are_in_float32() -> None:
 
 def test_grad_scaler_skips_a_step_that_overflows() -> None:
     net = mGradNetC(2, 3, 7)
-    objective, optimizer = Objective(net), torch.optim.Adam(net.parameters(), lr=1e-2, fused=True)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler, error = torch.amp.GradScaler("cpu", init_scale=2.0**10), torch.empty(1)
+    step = AutogradStep(net, Objective(net, amp="float16"), scaler)
     x, g = torch.randn(2, 16, 3)
     before = [p.detach().clone() for p in net.parameters()]
-    training_step(objective, optimizer, x, g * 1e30, 1.0, "float16", scaler)
+    step((x, g * 1e30), error, 1e-2)
     assert scaler.get_scale() == 2.0**9
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
-    training_step(objective, optimizer, x, g, 1.0, "float16", scaler)
+    step((x, g), error, 1e-2)
     assert scaler.get_scale() == 2.0**9
     assert not any(torch.equal(a, b) for a, b in zip(before, net.parameters()))
 

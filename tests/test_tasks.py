@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import stat
@@ -27,6 +28,7 @@ from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.apps.train.problem import make_problem
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
+from gradnets_fast.fitting._steps import AutogradStep, KernelStep
 from gradnets_fast.functional import ConvRidge
 from gradnets_fast.nn.registry import ARCHITECTURES
 from training_runs import QUICK, fails, invoke
@@ -160,13 +162,54 @@ def test_a_report_is_json_whatever_was_measured(tmp_path: Path) -> None:
     assert report["not_finite"] == {"evaluation.relative_error": "inf"}
 
 
-def test_a_cosine_begins_at_the_learning_rate() -> None:
+def test_a_cosine_begins_at_the_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(Settings(schedule="cosine", steps=4, samples=100, batch_size=10, lr=0.5))
-    rates = []
+    rates: list[float] = []
+
+    def note(batch: object, error: torch.Tensor, rate: float) -> None:
+        rates.append(rate)
+        error.zero_()
+
+    monkeypatch.setattr(trainer, "_one_step", note)
     while trainer.step < 4:
         trainer.advance()
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
     np.testing.assert_allclose(rates, 0.25 * (1 + np.cos(np.pi * np.arange(4) / 4)))
+
+
+@pytest.mark.parametrize("arch", slow_but(["gradnet-c", "mgradnet-m"], ["gradnet-c", "mgradnet-m", "ridge", "mridge"]))
+def test_a_run_without_autograd_is_that_of_autograd(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes on from its checkpoints."""
+    settings = Settings(arch=arch, steps=40, samples=900, batch_size=200, backend="cpp")
+    kernels, autograd, changed = (Trainer(settings) for _ in range(3))
+    monkeypatch.setattr(autograd, "why_not_kernels", lambda _: "the test says so")
+    for trainer in (kernels, autograd):
+        for _ in range(20):
+            trainer.advance()
+    changed.resume(copy.deepcopy(autograd.checkpoint()))
+    for trainer in (kernels, autograd, changed):
+        for _ in range(20):
+            trainer.advance()
+    assert type(autograd._one_step) is AutogradStep
+    theirs = autograd.checkpoint()
+    for trainer in (kernels, changed):
+        assert type(trainer._one_step) is KernelStep
+        np.testing.assert_allclose(trainer.history, autograd.history, rtol=1e-4)
+        ours = trainer.checkpoint()
+        for of in ("model", "optimizer"):
+            torch.testing.assert_close(getattr(ours, of), getattr(theirs, of), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"clip": 1.0}, {"amp": "bfloat16"}, {"linear": "psd"}, {"backend": "reference"}, {"activation": "weighted_tanh"}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_has_no_kernels_is_trained_by_autograd(options: dict[str, Any]) -> None:
+    trainer = Trainer(Settings(steps=20, samples=900, batch_size=200, **options))
+    while trainer.step < trainer.settings.steps:
+        trainer.advance()
+    assert type(trainer._one_step) is AutogradStep
+    assert trainer.history[-1][1] < trainer.history[0][1]
 
 
 def test_a_network_is_tested_on_points_that_it_never_saw(tmp_path: Path) -> None:

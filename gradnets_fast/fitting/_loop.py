@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import check_choice, check_positive, check_positive_number, check_tensor, message
 from ..nn.base import GradNet
-from ._steps import AutogradStep, Batch, KernelStep, squared_error, why_not_kernels
+from ._steps import AutogradStep, Batch, KernelStep, rate_at, squared_error, why_not_kernels
 
 SCHEDULES = ("cosine", "constant")
 _EPOCHS = 200
@@ -135,18 +136,16 @@ def fit(
     rows = torch.randperm(len(x), generator=generator) if count < len(x) else None
     epoch = -(-count // batch_size)
     steps = _EPOCHS * epoch if steps is None else steps
-    why_not = why_not_kernels(net, data, weights)
+    why_not = why_not_kernels(net, data)
     with _training(net), torch.no_grad():
-        step = AutogradStep(net, weights) if why_not else KernelStep(_gradnet(net))
+        step = _autograd_step(net, weights) if why_not else KernelStep(_gradnet(net), weights[0])
         held = None if rows is None else _rows(data, rows[count:])
         watch = _Watch(net, held, weights, patience, max(epoch, _EVERY), steps, progress, x)
         minibatches = _minibatches(data, None if rows is None else rows[:count], batch_size, generator)
         made = 0
         try:
             for made, minibatch in zip(range(1, steps + 1), minibatches):
-                rate = learning_rate
-                if schedule == "cosine":
-                    rate *= (1 + math.cos(math.pi * (made - 1) / steps)) / 2
+                rate = rate_at(made - 1, steps, learning_rate, schedule)
                 step(minibatch, watch.losses[made - 1 : made], rate)
                 if (made % watch.every == 0 or made == steps) and watch.ends(made, step):
                     break
@@ -187,6 +186,14 @@ def _checked(net: nn.Module, x: Tensor, gradients: Tensor | None, values: Tensor
             got, fix = f"{target.dtype} on {target.device}", f"convert it, for example {name}.to(x)"
             raise TypeError(message("fit", name, f"{x.dtype} on {x.device} like x", got, fix))
     return Batch(x, gradients, values).each(lambda t: t.detach().contiguous())
+
+
+def _autograd_step(net: nn.Module, weights: tuple[float, float]) -> AutogradStep:
+    def objective(*batch: Any) -> tuple[Tensor, Tensor]:
+        loss = squared_error(net, Batch(*batch), weights)
+        return loss, loss
+
+    return AutogradStep(net, objective)
 
 
 def _gradnet(net: nn.Module) -> GradNet:

@@ -6,7 +6,8 @@ the kernels return S and ∂S/∂e together, and `GradNet._pulled_back` makes �
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -31,6 +32,10 @@ from ..ops import _cpp, autograd
 
 _KNOWN = (RidgeGradNet, mRidgeGradNet, GradNetC, mGradNetC, GradNetM, mGradNetM, DeepGradNet, mDeepGradNet)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_ADAM_COUNTS_TO = 2**24
+"""torch.optim.Adam counts steps in float32, which holds no greater odd number."""
+AdamState = Mapping[Tensor, Mapping[str, Tensor]]
+"""For each parameter, as in torch.optim.Adam, "step", "exp_avg" and "exp_avg_sq"; empty before the first step."""
 
 
 class Batch(NamedTuple):
@@ -63,24 +68,57 @@ def squared_error(net: nn.Module, batch: Batch, weights: tuple[float, float]) ->
     return mse_loss(f, gradients) * weights[0] + mse_loss(F, values) * weights[1]
 
 
+def rate_at(step: int, steps: int, rate: float, schedule: str) -> float:
+    """Return the learning rate of step 0 <= step < steps: `rate`, or what a cosine has left of it."""
+    return rate * (1 + math.cos(math.pi * step / steps)) / 2 if schedule == "cosine" else rate
+
+
 class AutogradStep:
-    """A step of any module, by autograd and torch.optim.Adam."""
+    """A step of any module and loss, by autograd and torch.optim.Adam.
 
-    def __init__(self, net: nn.Module, weights: tuple[float, float]) -> None:
-        self._net, self._weights = net, weights
-        trained = [p for p in net.parameters() if p.requires_grad]
-        fused = all(type(p) is nn.Parameter and p.device.type in ("cpu", "cuda") for p in trained)
-        self._optimizer = torch.optim.Adam(trained, fused=fused)
+    Args:
+        net: the module, of which the parameters that require gradients are trained.
+        objective: the parts of a batch -> (the loss to minimise, the error to report).
+        scaler: the scaler of the loss, for float16.
+        clip: the most that the gradient's norm may be.
+    """
 
-    def __call__(self, batch: Batch, error: Tensor, rate: float) -> None:
-        """Make a step at this learning rate; the loss before it is written into `error`, (1,)."""
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Callable[..., tuple[Tensor, Tensor]],
+        scaler: torch.amp.GradScaler | None = None,
+        clip: float | None = None,
+    ) -> None:
+        self._objective, self._clip = objective, clip
+        self._scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+        self._trained = [p for p in net.parameters() if p.requires_grad]
+        fused = all(type(p) is nn.Parameter and p.device.type in ("cpu", "cuda") for p in self._trained)
+        self._optimizer = torch.optim.Adam(self._trained, fused=fused)
+
+    def __call__(self, batch: tuple[Any, ...], error: Tensor, rate: float) -> None:
+        """Make a step at this learning rate; the error before it is written into `error`, (1,)."""
+        optimizer, scaler = self._optimizer, self._scaler
         with torch.enable_grad():
-            loss = squared_error(self._net, batch, self._weights)
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
-        error.copy_(loss.detach())
+            loss, reported = self._objective(*batch)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        if self._clip is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self._trained, self._clip)
+        optimizer.param_groups[0]["lr"] = rate
+        scaler.step(optimizer)
+        scaler.update()
+        error.copy_(reported.detach())
+
+    def state(self) -> AdamState:
+        """Adam's state."""
+        return self._optimizer.state
+
+    def restore(self, state: AdamState) -> None:
+        """Go on with this state, whose forms are checked, for Adam's kernel does not."""
+        for parameter, of in state.items():
+            self._optimizer.state[parameter] = {name: tensor.to(parameter.device) for name, tensor in of.items()}
 
     def store(self) -> None:
         """Leave the module with the parameters of the last step and without gradients."""
@@ -90,15 +128,16 @@ class AutogradStep:
 class KernelStep:
     """A step of a network that `why_not_kernels` has no objection to, on copies of its parameters in one flat tensor.
 
-    A step changes the flat tensor in one call, so that an interrupt never meets half of one.
+    A step changes the flat tensor in one call, so that an interrupt never meets half of one.  The loss is the mean of
+    (f − g)² times `weight`.
     """
 
-    def __init__(self, net: GradNet) -> None:
-        self._net = net
+    def __init__(self, net: GradNet, weight: float) -> None:
+        self._net, self._weight = net, weight
         raw = net._raw()
         assert raw is not None
-        self._parts = {name: part if isinstance(part, list) else [part] for name, part in raw.items()}
-        self._flat = torch.cat([p.detach().flatten() for part in self._parts.values() for p in part])
+        self._parameters = [p for part in raw.values() for p in (part if isinstance(part, list) else [part])]
+        self._flat = torch.cat([p.detach().flatten() for p in self._parameters])
         shapes = [(len(part), *part[0].shape) if isinstance(part, list) else part.shape for part in raw.values()]
         views = self._flat.split([torch.Size(shape).numel() for shape in shapes])
         self._raw = {name: view.view(shape) for name, view, shape in zip(raw, views, shapes)}
@@ -124,32 +163,58 @@ class KernelStep:
         self._effective_gradients: Any = replace(network, **memory)
         self._into = (*self._effective_gradients.parameters(), self._effective_gradients.bias)
 
-    def __call__(self, batch: Batch, error: Tensor, rate: float) -> None:
-        """Make a step at this learning rate, outside of autograd; the loss before it is written into `error`, (1,)."""
+    def __call__(self, batch: tuple[Any, ...], error: Tensor, rate: float) -> None:
+        """Make a step at this learning rate, outside of autograd; the loss before it is written into `error`, (1,).
+
+        batch: points and their gradients.
+        """
         network = self._net._effective_of(**self._raw)
         parameters = (*network.parameters(), network.bias)
-        self._kernels.squared_error(batch.x, batch.gradients, parameters, self._settings, error, self._into)
+        self._kernels.squared_error(batch[0], batch[1], parameters, self._settings, error, self._into)
         found = self._net._pulled_back(self._effective_gradients, network, self._raw)
         for name, part in self._computed.items():
             part.copy_(found[name])
+        if self._weight != 1:
+            error.mul_(self._weight)
+            self._gradient.mul_(self._weight)
         self._count += 1
         _cpp.adam(self._flat, self._gradient, self._means, self._count, rate)
 
+    def _each(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each parameter with its part of a flat tensor, in its shape."""
+        for parameter, part in zip(self._parameters, flat.split([p.numel() for p in self._parameters])):
+            yield parameter, part.view_as(parameter)
+
+    def state(self) -> AdamState:
+        """Adam's state."""
+        if not self._count:
+            return {}
+        count, means = float(min(self._count, _ADAM_COUNTS_TO)), zip(*(self._each(mean) for mean in self._means))
+        return {p: {"step": torch.tensor(count), "exp_avg": m, "exp_avg_sq": v} for (p, m), (_, v) in means}
+
+    def restore(self, state: AdamState) -> None:
+        """Go on with this state, whose forms are checked."""
+        for name, flat in zip(("exp_avg", "exp_avg_sq"), self._means):
+            for parameter, mean in self._each(flat):
+                if parameter in state:
+                    mean.copy_(state[parameter][name])
+                    self._count = int(state[parameter]["step"])
+
     def store(self) -> None:
         """Leave the network with the parameters of the last step and without gradients."""
-        for name, part in self._parts.items():
-            for parameter, value in zip(part, self._raw[name] if len(part) > 1 else [self._raw[name]]):
-                parameter.copy_(value.view_as(parameter))
+        with torch.no_grad():
+            for parameter, value in self._each(self._flat):
+                parameter.copy_(value)
                 parameter.grad = None
 
 
-def why_not_kernels(net: nn.Module, batch: Batch, weights: tuple[float, float]) -> str | None:
+def why_not_kernels(net: nn.Module, batch: Batch) -> str | None:
     """Return why a step of this module cannot be one call of kernels, or None if it can."""
     if type(net) not in _KNOWN or vars(net).keys() & {"forward", "_effective"}:
         return f"{type(net).__name__} has no step of kernels"
     assert isinstance(net, GradNet)
-    if batch.values is not None or weights[0] != 1:
-        return "the loss is not the plain squared error of gradients"
+    if batch.values is not None:
+        return "the loss is not that of gradients alone"
     if choose(net.operator_name, batch.x, None).backend != "cpp":
         return "the backend is not cpp"
     if batch.x.dtype not in (torch.float32, torch.float64):

@@ -17,9 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import message
+from ...fitting._steps import AdamState
 from ...nn.stacked import attribute_of
 from ..files import write_atomically
 
@@ -180,19 +181,18 @@ def load_settings(folder: Path) -> dict[str, Any]:
     return content
 
 
-def adam_state(optimizer: torch.optim.Adam, names: list[str]) -> dict[str, Tensor]:
+def adam_state(state: AdamState, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Adam's moments by parameter name."""
-    parameters = optimizer.param_groups[0]["params"]
     return {
-        f"{name}.{key}": torch.as_tensor(optimizer.state[parameter][key])
-        for name, parameter in zip(names, parameters)
-        if parameter in optimizer.state
+        f"{name}.{key}": torch.as_tensor(state[parameter][key])
+        for name, parameter in parameters.items()
+        if parameter in state
         for key in _ADAM_STATE
     }
 
 
-def restore_adam(optimizer: torch.optim.Adam, names: list[str], saved: dict[str, Tensor]) -> None:
-    """Give an optimizer the moments that `adam_state` returned; their forms are checked, for Adam's kernel does not."""
-    for name, parameter in zip(names, optimizer.param_groups[0]["params"]):
-        if saved:
-            optimizer.state[parameter] = {key: saved[f"{name}.{key}"].to(parameter.device) for key in _ADAM_STATE}
+def adam_of(saved: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> AdamState:
+    """The state whose moments `adam_state` returned."""
+    if not saved:
+        return {}
+    return {parameter: {key: saved[f"{name}.{key}"] for key in _ADAM_STATE} for name, parameter in parameters.items()}

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...backend import use_backend
-from .losses import Objective, decibel, mean_squared_error
-from .training import Trainer, training_step
+from ...fitting._steps import AutogradStep, KernelStep
+from .losses import decibel, mean_squared_error
+from .training import Trainer
 
 JACOBIAN_POINTS = 200
 TIMED_ROUNDS = 30
@@ -92,18 +93,18 @@ def sample_jacobians(module: torch.nn.Module, points: Tensor, backend: str) -> T
 
 def time_steps(trainer: Trainer, backend: str) -> tuple[float, float]:
     """Median milliseconds of a training step on `backend` and on the reference, interleaved, on copies."""
-    x, g = trainer.problem.source.batch(trainer.step)
-    contenders: list[tuple[str, torch.nn.Module, torch.optim.Adam, list[float]]] = []
+    batch, error = trainer.problem.source.batch(trainer.step), torch.empty(1, device=trainer.problem.test_x.device)
+    contenders: list[tuple[str, AutogradStep | KernelStep, list[float]]] = []
     for name in (backend, "reference"):
-        module = copy.deepcopy(trainer.module)
-        optimizer = torch.optim.Adam(module.parameters(), lr=1e-12, fused=True)
-        contenders.append((name, module, optimizer, []))
+        with use_backend(name):
+            contenders.append((name, trainer.step_of(copy.deepcopy(trainer.module)), []))
     for round_number in range(_WARMUP_ROUNDS + TIMED_ROUNDS):
-        for name, network, optimizer, times in contenders:
+        for name, step, times in contenders:
             with use_backend(name):
                 start = time.perf_counter()
-                training_step(Objective(network, trainer.loss), optimizer, x, g, amp=trainer.settings.amp).item()
+                step(batch, error, 1e-12)
+                error.item()
                 if round_number >= _WARMUP_ROUNDS:
                     times.append(1e3 * (time.perf_counter() - start))
-    ours, reference = (statistics.median(times) for _, _, _, times in contenders)
+    ours, reference = (statistics.median(times) for _, _, times in contenders)
     return ours, reference

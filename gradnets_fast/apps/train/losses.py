@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import nn
 from .ranks import Ranks
+from .settings import PRECISIONS
 
 Loss = Callable[[Any, Tensor, Tensor, Ranks], "tuple[Tensor, Tensor]"]
 """(network, x, g, ranks) -> (loss to minimise, mean of |f − g|²), both means over this process's rows."""
@@ -54,12 +55,18 @@ def nearest_module_loss(network: nn.GradNetM, x: Tensor, g: Tensor, ranks: Ranks
 
 
 class Objective(torch.nn.Module):
-    """A network's loss as a module, (x, g) -> (loss, error), which DistributedDataParallel wraps."""
+    """A network's loss as a module, (x, g) -> (loss, error), which DistributedDataParallel wraps.
 
-    def __init__(self, network: torch.nn.Module, loss: Loss = squared_loss, ranks: Ranks | None = None) -> None:
+    amp: a name in PRECISIONS.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, loss: Loss = squared_loss, ranks: Ranks | None = None, amp: str = "float32"
+    ) -> None:
         super().__init__()
-        self.network, self.loss, self.ranks = network, loss, ranks or Ranks()
+        self.network, self.loss, self.ranks, self._precision = network, loss, ranks or Ranks(), PRECISIONS[amp]
 
     def forward(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The loss at this process's rows."""
-        return self.loss(self.network, x, g, self.ranks)
+        with torch.autocast(x.device.type, self._precision, enabled=self._precision is not None):
+            return self.loss(self.network, x, g, self.ranks)

@@ -15,21 +15,22 @@ from torch.nn.parallel import DistributedDataParallel
 from ... import nn
 from ...backend import choose, use_backend
 from ...errors import message
+from ...fitting._steps import AutogradStep, Batch, KernelStep, rate_at, why_not_kernels
 from ...nn.registry import ARCHITECTURES
 from ..memory import check_memory
 from .checkpoint import (
     Checkpoint,
     adam_forms,
+    adam_of,
     adam_state,
     check_tensors,
     model_forms,
-    restore_adam,
     save_checkpoint,
 )
 from .losses import Loss, Objective, nearest_module_loss, squared_loss
 from .problem import make_problem
 from .ranks import Ranks, device_of
-from .settings import PRECISIONS, Settings
+from .settings import Settings
 from .transport import TransportProblem, dual_loss, make_transport, monge_ampere_loss
 
 HISTORY_POINTS = 400
@@ -56,30 +57,68 @@ def make_module(settings: Settings, dim: int) -> nn.GradNet:
 class Trainer:
     """Training steps, whose state at any step is a `Checkpoint`.
 
-    Among several processes each computes its own rows' part of a step, and the networks stay equal.
+    Where `fit` has a step of kernels for the network, so has a single process for the squared error of gradients.
+    Everything else goes by autograd.  Among several processes each computes its own rows' part of a step, and the
+    networks stay equal.
     """
 
     def __init__(self, settings: Settings, ranks: Ranks | None = None) -> None:
         self.settings, self.ranks = settings, ranks or Ranks()
         make = make_transport if settings.task == "transport" else make_problem
         self.problem = make(settings, self.ranks)
-        self.module = make_module(settings, self.problem.source.dim)
+        self._module = make_module(settings, self.problem.source.dim)
         if isinstance(self.problem, TransportProblem):
-            self.problem.start(self.module)
-        self.backend = choose(self.module.operator_name, self.problem.test_x, settings.backend).backend
+            self.problem.start(self._module)
+        self.backend = choose(self._module.operator_name, self.problem.test_x, settings.backend).backend
         self.step = 0
         self.history: list[tuple[int, float]] = []
-        self._names = [name for name, _ in self.module.named_parameters()]
-        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate, fused=True)
         # Modules find their parts of the points only where no direction dwarfs the others, so the points are centred.
         self._origin = self.problem.mean if settings.loss == "nearest" else None
         self.loss: Loss = squared_loss if self._origin is None else nearest_module_loss
         if settings.task == "transport":
             self.loss = monge_ampere_loss if settings.data is None else dual_loss
-        objective = Objective(self.module, self.loss, self.ranks)
-        self.objective = objective if self.ranks.size == 1 else DistributedDataParallel(objective)
-        device = self.problem.test_x.device.type
-        self._scaler = torch.amp.GradScaler(device, enabled=settings.amp == "float16")
+        device = self.problem.test_x.device
+        self._scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "float16")
+        self._error = torch.empty(1, device=device)
+        self._one_step: AutogradStep | KernelStep | None = None
+        self._stored = True
+
+    @property
+    def module(self) -> nn.GradNet:
+        """The network with the parameters of the last step, of which a step of kernels has copies."""
+        if not self._stored and self._one_step is not None:
+            self._one_step.store()
+            self._stored = True
+        return self._module
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        settings = self.settings
+        return rate_at(self.step, settings.steps, settings.learning_rate, str(settings.schedule))
+
+    def why_not_kernels(self, module: nn.GradNet) -> str | None:
+        """Why a step of this module is autograd's business, or None."""
+        settings = self.settings
+        if self.ranks.size > 1 or self.loss is not squared_loss or settings.clip or settings.amp != "float32":
+            return "there are several processes, or another loss, a clipped gradient or another precision is asked for"
+        points = self.problem.test_x
+        return why_not_kernels(module, Batch(points, points, None))
+
+    def step_of(self, module: nn.GradNet, scaler: torch.amp.GradScaler | None = None) -> AutogradStep | KernelStep:
+        """The step that trains a module as these settings say; a batch is points and targets."""
+        if self.why_not_kernels(module) is None:
+            return KernelStep(module, self.problem.source.dim)
+        own = Objective(module, self.loss, self.ranks, self.settings.amp)
+        objective = own if self.ranks.size == 1 else DistributedDataParallel(own)
+
+        def weighted(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+            # DistributedDataParallel takes the plain mean of the processes' gradients.
+            weight = len(x) * self.ranks.size / self.problem.source.batch_size
+            loss, error = objective(x, g)
+            return loss * weight if weight != 1 else loss, error
+
+        return AutogradStep(module, weighted, scaler, self.settings.clip)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same settings.
@@ -89,11 +128,17 @@ class Trainer:
         """
         self.ranks.from_first(lambda: self._check(checkpoint))
         self.problem.source.restore(checkpoint.extra.get("data"), checkpoint.step)
-        self.module.load_state_dict(checkpoint.model)
-        restore_adam(self.optimizer, self._names, checkpoint.optimizer)
+        self._module.load_state_dict(checkpoint.model)
+        self._begin().restore(adam_of(checkpoint.optimizer, dict(self._module.named_parameters())))
         self.step, self.history = checkpoint.step, list(checkpoint.history)
         if "scaler" in checkpoint.extra:
             self._scaler.load_state_dict(checkpoint.extra["scaler"])
+
+    def _begin(self) -> AutogradStep | KernelStep:
+        """Make the step, of the network as it is."""
+        with use_backend(self.backend):
+            self._one_step, self._stored = self.step_of(self._module, self._scaler), True
+        return self._one_step
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raise ValueError unless all of a checkpoint but its data is such as this run can have left."""
@@ -101,9 +146,9 @@ class Trainer:
             fix = "resume with the settings of that run"
             expected = f"0 to the {self.settings.steps} of the settings"
             raise ValueError(message("train", "checkpoint: step", expected, checkpoint.step, fix))
-        check_tensors("parameters", checkpoint.model, model_forms(self.module))
+        check_tensors("parameters", checkpoint.model, model_forms(self._module))
         scaled = self._scaler.is_enabled()
-        moments = adam_forms(dict(self.module.named_parameters()), checkpoint.step, skips=scaled)
+        moments = adam_forms(dict(self._module.named_parameters()), checkpoint.step, skips=scaled)
         check_tensors("optimizer", checkpoint.optimizer, moments)
         own, saved = self._scaler.state_dict(), checkpoint.extra.get("scaler", {})
         if not _is_scaler(saved, own):
@@ -113,7 +158,8 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """The present state, equal in all processes."""
         extra = {"data": self.problem.source.state(self.step), "scaler": self._scaler.state_dict()}
-        moments = adam_state(self.optimizer, self._names)
+        state = {} if self._one_step is None else self._one_step.state()
+        moments = adam_state(state, dict(self.module.named_parameters()))
         return Checkpoint(self.step, self.module.state_dict(), moments, list(self.history), extra)
 
     def advance(self) -> float | None:
@@ -122,23 +168,19 @@ class Trainer:
         Raises:
             ArithmeticError: the loss is not finite.
         """
-        settings = self.settings
-        if settings.schedule == "cosine":
-            lr = settings.learning_rate * (1 + math.cos(math.pi * self.step / settings.steps)) / 2
-            self.optimizer.param_groups[0]["lr"] = lr
+        settings, one_step = self.settings, self._one_step or self._begin()
         x, g = self.problem.source.batch(self.step)
         if self._origin is not None:
             x = x - self._origin
-        # DistributedDataParallel takes the plain mean of the processes' gradients.
-        weight = len(x) * self.ranks.size / self.problem.source.batch_size
-        error = training_step(self.objective, self.optimizer, x, g, weight, settings.amp, self._scaler, settings.clip)
+        self._stored = False
+        one_step((x, g), self._error, self.learning_rate)
         self.step += 1
         if self._origin is not None and self.step == settings.steps:
             assert isinstance(self.module, nn.GradNetM)
             self.module.move_origin_(self._origin)
         if self.step % max(1, settings.steps // HISTORY_POINTS) and self.step != settings.steps:
             return None
-        value = self.ranks.mean(error, len(x)).item()
+        value = self.ranks.mean(self._error[0], len(x)).item()
         if not math.isfinite(value):
             fix = "lower --lr"
             raise ArithmeticError(message("train", f"loss at step {self.step}", "a finite number", value, fix))
@@ -177,33 +219,3 @@ def _is_scaler(saved: Any, own: dict[str, Any]) -> bool:
         and type(tracker) is int
         and 0 <= tracker < own["growth_interval"]
     )
-
-
-def training_step(
-    objective: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    g: Tensor,
-    weight: float = 1.0,
-    amp: str = "float32",
-    scaler: torch.amp.GradScaler | None = None,
-    clip: float | None = None,
-) -> Tensor:
-    """Forward, backward and update; return the error (for fields the mean of |f − g|²) before the update.
-
-    objective: (x, g) -> (loss, that error).  weight: factor of the loss.  amp: a name in PRECISIONS.  clip: the most
-    that the gradient's norm may be.
-    """
-    dtype = PRECISIONS[amp]
-    with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
-        minimised, error = objective(x, g)
-    optimizer.zero_grad()
-    scaler = scaler or torch.amp.GradScaler(x.device.type, enabled=False)
-    scaler.scale(minimised * weight if weight != 1 else minimised).backward()
-    if clip is not None:
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(objective.parameters(), clip)
-    scaler.step(optimizer)
-    scaler.update()
-    result: Tensor = error
-    return result
