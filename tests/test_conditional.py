@@ -71,8 +71,7 @@ def test_images_have_channels_of_their_own(name: str) -> None:
         of_one = jacrev(lambda x, i=i: net(x, c[i].detach()))(x[i].detach()).reshape(84, 84)
         torch.testing.assert_close(net.jvp(x, v, c)[i].flatten(), of_one @ v[i].flatten())
         assert not net.monotone or torch.linalg.eigvalsh(of_one).min() > -1e-12
-        if name == "one convolution":
-            torch.testing.assert_close(net.divergence(x, c)[i], of_one.trace())
+        torch.testing.assert_close(net.divergence(x, c)[i], of_one.trace())
     (f * v).sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters() if p is not net.net.bias)
 

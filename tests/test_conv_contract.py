@@ -18,7 +18,7 @@ from oracle import Function, assert_as_good_as_eager, outputs_and_gradients
 from test_operators import DTYPES
 
 ACTIVATIONS = ["tanh", ["softplus", "hardtanh"], gf.Spline(knots=5), gf.Heads(2)]
-METHODS = ("forward", "potential", "jvp")
+METHODS = ("forward", "potential", "jvp", "divergence")
 
 
 def function(net: gf.ConvGradNet, name: str, backend: str) -> Function:
@@ -53,17 +53,18 @@ def test_values_and_gradients_match_plain_pytorch(
     net, x = made(name, activation=activation, padding=padding, centred="first", normalized=dtype == torch.float64)
     points = [x, torch.randn_like(x)][: 1 + (method == "jvp")]
     tensors = [t.detach().to(dtype) for t in (*net.parameters(), *points)]
-    g = torch.randn(len(x) if method == "potential" else x.shape, dtype=torch.float64).to(dtype) / 8
+    g = torch.randn(len(x) if method in ("potential", "divergence") else x.shape, dtype=torch.float64).to(dtype) / 8
     exact, ours = function(net, method, "reference"), function(net, method, "cpp")
     truth = outputs_and_gradients(exact, [t.double() for t in tensors], g.double())
     assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(exact, tensors, g), truth)
 
 
+@pytest.mark.parametrize("method", ["forward", "divergence"])
 @each_padding
-def test_gradcheck_and_gradgradcheck(padding: str) -> None:
+def test_gradcheck_and_gradgradcheck(padding: str, method: str) -> None:
     net = gf.ConvGradNet(1, 3, (3, 2), ["tanh", "sin"], stages=[(2, 2)], padding=padding, dtype=torch.float64)
     tensors = [t.detach().requires_grad_() for t in (*net.parameters(), torch.randn(2, 1, 4, 3, dtype=torch.float64))]
-    call = function(net, "forward", "cpp")
+    call = function(net, method, "cpp")
     assert torch.autograd.gradcheck(lambda *t: call(t), tensors, fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda *t: call(t), tensors, fast_mode=True)
 
@@ -86,7 +87,7 @@ def test_shapes_strides_and_the_empty_batch(name: str) -> None:
     torch.testing.assert_close(net(x[0]), f[0])
     torch.testing.assert_close(net(x[:1].expand(3, *x.shape[1:])), f[:1].expand(3, *x.shape[1:]))
     assert net(x[:0]).shape == x[:0].shape
-    assert net.potential(x[:0]).shape == (0,)
+    assert net.potential(x[:0]).shape == net.divergence(x[:0]).shape == (0,)
     assert net.jvp(x[:0], x[:0]).shape == x[:0].shape
     with pytest.raises(NotImplementedError, match="take the product with a vector, jvp"):
         net.jacobian(x)
@@ -130,6 +131,7 @@ def test_compilers_and_transforms(name: str, compiler: str) -> None:
     for n, gradients in of_each.items():
         torch.testing.assert_close(gradients.sum(0), net.get_parameter(n).grad)
     torch.testing.assert_close(vmap(net)(x), f)
+    torch.testing.assert_close(vmap(net.divergence)(x), net.divergence(x))
     several = {n: torch.stack([p, p.flip(0)]) for n, p in parameters.items()}
     of_all = vmap(lambda parameters: functional_call(net, parameters, (x,)))(several)
     torch.testing.assert_close(of_all[0], f)

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.func import jacrev
 
 import gradnets_fast as gf
+from gradnets_fast import reference
 from gradnets_fast.functional import adjoint, convolved
 from gradnets_fast.nn.filter_norm import norm_of
+from gradnets_fast.ops import recompute
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "one convolution": ({"in_channels": 1, "channels": 6, "kernel_size": 5}, (15, 14)),
@@ -59,6 +61,36 @@ def test_the_jacobian_is_symmetric_and_of_the_monotone_network_positive(name: st
     J = jacrev(net)(x).reshape(x.numel(), x.numel())
     torch.testing.assert_close(J, J.T, rtol=0, atol=1e-14)
     assert torch.linalg.eigvalsh(J).min() > -1e-12
+
+
+@pytest.mark.parametrize("activation", ["tanh", gf.Heads(2, ["hardtanh", "softplus"]), gf.Spline(knots=5)])
+@each_padding
+@each_network
+def test_the_divergence_is_the_trace_of_the_jacobian(name: str, padding: str, activation: object) -> None:
+    """Of images as they are, and of such as the filters of all stages reach across, or no larger than the largest."""
+    net, x = made(name, activation=activation, padding=padding, centred="first", normalized=True)
+    filters = [*net.stages, net.K]
+    x = x[(0, slice(None), *(slice(0, 16 if x.dim() == 4 else 6 if x.dim() == 5 else None),) * (x.dim() - 2))]
+    smallest = [max(K.shape[i + 2] for K in filters) for i in range(x.dim() - 1)]
+    for image in (x, x[(slice(None), *map(slice, smallest))]):
+        J = jacrev(net)(image).reshape(image.numel(), image.numel())
+        for backend in ("cpp", "reference"):
+            with gf.use_backend(backend):
+                torch.testing.assert_close(net.divergence(image), J.trace(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_divergence_has_hidden_values_of_a_piece_of_the_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = made("pictures")
+    expected = torch.autograd.grad(net.divergence(x).sum(), list(net.parameters()), materialize_grads=True)
+    formula, images = reference.conv_trace_divergence, []
+    monkeypatch.setattr(recompute, "VALUES", 2 * net.channels * x[0].numel())
+    monkeypatch.setattr(
+        reference, "conv_trace_divergence", lambda x, *rest, **more: images.append(len(x)) or formula(x, *rest, **more)
+    )
+    several = net.divergence(x.repeat(3, 1, 1, 1)).sum() / 3
+    got = torch.autograd.grad(several, list(net.parameters()), materialize_grads=True)
+    torch.testing.assert_close(got, expected)
+    assert images == [2] * 6
 
 
 @pytest.mark.parametrize("name", ["one convolution", "pictures", "colours", "signals"])
@@ -166,7 +198,6 @@ def test_copies_and_checkpoints() -> None:
         (lambda: gf.ConvGradNet(1, 4, 3, stages=[(2, 3)])(torch.zeros(2, 3, 8, 8)), "x: expected shape (…, 1, n_1"),
         (lambda: gf.ConvGradNet(1, 4, 9, padding="circular")(torch.zeros(1, 8, 8)), "filters of at most (8, 8)"),
         (lambda: gf.ConvGradNet(1, 4, 3).jacobian(torch.zeros(1, 8, 8)), "got the Jacobian"),
-        (lambda: gf.ConvGradNet(1, 4, 3, stages=[(2, 3)]).divergence(torch.zeros(1, 8, 8)), "use collapse()"),
     ],
 )
 def test_bad_input(make: Callable[[], object], words: str) -> None:

@@ -292,9 +292,13 @@ class ConvRidge(Network):
         fix = "take the product with a vector, jvp, or torch.func.jacrev of a small image"
         raise NotImplementedError(message("conv_ridge", "quantity", "value, potential, jvp or divergence", got, fix))
 
+    def prepared(self, quantity: str, x: Tensor, backend: str | None = None) -> ConvRidge:
+        """Return the network with what calls of the quantity for images like x share, computed once for all of them."""
+        return self
+
     def _of_images(self, quantity: str, points: tuple[Tensor, ...], backend: str | None) -> Tensor:
         """Return the quantity; of the potential without what the bias adds."""
-        where = self.family.operator_name(quantity)
+        where = CONV_RIDGE.operator_name(quantity)
         image, rows = checked_images(where, points, self.W, self.bias, self.padding)
         bias = self.bias if quantity == "value" else None
         result = run(replace(self, bias=bias, image=image), quantity, rows, backend)

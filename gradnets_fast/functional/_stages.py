@@ -6,13 +6,15 @@ The first stages are those of _convolution.py; the last one, with the function a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from ..errors import message
+from ..ops import OPERATORS, Backends
+from ..ops.families import CONV_RIDGE, CONV_TRACE, Family
 from ._checks import checked_images
 from ._convolution import adjoint, convolved
 from ._network import ConvRidge
@@ -20,9 +22,13 @@ from ._network import ConvRidge
 
 @dataclass(slots=True)
 class ComposedConvRidge(ConvRidge):
-    """A network of the family after other convolutions, whose filters are `stages`; the bias is added at the end."""
+    """A network of the family after other convolutions, whose filters are `stages`; the bias is added at the end.
+
+    norms: those of `row_norms` for the images of a call that are divided among several networks; None if not known yet.
+    """
 
     stages: tuple[Tensor, ...] = ()
+    norms: Tensor | None = None
 
     def value(self, x: Tensor, backend: str | None = None) -> Tensor:
         (at,) = self._of_points("value", (x,), backend)
@@ -38,10 +44,22 @@ class ComposedConvRidge(ConvRidge):
         return self._to_points(self._last().jvp(at, along, backend), x, backend)
 
     def divergence(self, x: Tensor, backend: str | None = None) -> Tensor:
-        """Raise NotImplementedError."""
-        got = "the divergence of a composition, whose filters are cut off differently at each distance to the border"
-        fix = "use collapse(), or the mean of (v * net.jvp(x, v)).sum() over random signs v"
-        raise NotImplementedError(message("conv_ridge", "quantity", "value, potential or jvp", got, fix))
+        """Return tr J(x) = Σ_c Σ_q φ_c'((K A x)_c(q)) n_c(q), n the squared norms of the rows of K A, (…,).
+
+        By the reference's formulas, in pieces of the batch, which the backward passes compute again.
+        """
+        norms = self.prepared("divergence", x, backend).norms
+        (at,) = self._of_points("divergence", (x,), backend)
+        arguments = (self.W, self.scale, self.shift, self.coef, None, self.basis, self.padding, self.heads)
+        return _Trace(*arguments, norms=norms).divergence(at, backend)
+
+    def prepared(self, quantity: str, x: Tensor, backend: str | None = None) -> ComposedConvRidge:
+        if quantity != "divergence" or self.norms is not None:
+            return self
+        image, sizes = x.shape[1 - self.W.dim() :], x.shape[2 - self.W.dim() :]
+        (none,) = self._of_points(quantity, (x.reshape(-1, *image)[:0],), backend)  # which checks x
+        checked_images(CONV_RIDGE.operator_name(quantity), (none,), self.W, None, self.padding)
+        return replace(self, norms=row_norms([*self.stages, self.W], sizes, self.padding, backend))
 
     def _last(self) -> ConvRidge:
         return ConvRidge(self.W, self.scale, self.shift, self.coef, None, self.basis, self.padding, self.heads)
@@ -59,6 +77,44 @@ class ComposedConvRidge(ConvRidge):
         for K in reversed(self.stages):
             f = adjoint(f, K, self.padding, backend)
         return f.reshape(x.shape)
+
+
+@dataclass(slots=True)
+class _Trace(ConvRidge):
+    """A network whose divergence has the squared norms of rows given."""
+
+    norms: Tensor | None = None
+
+    family: ClassVar[Family] = CONV_TRACE
+    operators: ClassVar[dict[str, Backends]] = OPERATORS["conv_trace"]
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return *ConvRidge.parameters(self), self.norms
+
+    def checked(self, where: str, x: Tensor) -> tuple[Tensor, ConvRidge]:
+        return ConvRidge.checked(self, CONV_RIDGE.operator_name("divergence"), x)
+
+
+def row_norms(filters: Sequence[Tensor], sizes: Sequence[int], padding: str, backend: str | None = None) -> Tensor:
+    """Return n_c(q) = Σ_{i,p} A(c, q; i, p)², A the convolutions with these filters in turn on images of these sizes.
+
+    A unit impulse in each channel and pixel is sent through them, of an image that is no larger than rows of A reach:
+    n is that of the large image where it is repeated in the middle, since far from the border it is constant.  In
+    float32 at least.
+
+    Shapes: (C, m_1, …, m_s), of circular images, where n is the same at each pixel, (C, 1, …).
+    """
+    with torch.autocast(filters[0].device.type, enabled=False):
+        exact = [K.to(torch.promote_types(K.dtype, torch.float32)) for K in filters]
+        small = [min(n, 1 + 2 * sum(K.shape[i] // 2 for K in exact)) for i, n in enumerate(sizes, start=2)]
+        channels, pixels = exact[0].shape[1], torch.Size(small).numel()
+        places = torch.arange(0, channels * pixels, pixels if padding == "circular" else 1, device=exact[0].device)
+        response = torch.nn.functional.one_hot(places, channels * pixels).to(exact[0].dtype)
+        response = response.view(-1, channels, *small)
+        for K in exact:
+            response = convolved(response, K, padding, backend)
+        norms = response.square().sum(0)
+        return norms if padding == "zeros" else norms.flatten(1).sum(1).view(-1, *[1] * len(small))
 
 
 def composed(filters: Sequence[Tensor], *arguments: Any, **options: Any) -> ConvRidge:

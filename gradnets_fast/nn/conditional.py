@@ -191,6 +191,7 @@ class ConditionalConv(nn.Module):
         if len(gain) <= 1:
             whole: Tensor = getattr(_stretched(network, gain.sum(0), offset.sum(0)), quantity)(*points)
             return whole
+        network = network.prepared(quantity, x)
         images = [point.reshape(-1, 1, *point.shape[len(leading) :]) for point in points]
         of_each = [
             getattr(_stretched(network, gain[i], offset[i]), quantity)(*(image[i] for image in images))

@@ -40,7 +40,7 @@ class ConvGradNet(GradNet):
         device, dtype: of the parameters.
 
     Shapes: x (…, C_in, n_1, …, n_s) → f(x) and jvp as x, potential and divergence (…,).  There is no jacobian, which
-        has as many values as x has, squared; and no divergence with stages.
+        has as many values as x has, squared.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected, and the fix.

@@ -21,7 +21,7 @@ from ..activations import TABLE
 from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from . import _prebuilt, recompute
 from ._kernels import capability_of, kernel_module
-from .families import CONV_RIDGE, FAMILIES, RIDGE, Gradients, Settings, Tensors
+from .families import CONV_RIDGE, CONV_TRACE, FAMILIES, RIDGE, Gradients, Settings, Tensors
 from .operator import Kernels, Operator, present
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,7 +43,7 @@ TILED_KERNELS |= {
 }
 """Operator → the entries of the table of tiles that it needs (of modules as if they were a plain softmax)."""
 
-CONVOLUTIONS = tuple(CONV_RIDGE.operator_name(quantity) for quantity in CONV_RIDGE.quantities)
+CONVOLUTIONS = tuple(f.operator_name(quantity) for f in (CONV_RIDGE, CONV_TRACE) for quantity in f.quantities)
 """The operators that have no tiles in the table, and the only ones whose kernels take splines for basis functions."""
 
 

@@ -347,5 +347,8 @@ TRANSFORMED_MODULES = Family("transformed_modules", ("W", "b", "weight"), True, 
 DEEP = Family("deep", ("theta",), False, (*_ALL, "value_and_potential"))
 
 CONV_RIDGE = Family("conv_ridge", ("K", "scale?", "shift", "coef?"), False, _ALL[:4])
+CONV_TRACE = Family("conv_trace", (*CONV_RIDGE.parameters, "norms"), False, ("divergence",))
+"""The divergence after other convolutions: the squared norms of the rows of all together are given."""
 
-FAMILIES = {family.name: family for family in (RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, DEEP, CONV_RIDGE)}
+_FAMILIES = (RIDGE, SOFTMAX_MODULES, TRANSFORMED_MODULES, DEEP, CONV_RIDGE, CONV_TRACE)
+FAMILIES = {family.name: family for family in _FAMILIES}

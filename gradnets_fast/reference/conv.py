@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .ridge import cascade, cascade_integral, cascade_slope, with_ones
 
-__all__ = ["conv_ridge", "conv_ridge_divergence", "conv_ridge_jvp", "conv_ridge_potential"]
+__all__ = ["conv_ridge", "conv_ridge_divergence", "conv_ridge_jvp", "conv_ridge_potential", "conv_trace_divergence"]
 
 _CONVOLUTIONS: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -116,7 +116,27 @@ def conv_ridge_divergence(
     heads: bool = False,
 ) -> Tensor:
     """tr J(x) = Σ_c Σ_p φ_c'((K∗x)_c(p)) n_c(p), (…,), n_c(p) = Σ_{i,t} K[c,i,t]² over the taps t inside the image."""
-    slope = cascade_slope(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis, heads)
     inside = torch.ones((1, *x.shape[2 - K.dim() :]), dtype=x.dtype, device=x.device)
-    squares = projected(inside, K.square().sum(1, keepdim=True), padding)
-    return (slope * squares).flatten(1).sum(-1).reshape(x.shape[: 1 - K.dim()]).to(x.dtype)
+    norms = projected(inside, K.square().sum(1, keepdim=True), padding).movedim(-1, 1).squeeze(0)
+    return conv_trace_divergence(x, K, scale, shift, coef, norms, bias, basis, padding, heads)
+
+
+def conv_trace_divergence(
+    x: Tensor,
+    K: Tensor,
+    scale: Tensor | None,
+    shift: Tensor,
+    coef: Tensor | None,
+    norms: Tensor,
+    bias: Tensor | None,
+    basis: Sequence[str],
+    padding: str,
+    heads: bool = False,
+) -> Tensor:
+    """Σ_c Σ_p φ_c'((K∗x)_c(p)) n_c(p), (…,), the norms n (C, m_1, …), m_i <= n_i, being repeated in the middle."""
+    slope = cascade_slope(projected(x, K, padding), *with_ones(scale, shift, coef, basis, K), basis, heads)
+    for i, n in enumerate(x.shape[2 - K.dim() :], start=1):
+        middle, at = (norms.shape[i] - 1) // 2, torch.arange(n, device=norms.device)
+        behind = at - (n - norms.shape[i] + middle)
+        norms = norms.index_select(i, at.clamp(max=middle) + behind.clamp(min=0))
+    return (slope * norms.movedim(0, -1)).flatten(1).sum(-1).reshape(x.shape[: 1 - K.dim()]).to(x.dtype)
