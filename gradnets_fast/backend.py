@@ -140,7 +140,7 @@ def why_not(backend: str, device: torch.device, dtype: torch.dtype, operator: st
         from .ops import _triton
 
         name, _, profile = operator.partition(" of ")
-        if profile == "heads" or (profile and name not in _triton.CONVOLUTIONS):
+        if profile and name not in _triton.CONVOLUTIONS:
             return f"this version has no Triton kernels of {operator}"
         return _triton.why_not(device, dtype)
     if device.type != "cpu":

@@ -2,6 +2,8 @@
 
     z_0 = β_0 u + s_0,   z_l = β_l u + s_l + Σ_k C_{l−1,k} b_k(z_{l−1}),   φ(u) = Σ_k C_{L−1,k} b_k(z_{L−1})
 
+or of heads, whose layers stand in parallel,   z_l = β_l u + s_l,   φ(u) = Σ_l Σ_k C_{l,k} b_k(z_l).
+
 A tile holds hidden units along one axis and rows of the batch along the other, AXIS.  Parameters are float32
 vectors over the tile's units, expanded along AXIS.
 """
@@ -20,7 +22,7 @@ class Cascade(NamedTuple):
     """The constants of φ.
 
     basis: names of the b_k.  layers: L.  arithmetic: ARITHMETIC of `common`.  scaled, mixed: whether there are β and C;
-    where there are none they are ones.
+    where there are none they are ones.  heads: whether the layers are heads.
     """
 
     basis: tl.constexpr
@@ -28,6 +30,7 @@ class Cascade(NamedTuple):
     arithmetic: tl.constexpr
     scaled: tl.constexpr
     mixed: tl.constexpr
+    heads: tl.constexpr
 
 
 class Vectors(NamedTuple):
@@ -107,24 +110,42 @@ def vector(vectors, of, i: tl.constexpr):
 
 
 @triton.jit
+def after(done, u):
+    """u, and NaN where `done` is.
+
+    A head waits in this way for the one before it: a compiler that computes all at once runs out of registers.
+    """
+    return tl.where(done == done, u, done)
+
+
+@triton.jit
 def _enter(l: tl.constexpr, u, mixed, vectors, phi):
-    """z_l = β_l u + s_l + mixed, with mixed = Σ_k C_{l−1,k} b_k(z_{l−1}) of the layer before (none where l = 0)."""
+    """z_l = β_l u + s_l + mixed, with mixed = Σ_k C_{l−1,k} b_k(z_{l−1}) of the layer before, which heads lack."""
     z = u
+    if l > 0 and phi.heads:
+        z = after(mixed, u)
     if phi.scaled:
         z = z * vector(vectors, vectors.scale, l)
     z = z + vector(vectors, vectors.shift, l)
-    if l > 0:
+    if l > 0 and not phi.heads:
         z = z + mixed
     return z
 
 
 @triton.jit
+def _joined(l: tl.constexpr, before, own, phi):
+    """What the layers to l give together: of heads a sum, else what this one gives."""
+    return before + own if l > 0 and phi.heads else own
+
+
+@triton.jit
 def _inner(l: tl.constexpr, passed, vectors, phi):
-    """z_l' = β_l + passed, with passed = Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}'; a vector or number where l = 0."""
+    """z_l' = β_l + passed, with passed = Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}'; else a vector or a number."""
     if phi.scaled:
-        return vector(vectors, vectors.scale, l) + passed if l > 0 else vector(vectors, vectors.scale, l)
+        scale = vector(vectors, vectors.scale, l)
+        return scale + passed if l > 0 and not phi.heads else scale
     else:
-        return 1.0 + passed if l > 0 else 1.0
+        return 1.0 + passed if l > 0 and not phi.heads else 1.0
 
 
 @triton.jit
@@ -147,15 +168,16 @@ def weighted(position: tl.constexpr, value, vectors, phi):
 
 @triton.jit
 def value(u, vectors, phi):
-    """φ(u) = Σ_k C_{L−1,k} b_k(z_{L−1})."""
+    """φ(u)."""
     K: tl.constexpr = len(phi.basis)
     mixed = u
     for l in tl.static_range(phi.layers):
         z = _enter(l, u, mixed, vectors, phi)
-        mixed = weighted(l * K, activations.value(z, tl.constexpr(phi.basis[0]), phi.arithmetic), vectors, phi)
+        own = weighted(l * K, activations.value(z, tl.constexpr(phi.basis[0]), phi.arithmetic), vectors, phi)
         for k in tl.static_range(1, K):
             term = activations.value(z, tl.constexpr(phi.basis[k]), phi.arithmetic)
-            mixed = mixed + weighted(l * K + k, term, vectors, phi)
+            own = own + weighted(l * K + k, term, vectors, phi)
+        mixed = _joined(l, mixed, own, phi)
     return mixed
 
 
@@ -195,13 +217,16 @@ def _layer_and_second(l: tl.constexpr, z, vectors, phi):
 
 @triton.jit
 def slope(u, vectors, phi):
-    """φ'(u): z_l' = β_l + Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}', φ' = Σ_k C_{L−1,k} b_k'(z_{L−1}) z_{L−1}'."""
+    """φ'(u): z_l' = β_l + Σ_k C_{l−1,k} b_k'(z_{l−1}) z_{l−1}', φ' = Σ_k C_{L−1,k} b_k'(z_{L−1}) z_{L−1}'.
+
+    Of heads z_l' = β_l, φ' = Σ_l Σ_k C_{l,k} b_k'(z_l) z_l', and so below.
+    """
     mixed = u
     passed = u
     for l in tl.static_range(phi.layers):
-        z = _enter(l, u, mixed, vectors, phi)
+        z = _enter(l, u, passed if phi.heads else mixed, vectors, phi)
         mixed, gain, _ = _layer(l, z, vectors, phi)
-        passed = gain * _inner(l, passed, vectors, phi)
+        passed = _joined(l, passed, gain * _inner(l, passed, vectors, phi), phi)
     return passed
 
 
@@ -259,12 +284,14 @@ def slope_and_second(u, vectors, phi):
     passed = u
     second = u
     for l in tl.static_range(phi.layers):
-        z = _enter(l, u, mixed, vectors, phi)
+        z = _enter(l, u, passed if phi.heads else mixed, vectors, phi)
         mixed, gain, bend, _, _ = _layer_and_second(l, z, vectors, phi)
         inner = _inner(l, passed, vectors, phi)
         bent = bend * (inner * inner)
-        second = bent + gain * second if l > 0 else bent
-        passed = gain * inner
+        if l > 0:
+            bent = bent + (second if phi.heads else gain * second)
+        second = bent
+        passed = _joined(l, passed, gain * inner, phi)
     return passed, second
 
 
@@ -280,7 +307,8 @@ def value_and_gradients(u, a, vectors, sums, phi, needs, AXIS: tl.constexpr, RED
     """φ(u), a·φ'(u), and `sums` + the gradients of Σ a·φ for those of (β, s, C) that `needs` marks.
 
     δ_l = ∂(a·φ)/∂z_l = C_l·b'(z_l) δ_{l+1}, δ_L = a:  a·φ' = Σ_l β_l δ_l;  dβ_l = Σ δ_l u;  ds_l = Σ δ_l;
-    dC_{l,k} = Σ δ_{l+1} b_k(z_l).  REDUCE: whether Σ is taken over AXIS here, or `sums` are tiles that the caller sums.
+    dC_{l,k} = Σ δ_{l+1} b_k(z_l).  Of heads a takes the place of every δ_{l+1}.  REDUCE: whether Σ is taken over AXIS
+    here, or `sums` are tiles that the caller sums.
     """
     K: tl.constexpr = len(phi.basis)
     mixed = u
@@ -288,7 +316,8 @@ def value_and_gradients(u, a, vectors, sums, phi, needs, AXIS: tl.constexpr, RED
     values = ()
     for l in tl.static_range(phi.layers):
         z = _enter(l, u, mixed, vectors, phi)
-        mixed, gain, passed = _layer(l, z, vectors, phi)
+        own, gain, passed = _layer(l, z, vectors, phi)
+        mixed = _joined(l, mixed, own, phi)
         gains = gains + (gain,)
         values = values + passed
     SHIFTS: tl.constexpr = phi.layers if needs.scale else 0
@@ -299,6 +328,8 @@ def value_and_gradients(u, a, vectors, sums, phi, needs, AXIS: tl.constexpr, RED
     delta = a
     total = a
     for l in tl.static_range(phi.layers - 1, -1, -1):
+        if phi.heads:
+            delta = after(total, a) if l < phi.layers - 1 else a
         if needs.coef:
             layer = ()
             for k in tl.static_range(K):
@@ -320,7 +351,8 @@ def slope_and_gradients(u, q, vectors, sums, phi, needs, AXIS: tl.constexpr):
 
     With z_l' as in `slope`, ρ_l = ∂(q·φ')/∂z_l' and δ_l = ∂(q·φ')/∂z_l; ρ_L = q, δ_L = 0:
     ρ_l = C_l·b'(z_l) ρ_{l+1};  δ_l = C_l·b'(z_l) δ_{l+1} + C_l·b''(z_l) z_l' ρ_{l+1};  q·φ'' = Σ_l β_l δ_l;
-    dβ_l = Σ δ_l u + ρ_l;  ds_l = Σ δ_l;  dC_{l,k} = Σ δ_{l+1} b_k(z_l) + ρ_{l+1} b_k'(z_l) z_l'.
+    dβ_l = Σ δ_l u + ρ_l;  ds_l = Σ δ_l;  dC_{l,k} = Σ δ_{l+1} b_k(z_l) + ρ_{l+1} b_k'(z_l) z_l'.  Of heads q takes the
+    place of every ρ_{l+1}, and 0 that of δ_{l+1}.
     """
     K: tl.constexpr = len(phi.basis)
     LAST: tl.constexpr = phi.layers - 1
@@ -331,10 +363,10 @@ def slope_and_gradients(u, q, vectors, sums, phi, needs, AXIS: tl.constexpr):
     values = ()
     slopes = ()
     for l in tl.static_range(phi.layers):
-        z = _enter(l, u, mixed, vectors, phi)
+        z = _enter(l, u, passed if phi.heads else mixed, vectors, phi)
         mixed, gain, bend, of_layer, slopes_of_layer = _layer_and_second(l, z, vectors, phi)
         inner = _inner(l, passed, vectors, phi)
-        passed = gain * inner
+        passed = _joined(l, passed, gain * inner, phi)
         gains = gains + (gain,)
         bends = bends + (bend * inner,)
         values = values + of_layer
@@ -349,16 +381,18 @@ def slope_and_gradients(u, q, vectors, sums, phi, needs, AXIS: tl.constexpr):
     delta = q
     total = q
     for l in tl.static_range(LAST, -1, -1):
+        if phi.heads:
+            rho = after(total, q) if l < LAST else q
         if needs.coef:
             layer = ()
             for k in tl.static_range(K):
                 term = rho * slopes[l * K + k]
-                if l < LAST:
+                if l < LAST and not phi.heads:
                     term += delta * values[l * K + k]
                 layer = layer + (_add(sums[COEFS + l * K + k], term, AXIS, True),)
             of_coef = layer + of_coef
         bent = rho * bends[l]
-        delta = bent + delta * gains[l] if l < LAST else bent
+        delta = bent + delta * gains[l] if l < LAST and not phi.heads else bent
         rho = rho * gains[l]
         if needs.shift:
             of_shift = (_add(sums[SHIFTS + l], delta, AXIS, True),) + of_shift

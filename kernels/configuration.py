@@ -174,14 +174,14 @@ def wide_options(kernel: str) -> Options:
     return _WIDE[kernel]
 
 
-def pixel_options(layers: int, quantity: str) -> Options:
+def pixel_options(layers: int, quantity: str, heads: bool = False) -> Options:
     """The tiles of the elementwise kernels of convolutional networks.
 
     Each of the threads has two pixels of a channel or more, which it adds up first: if the first sum were one with
     another thread, each would add the other's product to its own unrounded, and they would not agree.
     """
-    integrates = layers == 1 and quantity == "potential"  # which takes more registers than four warps have
-    return {"BC": 4 if layers == 1 else 2, "BP": 256, "num_warps": 8 if integrates else 4}
+    is_closed = (layers == 1 or heads) and quantity == "potential"  # which takes more registers than four warps have
+    return {"BC": 4 if layers == 1 or is_closed else 2, "BP": 256, "num_warps": 8 if is_closed else 4}
 
 
 @lru_cache(maxsize=None)

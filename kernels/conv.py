@@ -93,6 +93,7 @@ def forward(
     pixels,
     BASIS: tl.constexpr,
     LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     KNOTS: tl.constexpr,
     BT: tl.constexpr,
@@ -102,7 +103,7 @@ def forward(
 ):
     """u ← φ(u) ("value") or φ'(u)·p with v = p ("jvp"), in place, tile by tile; shapes as in `backward`."""
     units = tl.program_id(1) * BC + tl.arange(0, BC)
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None, HEADS)
     at = cascade.pointers(scale, shift, coef)
     _, _, place, inside = _places(tl.program_id(0), units, h, pixels, BP)
     tile = _load(u, place, inside)
@@ -136,6 +137,7 @@ def numbers(
     per_program,
     BASIS: tl.constexpr,
     LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     SMOOTH: tl.constexpr,
     KNOTS: tl.constexpr,
@@ -148,7 +150,7 @@ def numbers(
 
     A part has per_program tiles, block of channels by block of channels.  Shapes: as in `backward`.
     """
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None, HEADS)
     at = cascade.pointers(scale, shift, coef)
     program = tl.program_id(0)
     image = program // splits
@@ -193,6 +195,7 @@ def backward(
     per_program,
     BASIS: tl.constexpr,
     LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     SMOOTH: tl.constexpr,
     NEEDS_SCALE: tl.constexpr,
@@ -210,7 +213,7 @@ def backward(
     to dvectors[s], (COUNT, h).  Shapes, with C = h channels: u, a, v (count, h, pixels), norms n (h, pixels), weight
     (count,), scale and shift (LAYERS, h), coef (LAYERS, K, h), or (1, KNOTS, h) of a spline.
     """
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None, HEADS)
     needs: tl.constexpr = Needs(NEEDS_SCALE, NEEDS_SHIFT, NEEDS_COEF)
     VECTORS: tl.constexpr = LAYERS * (NEEDS_SCALE + NEEDS_SHIFT)
     COUNT: tl.constexpr = VECTORS + (KNOTS if KNOTS > 0 else LAYERS * len(BASIS)) * NEEDS_COEF

@@ -152,7 +152,7 @@ def _constants(mode: Mode, parameters: Parameters, quantity: str) -> dict[str, A
         mode.constants()
         | knots_and_padded
         | {"QUANTITY": quantity}
-        | configuration.pixel_options(mode.layers, quantity)
+        | configuration.pixel_options(mode.layers, quantity, mode.heads)
     )
 
 

@@ -31,6 +31,7 @@ def forward(
     BD: tl.constexpr,
     BASIS: tl.constexpr,
     LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     SMOOTH: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -47,7 +48,7 @@ def forward(
     block = tl.program_id(0)
     batch = Batch(x, None, None, None, B, x_stride, None, None)
     at = cascade.pointers(scale, shift, coef)
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None, HEADS)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
     if NARROW:
         narrow.points_program(batch, W, at, bias, out, h, block, phi, products, "value", BM, BH)
@@ -94,6 +95,7 @@ def backward(
     BD: tl.constexpr,
     BASIS: tl.constexpr,
     LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     SMOOTH: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -124,7 +126,7 @@ def backward(
     program = tl.program_id(0)
     batch = Batch(x, g, v, weight, B, x_stride, g_stride, v_stride)
     at = cascade.pointers(scale, shift, coef)
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None, HEADS)
     needs: tl.constexpr = Needs(NEEDS_SCALE, NEEDS_SHIFT, NEEDS_COEF)
     products: tl.constexpr = Products(D, BD, PRECISION, ARITHMETIC, EVEN)
     if program < weight_programs:

@@ -1,7 +1,7 @@
 """∫_0^u φ(t) dt, the potential of one hidden unit, and its gradients in β, s and C, on float32 tiles.
 
-One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, Φ_k' = b_k, which cancels for small βu: there a rule
-of NEAR nodes on [0, u] serves.  For more layers it is one of FAR nodes, those of
+One layer, and each head, has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, Φ_k' = b_k, which cancels for small βu:
+there a rule of NEAR nodes on [0, u] serves.  For more layers in series it is one of FAR nodes, those of
 gradnets_fast/activations/quadrature.py, or, where all b_k are piecewise linear, the middles of the intervals on which φ
 is linear.
 
@@ -39,7 +39,7 @@ def _on_one_side(z, shift, kink):
 
 
 @triton.jit
-def _near(u, vectors, rule, phi, NAME: tl.constexpr):
+def _near(u, vectors, rule, phi, l: tl.constexpr, NAME: tl.constexpr):
     """∫_0^u of b(z), b'(z) and t·b'(z), z = βt + s, by the rule of NEAR nodes."""
     value = tl.zeros(u.shape, tl.float32)
     first = tl.zeros(u.shape, tl.float32)
@@ -47,7 +47,7 @@ def _near(u, vectors, rule, phi, NAME: tl.constexpr):
     for i in range(NEAR):
         t = tl.load(rule + i) * u
         weight = tl.load(rule + NEAR + i)
-        z = cascade.scaled(0, t, vectors, phi) + cascade.vector(vectors, vectors.shift, 0)
+        z = cascade.scaled(l, t, vectors, phi) + cascade.vector(vectors, vectors.shift, l)
         b, b_first = activations.value_first(z, NAME, "accurate")
         value += weight * b
         first += weight * b_first
@@ -56,11 +56,11 @@ def _near(u, vectors, rule, phi, NAME: tl.constexpr):
 
 
 @triton.jit
-def _integrals(u, vectors, rule, phi, k: tl.constexpr, SMOOTH: tl.constexpr, LIMIT: tl.constexpr):
-    """∫_0^u of b_k(z), b_k'(z) and t·b_k'(z), z = βt + s; by the rule where |βu| < LIMIT, if b_k is smooth there."""
+def _integrals(u, vectors, rule, phi, l: tl.constexpr, k: tl.constexpr, SMOOTH: tl.constexpr, LIMIT: tl.constexpr):
+    """∫_0^u of b_k(z), b_k'(z), t·b_k'(z), z = β_l t + s_l; by the rule where |β_l u| < LIMIT, if b_k is smooth."""
     NAME: tl.constexpr = tl.constexpr(phi.basis[k])
-    shift = cascade.vector(vectors, vectors.shift, 0)
-    step = cascade.scaled(0, u, vectors, phi)
+    shift = cascade.vector(vectors, vectors.shift, l)
+    step = cascade.scaled(l, u, vectors, phi)
     z = step + shift
     short = tl.abs(step) < LIMIT
     if not SMOOTH[k]:
@@ -69,14 +69,14 @@ def _integrals(u, vectors, rule, phi, k: tl.constexpr, SMOOTH: tl.constexpr, LIM
         short = ((tl.abs(step) < LIMIT) & _on_one_side(z, shift, 1.0)) | (tl.abs(step) < _SMALLEST_NORMAL)
     if NAME == "hardsigmoid":
         short = ((tl.abs(step) < LIMIT) & _on_one_side(z, shift, 3.0)) | (tl.abs(step) < _SMALLEST_NORMAL)
-    divisor = tl.where(short, 1.0, cascade.scaled(0, tl.full(u.shape, 1.0, tl.float32), vectors, phi))
+    divisor = tl.where(short, 1.0, cascade.scaled(l, tl.full(u.shape, 1.0, tl.float32), vectors, phi))
     rise = activations.antiderivative(z, NAME, "accurate") - activations.antiderivative(shift, NAME, "accurate")
     top = activations.value(z, NAME, "accurate")
     value = rise / divisor
     first = (top - activations.value(shift, NAME, "accurate")) / divisor
     moment = (u * top - value) / divisor
     if tl.max(tl.max(short.to(tl.int32), 1), 0) > 0:
-        near, near_first, near_moment = _near(u, vectors, rule, phi, NAME)
+        near, near_first, near_moment = _near(u, vectors, rule, phi, l, NAME)
         value = tl.where(short, near, value)
         first = tl.where(short, near_first, first)
         moment = tl.where(short, near_moment, moment)
@@ -100,15 +100,17 @@ def _panel_end(u, t, panel, vectors, phi):
 def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
     """∫_0^u φ(t) dt of a tile u.  SMOOTH: for each basis function, whether the rule is exact on all of it."""
     total = tl.zeros(u.shape, tl.float32)
-    if phi.layers == 1:
-        for k in tl.static_range(len(phi.basis)):
-            term, _, _ = _integrals(u, vectors, rule, phi, k, SMOOTH, 0.015625)
-            total += cascade.weighted(k, term, vectors, phi)
+    if phi.layers == 1 or phi.heads:
+        for l in tl.static_range(phi.layers):
+            at = cascade.after(total, u) if l > 0 else u
+            for k in tl.static_range(len(phi.basis)):
+                term, _, _ = _integrals(at, vectors, rule, phi, l, k, SMOOTH, 0.015625)
+                total += cascade.weighted(l * len(phi.basis) + k, term, vectors, phi)
         return total
     elif _is_straight(phi.basis):
         return _straight_value(u, vectors, phi)
     else:
-        accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+        accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
         for i in range(FAR):
             t = tl.load(rule + 2 * NEAR + i)
             total += tl.load(rule + 2 * NEAR + FAR + i) * cascade.value(t * u, vectors, accurate)
@@ -118,7 +120,7 @@ def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
 @triton.jit
 def _straight_value(u, vectors, phi):
     """∫_0^u φ of piecewise linear b_k: u Σ_n (t_{n+1} − t_n) φ((t_n + t_{n+1}) u/2)."""
-    accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+    accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
     total = tl.zeros(u.shape, tl.float32)
     t = tl.zeros(u.shape, tl.float32)
     panel = 1
@@ -133,12 +135,12 @@ def _straight_value(u, vectors, phi):
 @triton.jit
 def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
     """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that `needs` marks."""
-    if phi.layers == 1:
+    if phi.layers == 1 or phi.heads:
         return _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH, AXIS)
     elif _is_straight(phi.basis):
         return _straight_gradients(u, weight, vectors, sums, phi, needs, AXIS)
     else:
-        accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+        accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
         for i in range(FAR):
             t = tl.load(rule + 2 * NEAR + i)
             factor = tl.load(rule + 2 * NEAR + FAR + i) * u * weight
@@ -149,7 +151,7 @@ def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, 
 @triton.jit
 def _straight_gradients(u, weight, vectors, sums, phi, needs, AXIS: tl.constexpr):
     """`gradients` of `_straight_value`."""
-    accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed)
+    accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
     t = tl.zeros(u.shape, tl.float32)
     panel = 1
     while _is_left(t):
@@ -164,23 +166,31 @@ def _straight_gradients(u, weight, vectors, sums, phi, needs, AXIS: tl.constexpr
 
 @triton.jit
 def _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, AXIS: tl.constexpr):
-    """`gradients` for one layer.
+    """`gradients` for one layer, or heads.
 
     The closed form of the derivative in β cancels twice, so the rule serves wherever it is exact to rounding.
     """
-    in_scale = tl.zeros(u.shape, tl.float32)
-    in_shift = tl.zeros(u.shape, tl.float32)
+    K: tl.constexpr = len(phi.basis)
+    SHIFTS: tl.constexpr = phi.layers if needs.scale else 0
+    COEFS: tl.constexpr = SHIFTS + (phi.layers if needs.shift else 0)
+    of_scale = ()
+    of_shift = ()
     of_coef = ()
-    COEFS: tl.constexpr = (1 if needs.scale else 0) + (1 if needs.shift else 0)
-    for k in tl.static_range(len(phi.basis)):
-        value, first, moment = _integrals(u, vectors, rule, phi, k, SMOOTH, 1.0)
-        in_shift += weight * cascade.weighted(k, first, vectors, phi)
-        in_scale += weight * cascade.weighted(k, moment, vectors, phi)
-        if needs.coef:
-            of_coef = of_coef + (sums[COEFS + k] + tl.sum(common.product(weight, value), AXIS),)
-    result = ()
-    if needs.scale:
-        result = result + (sums[0] + tl.sum(in_scale, AXIS),)
-    if needs.shift:
-        result = result + (sums[COEFS - 1] + tl.sum(in_shift, AXIS),)
-    return result + of_coef
+    at = u
+    for l in tl.static_range(phi.layers):
+        in_scale = tl.zeros(u.shape, tl.float32)
+        in_shift = tl.zeros(u.shape, tl.float32)
+        for k in tl.static_range(K):
+            value, first, moment = _integrals(at, vectors, rule, phi, l, k, SMOOTH, 1.0)
+            in_shift += weight * cascade.weighted(l * K + k, first, vectors, phi)
+            in_scale += weight * cascade.weighted(l * K + k, moment, vectors, phi)
+            if needs.coef:
+                term = tl.sum(common.product(weight, value), AXIS)
+                of_coef = of_coef + (sums[COEFS + l * K + k] + term,)
+        if needs.scale:
+            of_scale = of_scale + (sums[l] + tl.sum(in_scale, AXIS),)
+        if needs.shift:
+            of_shift = of_shift + (sums[SHIFTS + l] + tl.sum(in_shift, AXIS),)
+        if l < phi.layers - 1:
+            at = cascade.after(in_scale, u)
+    return of_scale + of_shift + of_coef

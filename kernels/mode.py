@@ -44,6 +44,7 @@ class Mode:
         basis: names of the basis functions.
         layers: of the cascade.
         smooth: for each basis function whether it is, for potentials.
+        heads: whether the layers are in parallel.
     """
 
     architecture: int
@@ -51,10 +52,12 @@ class Mode:
     basis: tuple[str, ...]
     layers: int
     smooth: tuple[bool, ...] = ()
+    heads: bool = False
 
     def constants(self) -> Constants:
         """Constants common to all kernels of the family."""
-        return {"BASIS": self.basis, "LAYERS": self.layers} | _arithmetic(self.architecture, self.kind)
+        cascade = {"BASIS": self.basis, "LAYERS": self.layers, "HEADS": self.heads}
+        return cascade | _arithmetic(self.architecture, self.kind)
 
     def products(self, d: int) -> Constants:
         """Constants of kernels with matrix products."""

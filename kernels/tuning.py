@@ -170,7 +170,7 @@ class _Run:
     def mode(self, architecture: int, fixed: tuple[tuple[str, int], ...]) -> Mode:
         """How to run it with these tiles."""
         route = "narrow" if self.kernel.startswith("narrow") else "fused"
-        return _Fixed(architecture, self.kind, ("tanh",), self.layers, (True,), route, fixed)
+        return _Fixed(architecture, self.kind, ("tanh",), self.layers, (True,), way=route, fixed=fixed)
 
     def __call__(self, mode: Mode) -> list[Tensor]:
         results = {

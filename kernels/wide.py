@@ -30,6 +30,7 @@ def forward(
     h,
     BASIS: tl.constexpr,
     LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     BM: tl.constexpr,
     BH: tl.constexpr,
@@ -37,7 +38,7 @@ def forward(
     """u ← φ(u), in place; u (count, h)."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     units = tl.program_id(1) * BH + tl.arange(0, BH)
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None, HEADS)
     vectors = cascade.in_memory(cascade.pointers(scale, shift, coef), units, h, 0)
     _store(u, cascade.value(_load(u, rows, units, count, h), vectors, phi), rows, units, count, h)
 
@@ -55,6 +56,7 @@ def backward(
     rows_per_split,
     BASIS: tl.constexpr,
     LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     NEEDS_SCALE: tl.constexpr,
     NEEDS_SHIFT: tl.constexpr,
@@ -66,7 +68,7 @@ def backward(
 
     Part s of the rows adds its gradients in β, s and C to dvectors[s], (COUNT, h).
     """
-    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None)
+    phi: tl.constexpr = Cascade(BASIS, LAYERS, ARITHMETIC, scale is not None, coef is not None, HEADS)
     COUNT: tl.constexpr = LAYERS * (NEEDS_SCALE + NEEDS_SHIFT + len(BASIS) * NEEDS_COEF)
     split = tl.program_id(0)
     units = tl.program_id(1) * BH + tl.arange(0, BH)

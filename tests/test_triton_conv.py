@@ -227,9 +227,9 @@ _COMPILE = """
 import json, sys
 from gradnets_fast.kernels import compiler, configuration
 from gradnets_fast.kernels.mode import Mode
-architecture, kind, layers, knots = json.loads(sys.argv[1])
+architecture, kind, layers, knots, heads = json.loads(sys.argv[1])
 basis = ("spline",) if knots else ("tanh",)
-mode = Mode(architecture, kind, basis, layers)
+mode = Mode(architecture, kind, basis, layers, heads=heads)
 constants = mode.constants() | {"KNOTS": knots, "BT": 32, "SMOOTH": (True,)}
 constants |= {"NEEDS_SCALE": True, "NEEDS_SHIFT": True, "NEEDS_COEF": True}
 absent = {"value": {"v", "norms", "weight", "rule"}, "jvp": {"norms", "weight", "rule"},
@@ -239,7 +239,7 @@ cases += [("forward", "value", {"v"}), ("forward", "jvp", set())]
 cases += [("numbers", "potential", {"norms"}), ("numbers", "divergence", {"rule"})]
 for kernel, quantity, without in cases:
     named = compiler.function(f"conv.{kernel}").arg_names
-    wanted, tiles = (*named, *compiler.OPTIONS), configuration.pixel_options(layers, quantity)
+    wanted, tiles = (*named, *compiler.OPTIONS), configuration.pixel_options(layers, quantity, heads)
     given = {name: of for name, of in (constants | tiles | {"QUANTITY": quantity}).items() if name in wanted}
     launch = compiler.typed(f"conv.{kernel}", given, kind, without, ("pixels",))
     needs = compiler.Resources.of(compiler.compiled(launch, architecture))
@@ -249,11 +249,13 @@ for kernel, quantity, without in cases:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layers", "knots"), [(1, 0), (4, 0), (1, 21)])
+@pytest.mark.parametrize(("layers", "knots", "heads"), [(1, 0, False), (4, 0, False), (1, 21, False), (4, 0, True)])
 @pytest.mark.parametrize(("architecture", "kind"), [(80, "half"), (80, "ieee"), (90, "half"), (90, "tf32x3")])
-def test_kernels_compile_without_a_gpu_and_spill_nothing(architecture: int, kind: str, layers: int, knots: int) -> None:
+def test_kernels_compile_without_a_gpu_and_spill_nothing(
+    architecture: int, kind: str, layers: int, knots: int, heads: bool
+) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    case = json.dumps([architecture, kind, layers, knots])
+    case = json.dumps([architecture, kind, layers, knots, heads])
     run = subprocess.run([sys.executable, "-c", _COMPILE, case], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) == 8

@@ -165,11 +165,11 @@ _COMPILE = """
 import json, sys
 from gradnets_fast.kernels import configuration, offline
 from gradnets_fast.kernels.mode import Mode
-architecture, kind, d, layers = json.loads(sys.argv[1])
+architecture, kind, d, layers, heads = json.loads(sys.argv[1])
 compiled = 0
 for name, variant in offline.VARIANTS.items():
     width = min(d, 2) if variant.kernel.startswith("narrow") else d
-    mode = Mode(architecture, kind, ("tanh",), layers)
+    mode = Mode(architecture, kind, ("tanh",), layers, heads=heads)
     depth = variant.depth or layers
     if variant.depth and layers > 1:
         continue
@@ -186,11 +186,14 @@ print("compiled", compiled)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", configuration.ARCHITECTURES)
-@pytest.mark.parametrize(("kind", "layers"), [("half", 1), ("half", 4)])
-def test_kernels_compile_without_a_gpu(architecture: int, kind: str, layers: int) -> None:
-    """A sample: the rest of the table is compiled by bench.tiles, whose account the two tests above check."""
+@pytest.mark.parametrize(("kind", "layers", "heads"), [("half", 1, False), ("half", 4, False), ("half", 4, True)])
+def test_kernels_compile_without_a_gpu(architecture: int, kind: str, layers: int, heads: bool) -> None:
+    """A sample: the rest of the table is compiled by bench.tiles, whose account the two tests above check.
+
+    Heads take the tiles of cascades as deep.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    case = json.dumps([architecture, kind, 64, layers])
+    case = json.dumps([architecture, kind, 64, layers, heads])
     run = subprocess.run([sys.executable, "-c", _COMPILE, case], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     expected = [v for v in offline.VARIANTS.values() if layers == 1 or not v.depth]

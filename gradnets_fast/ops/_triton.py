@@ -166,13 +166,14 @@ def architecture_of(device: int) -> int:
 
 def ridge_mode(x: Tensor, layers: int, settings: Settings) -> Any:
     """Return the constants with which kernels of the ridge family are compiled for points like x."""
-    return _mode_of(-1 if x.device.type == "cpu" else x.get_device(), products_of(x), layers, settings.basis)
+    device, heads = -1 if x.device.type == "cpu" else x.get_device(), settings.heads and layers > 1
+    return _mode_of(device, products_of(x), layers, settings.basis, heads)
 
 
 @lru_cache(maxsize=None)
-def _mode_of(device: int, kind: str, layers: int, basis: tuple[str, ...]) -> Any:
+def _mode_of(device: int, kind: str, layers: int, basis: tuple[str, ...], heads: bool) -> Any:
     smooth = tuple(name in TABLE and TABLE[name].smooth for name in basis)
-    return kernel_module("mode").Mode(architecture_of(device), kind, basis, layers, smooth)
+    return kernel_module("mode").Mode(architecture_of(device), kind, basis, layers, smooth, heads)
 
 
 def has_tiles(operator: str, mode: Any, d: int) -> bool:

@@ -84,7 +84,7 @@ def _cascade(arguments: Mapping[str, Any] | None) -> tuple[int, Settings]:
         return 1, Settings(("tanh",))
     basis = arguments["basis"]
     names = (basis,) if isinstance(basis, str) else tuple(basis)
-    return shift.numel() // arguments["W"].shape[0], Settings(names)
+    return shift.numel() // arguments["W"].shape[0], Settings(names, heads=arguments.get("heads", False))
 
 
 def _of_deep(quantity: str, x: Tensor, arguments: Mapping[str, Any] | None) -> str:

@@ -126,7 +126,7 @@ class Settings(NamedTuple):
     @property
     def profile(self) -> str:
         """Return what follows an operator's name where other kernels compute its functions than a cascade's."""
-        return " of splines" if self.basis == SPLINE else " of heads" if self.heads else ""
+        return " of splines" if self.basis == SPLINE else ""
 
     def text(self) -> str:
         """Return the settings as one string, which is what operators registered with PyTorch can take.
