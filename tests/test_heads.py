@@ -24,7 +24,7 @@ def draw(size: tuple[int, int, int, int], terms: int, dtype: torch.dtype, quanti
     shapes = [(batch, d)] * (1 + (quantity == "jvp")) + [(h, d), (heads, h), (heads, h), (heads, terms, h), (d,)]
     tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     tensors[-5] /= d**0.5
-    tensors[-4] += tensors[-4].sign() / 2  # closed forms of potentials with kinks cancel for scales near 0
+    tensors[-4] += tensors[-4].sign() / 2  # closed forms of potentials cancel for scales near 0
     vectors = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     tensors = [t.to(dtype if i < len(tensors) - 4 else vectors) for i, t in enumerate(tensors)]
     result = {"value": (d,), "jvp": (d,), "jacobian": (d, d)}.get(quantity, ())
@@ -75,6 +75,7 @@ def test_convolutions_have_them_too(quantity: str, dtype: torch.dtype, basis: tu
     points = [torch.randn(2, 2, 9, 7, dtype=dtype) for _ in range(1 + (quantity == "jvp"))]
     K = torch.randn(5, 2, 3, 4, dtype=dtype) / 4
     tensors = [*points, K, *(torch.randn(s, dtype=vectors) for s in ((3, 5), (3, 5), (3, len(basis), 5), (2,)))]
+    tensors[-4] += tensors[-4].sign() / 2  # as in `draw`
     operator = getattr(gf, "conv_ridge" if quantity == "value" else f"conv_ridge_{quantity}")
 
     def of(backend: str) -> Function:
