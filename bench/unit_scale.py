@@ -27,7 +27,6 @@ NETWORKS: dict[str, tuple[str, Callable[[int], nn.Module]]] = {
     "mGradNetC": ("convex2d", lambda h: gf.mGradNetC(4, 2, h)),
     "mRidgeGradNet": ("convex2d", lambda h: gf.mRidgeGradNet(2, h)),
     "mGradNetM": ("convex2d", lambda h: gf.mGradNetM(4, 2, h)),
-    "mDeepGradNet": ("convex2d", lambda h: gf.mDeepGradNet(2, (h, h))),
     "GradNetC": ("nonconvex2d", lambda h: gf.GradNetC(4, 2, h)),
 }
 
@@ -66,7 +65,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     matplotlib.use("Agg")
-    figure = Figure(figsize=(15, 5.6), layout="constrained")
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
     axes = figure.subplots(len(WIDTHS), len(NETWORKS), sharex=True)
     for each in rows:
         axis = axes[WIDTHS.index(each["h"])][list(NETWORKS).index(each["network"])]

@@ -127,6 +127,9 @@ void check_quantities(const Shape &shape) {
         check_outputs(DeepCase(shape, {shape.h, 3}, tanh, false, 0, false, quantity), false);
         check_outputs(DeepCase(shape, {19, 19, 19}, softplus, true, 2, true, quantity), false);
     }
+    const int relu = number_of(basis, "relu"), hardtanh = number_of(basis, "hardtanh");
+    check_outputs(RidgeCase(shape, 4, {relu}, true, true, false, Quantity::potential), false);
+    check_outputs(RidgeCase(shape, 2, {hardtanh, relu}, true, true, false, Quantity::potential), false);
     const Quantity both = Quantity::value_and_potential;
     check_outputs(ModulesCase(shape, 2, kSoftmax, 0, true, false, both), false);
     check_outputs(ModulesCase(shape, 2, tanh, number_of(transforms, "softplus"), false, false, both), false);
