@@ -25,8 +25,10 @@ _ROUNDS, _TOLERANCE, _FARTHEST = 60, 1e-4, 1e4
 def init_unit_scale_(net: GradNet, x: Tensor | None = None, *, generator: Generator | None = None) -> None:
     """Scales one parameter so that the mean square of the Jacobian's singular values is 1, in place.
 
-    By default f grows with h, the number of hidden units: as h where the network is monotone, as √h or by another power
-    elsewhere.  Here t is found such that with the parameter θ replaced by tθ
+    By default f grows with h, the number of hidden units, of mGradNetC and mRidgeGradNet in proportion; these are what
+    it is for.  The Jacobian of GradNetC begins below 1, and training may end higher from 1.
+
+    Here t is found such that with the parameter θ replaced by tθ
 
         E |J(x) v|² = E |v|²,    x and v standard normal,
 
