@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,7 @@ from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.nn import GradNet
 
 COUNTS = (20, 50, 200)
-POTENTIALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "convex2d": lambda a, b: a**4 + a.square() / 2 + a * b / 2 + 1.5 * b.square() - b**3 / 3,
-    "nonconvex2d": lambda a, b: (2 * torch.pi * a).sin() * (torch.pi * b).cos() / 4 + a * b / 2 - b.square() / 2,
-}
+FIELDS = ("convex2d", "nonconvex2d")
 TARGETS = {"gradients": (1.0, 0.0), "values": (0.0, 1.0), "both": (1.0, 1.0)}
 """What is fitted, with the weights of gradients and values, which are divided by their variances."""
 
@@ -39,11 +36,11 @@ def size(t: Tensor) -> Tensor:
 
 def errors(name: str, count: int, target: str, seed: int, steps: int) -> tuple[float, float]:
     """The relative errors of gradient and potential on the grid."""
-    field, potential = make_field(name), POTENTIALS[name]
+    field = make_field(name)
     x = field.sample(count, torch.Generator().manual_seed(seed))
     torch.manual_seed(seed)
     net: GradNet = (gf.mGradNetC if name == "convex2d" else gf.GradNetC)(4, 2, 32)
-    g, F = field.gradient(x), potential(*x.unbind(-1))
+    g, F = field.gradient(x), field.potential(x)
     use = TARGETS[target]
     gf.fit(
         *(net, x, g if use[0] else None, F if use[1] else None),
@@ -54,7 +51,7 @@ def errors(name: str, count: int, target: str, seed: int, steps: int) -> tuple[f
     grid = field.test_points()
     with torch.no_grad():
         F_net, f = net.value_and_gradient(grid)
-    g, F = field.gradient(grid), potential(*grid.unbind(-1))
+    g, F = field.gradient(grid), field.potential(grid)
     return float((f - g).square().mean().sqrt() / size(g)), float(size(F_net - F) / size(F))
 
 
@@ -78,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="a folder for the result file")
     options = parser.parse_args(arguments)
     where = environment()
-    rows = [row(name, count, options.seeds, options.steps) for name in POTENTIALS for count in COUNTS]
+    rows = [row(name, count, options.seeds, options.steps) for name in FIELDS for count in COUNTS]
     write_json(options.out / "joint_fit.json", {"environment": where, "steps": options.steps, "rows": rows})
 
 

@@ -46,6 +46,23 @@ def test_npz_files_of_every_layout(tmp_path: Path) -> None:
         assert_same(got, expected)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_values_of_the_potential_are_streamed(tmp_path: Path, suffix: str) -> None:
+    (x, g), path = tagged(0, 300), tmp_path / f"a{suffix}"
+    values = 3 * x[:, 0] + 1
+    if suffix == ".npz":
+        np.savez(path, x=x, g=g, F=values)
+    else:
+        pq.write_table(pa.table({**columns(x, g), "F": values}), path, row_group_size=70)
+    points, both = next(SampleStream([path], 300, window=40, fit="both"))
+    assert torch.equal(both, torch.cat([-2 * points, 3 * points[:, :1] + 1], 1))
+    points, values_alone = next(SampleStream([path], 300, window=40, fit="potential"))
+    assert torch.equal(values_alone, 3 * points[:, :1] + 1)
+    if suffix == ".npz":
+        np.savez(path, x=x, F=values[:, None])
+        fails(["F of shape (300,)", "got (300, 1)"], lambda: open_shard(path, "potential"))
+
+
 def test_columns_come_in_any_order(tmp_path: Path) -> None:
     path, (x, g) = tmp_path / "a.parquet", tagged(0, 300, dim=11)
     table = pa.table({name: columns(x, g)[name] for name in reversed(columns(x, g))})

@@ -19,12 +19,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import gradnets_fast as gf
 from covering import slow_but
 from gradnets_fast import nn
 from gradnets_fast.apps.cli import app
 from gradnets_fast.apps.files import write_atomically
 from gradnets_fast.apps.train.data import load_samples
-from gradnets_fast.apps.train.fields import make_field
+from gradnets_fast.apps.train.fields import FIELDS, make_field
 from gradnets_fast.apps.train.problem import make_problem
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
@@ -39,11 +40,15 @@ POTENTIALS = {
 }
 
 
-@pytest.mark.parametrize("name", list(POTENTIALS))
+@pytest.mark.parametrize("name", list(FIELDS))
 def test_fields_are_gradients_of_their_potentials(name: str) -> None:
-    x = torch.rand(50, 2, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(POTENTIALS[name](*x.unbind(-1)).sum(), x)
-    torch.testing.assert_close(make_field(name).gradient(x.detach()), gradient)
+    field = make_field(name, 5 if name == "polymax" else None)
+    x = torch.rand(50, field.dim, dtype=torch.float64, requires_grad=True)
+    potential = field.potential(x)
+    (gradient,) = torch.autograd.grad(potential.sum(), x)
+    torch.testing.assert_close(field.gradient(x.detach()), gradient)
+    if name in POTENTIALS:
+        torch.testing.assert_close(potential, POTENTIALS[name](*x.unbind(-1)))
 
 
 @pytest.mark.parametrize(("dim", "published"), slow_but([(256, -11.71)], [(256, -11.71), (1024, -11.25)]))
@@ -117,16 +122,18 @@ def samples(count: int = 50) -> tuple[np.ndarray, np.ndarray]:
     return x, np.stack([x[:, 0] * 2, x[:, 1] * 3], axis=1)
 
 
-def write_samples(path: Path, x: np.ndarray, g: np.ndarray) -> Path:
+def write_samples(path: Path, x: np.ndarray, g: np.ndarray, values: np.ndarray | None = None) -> Path:
     table = pa.table({"g1": g[:, 1], "x0": x[:, 0], "note": ["a"] * len(x), "x1": x[:, 1], "g0": g[:, 0]})
+    if values is not None:
+        table = table.append_column("F", pa.array(values))
     if path.suffix == ".csv":
         pacsv.write_csv(table, path)
     elif path.suffix == ".parquet":
         pq.write_table(table, path)
     elif path.suffix == ".npz":
-        np.savez(path, x=x, g=g)
+        np.savez(path, x=x, g=g, **({} if values is None else {"F": values}))
     else:
-        np.save(path, np.concatenate([x, g], axis=1))
+        np.save(path, np.concatenate([x, g] if values is None else [x, g, values[:, None]], axis=1))
     return path
 
 
@@ -141,6 +148,52 @@ def test_data_files(suffix: str, tmp_path: Path) -> None:
     assert code == 0, error
     assert path.name in text
     assert (tmp_path / "out" / "figure.png").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".npy"])
+@pytest.mark.parametrize("fit", ["potential", "both"])
+def test_values_are_read_from_every_format_and_fitted(suffix: str, fit: str, tmp_path: Path) -> None:
+    x, g = samples()
+    values = x[:, 0] ** 2 + 1.5 * x[:, 1] ** 2
+    path = write_samples(tmp_path / f"data{suffix}", x, g, values)
+    if fit == "potential" and suffix == ".npy":
+        np.save(path, np.concatenate([x, values[:, None]], axis=1))
+    loaded = load_samples(path, fit)
+    expected = values[:, None] if fit == "potential" else np.concatenate([g, values[:, None]], axis=1)
+    torch.testing.assert_close(loaded.x, torch.from_numpy(x).float())
+    torch.testing.assert_close(loaded.g, torch.from_numpy(expected).float())
+    if suffix == ".csv":
+        options = ["--fit", fit, "--arch", "mridge", "--lr", 0.05, "--steps", 200, "--out", tmp_path / "out"]
+        code, text, error = invoke("--data", path, *options)
+        assert code == 0, error
+        assert "test error of the potential" in text
+        evaluation = strict_json((tmp_path / "out" / "report.json").read_text())["evaluation"]
+        assert evaluation["value_error"] < 0.3
+        assert (evaluation["error_db"] is None) == (fit == "potential")
+        assert (tmp_path / "out" / "figure.png").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz", ".npy"])
+def test_a_file_without_values_is_refused_before_work_begins(suffix: str, tmp_path: Path) -> None:
+    path = write_samples(tmp_path / f"data{suffix}", *samples())
+    words = {".npz": ["arrays x, g and F", "got x, g", "F=values"], ".npy": ["(n, 2d + 1)", "(50, 4)"]}
+    found = words.get(suffix, ["a column F", "--fit both"])
+    fails("--data", path, "--fit", "both", "--out", tmp_path / "out", words=[path.name, *found])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_loss_of_values_is_that_of_fit() -> None:
+    """Over one batch of all points; `fit` takes the mean over the points' coordinates too."""
+    settings = Settings(fit="both", gradient_weight=0.5, value_weight=3.0, samples=50, batch_size=50, steps=5, layers=2)
+    trainer = Trainer(settings)
+    net, x, targets = copy.deepcopy(trainer.module), trainer.problem.source.x, trainer.problem.source.g
+    for _ in range(settings.steps):
+        trainer.advance()
+    plan = {"steps": settings.steps, "learning_rate": settings.learning_rate, "progress": False}
+    result = gf.fit(net, x, targets[:, :2], targets[:, 2], weights=(0.5 * 2, 3.0), **plan)
+    torch.testing.assert_close(torch.tensor(trainer.history)[:, 1], result.losses, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(trainer.module.parameters(), net.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def strict_json(text: str) -> dict[str, Any]:
@@ -298,6 +351,11 @@ def test_bad_archives(arrays: dict[str, np.ndarray], words: list[str], tmp_path:
         (["--arch", "mgradnet-m", "--combine", "maximum"], ["combine", "sum, logsumexp", "'maximum'"]),
         (["--arch", "mgradnet-m", "--loss", "nearest"], ["loss", "squared", "--combine logsumexp"]),
         (["--loss", "absolute"], ["loss", "squared, nearest", "'absolute'"]),
+        (["--fit", "values"], ["fit", "gradient, potential, both", "'values'"]),
+        (["--fit", "both", "--task", "transport"], ["fit", "gradient for a transport", "both"]),
+        (["--fit", "both", "--value-weight", "0"], ["value_weight", "a finite number above 0"]),
+        (["--fit", "potential", "--value-weight", "2"], ["value_weight", "--fit both"]),
+        (["--gradient-weight", "2"], ["gradient_weight", "--fit both"]),
         (["--steps", "0"], ["steps", "got 0"]),
         (["--epochs", "-1"], ["epochs", "got -1"]),
         (["--steps", "5", "--epochs", "5"], ["one of them", "both"]),

@@ -30,6 +30,7 @@ from ..train.checkpoint import (
     load_settings,
     save_checkpoint,
 )
+from ..train.columns import FITS
 from ..train.evaluation import Evaluation, evaluate
 from ..train.fields import FIELDS
 from ..train.losses import decibel
@@ -67,6 +68,15 @@ def train(
     target: Annotated[
         str | None, typer.Option(help="File of points that a transport carries those of --data to.")
     ] = None,
+    fit: Annotated[
+        str, typer.Option(help=help_of("What is fitted, for files gradients g0 …, values F, or both", FITS))
+    ] = Settings.fit,
+    gradient_weight: Annotated[
+        float, typer.Option(help="Factor of the mean of |f − ∇F|², with --fit both.")
+    ] = Settings.gradient_weight,
+    value_weight: Annotated[
+        float, typer.Option(help="Factor of the mean squared error of the potential, with --fit both.")
+    ] = Settings.value_weight,
     arch: Annotated[str, typer.Option(help=help_of("Architecture", ARCHITECTURES))] = Settings.arch,
     dim: Annotated[int | None, typer.Option(help="Dimension, for polymax and for a Gaussian's transport.")] = None,
     embed_dim: Annotated[int, typer.Option(help="Hidden units h (per module).")] = Settings.embed_dim,
@@ -120,6 +130,8 @@ def train(
 
     Under torchrun (torchrun --nproc-per-node 2 -m gradnets_fast train …) the processes share each batch; after a
     restart they go on from the checkpoint in --out.
+
+    The values of --fit potential and both are taken as they are, for the potential of a network has no free constant.
     """
     names = {each.name for each in dataclasses.fields(Settings)} - {"steps"}
     options = {name: value for name, value in context.params.items() if name in names}
@@ -291,7 +303,8 @@ def _progress(console: Console, trainer: Trainer) -> Iterator[Callable[[int, flo
 
 def _shown(trainer: Trainer, loss: float) -> str:
     """A batch's loss, for people."""
-    return f"batch loss {loss:.4g}" if trainer.settings.task == "transport" else f"batch error {decibel(loss):.2f} dB"
+    gradients = trainer.settings.task == trainer.settings.fit == "gradient"
+    return f"batch error {decibel(loss):.2f} dB" if gradients else f"batch loss {loss:.4g}"
 
 
 def _evaluated(trainer: Trainer) -> Evaluation | TransportEvaluation:
@@ -327,16 +340,19 @@ def _table(trainer: Trainer, evaluation: Evaluation | TransportEvaluation, spent
     if isinstance(evaluation, TransportEvaluation):
         _add_transport(table, evaluation)
     else:
-        error = f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)"
-        table.add_row("test error", error)
+        if evaluation.error_db is not None and evaluation.relative_error is not None:
+            error = f"{evaluation.error_db:.2f} dB ({100 * evaluation.relative_error:.2f} % of the field)"
+            table.add_row("test error", error)
+        if evaluation.value_error is not None:
+            error = f"{100 * evaluation.value_error:.2f} %, and a constant {evaluation.value_offset:.3g}"
+            table.add_row("test error of the potential", error)
         table.add_row("Jacobian: largest |J − Jᵀ| / |J|", f"{evaluation.asymmetry:.1e}")
     table.add_row("Jacobian: smallest eigenvalue", f"{evaluation.smallest_eigenvalue:.4g}")
     table.add_row("training", f"{spent['steps']} steps in {spent['seconds']:.1f} s")
     ours, reference = evaluation.milliseconds_per_step, evaluation.reference_milliseconds_per_step
-    if ours is None or reference is None:
-        return table
-    table.add_row("time per step, backend " + evaluation.backend, f"{ours:.3f} ms")
-    if evaluation.backend != "reference":
+    if ours is not None:
+        table.add_row("time per step, backend " + evaluation.backend, f"{ours:.3f} ms")
+    if ours is not None and reference is not None and evaluation.backend != "reference":
         table.add_row("time per step, backend reference", f"{reference:.3f} ms ({reference / ours:.2f}×)")
     return table
 

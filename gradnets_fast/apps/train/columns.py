@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import message
+
+FITS = {"gradient": "g", "potential": "F", "both": "gF"}
+"""What a network may be fitted to, and the targets of that which a file has beside its points x (n, d): gradients
+g (n, d), and values F (n,) of the potential.  In memory the targets of a point follow it, in this order."""
 
 
 @contextmanager
@@ -32,16 +36,25 @@ def unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(message("data", str(path), f"a readable {path.suffix[1:]} file", cause, "write it again"))
 
 
-def table_columns(path: Path, present: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The columns x0 … x{d−1} and g0 … g{d−1} of a table; raise ValueError unless each is there once."""
+def dim_of(width: int, fit: str) -> int:
+    """The dimension d of points that with their targets have this many numbers; 0 if no points have."""
+    dim, rest = divmod(width - ("F" in FITS[fit]), 1 + ("g" in FITS[fit]))
+    return 0 if rest or dim < 1 else dim
+
+
+def table_columns(path: Path, present: Sequence[str], fit: str) -> list[str]:
+    """The columns x0 … x{d−1}, g0 … g{d−1} and F that a table needs; raise ValueError unless each is there once."""
     dim = sum(1 for name in set(present) if name.startswith("x") and name[1:].isdecimal())
-    names = [f"x{i}" for i in range(dim)], [f"g{i}" for i in range(dim)]
+    arrays = ("x", *FITS[fit])
     if dim == 0:
-        fix = "rename the coordinates x0, x1, … and the target gradient g0, g1, …"
-        raise ValueError(message("data", str(path), "columns x0, …, g0, …", _list(present), fix))
-    for name in (*names[0], *names[1]):
+        expected = ", ".join("F" if array == "F" else f"{array}0, …" for array in arrays)
+        fix = "name coordinates x0, x1, …, gradients g0, g1, … and values of the potential F"
+        raise ValueError(message("data", str(path), f"columns {expected}", _list(present), fix))
+    names = [name for array in arrays for name in (["F"] if array == "F" else [f"{array}{i}" for i in range(dim)])]
+    for name in names:
         if name not in present:
-            fix = f"add it: there are {dim} columns x…, so x0 … x{dim - 1} and g0 … g{dim - 1} are needed"
+            needed = " and ".join("F" if array == "F" else f"{array}0 … {array}{dim - 1}" for array in arrays)
+            fix = f"add it: there are {dim} columns x…, so for --fit {fit} {needed} are needed"
             raise ValueError(message("data", str(path), f"a column {name}", _list(present), fix))
         if present.count(name) > 1:
             fix = "rename or remove the others"
@@ -49,20 +62,22 @@ def table_columns(path: Path, present: Sequence[str]) -> tuple[list[str], list[s
     return names
 
 
-def array_columns(dim: int) -> tuple[list[str], list[str]]:
-    """The names of the columns of arrays x and g, both (n, d), for messages."""
-    return [f"x[:, {i}]" for i in range(dim)], [f"g[:, {i}]" for i in range(dim)]
+def array_columns(dim: int, fit: str) -> list[str]:
+    """The names of the columns of arrays x and g, both (n, d), and F, (n,), for messages."""
+    names = [f"{array}[:, {i}]" for array in ("x", *FITS[fit]) if array != "F" for i in range(dim)]
+    return [*names, "F"] if "F" in FITS[fit] else names
 
 
-def check_members(path: Path, present: Iterable[str]) -> None:
-    """Raise ValueError unless arrays x and g are among those of an NPZ file, each once."""
-    present = list(present)
-    if not {"x", "g"} <= set(present):
-        fix = "save it as numpy.savez(file, x=points, g=gradients)"
-        raise ValueError(message("data", str(path), "arrays x and g", _list(present), fix))
-    for name in "xg":
+def check_members(path: Path, present: Iterable[str], fit: str) -> None:
+    """Raise ValueError unless the arrays that are needed are among those of an NPZ file, each once."""
+    present, texts = list(present), {"x": "points", "g": "gradients", "F": "values"}
+    names = ["x", *FITS[fit]]
+    fix = f"save it as numpy.savez(file, {', '.join(f'{name}={texts[name]}' for name in names)})"
+    if not set(names) <= set(present):
+        expected = f"arrays {', '.join(names[:-1])} and {names[-1]}"
+        raise ValueError(message("data", str(path), expected, _list(present), fix))
+    for name in names:
         if present.count(name) > 1:
-            fix = "save it as numpy.savez(file, x=points, g=gradients)"
             raise ValueError(message("data", str(path), f"one array {name}", present.count(name), fix))
 
 
@@ -71,14 +86,17 @@ def _list(names: Sequence[str]) -> str:
     return shown if len(shown) <= 300 else f"{shown[:300]} …"
 
 
-def check_arrays(
-    path: Path, shapes: tuple[tuple[int, ...], tuple[int, ...]], dtypes: tuple[np.dtype[Any], np.dtype[Any]]
-) -> None:
-    """Raise ValueError unless x and g are numbers of one shape (n, d)."""
-    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][0] < 0 or shapes[0][1] < 1:
-        fix = "give each point one target gradient of its dimension"
-        raise ValueError(message("data", str(path), "x and g of one shape (n, d)", f"{shapes[0]} and {shapes[1]}", fix))
-    for name, dtype in zip("xg", dtypes):
+def check_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype[Any]]) -> None:
+    """Raise ValueError unless x and g, if there is one, are numbers of one shape (n, d), and F of shape (n,)."""
+    x, g = shapes["x"], shapes.get("g")
+    if len(x) != 2 or x[0] < 0 or x[1] < 1 or g not in (None, x):
+        expected, got = ("x", f"{x}") if g is None else ("x and g of one", f"{x} and {g}")
+        fix = "give each point one target gradient of its dimension" if g is not None else "give points as rows"
+        raise ValueError(message("data", str(path), f"{expected} shape (n, d)", got, fix))
+    if shapes.get("F", x[:1]) != x[:1]:
+        expected, fix = f"F of shape {x[:1]}, as x is {x}", "give each point one value of the potential"
+        raise ValueError(message("data", str(path), expected, f"{shapes['F']}", fix))
+    for name, dtype in dtypes.items():
         check_numbers(f"{path}: {name}", dtype)
 
 

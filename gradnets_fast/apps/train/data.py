@@ -1,4 +1,4 @@
-"""Samples of a gradient field from a user's file: CSV, Parquet, NPZ or NPY.
+"""Samples of a gradient field or its potential from a user's file: CSV, Parquet, NPZ or NPY.
 
 `problem.py` loads whole files with it.  All formats but CSV are read as shards.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import message
 from ..memory import check_memory
-from .columns import readable, store, table_columns, unreadable
+from .columns import dim_of, readable, store, table_columns, unreadable
 from .shards import import_extra, open_file
 
 FORMATS = (".csv", ".parquet", ".npz", ".npy")
@@ -25,18 +25,18 @@ _NO_NUMBER = re.compile(r"CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'$
 
 @dataclass(frozen=True)
 class Samples:
-    """Points x and target gradients g, both (n, d), float32, and where they came from."""
+    """Points x (n, d) and their targets g, (n, d) gradients by default, float32, and where they came from."""
 
     x: Tensor
     g: Tensor
     source: str
 
 
-def load_samples(path: Path) -> Samples:
-    """Read points and target gradients.
+def load_samples(path: Path, fit: str = "gradient") -> Samples:
+    """Read points and what is fitted: their target gradients, values of the potential, or both.
 
-    CSV and Parquet: columns x0 … x{d−1} and g0 … g{d−1}, in any order, others ignored.  NPZ: arrays x and g, (n, d).
-    NPY: one array (n, 2d), x before g.
+    CSV and Parquet: columns x0 … x{d−1}, g0 … g{d−1} and F, in any order, others ignored.  NPZ: arrays x and g, (n, d),
+    and F, (n,).  NPY: one array (n, 2d), (n, d + 1) or (n, 2d + 1): x, then g, then F.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and the column, array or row at fault.
@@ -49,30 +49,30 @@ def load_samples(path: Path) -> Samples:
         raise ValueError(message("data", where, "a file ending in " + ", ".join(FORMATS), repr(path.suffix), fix))
     if not path.is_file():
         raise FileNotFoundError(message("data", where, "an existing file", "none", "check the path"))
-    values = _read_csv(path) if suffix == ".csv" else _read_shard(path)
+    values = _read_csv(path, fit) if suffix == ".csv" else _read_shard(path, fit)
     if not len(values):
         raise ValueError(message("data", where, "at least one row", "none", "give some samples"))
-    x, g = (torch.from_numpy(np.ascontiguousarray(half)) for half in np.split(values, 2, axis=1))
+    parts = np.split(values, [dim_of(values.shape[1], fit)], axis=1)
+    x, g = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
     return Samples(x, g, where)
 
 
-def _read_shard(path: Path) -> np.ndarray:
-    shard = open_file(path)
-    # The values, their halves, and what a reader holds of them.
-    check_memory("data", str(path), 3 * 8 * shard.dim * shard.rows, "split it into shards, which are streamed")
-    return shard.read(0, shard.rows) if shard.rows else np.empty((0, 2 * shard.dim), np.float32)
+def _read_shard(path: Path, fit: str) -> np.ndarray:
+    shard = open_file(path, fit)
+    # The values, their parts, and what a reader holds of them.
+    check_memory("data", str(path), 3 * 4 * shard.width * shard.rows, "split it into shards, which are streamed")
+    return shard.read(0, shard.rows) if shard.rows else np.empty((0, shard.width), np.float32)
 
 
-def _read_csv(path: Path) -> np.ndarray:
-    """The samples, x before g: (n, 2d), float32."""
+def _read_csv(path: Path, fit: str) -> np.ndarray:
+    """The samples, as a shard reads them."""
     arrow, reader = import_extra("pyarrow"), import_extra("pyarrow.csv")
     check_memory("data", str(path), path.stat().st_size, "convert it to Parquet shards, which are streamed")
     with readable(path), path.open(encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
         if not header:
             raise EOFError("no names of columns in the first line")
-    points, gradients = table_columns(path, header)
-    names = [*points, *gradients]
+    names = table_columns(path, header, fit)
     types = dict.fromkeys(names, arrow.float64())
     try:
         with path.open("rb") as file:

@@ -21,12 +21,14 @@ class Field:
         name: its name on the command line.
         dim: d.
         gradient: x (n, d) → ∇F(x) (n, d).
+        potential: x (n, d) → F(x) (n,).
         formula: the potential, for people.
     """
 
     name: str
     dim: int
     gradient: Callable[[Tensor], Tensor]
+    potential: Callable[[Tensor], Tensor]
     formula: str
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
@@ -46,6 +48,11 @@ def _convex2d(x: Tensor) -> Tensor:
     return torch.stack([4 * a**3 + a + b / 2, a / 2 + 3 * b - b**2], -1)
 
 
+def _convex2d_potential(x: Tensor) -> Tensor:
+    a, b = x.unbind(-1)
+    return a**4 + a**2 / 2 + a * b / 2 + 3 * b**2 / 2 - b**3 / 3
+
+
 def _nonconvex2d(x: Tensor) -> Tensor:
     a, b = x.unbind(-1)
     pi = math.pi
@@ -54,33 +61,38 @@ def _nonconvex2d(x: Tensor) -> Tensor:
     return torch.stack([first, second], -1)
 
 
-def _polymax(dim: int) -> Callable[[Tensor], Tensor]:
-    """∇ of max(xᵀSx, xᵀPx, xᵀQx)/2 at x − ½, divided by the mean gradient norm over 20 000 uniform points."""
+def _nonconvex2d_potential(x: Tensor) -> Tensor:
+    a, b = x.unbind(-1)
+    return torch.sin(2 * math.pi * a) * torch.cos(math.pi * b) / 4 + a * b / 2 - b**2 / 2
+
+
+def _polymax(dim: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Gradient and value of max(xᵀSx, xᵀPx, xᵀQx)/2 at x − ½, over the mean gradient norm of 20 000 uniform points."""
     index = torch.arange(dim)
     slope = (index[:, None] + index[None, :]) / (2 * dim - 2)
     decay = 1 / (math.log(dim) * (1 + (index[:, None] - index[None, :]).abs()))
     matrices = torch.stack([2 + torch.sin(4 * math.pi * slope), 1 + 2 * slope, 3 - 2 * slope]) * decay
 
-    def raw(x: Tensor) -> Tensor:
+    def gradient(x: Tensor) -> Tensor:
         centred = x - 0.5
         images = centred @ matrices.to(x)
         largest = (images * centred).sum(-1).argmax(0)
         return images[largest, torch.arange(x.shape[0])]
 
-    norm = raw(torch.rand(20_000, dim, generator=torch.Generator().manual_seed(0))).norm(dim=1).mean().item()
-    return lambda x: raw(x) / norm
+    norm = gradient(torch.rand(20_000, dim, generator=torch.Generator().manual_seed(0))).norm(dim=1).mean().item()
+    return lambda x: gradient(x) / norm, lambda x: (gradient(x) * (x - 0.5)).sum(-1) / (2 * norm)
 
 
 def _make_convex2d(dim: int) -> Field:
-    return Field("convex2d", 2, _convex2d, "x⁴ + x²/2 + xy/2 + 3y²/2 − y³/3")
+    return Field("convex2d", 2, _convex2d, _convex2d_potential, "x⁴ + x²/2 + xy/2 + 3y²/2 − y³/3")
 
 
 def _make_nonconvex2d(dim: int) -> Field:
-    return Field("nonconvex2d", 2, _nonconvex2d, "sin(2πx)cos(πy)/4 + xy/2 − y²/2")
+    return Field("nonconvex2d", 2, _nonconvex2d, _nonconvex2d_potential, "sin(2πx)cos(πy)/4 + xy/2 − y²/2")
 
 
 def _make_polymax(dim: int) -> Field:
-    return Field("polymax", dim, _polymax(dim), "max(xᵀSx, xᵀPx, xᵀQx)/2 about ½, mean gradient norm 1")
+    return Field("polymax", dim, *_polymax(dim), "max(xᵀSx, xᵀPx, xᵀQx)/2 about ½, mean gradient norm 1")
 
 
 FIELDS: dict[str, tuple[Callable[[int], Field], int]] = {

@@ -41,7 +41,9 @@ def _draw(trainer: Trainer, evaluation: Evaluation) -> Figure:
     settings, problem = trainer.settings, trainer.problem
     two_dimensional = problem.field is not None and problem.source.dim == 2
     figure = Figure(figsize=(14, 4.2) if two_dimensional else (7, 4.2), layout="constrained")
-    title = f"{type(trainer.module).__name__} on {problem.label}: {evaluation.error_db:.2f} dB"
+    title = f"{type(trainer.module).__name__} on {problem.label}"
+    if evaluation.error_db is not None:
+        title += f": {evaluation.error_db:.2f} dB"
     figure.suptitle(
         f"{title}, {evaluation.parameters} parameters, {settings.steps} steps of {settings.batch_size}",
         fontsize="medium",
@@ -92,6 +94,10 @@ def _map(axis: Axes, values: np.ndarray, side: int, title: str, colours: str, li
 
 
 def _draw_curve(axis: Axes, trainer: Trainer, evaluation: Evaluation) -> None:
+    if trainer.settings.fit != "gradient":
+        _draw_loss(axis, trainer)
+        return
+    assert evaluation.error_db is not None
     steps = [step for step, _ in trainer.history]
     axis.plot(steps, [decibel(loss) for _, loss in trainer.history], color=_INK, linewidth=1.0, label="training batch")
     axis.axhline(evaluation.error_db, color="#c1440e", linestyle="--", linewidth=1.2, label="test points, at the end")
@@ -127,11 +133,15 @@ def _draw_transport(trainer: Trainer, evaluation: TransportEvaluation) -> Figure
         for axis in axes[:2]:
             axis.set_aspect("equal", adjustable="datalim")
             axis.legend(frameon=False)
-    axes[-1].plot(*zip(*trainer.history), color=_INK, linewidth=1.0)
-    axes[-1].set_title("loss of a batch")
-    axes[-1].set_xlabel("step")
+    _draw_loss(axes[-1], trainer)
+    return figure
+
+
+def _draw_loss(axis: Axes, trainer: Trainer) -> None:
+    axis.plot(*zip(*trainer.history), color=_INK, linewidth=1.0)
+    axis.set_title("loss of a batch")
+    axis.set_xlabel("step")
     losses = [loss for _, loss in trainer.history]
     if losses and 0 < 10 * min(losses) < max(losses):
-        axes[-1].set_yscale("log")
-    axes[-1].grid(alpha=0.3)
-    return figure
+        axis.set_yscale("log")
+    axis.grid(alpha=0.3)

@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 
 from ... import nn
+from ...fitting._steps import Batch, squared_error
 from .ranks import Ranks
 from .settings import PRECISIONS
 
 Loss = Callable[[Any, Tensor, Tensor, Ranks], "tuple[Tensor, Tensor]"]
-"""(network, x, g, ranks) -> (loss to minimise, mean of |f − g|²), both means over this process's rows."""
+"""(network, x, targets, ranks) -> (loss to minimise, error to report), both means over this process's rows."""
+
+
+def parts_of(x: Tensor, targets: Tensor, fit: str) -> Batch:
+    """Points with the gradients (n, d) and the values (n,) that their targets, (n, k), consist of."""
+    gradients = None if fit == "potential" else targets[:, : x.shape[1]]
+    return Batch(x, gradients, None if fit == "gradient" else targets[:, -1])
 
 
 def mean_squared_error(f: Tensor, g: Tensor) -> Tensor:
@@ -31,6 +38,19 @@ def squared_loss(network: torch.nn.Module, x: Tensor, g: Tensor, ranks: Ranks) -
     """The mean of |f − g|², as the loss and as the error."""
     error = mean_squared_error(network(x), g)
     return error, error.detach()
+
+
+def loss_with_values(fit: str, weights: tuple[float, float]) -> Loss:
+    """The loss weights[0]·(mean of |f − ∇F|²) + weights[1]·(mean of (F − values)²), of what is fitted.
+
+    As in `gradnets_fast.fit` the potential has no free constant: the values are taken as they are.
+    """
+
+    def loss(network: torch.nn.Module, x: Tensor, targets: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        joint = squared_error(network, parts_of(x, targets, fit), (weights[0] * x.shape[1], weights[1]))
+        return joint, joint.detach()
+
+    return loss
 
 
 def nearest_module_loss(network: nn.GradNetM, x: Tensor, g: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
@@ -55,7 +75,7 @@ def nearest_module_loss(network: nn.GradNetM, x: Tensor, g: Tensor, ranks: Ranks
 
 
 class Objective(torch.nn.Module):
-    """A network's loss as a module, (x, g) -> (loss, error), which DistributedDataParallel wraps.
+    """A network's loss as a module, (x, targets) -> (loss, error), which DistributedDataParallel wraps.
 
     amp: a name in PRECISIONS.
     """
@@ -66,7 +86,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.network, self.loss, self.ranks, self._precision = network, loss, ranks or Ranks(), PRECISIONS[amp]
 
-    def forward(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loss at this process's rows."""
         with torch.autocast(x.device.type, self._precision, enabled=self._precision is not None):
-            return self.loss(self.network, x, g, self.ranks)
+            return self.loss(self.network, x, targets, self.ranks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ...errors import message
+from ...fitting._steps import Batch
 from ..memory import check_memory
 from .data import Samples, load_samples
 from .fields import Field, make_field
+from .losses import parts_of
 from .ranks import Ranks, device_of
 from .settings import Settings, resolved_streams
 from .shards import open_shard
@@ -26,7 +28,7 @@ _TEST_ROWS = 10_000
 
 
 class Source(Protocol):
-    """Training points with their target gradients, batch by batch."""
+    """Training points with their targets, batch by batch."""
 
     @property
     def dim(self) -> int:
@@ -86,7 +88,8 @@ class InMemory:
         if not self._from_file:
             return {}
         if self._checksum is None:
-            self._checksum = zlib.crc32(torch.cat([self.x, self.g]).cpu().numpy().tobytes())
+            x, g = (t.cpu().numpy().tobytes() for t in (self.x, self.g))
+            self._checksum = zlib.crc32(g, zlib.crc32(x))
         return {"checksum": self._checksum}
 
     def restore(self, state: Any, step: int) -> None:
@@ -114,6 +117,7 @@ class Streamed:
             rank=ranks.rank,
             world_size=ranks.size,
             streams=streams,
+            fit=settings.fit,
         )
         self._device = device_of(settings.device)
         self.dim, self.batch_size = self._stream.dim, self._stream.batch_size
@@ -140,7 +144,10 @@ class Streamed:
 
 @dataclass
 class Problem:
-    """Training data, test points with target gradients, the mean of the training points, and the field if known."""
+    """Training data, test points with target gradients, the mean of the training points, and the field if known.
+
+    Where gradients or values at the test points are not known, test_g is (0, d), and test_values is None.
+    """
 
     source: Source
     test_x: Tensor
@@ -148,6 +155,8 @@ class Problem:
     mean: Tensor
     field: Field | None
     label: str
+    _: KW_ONLY
+    test_values: Tensor | None = None
 
 
 def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
@@ -160,14 +169,22 @@ def make_problem(settings: Settings, ranks: Ranks | None = None) -> Problem:
         path = Path(settings.data)
         if path.is_dir() or (any(sign in settings.data for sign in "*?[") and not path.exists()):
             return _of_shards(settings, ranks)
-        return _split(load_samples(Path(settings.data)), settings, ranks)
+        return _split(load_samples(Path(settings.data), settings.fit), settings, ranks)
     assert settings.field is not None
     field = make_field(settings.field, settings.dim)
     # Points and gradients, and at least as much in the making.
     check_memory("train", "samples", 16 * field.dim * settings.samples, "lower --samples")
-    x = field.sample(settings.samples, torch.Generator().manual_seed(settings.seed))
+    x, test_x = field.sample(settings.samples, torch.Generator().manual_seed(settings.seed)), field.test_points()
+    test = Batch(test_x, field.gradient(test_x), field.potential(test_x))
     label = field.name if field.dim == 2 else f"{field.name}, d = {field.dim}"
-    return _problem(x, field.gradient(x), field.test_points(), settings, ranks, label, field)
+    return _problem(x, _targets(field, x, settings.fit), test, settings, ranks, label, field)
+
+
+def _targets(field: Field, x: Tensor, fit: str) -> Tensor:
+    if fit == "gradient":
+        return field.gradient(x)
+    values = field.potential(x).unsqueeze(1)
+    return values if fit == "potential" else torch.cat([field.gradient(x), values], 1)
 
 
 def _of_shards(settings: Settings, ranks: Ranks) -> Problem:
@@ -179,12 +196,12 @@ def _of_shards(settings: Settings, ranks: Ranks) -> Problem:
         raise ValueError(message("train", settings.data, "at least 2 shards", 1, fix))
     source = Streamed(shards, settings, ranks)
     _check_dim(settings, source.dim, settings.data)
-    held_out = open_shard(last)
+    held_out = open_shard(last, settings.fit)
     if held_out.dim != source.dim:
         raise ValueError(message("train", str(last), f"d = {source.dim}, as the others", held_out.dim, "remove it"))
-    values = torch.from_numpy(held_out.read(0, min(held_out.rows, _TEST_ROWS))).to(device_of(settings.device))
-    x, g = (part.contiguous() for part in values.split(source.dim, 1))
-    return Problem(source, x, g, x.mean(0), None, _label(settings.data))
+    rows = torch.from_numpy(held_out.read(0, min(held_out.rows, _TEST_ROWS))).to(device_of(settings.device))
+    test = parts_of(rows[:, : source.dim], rows[:, source.dim :], settings.fit)
+    return _tested(source, test, test.x.mean(0), None, _label(settings.data))
 
 
 def _split(samples: Samples, settings: Settings, ranks: Ranks) -> Problem:
@@ -198,7 +215,7 @@ def _split(samples: Samples, settings: Settings, ranks: Ranks) -> Problem:
     test = max(1, int(count * _TEST_FRACTION))
     x, g = samples.x[order], samples.g[order]
     name = _label(samples.source)
-    return _problem(x[test:], g[test:], x[:test], settings, ranks, name, test_g=g[:test])
+    return _problem(x[test:], g[test:], parts_of(x[:test], g[:test], settings.fit), settings, ranks, name)
 
 
 def _label(source: str) -> str:
@@ -212,17 +229,13 @@ def _check_dim(settings: Settings, dim: int, source: str) -> None:
 
 
 def _problem(
-    x: Tensor,
-    g: Tensor,
-    test_x: Tensor,
-    settings: Settings,
-    ranks: Ranks,
-    label: str,
-    field: Field | None = None,
-    test_g: Tensor | None = None,
+    x: Tensor, g: Tensor, test: Batch, settings: Settings, ranks: Ranks, label: str, field: Field | None = None
 ) -> Problem:
-    if test_g is None:
-        assert field is not None
-        test_g = field.gradient(test_x)
-    x, g, test_x, test_g = (t.to(device_of(settings.device)) for t in (x, g, test_x, test_g))
-    return Problem(InMemory(x, g, settings, ranks), test_x, test_g, x.mean(0), field, label)
+    device = device_of(settings.device)
+    x, g = x.to(device), g.to(device)
+    return _tested(InMemory(x, g, settings, ranks), test.each(lambda t: t.to(device)), x.mean(0), field, label)
+
+
+def _tested(source: Source, test: Batch, mean: Tensor, field: Field | None, label: str) -> Problem:
+    x, g, values = test.each(Tensor.contiguous)
+    return Problem(source, x, x[:0] if g is None else g, mean, field, label, test_values=values)

@@ -10,6 +10,7 @@ import torch
 from ...errors import check_choice, check_positive, check_positive_number, message
 from ...nn.modular import COMBINATIONS
 from ...nn.registry import ARCHITECTURES
+from .columns import FITS
 from .ranks import device_of
 
 SCHEDULES = ("constant", "cosine")
@@ -20,7 +21,7 @@ _CASCADE_DEFAULTS, _MODULE_DEFAULTS = (1e-2, "cosine"), (5e-3, "constant")
 _GAUSSIAN_DEFAULTS, _SAMPLES_DEFAULTS, _TRANSPORT_CLIP = (1e-2, "cosine"), (3e-2, "cosine"), 2.0
 """The same of transports, and the most that the gradient's norm may be."""
 _STREAMS = 8
-_LATER = {"amp", "clip", "streams", "target", "task"}
+_LATER = {"amp", "clip", "fit", "gradient_weight", "streams", "target", "task", "value_weight"}
 """Settings that earlier versions lacked; they did what the defaults do."""
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions by name: the dtype of autocast for points and weights; parameters and sums are always float32."""
@@ -59,6 +60,9 @@ class Settings:
     task: str = "gradient"
     target: str | None = None
     clip: float | None = None
+    fit: str = "gradient"
+    gradient_weight: float = 1.0
+    value_weight: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -75,6 +79,7 @@ class Settings:
         check_choice("train", "loss", self.loss, LOSSES)
         check_choice("train", "amp", self.amp, list(PRECISIONS))
         self._check_modules()
+        self._check_fit()
         if self.task == "gradient" and self.target is not None:
             raise ValueError(message("train", "target", "nothing", self.target, "add --task transport"))
         if self.task == "gradient" and (self.field is None) == (self.data is None):
@@ -131,6 +136,19 @@ class Settings:
         if self.loss == "nearest" and self.combine != "logsumexp":
             fix = f"add --combine logsumexp, with --arch {modular}"
             raise ValueError(message("train", "loss", "squared where modules are summed", self.loss, fix))
+
+    def _check_fit(self) -> None:
+        """Raise ValueError unless what is fitted can be, with such weights."""
+        check_choice("train", "fit", self.fit, list(FITS))
+        if self.fit != "gradient" and (self.task != "gradient" or self.loss != "squared"):
+            expected = "gradient for a transport or --loss nearest"
+            raise ValueError(message("train", "fit", expected, self.fit, "leave --fit out"))
+        for name in ("gradient_weight", "value_weight"):
+            weight = getattr(self, name)
+            check_positive_number("train", name, weight)
+            if self.fit != "both" and weight != 1:
+                fix = "add --fit both, or leave the weight out"
+                raise ValueError(message("train", name, "no weight where one target is fitted", weight, fix))
 
     @property
     def learning_rate(self) -> float:

@@ -21,10 +21,12 @@ import numpy as np
 
 from ...errors import message
 from .columns import (
+    FITS,
     array_columns,
     check_arrays,
     check_members,
     check_numbers,
+    dim_of,
     readable,
     store,
     table_columns,
@@ -59,23 +61,24 @@ class Shard(ABC):
     Attributes:
         path: the file.
         dim: the dimension d of the points.
+        width: the numbers of a sample, d of its point and those of its targets.
         rows: the number of samples.
         groups: rows of each part at whose start decoding can begin: a Parquet row group, or a whole NPZ file.
     """
 
-    def __init__(self, path: Path, dim: int, groups: list[int], names: tuple[list[str], list[str]]) -> None:
-        self.path, self.dim, self.groups = path, dim, groups
-        self.rows = sum(groups)
-        self._names = [*names[0], *names[1]]
+    def __init__(self, path: Path, fit: str, groups: list[int], names: list[str]) -> None:
+        self.path, self.groups, self.width = path, groups, len(names)
+        self.dim, self.rows = dim_of(self.width, fit), sum(groups)
+        self._names, self._targets = names, FITS[fit]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The samples start … stop − 1, x before g: (stop − start, 2d), float32.
+        """The samples start … stop − 1, points before targets: (stop − start, width), float32.
 
         Raises:
             FileNotFoundError, ValueError: where the file is gone, damaged or another than it was; and naming file,
                 column and row where float32 does not hold a number.
         """
-        values = np.empty((stop - start, 2 * self.dim), np.float32)
+        values = np.empty((stop - start, self.width), np.float32)
         # Readers open a file several times; if it is replaced in between, their result or error fits neither file.
         while not self._read_from_one_file(start, stop, values):
             pass
@@ -110,8 +113,8 @@ class Shard(ABC):
             raise ValueError(message("data", str(self.path), expected, got, "leave the files alone during a run"))
 
 
-def open_shard(path: Path) -> Shard:
-    """Read the metadata of a Parquet or NPZ file.
+def open_shard(path: Path, fit: str = "gradient") -> Shard:
+    """Read the metadata of a Parquet or NPZ file; fit: a name in FITS.
 
     Raises:
         FileNotFoundError, ValueError: where it is missing, damaged, or has other columns or arrays than the loader of
@@ -122,14 +125,14 @@ def open_shard(path: Path) -> Shard:
     if suffix not in FORMATS:
         fix = "convert the file"
         raise ValueError(message("stream", str(path), "a file ending in " + " or ".join(FORMATS), repr(suffix), fix))
-    return open_file(path)
+    return open_file(path, fit)
 
 
-def open_file(path: Path) -> Shard:
-    """As `open_shard`, of an NPY file too: of an array (n, 2d), x before g."""
+def open_file(path: Path, fit: str) -> Shard:
+    """As `open_shard`, of an NPY file too: of one array, points before targets."""
     kinds: dict[str, type[_ParquetShard | _NpzShard | _NpyShard]]
     kinds = {".parquet": _ParquetShard, ".npz": _NpzShard, ".npy": _NpyShard}
-    return kinds[path.suffix.lower()].open(path)
+    return kinds[path.suffix.lower()].open(path, fit)
 
 
 def _check_room(path: Path, claimed: int, most: int) -> None:
@@ -140,13 +143,13 @@ def _check_room(path: Path, claimed: int, most: int) -> None:
 
 class _ParquetShard(Shard):
     @classmethod
-    def open(cls, path: Path) -> _ParquetShard:
+    def open(cls, path: Path, fit: str) -> _ParquetShard:
         types = import_extra("pyarrow").types
         with readable(path):
             footer, size = import_extra("pyarrow.parquet").read_metadata(path), path.stat().st_size
             schema = footer.schema.to_arrow_schema()
-        names = table_columns(path, schema.names)
-        for name in (*names[0], *names[1]):
+        names = table_columns(path, schema.names, fit)
+        for name in names:
             column_type = schema.field(name).type
             if not (types.is_floating(column_type) or types.is_integer(column_type)):
                 fix = "save it as float32"
@@ -156,7 +159,7 @@ class _ParquetShard(Shard):
         if min(groups, default=0) < 0:
             raise unreadable(path, ValueError(f"a row group of {min(groups)} rows"))
         _check_room(path, sum(groups), _MOST_ROWS * size)
-        return cls(path, len(names[0]), groups, names)
+        return cls(path, fit, groups, names)
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         with readable(self.path):
@@ -201,37 +204,49 @@ def _footer(path: Path, modified: int, size: int) -> Any:
 
 class _NpzShard(Shard):
     @classmethod
-    def open(cls, path: Path) -> _NpzShard:
+    def open(cls, path: Path, fit: str) -> _NpzShard:
         with readable(path), zipfile.ZipFile(path) as archive:
             members = [name.removesuffix(".npy") for name in archive.namelist()]
-        check_members(path, members)
-        with readable(path), _member(path, "x") as x, _member(path, "g") as g:
-            (x_shape, _, x_dtype), (g_shape, _, g_dtype), size = _header(x), _header(g), path.stat().st_size
-        check_arrays(path, (x_shape, g_shape), (x_dtype, g_dtype))
-        _check_room(path, max(1, x_shape[0]) * x_shape[1] * x_dtype.itemsize, _MOST_BYTES * size)
-        return cls(path, x_shape[1], [x_shape[0]], array_columns(x_shape[1]))
+        check_members(path, members, fit)
+        shapes, dtypes = dict[str, tuple[int, ...]](), dict[str, np.dtype[Any]]()
+        with readable(path):
+            size = path.stat().st_size
+            for name in ("x", *FITS[fit]):
+                with _member(path, name) as file:
+                    shapes[name], _, dtypes[name] = _header(file)
+        check_arrays(path, shapes, dtypes)
+        rows, dim = shapes["x"]
+        _check_room(path, max(1, rows) * dim * dtypes["x"].itemsize, _MOST_BYTES * size)
+        return cls(path, fit, [rows], array_columns(dim, fit))
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
-        for number, (name, half) in enumerate(zip("xg", np.split(out, 2, axis=1))):
+        first = 0
+        for name in ("x", *self._targets):
+            expected = (self.rows,) if name == "F" else (self.rows, self.dim)
             with readable(self.path), _member(self.path, name) as file:
                 shape, by_columns, dtype = _header(file)
-                values = _rows(file, start, stop, shape, by_columns, dtype) if shape == (self.rows, self.dim) else None
-            self._check_unchanged(*shape)
+                full = (*expected, 1)[:2]
+                values = _rows(file, start, stop, full, by_columns, dtype) if shape == expected else None
+            self._check_unchanged(*shape, *((self.dim,) if name == "F" else ()))
             assert values is not None
-            self._store(half, values, start, number * self.dim)
+            self._store(out[:, first : first + full[1]], values, start, first)
+            first += full[1]
 
 
 class _NpyShard(Shard):
     @classmethod
-    def open(cls, path: Path) -> _NpyShard:
+    def open(cls, path: Path, fit: str) -> _NpyShard:
         with readable(path), path.open("rb") as file:
             (shape, _, dtype), size = _header(file), path.stat().st_size
-        if len(shape) != 2 or shape[0] < 0 or shape[1] % 2 or shape[1] < 2:
-            fix = "join the points and the gradients along the last axis"
-            raise ValueError(message("data", str(path), "an array (n, 2d)", f"shape {shape}", fix))
+        dim = dim_of(shape[1], fit) if len(shape) == 2 and shape[0] >= 0 else 0
+        if not dim:
+            widths = {"g": "2d", "F": "d + 1", "gF": "2d + 1"}
+            fix = f"join {', '.join(['x', *FITS[fit]])} along the last axis, for --fit {fit}"
+            expected = f"an array (n, {widths[FITS[fit]]})"
+            raise ValueError(message("data", str(path), expected, f"shape {shape}", fix))
         check_numbers(str(path), dtype)
         _check_room(path, max(1, shape[0]) * shape[1] * dtype.itemsize, _MOST_BYTES * size)
-        return cls(path, shape[1] // 2, [shape[0]], array_columns(shape[1] // 2))
+        return cls(path, fit, [shape[0]], array_columns(dim, fit))
 
     def _read(self, start: int, stop: int, out: np.ndarray) -> None:
         with readable(self.path), self.path.open("rb") as file:

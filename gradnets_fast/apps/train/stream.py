@@ -16,7 +16,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import check_positive, message
+from ...errors import check_choice, check_positive, message
+from .columns import FITS
 from .shards import FORMATS, Shard, import_extra, open_shard
 
 _WINDOW_BYTES = 2**25
@@ -56,7 +57,7 @@ def shards_of(source: Path | str) -> list[Path]:
 
 
 class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
-    """Endless batches of points and target gradients from shards, of which only some windows are in memory.
+    """Endless batches of points and their targets from shards, of which only some windows are in memory.
 
     Equivalent to, for one rank, apart from the order:
         x, g = all the samples, shuffled anew each epoch
@@ -100,11 +101,12 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
         world_size: int = 1,
         streams: int = 8,
         window: int | None = None,
+        fit: str = "gradient",
     ) -> None:
         """Read the shards' metadata, no samples.
 
         Args:
-            shards: Parquet files with columns x0 … and g0 …, or NPZ files with arrays x and g, (n, d).
+            shards: Parquet files with columns x0 …, g0 … and F, or NPZ files with arrays x and g, (n, d), and F, (n,).
             batch_size: rows of a batch over all ranks.
             seed: the seed that determines the order.
             rank, world_size: the part of each batch that this rank gets.
@@ -112,10 +114,12 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
                 have.
             window: rows of a window; more mix better, and take more memory.  By default those of 32 MiB, so
                 4 194 304 / d.
+            fit: what the targets are: "gradient" g, (n, d), "potential" F, (n, 1), or "both", (n, d + 1).
 
         Raises:
             FileNotFoundError, ValueError, TypeError, ImportError.
         """
+        check_choice("stream", "fit", fit, list(FITS))
         for name, value in (("batch_size", batch_size), ("world_size", world_size), ("streams", streams)):
             check_positive("stream", name, value)
         if not 0 <= seed < 2**63:
@@ -133,14 +137,14 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
             raise ValueError(message("stream", "shards", "at least one file", "none", "pass shards_of(folder)"))
         self._grain = _import_grain()
         with ThreadPoolExecutor() as pool:
-            opened = list(pool.map(open_shard, shards))
+            opened = list(pool.map(open_shard, shards, repeat(fit)))
         _check_dims(opened)
         self.dim, self.rows = opened[0].dim, sum(shard.rows for shard in opened)
         if batch_size > self.rows:
             fix = "lower the batch size, or give more samples"
             raise ValueError(message("stream", "batch_size", f"at most the {self.rows} rows", batch_size, fix))
         if window is None:
-            window = max(1, _WINDOW_BYTES // (8 * self.dim))
+            window = max(1, _WINDOW_BYTES // (4 * opened[0].width))
         check_positive("stream", "window", window)
         self.batch_size, self.steps_per_epoch, self.step = batch_size, self.rows // batch_size, 0
         self._identity: dict[str, int | str] = {
@@ -158,7 +162,7 @@ class SampleStream(Iterator["tuple[Tensor, Tensor]"]):
         self._pieces: list[Any] | None = None
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        """The next batch's rows of this rank: points and target gradients, both (n, d), float32, on the CPU.
+        """The next batch's rows of this rank: points (n, d) and targets, such as gradients (n, d), float32, on the CPU.
 
         After an error, such as that of a missing file, the next call tries the same batch again.
 
@@ -249,7 +253,7 @@ class _Stream:
         blocks = self._blocks[plan.order[plan.edges[window] : plan.edges[window + 1]]]
         count = int((blocks[:, 2] - blocks[:, 1]).sum())
         places = self._generator(epoch, window).permutation(count)
-        rows, done = np.empty((count, 2 * self._shards[0].dim), np.float32), 0
+        rows, done = np.empty((count, self._shards[0].width), np.float32), 0
         for shard, start, stop in blocks.tolist():
             rows[places[done : done + stop - start]] = self._shards[shard].read(start, stop)
             done += stop - start

@@ -27,7 +27,7 @@ from .checkpoint import (
     model_forms,
     save_checkpoint,
 )
-from .losses import Loss, Objective, nearest_module_loss, squared_loss
+from .losses import Loss, Objective, loss_with_values, nearest_module_loss, squared_loss
 from .problem import make_problem
 from .ranks import Ranks, device_of
 from .settings import Settings
@@ -75,6 +75,8 @@ class Trainer:
         # Modules find their parts of the points only where no direction dwarfs the others, so the points are centred.
         self._origin = self.problem.mean if settings.loss == "nearest" else None
         self.loss: Loss = squared_loss if self._origin is None else nearest_module_loss
+        if settings.fit != "gradient":
+            self.loss = loss_with_values(settings.fit, (settings.gradient_weight, settings.value_weight))
         if settings.task == "transport":
             self.loss = monge_ampere_loss if settings.data is None else dual_loss
         device = self.problem.test_x.device
