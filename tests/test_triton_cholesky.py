@@ -154,6 +154,7 @@ def test_explain_says_what_factors_matrices(backend: str) -> None:
     assert (found.operator, found.backend) == ("symmetric_logdet", backend)
     assert found.reason == "asked for by the argument backend="
     assert text[backend] in found.kernel
+    assert gf.explain("symmetric_slogdet", torch.zeros(129, 129), backend=backend).backend == "reference"
     with pytest.raises(ValueError, match=r"explain: A: expected shape \(…, d, d\), got shape \(3, 2\)"):
         gf.explain("symmetric_slogdet", torch.zeros(3, 2))
 

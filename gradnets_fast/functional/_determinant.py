@@ -146,7 +146,8 @@ def choose(A: Tensor, backend: str | None = None) -> _backend.Choice:
     for name in ("triton", "cpp"):
         refusal = f"{named[0]!r} is asked for by {named[1]}" if named and named[0] != name else None
         if refusal is None and name == "cpp":
-            refusal = _backend.why_not(name, A.device, A.dtype)
+            too_large = f"its matrices are {_LARGEST} × {_LARGEST} at most" if A.shape[-1] > _LARGEST else None
+            refusal = _backend.why_not(name, A.device, A.dtype) or too_large
         elif refusal is None and not named and A.device.type == "cpu":
             refusal = "Triton's interpreter is slow, and runs only when asked for by name"
         elif refusal is None:
