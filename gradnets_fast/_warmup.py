@@ -35,8 +35,8 @@ def warmup(
     Args:
         module: a module of gradnets_fast.nn, on the device where it will run.
         batch_sizes: rows of x, each at least 1.
-        methods: the methods to call, out of "forward", "jvp", "potential", "divergence", "jacobian" and
-            "value_and_gradient".
+        methods: the methods to call, out of "forward", "jvp", "potential", "divergence", "jacobian",
+            "value_and_gradient" and "slogdet", which compiles what "logdet" takes too.
         dtype: the dtype of torch.autocast, if the network will run under it.
 
     Returns:

@@ -12,10 +12,11 @@ from torch import Tensor
 from . import functional
 from .backend import choose
 from .errors import check_choice, check_points, message
+from .functional import _determinant
 
 __all__ = ["Explanation", "explain"]
 
-_OPERATORS = tuple(functional.__all__)
+_OPERATORS = (*functional.__all__, *_determinant.__all__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def explain(
 
     Args:
         module_or_op: a module of gradnets_fast.nn, a function of gradnets_fast.functional, or its name.
-        x: the points of the call, (…, d); only d, device and dtype matter.
+        x: the points of the call, (…, d), or matrices, (…, d, d), of determinants; only d, device and dtype matter.
         backend: as in the call.
 
     Returns:
@@ -75,6 +76,8 @@ def explain(
     'reference'
     """
     operator = _operator_name(module_or_op)
+    if operator in _determinant.__all__:
+        return _of_determinants(operator, x, backend)
     check_points("explain", x)
     x = functional.autocast(x)
     network = _network(module_or_op)
@@ -86,6 +89,20 @@ def explain(
         choice.reason,
         choice.rejected,
     )
+
+
+def _of_determinants(operator: str, A: Tensor, backend: str | None) -> Explanation:
+    from .ops import _cpp, _triton_cholesky
+
+    _determinant.check_matrices("explain", A)
+    A = A.float() if A.dtype in (torch.bfloat16, torch.float16) else A
+    choice = _determinant.choose(A, backend)
+    if choice.backend == "reference":
+        kernel = f"torch.linalg, {A.dtype}, on {A.device}"
+    else:
+        kernel = _triton_cholesky.describe(A) if choice.backend == "triton" else _cpp.describe(A.dtype)
+        kernel += "; torch.linalg where a matrix is not positive definite"
+    return Explanation(operator, choice.backend, kernel, choice.reason, choice.rejected)
 
 
 def _operator_name(module_or_op: torch.nn.Module | Callable[..., Tensor] | str) -> str:

@@ -184,6 +184,19 @@ def pixel_options(layers: int, quantity: str, heads: bool = False) -> Options:
     return {"BC": 4 if layers == 1 or is_closed else 2, "BP": 256, "num_warps": 8 if is_closed else 4}
 
 
+def matrix_options(d: int, size: int) -> Options:
+    """How many d × d matrices of numbers of `size` bytes a program of `cholesky` takes, and its launch options.
+
+    N rows and columns, with a column or a part of it in a lane, which takes 32 registers at most.
+
+    >>> matrix_options(5, 4)["N"], matrix_options(5, 4)["BM"]
+    (8, 4)
+    """
+    N = 1 << (d - 1).bit_length()
+    tile = N**2 * size
+    return {"BM": max(1, 1024 // tile), "N": N, "num_warps": max(1, tile // 4096), "enable_fp_fusion": False}
+
+
 @lru_cache(maxsize=None)
 def route(kernel: str, architecture: int, kind: str, d: int, depth: int) -> Route:
     """How "forward" or "backward" is run.

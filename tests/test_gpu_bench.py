@@ -20,7 +20,7 @@ import torch
 
 from bench import tables
 from bench.gpu import __main__ as command
-from bench.gpu import checks, parts, prebuilt, suite
+from bench.gpu import checks, determinants, parts, prebuilt, suite
 from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
@@ -417,6 +417,25 @@ def test_measurements_name_what_there_was_no_time_for(without_gpu: list[Case]) -
     assert written[-1]["rows"] == []
 
 
+def test_determinants_are_judged_before_they_are_timed(
+    without_gpu: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len({case.label for case in determinants.cases()}) == 24
+    monkeypatch.setattr(determinants, "cases", lambda: [determinants.Matrices(9, 3, "float32")])
+    monkeypatch.setattr(determinants, "SECONDS", 0.1)
+    written: list[dict[str, Any]] = []
+    said: list[str] = []
+    assert parts.run_determinants(Budget(60.0), written.append, said.append)
+    (row,) = written[-1]["rows"]
+    assert row["milliseconds"].keys() == row["errors"].keys() == determinants.CONTENDERS.keys()
+    assert min(row["milliseconds"].values()) > 0
+    right = determinants.CONTENDERS["gradnets_fast"]
+    monkeypatch.setitem(determinants.CONTENDERS, "gradnets_fast", lambda A: [t * 1.001 for t in right(A)])
+    assert not parts.run_determinants(Budget(60.0), written.append, said.append)
+    assert said[0].startswith("log det A and its gradient, 9 of 3 × 3, float32: gradnets_fast ")
+    assert said[1].startswith("FAILED log det A and its gradient, 9 of 3 × 3, float32: errors [")
+
+
 def test_a_part_that_fails_keeps_no_other_from_running(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,7 +448,7 @@ def test_a_part_that_fails_keeps_no_other_from_running(
     monkeypatch.setattr(command, "run", run)
     assert command.main([]) == 1
     out, error = capsys.readouterr()
-    assert out.split() == ["checks", "prebuilt", "memory", "tables"]
+    assert out.split() == ["checks", "prebuilt", "memory", "determinants", "tables"]
     assert error.startswith("bench.gpu: measure: CalledProcessError: ")
 
 

@@ -24,6 +24,7 @@ _FILES = {
     "measure": "measurements.json",
     "prebuilt": "prebuilt.json",
     "memory": "largest_batch.json",
+    "determinants": "determinants.json",
 }
 PARTS = (*_FILES, "tables")
 
@@ -47,6 +48,8 @@ def run(part: str, arguments: argparse.Namespace) -> bool:
         return parts.run_prebuilt(place, count, budget, write, _say)
     if part == "memory":
         return parts.run_memory(place, budget, write, _say)
+    if part == "determinants":
+        return parts.run_determinants(budget, write, _say)
     checked = [check for check in suite.listed(place, arguments.small) if arguments.case in check.label]
     passed = parts.run_checks(checked, count, budget, write, _say)
     return passed if place.type == "cpu" else parts.sanitized(suite.watched(place), budget, write, _say) and passed

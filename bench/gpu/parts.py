@@ -18,7 +18,7 @@ import torch
 import gradnets_fast
 from bench import largest_batch
 from bench.environment import ROOT
-from bench.gpu import checks, prebuilt
+from bench.gpu import checks, determinants, prebuilt
 from bench.gpu.calls import BACKEND
 from bench.gpu.checks import Check
 from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command, pool, share
@@ -96,11 +96,16 @@ def _fits(task: Task, place: torch.device) -> Answer:
     return {"fits": largest_batch.fits(task["network"], task["contender"], task["batch"], str(place))}
 
 
+def _factored(task: Task, place: torch.device) -> Answer:
+    return determinants.measured(determinants.Matrices(**task), place)
+
+
 _ROLES: dict[str, Callable[[Task, torch.device], Answer]] = {
     "checks": _checked,
     "measure": _measured,
     "prebuilt": prebuilt.compared,
     "memory": _fits,
+    "determinants": _factored,
 }
 ROLES = tuple(_ROLES)
 
@@ -290,3 +295,20 @@ def run_memory(place: torch.device, budget: Budget, write: Write, say: Say) -> b
 
         memory = torch.cuda.get_device_properties(place).total_memory
         return largest_batch.search(fits, memory, lambda: budget.left() > 0, write, say)
+
+
+def run_determinants(budget: Budget, write: Write, say: Say) -> bool:
+    """Measures determinants beside torch.linalg, one case after the other; whether all that were run are right."""
+    content: dict[str, Any] = {"rounds": determinants.ROUNDS, "rows": []}
+
+    def done(task: Task, answer: Answer | WorkerError) -> None:
+        row = task | {"fault": str(answer)} if isinstance(answer, WorkerError) else answer
+        content["rows"].append(row)
+        write(content)
+        say(determinants.line(row))
+
+    with pool(command("determinants"), 1) as workers:
+        tasks = map(asdict, determinants.cases())
+        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), lambda: budget.left() > 0, done)
+    write(content | {"not_run": [determinants.Matrices(**task).label for task in left]})
+    return all(row["fault"] is None for row in content["rows"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..ops import _cpp
+from ..functional import factorisation
 
 Inputs = Sequence[Tensor]
 LARGEST_DENSE = 128
@@ -89,12 +89,12 @@ class Equation:
 
 def _inverse(H: Tensor) -> Tensor:
     """Return the inverses of positive semidefinite matrices (B, d, d), a multiple of I added where one has none."""
-    can_run = H.is_cpu and H.dtype in (torch.float32, torch.float64) and _cpp.why_unavailable() is None
+    kernel = factorisation(H, H)
     inverse: Tensor | None = None
     for _ in range(2):
-        if can_run:
+        if kernel is not None:
             inverse = torch.empty_like(H, memory_format=torch.contiguous_format)
-            failed = _cpp.cholesky(H, inverse=inverse).isnan()
+            failed = kernel(H, None, inverse).isnan()
         else:
             factor, info = torch.linalg.cholesky_ex(H)
             inverse, failed = torch.cholesky_inverse(factor), info != 0

@@ -24,6 +24,7 @@ from ._conv import *
 from ._convolution import adjoint as adjoint
 from ._convolution import convolved as convolved
 from ._deep import *
+from ._determinant import factorisation as factorisation
 from ._determinant import logarithm_of_positive as logarithm_of_positive
 from ._determinant import slogdet_of as slogdet_of
 from ._modules import *

@@ -62,13 +62,19 @@ def _correlated(x: Tensor, K: Tensor, padding: str, before: list[int]) -> Tensor
 
 def kernels_run(backend: str | None, x: Tensor, other: Tensor) -> bool:
     """Return whether the C++ kernels take the tensors: plain ones of the CPU, which nothing else watches."""
-    if torch.compiler.is_compiling() or is_autocast_enabled("cpu"):
+    if not are_unwatched(x, other) or is_autocast_enabled("cpu"):
         return False
     name = backend or _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE) or "cpp"
+    return name == "cpp" and _backend.why_not("cpp", x.device, x.dtype) is None
+
+
+def are_unwatched(x: Tensor, other: Tensor) -> bool:
+    """Return whether the tensors are plain ones, alike, and neither compiled nor transformed: kernels may read them."""
+    if torch.compiler.is_compiling():
+        return False
     are_plain = not (autograd.is_of_another_kind(x) or autograd.is_of_another_kind(other))
     are_alike = are_plain and x.device == other.device and x.dtype is other.dtype
-    is_free = name == "cpp" and are_alike and autograd.no_transform_is_active()
-    return is_free and _backend.why_not("cpp", x.device, x.dtype) is None
+    return are_alike and autograd.no_transform_is_active()
 
 
 def _applied(function: Any, *arguments: Any) -> Tensor:

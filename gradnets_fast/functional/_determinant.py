@@ -2,9 +2,11 @@
 
     ∂ log|det A| = <A⁻¹, ∂A>        ∂A⁻¹ = −A⁻¹ ∂A A⁻¹
 
-A C++ kernel factors positive definite matrices as A = L Lᵀ, one to a lane of the processor's vectors.  The backward
-pass factors them again, and makes the inverse times the incoming gradient while they are in the cache, which is quicker
-than to store the inverse and to read it once more.  Other matrices, and those of other devices, go to torch.linalg.
+A C++ kernel factors positive definite matrices as A = L Lᵀ, one to a lane of the processor's vectors, and on a GPU a
+Triton kernel those of up to 64 × 64, one or several to a program.  The backward pass factors them again, and makes the
+inverse times the incoming gradient while they are in the cache or in registers, which is quicker than to store the
+inverse and to read it once more.  Matrices that are not positive definite go to torch.linalg then, and so does all that
+the kernels do not take.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import backend as _backend
 from ..errors import check_tensor, message
-from ..ops import _cpp, autograd
-from ._convolution import kernels_run
+from ..ops import _cpp, _triton_cholesky, autograd
+from ._convolution import are_unwatched, kernels_run
 
 __all__ = ["symmetric_logdet", "symmetric_slogdet"]
 
@@ -27,6 +30,8 @@ _LARGEST = 128
 _PIECE = 1 << 18
 """How many values of matrices are made at a time where no gradient is asked for."""
 _NARROW = (torch.bfloat16, torch.float16)
+Factorisation = Callable[[Tensor, "Tensor | None", "Tensor | None"], Tensor]
+"""(A, weights, memory for their product with A⁻¹) ↦ log det A, as `_cpp.cholesky`."""
 
 
 def symmetric_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,17 +61,18 @@ def symmetric_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     >>> float(sign), round(float(logarithm.exp()), 4)
     (-1.0, 6.0)
     """
-    _check("symmetric_slogdet", A)
+    check_matrices("symmetric_slogdet", A)
     if A.dtype in _NARROW:
         sign, logarithm = symmetric_slogdet(A.float())
         return sign.to(A.dtype), logarithm.to(A.dtype)
-    if not kernels_run(None, A, A):
+    kernel = factorisation(A, A)
+    if kernel is None:
         return _by_linalg(A)
     flat = A.reshape(-1, *A.shape[-2:])
     if torch.is_grad_enabled() and A.requires_grad:
-        sign, logarithm = _Determinant.apply(flat)  # type: ignore[no-untyped-call]
+        sign, logarithm = _Determinant.apply(flat, kernel)  # type: ignore[no-untyped-call]
     else:
-        sign, logarithm = _slogdet(flat)
+        sign, logarithm, _ = _slogdet(kernel, flat)
     return sign.reshape(A.shape[:-2]), logarithm.reshape(A.shape[:-2])
 
 
@@ -122,7 +128,8 @@ def logarithm_of_positive(where: str, sign: Tensor, logarithm: Tensor, fix: str)
     return torch.where(is_positive, logarithm, unlike)
 
 
-def _check(where: str, A: Any) -> None:
+def check_matrices(where: str, A: Any) -> None:
+    """Raise if A is no floating-point tensor of shape (…, d, d)."""
     check_tensor(where, "A", A)
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         fix = "pass square matrices, such as the Jacobian of a network"
@@ -131,8 +138,39 @@ def _check(where: str, A: Any) -> None:
         raise TypeError(message(where, "A", "a floating-point dtype", str(A.dtype), "convert it with A.float()"))
 
 
+def choose(A: Tensor, backend: str | None = None) -> _backend.Choice:
+    """Return what factors plain matrices A, (…, d, d): "cpp", "triton", or "reference", which is torch.linalg."""
+    named = _backend.requested(backend)
+    refusals: dict[str, str] = {}
+    reason = f"asked for by {named[1]}" if named else "the fastest that can run this call"
+    for name in ("triton", "cpp"):
+        refusal = f"{named[0]!r} is asked for by {named[1]}" if named and named[0] != name else None
+        if refusal is None and name == "cpp":
+            too_large = f"its matrices are {_LARGEST} × {_LARGEST} at most" if A.shape[-1] > _LARGEST else None
+            refusal = _backend.why_not(name, A.device, A.dtype) or too_large
+        elif refusal is None and not named and A.device.type == "cpu":
+            refusal = "Triton's interpreter is slow, and runs only when asked for by name"
+        elif refusal is None:
+            refusal = _triton_cholesky.why_not_matrices(A)
+        if refusal is None:
+            return _backend.Choice(name, reason, refusals)
+        refusals[name] = refusal
+    is_asked_for = named is not None and named[0] == "reference"
+    return _backend.Choice("reference", reason if is_asked_for else "torch.linalg takes what kernels do not", refusals)
+
+
+def factorisation(A: Tensor, other: Tensor) -> Factorisation | None:
+    """Return the kernel that factors A, (B, d, d), beside another tensor; None where torch.linalg does."""
+    if A.dtype in _NARROW:
+        return None
+    if kernels_run(None, A, other):
+        return _cholesky
+    is_free = are_unwatched(A, other) and not torch.is_autocast_enabled("cuda")
+    return _triton_cholesky.cholesky if is_free and choose(A).backend == "triton" else None
+
+
 def _by_linalg(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the signs and logarithms where kernels do not run: on a GPU, while compiling, and under transforms.
+    """Return the signs and logarithms where kernels do not run: of large matrices on a GPU, and under transforms.
 
     In forward mode torch.linalg.slogdet of PyTorch 2.13 gives wrong derivatives, of a batch and of second order; those
     of A = QR, |det A| = Π |R_ii|, are right.
@@ -144,21 +182,25 @@ def _by_linalg(A: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.slogdet(A.detach()).sign, R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
 
-def _slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the signs and logarithms, (B,), of matrices (B, d, d) without a graph."""
-    logarithm = _cholesky(A)
+def _slogdet(kernel: Factorisation, A: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Return signs and logarithms, (B,), of matrices (B, d, d) without a graph; whether all are positive definite."""
+    logarithm = kernel(A, None, None)
     sign, failed = torch.ones_like(logarithm), logarithm.isnan()
-    if failed.any():
+    are_positive = not failed.any()
+    if not are_positive:
         found = [torch.linalg.slogdet(part) for part in _for_lu(A.detach()[failed])]
         sign[failed], logarithm[failed] = (torch.cat(parts) for parts in zip(*found))
-    return sign, logarithm
+    return sign, logarithm, are_positive
 
 
-def _weighted_inverse(A: Tensor, weight: Tensor | None) -> Tensor:
-    """Return weight·A⁻¹ of symmetric matrices (B, d, d), without a graph."""
+def _weighted_inverse(kernel: Factorisation, A: Tensor, weight: Tensor | None, are_positive: bool) -> Tensor:
+    """Return weight·A⁻¹ of symmetric matrices (B, d, d), without a graph; are_positive: as `_slogdet` found.
+
+    A GPU that needs not say which are positive definite goes on while Python does.
+    """
     inverse = torch.empty_like(A, memory_format=torch.contiguous_format)
-    failed = _cholesky(A, weight, inverse).isnan()
-    if failed.any():
+    failed = kernel(A, weight, inverse).isnan()
+    if not are_positive and failed.any():
         found = torch.cat([torch.linalg.inv_ex(part).inverse for part in _for_lu(A.detach()[failed])])
         symmetric = (found + found.mT) / 2
         inverse[failed] = symmetric if weight is None else symmetric * weight[failed, None, None]
@@ -193,35 +235,35 @@ class _Determinant(torch.autograd.Function):
     """A ↦ (sign, log|det A|)."""
 
     @staticmethod
-    def forward(ctx: Any, A: Tensor) -> tuple[Tensor, Tensor]:
-        sign, logarithm = _slogdet(A)
+    def forward(ctx: Any, A: Tensor, kernel: Factorisation) -> tuple[Tensor, Tensor]:
+        sign, logarithm, are_positive = _slogdet(kernel, A)
+        ctx.positive_by = kernel if are_positive else None
         ctx.save_for_backward(A)
         ctx.mark_non_differentiable(sign)
         return sign, logarithm
 
     @staticmethod
-    def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
+    def backward(ctx: Any, _: Any, g: Tensor) -> tuple[Tensor, None]:
         (A,) = ctx.saved_tensors
-        if not kernels_run(None, A, g):
-            by_linalg: Tensor = g[:, None, None] * torch.linalg.inv(A)
-            return by_linalg
+        kernel = factorisation(A, g)
+        if kernel is None:
+            return g[:, None, None] * torch.linalg.inv(A), None
         if not torch.is_grad_enabled():
-            return _weighted_inverse(A, g)
-        inverse: Tensor = _Inverse.apply(A)  # type: ignore[no-untyped-call]
-        return g[:, None, None] * inverse
+            return _weighted_inverse(kernel, A, g, ctx.positive_by is kernel), None
+        inverse: Tensor = _Inverse.apply(A, kernel, ctx.positive_by is kernel)  # type: ignore[no-untyped-call]
+        return g[:, None, None] * inverse, None
 
 
 class _Inverse(torch.autograd.Function):
     """A ↦ A⁻¹, of symmetric matrices."""
 
     @staticmethod
-    def forward(ctx: Any, A: Tensor) -> Tensor:
-        inverse = _weighted_inverse(A, None)
+    def forward(ctx: Any, A: Tensor, kernel: Factorisation, are_positive: bool) -> Tensor:
+        inverse = _weighted_inverse(kernel, A, None, are_positive)
         ctx.save_for_backward(inverse)
         return inverse
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
-        through: Tensor = inverse @ g @ inverse
-        return -through
+        return -(inverse @ g @ inverse), None, None
