@@ -153,6 +153,11 @@ def _is_in_inference_mode() -> bool:
     return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
 
 
+def _is_watched(g: Tensor) -> bool:
+    """Return whether a backward pass is itself recorded, batched or traced, so that kernels cannot be called at once."""
+    return is_grad_enabled() or is_of_another_kind(g) or not no_transform_is_active()
+
+
 class _Recorded(torch.autograd.function._SingleLevelFunction):
     """A result that is there already: `Forward` without what torch.func needs, which costs more than a small call.
 
@@ -173,7 +178,7 @@ class _Recorded(torch.autograd.function._SingleLevelFunction):
         operator, tensors, needs = ctx._forward_cls.operator, ctx.saved_tensors, ctx.needs_input_grad[2:]
         if g is None:
             return (None,) * (2 + len(tensors))
-        if is_grad_enabled() or is_of_another_kind(g) or not no_transform_is_active():
+        if _is_watched(g):
             return None, None, *_apply(Backward, operator, ctx.settings, needs, g, *tensors)
         name = f"{operator.registered}_backward"
         return None, None, *shown(name, operator.kernels.backward, g, tensors, ctx.settings, needs)
@@ -197,7 +202,7 @@ class _Kept(torch.autograd.function._SingleLevelFunction):
         if g is None:
             return (None,) * (3 + len(needs))
         *tensors, kept = ctx.saved_tensors
-        if is_grad_enabled() or is_of_another_kind(g) or not no_transform_is_active():
+        if _is_watched(g):
             return None, None, None, *_apply(Backward, operator, ctx.settings, needs, g, *tensors)
         name, by = f"{operator.registered}_backward", operator.kernels.backward_of_kept
         return None, None, None, *shown(name, by, g, tensors, kept, ctx.settings, needs)
