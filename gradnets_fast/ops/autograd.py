@@ -154,7 +154,7 @@ def _is_in_inference_mode() -> bool:
 
 
 def _is_watched(g: Tensor) -> bool:
-    """Return whether a backward pass is itself recorded, batched or traced, so that kernels cannot be called at once."""
+    """Return whether a backward pass is itself recorded, batched or traced: kernels cannot be called at once then."""
     return is_grad_enabled() or is_of_another_kind(g) or not no_transform_is_active()
 
 
