@@ -234,11 +234,19 @@ def test_values_and_both(make: Callable[..., nn.Module]) -> None:
         net, other = twins(make, dtype=torch.float64)
 
         def loss(net: Any = other, both: bool = "gradients" in arguments) -> Tensor:
-            of_values = mse_loss(net.potential(x), v)
+            of_values = (net.potential(x) - v).var(correction=0)
             return 0.5 * mse_loss(net(x), g) + 2.0 * of_values if both else of_values
 
         result = gf.fit(net, x, steps=5, **arguments, **QUIET)
         assert_same(result, plain_loop(other, loss, 5), net, other, 1e-9)
+
+
+def test_values_have_a_free_constant() -> None:
+    x, _ = data()
+    v = x.square().sum(-1) / 2
+    (net, other), constants = twins(gf.mGradNetC, num_layers=2, in_dim=3, embed_dim=5, dtype=torch.float64), (0.0, 1e3)
+    found = [gf.fit(n, x, values=v + c, steps=5, **QUIET).losses for n, c in zip((net, other), constants)]
+    torch.testing.assert_close(*found)
 
 
 def test_weights_of_gradients_alone_scale_the_loss() -> None:

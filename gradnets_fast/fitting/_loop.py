@@ -83,8 +83,8 @@ def fit(
             optimizer.zero_grad()
             torch.nn.functional.mse_loss(net(x[rows]), gradients[rows]).backward()
             optimizer.step()
-    With values, mse_loss(net.potential(x[rows]), values[rows]) takes its place or, with both, is added; the potential
-    has no free constant, which is for the caller to subtract.
+    With values, (net.potential(x[rows]) - values[rows]).var(correction=0) takes its place or, with both, is added: the
+    values are those of a potential up to a constant, and a batch of one point says nothing of it.
 
     Args:
         net: any module of points; with values one with `potential` and `value_and_gradient`, as `GradNet` has them.

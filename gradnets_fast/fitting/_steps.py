@@ -55,17 +55,29 @@ class Batch(NamedTuple):
         )
 
 
-def squared_error(net: nn.Module, batch: Batch, weights: tuple[float, float]) -> Tensor:
-    """Return weights[0]·(mean of (f(x) − gradients)²) + weights[1]·(mean of (F(x) − values)²), of what there is."""
+def squared_error(
+    net: nn.Module, batch: Batch, weights: tuple[float, float], mean: Callable[[Tensor], Tensor] = torch.mean
+) -> Tensor:
+    """Return weights[0]·(mean of (f(x) − gradients)²) + weights[1]·(mean of (F(x) − values − c)²), of what there is.
+
+    c is the mean of F(x) − values: a potential has its values up to a constant.  mean: that of the whole batch, where
+    this is a part of one.
+    """
     x, gradients, values = batch
+
+    def of_values(F: Tensor, values: Tensor) -> Tensor:
+        error = F - values
+        # The least mean over c, so that the derivative by way of c is 0.
+        return (error - mean(error.detach())).square().mean()
+
     if values is None:
         assert gradients is not None
         return mse_loss(net(x), gradients) * weights[0]
     network: Any = net
     if gradients is None:
-        return mse_loss(network.potential(x), values) * weights[1]
+        return of_values(network.potential(x), values) * weights[1]
     F, f = network.value_and_gradient(x)
-    return mse_loss(f, gradients) * weights[0] + mse_loss(F, values) * weights[1]
+    return mse_loss(f, gradients) * weights[0] + of_values(F, values) * weights[1]
 
 
 def rate_at(step: int, steps: int, rate: float, schedule: str) -> float:

@@ -131,7 +131,7 @@ def train(
     Under torchrun (torchrun --nproc-per-node 2 -m gradnets_fast train …) the processes share each batch; after a
     restart they go on from the checkpoint in --out.
 
-    The values of --fit potential and both are taken as they are, for the potential of a network has no free constant.
+    The potential of --fit potential and both is fitted to the values up to a constant, which the report has.
     """
     names = {each.name for each in dataclasses.fields(Settings)} - {"steps"}
     options = {name: value for name, value in context.params.items() if name in names}

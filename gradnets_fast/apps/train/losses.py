@@ -41,13 +41,16 @@ def squared_loss(network: torch.nn.Module, x: Tensor, g: Tensor, ranks: Ranks) -
 
 
 def loss_with_values(fit: str, weights: tuple[float, float]) -> Loss:
-    """The loss weights[0]·(mean of |f − ∇F|²) + weights[1]·(mean of (F − values)²), of what is fitted.
+    """The loss weights[0]·(mean of |f − ∇F|²) + weights[1]·(mean of (F − values − c)²), of what is fitted.
 
-    As in `gradnets_fast.fit` the potential has no free constant: the values are taken as they are.
+    c is the mean of F − values over the batch of all processes, as in `gradnets_fast.fit`.
     """
 
     def loss(network: torch.nn.Module, x: Tensor, targets: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-        joint = squared_error(network, parts_of(x, targets, fit), (weights[0] * x.shape[1], weights[1]))
+        def mean(error: Tensor) -> Tensor:
+            return ranks.mean(error.mean(), len(error))
+
+        joint = squared_error(network, parts_of(x, targets, fit), (weights[0] * x.shape[1], weights[1]), mean)
         return joint, joint.detach()
 
     return loss
