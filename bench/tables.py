@@ -305,6 +305,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "calculus.md": {
         "calculus": _of_result(of.calculus, "calculus"),
         "potential": _of_result(of.potential, "potential"),
+        "densities": _of_result(of.densities, "densities"),
     },
     DOCS / "deep.md": {
         "one_pass": _of_result(of.one_pass, "one_pass"),
@@ -315,6 +316,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "published_2d": _of_result(of.published_2d, "published_2d"),
         "polymax": _of_result(of.polymax, "polymax"),
     },
+    DOCS / "usage.md": {"structure": _of_result(of.structure, "structure")},
     DOCS / "scaling.md": {"largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu")},
     DOCS / "training.md": {
         "fit": _of_result(of.fit, "fit"),

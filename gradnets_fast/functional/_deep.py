@@ -65,8 +65,8 @@ def deep(
         input_skip: every layer sees the points, not only the first.
         rank: how many squares of linear functions of x each hidden unit adds.
         residual: a_{l−1} is added to a_l; the widths are equal.
-        keep: the C++ kernels leave u_l and p_l, 2 Σ h_l values for each point, for the backward pass, which is quicker
-            by it where layers are wide: `DeepGradNet` says how much.  The other backends do without.
+        keep: the C++ kernels leave u_l and p_l, 2 Σ h_l values for each point, for the backward pass: `DeepGradNet`
+            says what that saves.  The other backends do without.
         backend: "reference", "cpp" or "triton"; by default the fastest that can.
 
     All tensors have the device and dtype of x: float64, float32, bfloat16 or float16; beside a 16-bit x the bias may be

@@ -54,9 +54,10 @@ class DeepGradNet(GradNet):
         learn_temperature: β is a parameter: one for each layer, or a common one of residual layers.
         linear: adds a learned symmetric linear map, "psd" (VᵀV) or "symmetric"; None for none.
         keep: training keeps u_l and p_l, 2 Σ h_l values for each point, from the forward pass of f to the backward
-            pass, which then has four products for each weight left instead of six: up to 1.2 times as quick a step of
-            layers of 128 and more (docs/deep.md has the figures).  The C++ kernels do so, in eager mode; elsewhere it
-            changes nothing, and no result ever.
+            pass, which then has four products for each weight left instead of six.  What that saves is mostly spent on
+            the memory again: a step is up to 1.1 times as quick (docs/deep.md has the figures), where `squared_error`
+            makes it up to 1.3 times as quick without.  The C++ kernels do so, in eager mode; elsewhere it changes
+            nothing, and no result ever.
         device, dtype: of the parameters.
 
     Shapes: x (…, d) → f(x) and jvp (…, d), potential and divergence (…,), jacobian (…, d, d).

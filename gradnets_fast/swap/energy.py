@@ -158,7 +158,7 @@ def gradient_of(energy: nn.Module, *, keep: bool = False) -> EnergyGradient:
 
     Args:
         energy: the module, (…, d) → (…, 1) or (…,); with spectral_norm in evaluation mode.
-        keep: as in `DeepGradNet`: training is quicker and takes more memory.
+        keep: as in `DeepGradNet`: training may be a little quicker, and takes more memory.
 
     Returns:
         A network with all methods of `GradNet`: forward is the gradient, `potential` the energy.  Its parameters are
