@@ -144,8 +144,10 @@ def transport(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def densities(result: dict[str, Any]) -> str:
-    """−log p of test points by contender: the mean of the seeds, and what a step of training takes."""
+def densities(result: dict[str, Any], folder: Path = RESULTS) -> str:
+    """−log p of test points by contender: the mean of the seeds, and what a step of training takes, of another run."""
+    timed = json.loads((folder / "densities_times.json").read_text(encoding="utf-8"))
+    contenders_of = {row["set"]: row["contenders"] for row in timed["rows"]}
     names = [*result["rows"][0]["mean"]]
     lines = [f"| density | d | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
     for row in result["rows"]:
@@ -154,7 +156,7 @@ def densities(result: dict[str, Any]) -> str:
             runs = row["contenders"][name]
             nats = ", ".join(f"{run['nats']:.2f}" for run in runs)
             took = next(key for key in ("step_ms", "fit_ms") if key in runs[0])
-            spent = statistics.median(run[took] for run in runs)
+            spent = statistics.median(run[took] for run in contenders_of[row["set"]][name])
             what = f"{runs[0]['parameters']} parameters, {'a step' if took == 'step_ms' else 'a fit'} {spent:.1f} ms"
             cells.append(f"**{row['mean'][name]:.2f}** ({nats}); {what}")
         lines.append(f"| {row['set']} | {row['d']} | {' | '.join(cells)} |")
@@ -162,7 +164,8 @@ def densities(result: dict[str, Any]) -> str:
     note = (
         f"Mean of −log p of test points in nats, in brackets of each seed; {result['steps']} steps. By "
         f"`{where['command']}` on {machine_of(where)}, zuko {result['zuko']}, scikit-learn {result['sklearn']} "
-        "([result file](bench/results/densities.json))."
+        f"([result file](bench/results/densities.json)); times by `{timed['environment']['command']}`, "
+        "[with nothing beside it](bench/results/densities_times.json)."
     )
     return "\n".join([*lines, "", note])
 

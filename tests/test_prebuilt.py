@@ -231,7 +231,7 @@ def test_modules_launch_what_is_compiled(
 def _explained(net: gradnets_fast.nn.GradNet, x: torch.Tensor, kind: str, known: dict[Any, Any]) -> None:
     """What `explain` asks for is there."""
     layers = getattr(net, "num_layers", 1)
-    mode = _triton._mode_of(0, kind, layers, ("tanh",))
+    mode = _triton._mode_of(0, kind, layers, ("tanh",), False)
     network = net._effective()
     effective = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
     passes = _triton_account.passes(net.operator_name, x, mode, effective)

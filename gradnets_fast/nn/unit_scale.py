@@ -59,9 +59,9 @@ def init_unit_scale_(net: GradNet, x: Tensor | None = None, *, generator: Genera
     >>> for h in (16, 1024):
     ...     net = gradnets_fast.mGradNetC(4, 2, h)
     ...     gradnets_fast.init_unit_scale_(net)
-    ...     print(round(float(net.jvp(x, v).square().mean() / v.square().mean()), 0))
-    1.0
-    1.0
+    ...     print(round((net.jvp(x, v).square().mean() / v.square().mean()).item()))
+    1
+    1
     """
     where = "init_unit_scale_"
     name = _scaled_parameter(where, net)
