@@ -164,7 +164,7 @@ class LowRank(GradNet):
         net(x @ B.T) @ B
 
     Args:
-        net: a network of points with r coordinates, without a linear part.
+        net: a network of points with r coordinates, without a linear part; its parameters stay as they are.
         in_dim: d, the dimension of x and f(x).
         linear: adds a learned symmetric linear map of x, "psd" or "symmetric"; None for none.
 
@@ -198,15 +198,13 @@ class LowRank(GradNet):
         self.net, self.in_dim, self.monotone = net, as_int(in_dim), net.monotone
         self.B = nn.Parameter(torch.empty(r, self.in_dim, **factory))
         self._set_linear(linear, self.in_dim, **factory)
-        self.reset_parameters()
+        with torch.no_grad():  # which torch.linalg.qr draws in no 16 bits
+            rows = torch.empty(self.B.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+            self.B.copy_(nn.init.orthogonal_(rows))
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew: orthonormal rows of B, and the network's as it does itself."""
-        nn.init.orthogonal_(self.B)
-        inner: Any = self.net
-        inner.reset_parameters()
-        if self.linear is not None:
-            self.linear.reset_parameters()
+    def outer_coefficients(self) -> str | None:
+        name = self.net.outer_coefficients()
+        return None if name is None else f"net.{name}"
 
     @property
     def family(self) -> type[Network]:  # type: ignore[override]
@@ -255,7 +253,10 @@ class LowRank(GradNet):
         return J if self.linear is None else J + self.linear.matrix().to(J.dtype)
 
     def slogdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sign of det J(x) and log|det J(x)|, (…,) each; without a linear part J is singular if r < d."""
+        """Return the sign of det J(x) and log|det J(x)|, (…,) each, of `jacobian` in its own precision.
+
+        Without a linear part J is singular if r < d.
+        """
         return slogdet_of(self.jacobian, x)
 
     def _inner(self, x: Tensor, argument: str = "x") -> Tensor:

@@ -182,9 +182,11 @@ def test_kinks_at_the_origin_and_scales_of_zero(backend: str) -> None:
         assert (potential(tensors, basis, backend) - exact).abs().max() < 1e-12 * exact.abs().max()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the number of layers is a constant of the trace
 @pytest.mark.parametrize("kinked", [("relu",), ("hardtanh", "identity")], ids="+".join)
 def test_the_reference_between_kinks_under_transforms(kinked: tuple[str, ...]) -> None:
-    """torch.func and torch.compile, which cannot ask how many intervals there are, agree with a loop that does."""
+    """torch.func and tracers, which cannot ask how many intervals there are, agree with who does."""
     x, *parameters = draw(kinked, 3, rows=4, h=5)
 
     def one(point: Tensor) -> Tensor:
@@ -193,6 +195,9 @@ def test_the_reference_between_kinks_under_transforms(kinked: tuple[str, ...]) -
     torch.testing.assert_close(torch.func.vmap(one)(x), one(x), rtol=1e-13, atol=1e-13)
     gradient = torch.func.vmap(torch.func.grad(one))(x)
     torch.testing.assert_close(gradient, reference.ridge(x, *parameters, None, kinked), rtol=1e-12, atol=1e-12)
+    # Of points with fewer intervals than those that it is called with afterwards.
+    traced, far = torch.jit.trace(one, (1e-3 * x,), check_trace=False), 10 * x
+    torch.testing.assert_close(traced(far), one(far), rtol=1e-12, atol=1e-12)
 
 
 def test_rules_ascend_and_have_even_counts() -> None:

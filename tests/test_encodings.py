@@ -58,7 +58,7 @@ def test_every_command_writes_in_the_characters_that_there_are(encoding: dict[st
     codes = [line.removeprefix("CODE ") for line in out.splitlines() if line.startswith("CODE ")]
     assert codes == ["0"] * 9 + ["2", "2"], errors
     assert "Traceback" not in errors
-    assert "columns x0, ..., g0, ..., got y; rename the coordinates x0, x1, ..." in errors
+    assert "columns x0, ..., g0, ..., got y; name coordinates x0, x1, ..., gradients g0, g1, ..." in errors
     assert "Transform rho of each module's" in " ".join(out.replace("|", " ").split())
     assert "|J - J" in out
 

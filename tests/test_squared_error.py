@@ -71,6 +71,49 @@ def test_the_backward_pass_calls_no_kernel(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(p.grad is not None for p in net.parameters())
 
 
+NESTED: dict[str, Callable[[], Any]] = {
+    "cascade": lambda: gf.mGradNetC(2, 3, 5, dtype=torch.float64),  # whose shift is computed from its scale
+    "heads": lambda: gf.RidgeGradNet(3, 5, gf.Heads(2, "tanh"), dtype=torch.float64),
+    "linear part": lambda: gf.GradNetM(2, 3, 5, "softmax", linear="symmetric", dtype=torch.float64),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("target_of", [torch.Tensor.detach, torch.Tensor.sin, torch.Tensor.view_as])
+def test_gradients_that_have_a_graph_are_the_others(name: str, target_of: Callable[..., Tensor]) -> None:
+    """Of tensors that are computed from each other too: scale and shift, points and target."""
+    torch.manual_seed(0)
+    net, x = NESTED[name](), torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    target = target_of(x, x) if target_of is torch.Tensor.view_as else target_of(x)
+    found = []
+    for loss, options in ((gf.squared_error, {}), (gf.squared_error, {"create_graph": True}), (plain, {})):
+        value = loss(net, x, target)
+        found.append(torch.autograd.grad(value, [x, *net.parameters()], retain_graph=True, **options))
+    for ours, again, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(again, theirs)
+
+
+@needs_kernels
+def test_the_loss_is_changed_in_place_and_gradients_too() -> None:
+    net, x = gf.RidgeGradNet(3, 5), torch.randn(4, 3)
+    loss = gf.squared_error(net, x, x)
+    loss /= 2
+    first = torch.autograd.grad(loss, net.W, retain_graph=True)[0].mul_(0.5)
+    loss.backward()
+    torch.testing.assert_close(net.W.grad, 2 * first)
+
+
+@needs_kernels
+def test_gradients_of_several_cotangents_at_once() -> None:
+    net, x = gf.RidgeGradNet(3, 5), torch.randn(4, 3)
+    factors = torch.tensor([1.0, -2.0])
+    batched = torch.autograd.grad(gf.squared_error(net, x, x), net.W, factors, is_grads_batched=True)[0]
+    once = torch.autograd.grad(gf.squared_error(net, x, x), net.W)[0]
+    torch.testing.assert_close(batched, factors.view(-1, 1, 1) * once)
+
+
 @needs_kernels
 def test_second_derivatives() -> None:
     net = gf.DeepGradNet(2, (4, 3), "tanh", dtype=torch.float64)
@@ -122,6 +165,7 @@ def test_strides_do_not_matter() -> None:
         (lambda: gf.squared_error(gf.RidgeGradNet(2, 3), torch.zeros(2, 2), torch.zeros(2)), "target"),
         (lambda: gf.squared_error(gf.RidgeGradNet(2, 3), torch.zeros(2, 2), torch.zeros(2, 2).double()), "target"),
         (lambda: gf.squared_error(gf.RidgeGradNet(2, 3), 1.0, torch.zeros(2)), "x"),  # type: ignore[arg-type]
+        (lambda: gf.squared_error(gf.mGradNetC(2, 3, 5, linear="psd"), torch.zeros(4, 2), torch.zeros(4, 2)), "x"),
     ],
 )
 def test_faults_are_named(fault: Callable[[], object], argument: str) -> None:

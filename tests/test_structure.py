@@ -155,6 +155,29 @@ def test_few_directions_are_a_network_of_all(name: str, linear: str | None) -> N
     assert torch.linalg.matrix_rank(J - (0 if net.linear is None else net.linear.matrix()), rtol=1e-9).max() <= 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_network_within_stays_as_it_is(dtype: torch.dtype) -> None:
+    inner = gf.mGradNetC(2, 3, 5, dtype=dtype)
+    before = {name: value.clone() for name, value in inner.state_dict().items()}
+    net = LowRank(inner, 8)
+    assert all(torch.equal(before[name], value) for name, value in inner.state_dict().items())
+    assert net.B.dtype == dtype
+    torch.testing.assert_close(net.B.float() @ net.B.float().T, torch.eye(3), rtol=0, atol=2e-2)
+    assert LowRank(gf.gradient_of(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))), 5)(
+        torch.zeros(1, 5)
+    ).shape == (1, 5)
+
+
+def test_its_scale_is_that_of_the_network_within() -> None:
+    net = LowRank(gf.mGradNetC(2, 3, 64), 8)
+    gf.init_unit_scale_(net)
+    x, v = torch.randn(2, 4000, 8)
+    with torch.no_grad():
+        assert net.jvp(x, v).square().mean() / v.square().mean() == pytest.approx(1.0, abs=0.1)
+    with pytest.raises(TypeError, match="a network of this package"):
+        gf.init_unit_scale_(gf.gradient_of(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))))
+
+
 def test_calculus_and_explanations_take_it() -> None:
     net = LowRank(gf.mGradNetC(2, 3, 5, dtype=torch.float64), 6, "psd")
     assert net.linear is not None

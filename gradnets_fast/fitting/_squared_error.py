@@ -67,7 +67,7 @@ def _check(net: Any, x: Any, target: Any) -> None:
         got, fix = f"shape {tuple(target.shape)}", "pass the gradient at each point"
         raise ValueError(message(where, "target", f"the shape {tuple(x.shape)} of x", got, fix))
     if x.dtype != target.dtype:
-        fix = "convert it with target.to"
+        fix = "convert it with target.to(x.dtype)"
         raise TypeError(message(where, "target", f"the dtype {x.dtype} of x", target.dtype, fix))
 
 
@@ -76,6 +76,8 @@ def _by_kernels(net: nn.Module, x: Tensor, target: Tensor) -> Tensor | None:
     if not isinstance(net, GradNet) or not _is_called_as_it_is(net) or not _are_read_here(net, x, target):
         return None
     network: Any = net._effective_checked()
+    if network.W.dtype != x.dtype or x.shape[-1:] != (getattr(net, "in_dim", None),):
+        return None  # for a call to say what is wrong
     settings, linear, operator = network.known_settings(), net.linear, network.operators["value"].cpp
     if settings is None or network.sharpness is not None or network.offset is not None:
         return None
@@ -123,11 +125,12 @@ class _SquaredError(torch.autograd.function._SingleLevelFunction):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         tensors, gradients = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         if not is_grad_enabled():
-            factor = float(g)
-            return None, None, None, *(d if d is None or factor == 1.0 else d * factor for d in gradients)
-        x, target, *parameters = tensors
+            return None, None, None, *(None if d is None else d * g for d in gradients)
+        # Aliases: of a tensor and one that was computed from it each gets its own part.
+        aliases: Any = [t if t is None else t.view_as(t) for t in tensors]
+        x, target, *parameters = aliases
         needs = ctx.needs_input_grad[3:]
         loss = mse_loss(autograd.run(ctx.operator, (x, *parameters), ctx.settings), target)
-        needed = [t for t, need in zip(tensors, needs) if need]
+        needed = [t for t, need in zip(aliases, needs) if need]
         found = iter(torch.autograd.grad(loss, needed, g, create_graph=True))
         return None, None, None, *(next(found) if need else None for need in needs)

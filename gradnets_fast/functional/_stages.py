@@ -95,12 +95,17 @@ class _Trace(ConvRidge):
         return ConvRidge.checked(self, CONV_RIDGE.operator_name("divergence"), x)
 
 
+_IMPULSES = 256
+"""So many images of an impulse are made at a time."""
+
+
 def row_norms(filters: Sequence[Tensor], sizes: Sequence[int], padding: str, backend: str | None = None) -> Tensor:
     """Return n_c(q) = Σ_{i,p} A(c, q; i, p)², A the convolutions with these filters in turn on images of these sizes.
 
     A unit impulse in each channel and pixel is sent through them, of an image that is no larger than rows of A reach:
     n is that of the large image where it is repeated in the middle, since far from the border it is constant.  In
-    float32 at least.
+    float32 at least.  For a gradient in the filters all responses are kept, of as many values as the squared number of
+    pixels of that image times the channels.
 
     Shapes: (C, m_1, …, m_s), of circular images, where n is the same at each pixel, (C, 1, …).
     """
@@ -109,11 +114,14 @@ def row_norms(filters: Sequence[Tensor], sizes: Sequence[int], padding: str, bac
         small = [min(n, 1 + 2 * sum(K.shape[i] // 2 for K in exact)) for i, n in enumerate(sizes, start=2)]
         channels, pixels = exact[0].shape[1], torch.Size(small).numel()
         places = torch.arange(0, channels * pixels, pixels if padding == "circular" else 1, device=exact[0].device)
-        response = torch.nn.functional.one_hot(places, channels * pixels).to(exact[0].dtype)
-        response = response.view(-1, channels, *small)
-        for K in exact:
-            response = convolved(response, K, padding, backend)
-        norms = response.square().sum(0)
+        parts = []
+        for some in places.split(_IMPULSES):
+            response = exact[0].new_zeros(len(some), channels * pixels).scatter_(1, some.unsqueeze(1), 1.0)
+            response = response.view(-1, channels, *small)
+            for K in exact:
+                response = convolved(response, K, padding, backend)
+            parts.append(response.square().sum(0))
+        norms = torch.stack(parts).sum(0)
         return norms if padding == "zeros" else norms.flatten(1).sum(1).view(-1, *[1] * len(small))
 
 

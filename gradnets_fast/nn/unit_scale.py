@@ -93,7 +93,7 @@ def _solve(where: str, network: str, name: str, size: Callable[[float], float]) 
             rise = math.log(now / before[1]) / math.log(t / before[0])
             power = rise if rise > 0 else 1.0
         before = (t, now) if has_slope else None
-        factor = now ** (-1 / power) if has_slope else 0.0 if now != 0 else math.inf
+        factor = math.exp(min(-math.log(now) / power, 700.0)) if has_slope else 0.0 if now != 0 else math.inf
         t *= min(max(factor, 1 / _FARTHEST), _FARTHEST)
         if not low < t < high:
             t = math.sqrt(low * high)
@@ -115,7 +115,10 @@ def _scaled_parameter(where: str, net: object) -> str:
     if getattr(net, "normalized", False):
         fix = "nothing needs to be done: divided by their norm, the filters have unit scale"
         raise ValueError(message(where, "net", "filters that can be scaled", "normalized=True", fix))
-    name = net.outer_coefficients() or next(name for name in ("alpha", "W", "K") if hasattr(net, name))
+    name = net.outer_coefficients() or next((name for name in ("alpha", "W", "K") if hasattr(net, name)), None)
+    if name is None:
+        fix = "scale the parameters that it is computed from"
+        raise TypeError(message(where, "net", "a network of this package", type(net).__name__, fix))
     if name not in dict(net.named_parameters()):
         fix = "initialise before torch.nn.utils.parametrize, weight_norm or prune"
         raise ValueError(message(where, f"net.{name}", "a parameter", "one that is computed from others", fix))

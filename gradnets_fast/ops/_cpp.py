@@ -244,12 +244,12 @@ class CppKernels(Kernels):
 
         None where the tensors are not such as kernels read.
         """
-        error, slope = x.new_empty(1), empty_like(x)
+        error, slope = x.new_empty(()), empty_like(x)
         dx, _, *into = _memory((x, None, *parameters), needs, 3)
-        points, results = (x, target, None, None), (dx, slope, None, error)
+        points, results = (x, target, None, None), (dx, slope, None, error.view(1))
         if not self._call("squared_error", settings, points, parameters, results, tuple(into)):
             return None
-        return error.view(()), [dx, slope.neg_() if needs[1] else None, *into]
+        return error, [dx, slope.neg_() if needs[1] else None, *into]
 
     def _backward(
         self,

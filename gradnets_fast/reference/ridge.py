@@ -249,8 +249,8 @@ def _panels(
     a few roundings of z_l further, so that the next one begins beyond it.  There are MOST_PANELS, of which the last
     takes what is left, or fewer where it can be asked whether anything is left.
     """
-    fixed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     t = torch.zeros_like(scale[0] * u)
+    fixed = not _has_values(t)
     for panel in range(MOST_PANELS):
         end = torch.ones_like(t)
         if panel < MOST_PANELS - 1:
@@ -259,6 +259,15 @@ def _panels(
         t = end
         if not fixed and bool((t >= 1).all()):
             return
+
+
+def _has_values(t: Tensor) -> bool:
+    """Return whether a tensor's values can be looked at now, and stand for no others."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
+        return False
+    if type(t) is not Tensor or t.is_meta:
+        return False
+    return not (t.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _reach(t: Tensor, u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:

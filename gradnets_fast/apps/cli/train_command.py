@@ -147,6 +147,7 @@ def train(
             trainer = _resumed(_given(context), Folder(out, overwrite, held), ranks)
         else:
             trainer = _started(options, steps, epochs, Folder(out, overwrite, held), ranks)
+        trainer.get_ready()
         began, first = time.perf_counter(), trainer.step
         _train(console, trainer, save_every, out)
         spent = {"seconds": time.perf_counter() - began, "steps": trainer.step - first}

@@ -136,6 +136,11 @@ class Trainer:
         if "scaler" in checkpoint.extra:
             self._scaler.load_state_dict(checkpoint.extra["scaler"])
 
+    def get_ready(self) -> None:
+        """Make the step now, which otherwise the first one does: it takes memory, and may import parts of PyTorch."""
+        if self._one_step is None:
+            self._begin()
+
     def _begin(self) -> AutogradStep | KernelStep:
         """Make the step, of the network as it is."""
         with use_backend(self.backend):
