@@ -73,7 +73,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     for make in (lambda: gf.mGradNetC(2, D, 256), lambda: gf.mRidgeGradNet(D, 256)):
         net = make().to(dtype)
         gf.init_unit_scale_(net)
-    assert size(net, 8000, D) == pytest.approx(1.0, abs=0.05)
+        assert size(net, 8000, D) == pytest.approx(1.0, abs=0.05)
 
 
 def test_points_of_another_distribution() -> None:
