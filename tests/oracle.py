@@ -23,6 +23,20 @@ def outputs_and_gradients(function: Function, tensors: Sequence[Tensor], g: Tens
     return [f.detach(), *gradients]
 
 
+def assert_each_gradient_alone(function: Function, tensors: Sequence[Tensor], g: Tensor) -> None:
+    """The gradient of <g, f> in a tensor is the same where no other one is asked for, and then no other is there."""
+    everything = outputs_and_gradients(function, tensors, g)[1:]
+    for needed, expected in enumerate(everything):
+        leaves = [t.detach().requires_grad_(i == needed) for i, t in enumerate(tensors)]
+        result = function(leaves)
+        if result.requires_grad:
+            result.backward(g)
+            assert [t.grad is not None for t in leaves] == [i == needed for i in range(len(leaves))]
+            torch.testing.assert_close(leaves[needed].grad, expected, rtol=1e-5, atol=1e-6)
+        else:
+            assert not expected.any()
+
+
 def second_gradients(function: Function, tensors: Sequence[Tensor], g: Tensor) -> list[Tensor]:
     """The gradients of Σ <v_i, ∇_i <g, f>>, with fixed pseudo-random v, for g and every tensor."""
     leaves = [t.detach().requires_grad_() for t in tensors]

@@ -17,7 +17,7 @@ from torch import Tensor
 import gradnets_fast as gf
 from covering import label, slow_but_few, with_each_in_turn
 from gradnets_fast.kernels import conv_launch
-from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
+from oracle import assert_as_good_as_eager, assert_each_gradient_alone, outputs_and_gradients, second_gradients
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -140,16 +140,7 @@ def test_only_what_is_needed_gets_a_gradient(knots: int, quantity: str) -> None:
     if not knots:
         call = CALLS[0]
         tensors, g = tensors_for(quantity, call, SIZES[1], torch.float32)
-    everything = outputs_and_gradients(call.function(quantity, "triton"), tensors, g)[1:]
-    for needed, expected in enumerate(everything):
-        leaves = [t.detach().requires_grad_(i == needed) for i, t in enumerate(tensors)]
-        result = call.function(quantity, "triton")(leaves)
-        if result.requires_grad:
-            result.backward(g)
-            assert [t.grad is not None for t in leaves] == [i == needed for i in range(len(leaves))]
-            torch.testing.assert_close(leaves[needed].grad, expected, rtol=1e-5, atol=1e-6)
-        else:
-            assert not expected.any()
+    assert_each_gradient_alone(call.function(quantity, "triton"), tensors, g)
 
 
 @each_quantity
