@@ -7,7 +7,7 @@
 - `use_backend`, `explain`, `warmup`: which kernels run, why, and when they are compiled.
 - `accelerate`, `restore`, `register_adapter`, `load_reference_checkpoint`: networks that exist already.
 - `fit`: training on gradients or values.
-- `batch_chunk`, `fully_shard`, `parallelize`: large batches, many devices.
+- `batch_chunk`, `image_chunk`, `fully_shard`, `parallelize`: large batches and images, many devices.
 - `gradnets_fast.convex`, `gradnets_fast.flows`: inverse maps, conjugates, proximal maps and bounds; densities.
 - `gradnets_fast.structure`: sparse weights, fewer hidden units, potentials of few directions.
 - `gradnets_fast.export`: a network as a C file.

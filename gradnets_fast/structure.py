@@ -186,7 +186,8 @@ class LowRank(GradNet):
         super().__init__()
         where, r = type(self).__name__, getattr(net, "in_dim", None)
         if not isinstance(net, GradNet) or not isinstance(r, int) or net.linear is not None:
-            got = "one with a linear part" if isinstance(r, int) else type(net).__name__
+            is_network = isinstance(net, GradNet) and isinstance(r, int)
+            got = "one with a linear part" if is_network else type(net).__name__
             fix = "pass for example mGradNetC(num_layers, in_dim=r, embed_dim=64), and linear= to LowRank"
             raise TypeError(message(where, "net", "a network of points without a linear part", got, fix))
         check_sizes(where, in_dim=in_dim)
@@ -278,7 +279,8 @@ def _weights(where: str, net: GradNet) -> Tensor:
     known: Any = net
     if not isinstance(net, _GROUPED) or getattr(net, "combine", "sum") != "sum":
         got = "a soft maximum of modules" if isinstance(net, _GROUPED) else type(net).__name__
-        expected, fix = "a RidgeGradNet, GradNetC or GradNetM", "of a ConvGradNet use its own prune()"
+        expected = "a RidgeGradNet, GradNetC or GradNetM, which are sums over groups"
+        fix = "use one of these; a ConvGradNet has a prune() of its own"
         raise TypeError(message(where, "net", expected, got, fix))
     W = known.mmgn_modules.W if isinstance(net, GradNetM) else known.W
     if type(W) is not nn.Parameter:

@@ -1,4 +1,4 @@
-"""batch_chunk: the same function, a piece of the batch at a time."""
+"""batch_chunk, image_chunk: the same function, a piece of the batch or of the images at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import gradnets_fast
-from gradnets_fast import batch_chunk, mGradNetC, mGradNetM, use_backend
+from gradnets_fast import ConvGradNet, batch_chunk, image_chunk, mGradNetC, mGradNetM, use_backend
 from gradnets_fast.backend import block_requests
 
 NETWORKS = {
@@ -94,3 +94,54 @@ def test_empty_batches_and_points_in_float16_pass() -> None:
 def test_what_is_refused(x: object, rows: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         gradnets_fast.batch_chunk(mGradNetC(2, 3, 5), x, rows)  # type: ignore[arg-type]
+
+
+IMAGE_NETWORKS = {
+    "composition": lambda padding: ConvGradNet(
+        2, 5, (4, 3), stages=[(3, (2, 3)), (2, (3, 1))], padding=padding, normalized=True, dtype=torch.float64
+    ),
+    "even filters of a line": lambda padding: ConvGradNet(1, 4, (4,), padding=padding, dtype=torch.float64),
+    "volumes": lambda padding: ConvGradNet(1, 3, (3, 3, 3), stages=[(2, 3)], padding=padding, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 5, 7, 100])
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+def test_bands_give_what_the_image_gives(name: str, padding: str, rows: int) -> None:
+    net = IMAGE_NETWORKS[name](padding)
+    sizes = [12, *[5] * (net.point_dimensions - 2)]
+    x = torch.randn(2, net.in_channels, *sizes, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *net.parameters()]
+
+    def results(function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        f = function(x)
+        first = torch.autograd.grad(f.square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum() + first[1].square().sum(), inputs)
+        return [f, *first, *second]
+
+    torch.testing.assert_close(results(lambda x: image_chunk(net, x, rows)), results(net))
+
+
+def test_nothing_of_an_image_but_itself_is_kept() -> None:
+    net, saved = ConvGradNet(1, 8, 3, stages=[(4, 3)]), []
+    x = torch.randn(1, 1, 40, 10, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        image_chunk(net, x, 16)
+    assert not [t for t in saved if t.numel() > x.numel()]
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "rows", "error", "words"),
+    [
+        (mGradNetC(2, 3, 5), torch.zeros(4, 3), 4, TypeError, "net: expected a ConvGradNet"),
+        (ConvGradNet(1, 4, 3), [1.0], 4, TypeError, "x: expected a torch.Tensor"),
+        (ConvGradNet(1, 4, 3), torch.zeros(8, 8), 4, ValueError, "x: expected images of 3 dimensions at least"),
+        (ConvGradNet(1, 4, 3), torch.zeros(3, 8, 8), 4, ValueError, r"x: expected shape \(…, 1,"),
+        (ConvGradNet(1, 4, 3), torch.zeros(2, 1, 0, 8), 4, ValueError, r"x: expected shape \(…, 1,"),
+        (ConvGradNet(1, 4, 3), torch.zeros(1, 8, 8), 0, ValueError, "rows: expected a positive integer"),
+    ],
+)
+def test_what_is_refused_of_images(net: object, x: object, rows: int, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        image_chunk(net, x, rows)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ RULES: dict[str, set[str]] = {
     "functional": {"torch", "functional", "ops", "backend", "errors", "reference"},
     "explanation.py": {"torch", "ops", "backend", "errors", "functional"},
     "nn": {"torch", "nn", "functional", "activations", "errors", "reference"},
-    "chunks.py": {"torch", "backend", "errors"},
+    "chunks.py": {"torch", "nn", "ops", "backend", "errors"},
     "_warmup.py": {"torch", "nn", "errors"},
     "parallel.py": {"torch", "nn", "functional", "errors"},
     "convex": {"torch", "convex", "nn", "functional", "ops", "activations", "errors"},

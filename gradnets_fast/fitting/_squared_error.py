@@ -14,8 +14,8 @@ from ..nn.base import GradNet
 from ..ops import autograd
 from ..ops.families import Settings
 from ..ops.operator import Operator
+from ._steps import HOOKS
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -96,7 +96,7 @@ def _is_called_as_it_is(net: GradNet) -> bool:
     """Return whether a call is that of its operator, without hooks."""
     if type(net).forward is not GradNet.forward or "forward" in vars(net) or net.point_dimensions != 1:
         return False
-    return not any(getattr(net, name) for name in _HOOKS) and not nn.modules.module._has_any_global_hook()
+    return not any(getattr(net, name) for name in HOOKS) and not nn.modules.module._has_any_global_hook()
 
 
 def _are_read_here(net: GradNet, x: Tensor, target: Tensor) -> bool:

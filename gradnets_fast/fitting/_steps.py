@@ -31,7 +31,7 @@ from ..nn.base import GradNet
 from ..ops import _cpp, autograd
 
 _KNOWN = (RidgeGradNet, mRidgeGradNet, GradNetC, mGradNetC, GradNetM, mGradNetM, DeepGradNet, mDeepGradNet)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ADAM_COUNTS_TO = 2**24
 """torch.optim.Adam counts steps in float32, which holds no greater odd number."""
 AdamState = Mapping[Tensor, Mapping[str, Tensor]]
@@ -244,7 +244,7 @@ def _why_not_parameters(net: GradNet, x: Tensor) -> str | None:
         return "the parameters are not plain ones of the points' dtype and device"
     if any(is_parametrized(part) for part in net.modules()):
         return "the network is parametrized"
-    if any(getattr(part, name, None) for part in net.modules() for name in _HOOKS) or any(
+    if any(getattr(part, name, None) for part in net.modules() for name in HOOKS) or any(
         getattr(p, name, None) for p in parameters for name in ("_backward_hooks", "_post_accumulate_grad_hooks")
     ):
         return "the network has hooks"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...chunks import image_chunk
 from ...nn import ConvGradNet
 from ...reference.activations import value
 from .cases import Case, Problem, Target
@@ -27,12 +28,14 @@ class ImageCase(Case):
         channels: of all convolutions, beginning with the image's.
         kernel: the side of the filters.
         activation: a name of the activation table.
+        rows: of a band of the image, for `image_chunk`; None for the image as a whole.
     """
 
     size: tuple[int, int]
     channels: tuple[int, ...]
     kernel: int
     activation: str
+    rows: int | None = None
 
     @property
     def hidden(self) -> int:
@@ -64,7 +67,7 @@ class ImageCase(Case):
             g=g,
             exact=plain,
             eager=lambda x: plain(parameters, x),
-            ours=net,
+            ours=net if self.rows is None else partial(image_chunk, net, rows=self.rows),
             authors=None,
             work=work(products("value", 1), hidden * taps, 1, evaluations, ([x], parameters.values(), g)),
             eps=PRECISIONS[self.dtype].eps,
