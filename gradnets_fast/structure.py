@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .errors import as_int, check_tensor, message
 from .functional import Network
 from .functional._determinant import slogdet_of
+from .functional._sylvester import LowRank as LowRankMatrices
 from .nn import GradNet, GradNetC, GradNetM, RidgeGradNet
 from .nn.base import check_sizes
 
@@ -256,8 +257,13 @@ class LowRank(GradNet):
     def slogdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sign of det J(x) and log|det J(x)|, (…,) each, of `jacobian` in its own precision.
 
-        Without a linear part J is singular if r < d.
+        Without a linear part J is singular if r < d.  With linear="psd" and r ≤ d/2 the matrices are of size r × r.
         """
+        inner = self._inner(x)
+        if self.linear is not None and self.linear.kind == "psd" and not torch.is_autocast_enabled(x.device.type):
+            shorter = LowRankMatrices.of(self.linear.V, self.B)
+            if shorter is not None:
+                return shorter.slogdet(self.net.jacobian, inner)
         return slogdet_of(self.jacobian, x)
 
     def _inner(self, x: Tensor, argument: str = "x") -> Tensor:

@@ -159,24 +159,27 @@ class Resources:
     @staticmethod
     def of(kernel: Any) -> Resources:
         """What a compiled kernel takes."""
-        registers, stack = usage(kernel.asm["cubin"])
-        return Resources(registers, stack, kernel.metadata.shared, _instructions(kernel.asm["cubin"]))
+        registers, stack, instructions = usage(kernel.asm["cubin"])
+        return Resources(registers, stack, kernel.metadata.shared, instructions)
 
     def fits(self, architecture: int) -> bool:
         """Whether nothing spills and the shared memory is there."""
         return self.stack == 0 and self.shared <= 1024 * configuration.SHARED_KB[architecture]
 
 
-def usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack per thread of the one kernel in machine code."""
+def usage(cubin: bytes) -> tuple[int, int, int]:
+    """Registers and bytes of stack per thread of the one kernel in machine code, and its instructions.
+
+    A stack that nothing is stored in, which the assembler leaves here and there, is none.
+    """
     text = _told(cubin, "cuobjdump", "--dump-resource-usage")
     found = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert found is not None, text
-    return int(found[1]), int(found[2])
+    instructions = _INSTRUCTION.findall(_told(cubin, "nvdisasm", "-c"))
+    return int(found[1]), int(found[2]) if "STL" in instructions else 0, len(instructions)
 
 
-def _instructions(cubin: bytes) -> int:
-    return len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", _told(cubin, "nvdisasm", "-c"), re.MULTILINE))
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\w+)", re.MULTILINE)
 
 
 def _told(cubin: bytes, program: str, *arguments: str) -> str:

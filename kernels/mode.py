@@ -16,6 +16,9 @@ FORMS = {"value": "slope", "jvp": "second", "potential": "value", "divergence": 
 
 Constants = dict[str, Any]
 
+_WARPS_OF_HEADS = {"numbers": 8, "derivatives": 8}
+"""Kernel → the least number of warps of networks with heads, whose sums take more registers than four warps have."""
+
 ONE_STAGE = {"num_stages": 1}
 """For divergences' gradients and Jacobians, which use a tile of W or x in registers beside products from shared memory.
 
@@ -99,7 +102,11 @@ class Mode:
     def options(self, kernel: str, d: int) -> Constants | None:
         """Tile sizes and launch options of a kernel; None where the table has no tiles for d."""
         depth = configuration.depth(self.layers, len(self.basis))
-        return configuration.options(kernel, self.architecture, self.kind, d, depth)
+        found = configuration.options(kernel, self.architecture, self.kind, d, depth)
+        if found is None or not self.heads or self.architecture == configuration.INTERPRETER:
+            return found
+        needed = _WARPS_OF_HEADS.get(kernel, 1) * (2 if kernel == "numbers" and self.kind == "ieee" else 1)
+        return found | {"num_warps": max(found["num_warps"], needed)}
 
     def route(self, kernel: str, d: int) -> str:
         """How "forward" or "backward" is run: "narrow", "fused" or "wide"."""

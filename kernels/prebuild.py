@@ -52,7 +52,7 @@ def built(launch: Launch, architecture: int) -> tuple[dict[str, Any], bytes, str
     """
     kernel = compiled(launch, architecture, {"ptx_version": _PTX_VERSION} if architecture == _PORTABLE else {})
     cubin, ptx = kernel.asm["cubin"], kernel.asm["ptx"]
-    registers, stack = usage(cubin)
+    registers, stack, _ = usage(cubin)
     label = f"{launch.kernel} {launch.constants} for {architecture}"
     if stack or kernel.metadata.shared > 1024 * configuration.SHARED_KB[architecture]:
         raise BuildError(f"{label}: {stack} bytes of stack, {kernel.metadata.shared} of shared memory: it does not fit")

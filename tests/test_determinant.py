@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 
 import gradnets_fast as gf
 from covering import in_turn, slow_but
+from gradnets_fast.functional import _sylvester
 from gradnets_fast.nn.registry import ARCHITECTURES, Case
 from oracle import Function, assert_as_good_as_eager, outputs_and_gradients, second_gradients
 
@@ -194,6 +195,53 @@ def test_networks_and_two_derivatives_in_everything(case: Case) -> None:
         if case.monotone:
             assert torch.equal(net.slogdet(x)[0], torch.ones_like(g))
             torch.testing.assert_close(net.logdet(x), ours([x, *values]))
+
+
+FEW_UNITS = {
+    "ridge": lambda: gf.mRidgeGradNet(24, 9, "softplus", linear="psd"),
+    "cascade": lambda: gf.GradNetC(2, 24, 12, linear="psd"),
+    "heads": lambda: gf.RidgeGradNet(24, 7, gf.Heads(2, "tanh"), linear="psd"),
+    "modules": lambda: gf.mGradNetM(3, 24, 4, linear="psd"),
+    "soft maximum": lambda: gf.mGradNetM(2, 24, 5, combine="logsumexp", linear="psd"),
+    "low rank": lambda: gf.structure.LowRank(gf.mGradNetC(2, 5, 40), 24, linear="psd"),
+}
+
+
+@pytest.mark.parametrize("name", FEW_UNITS)
+def test_fewer_units_than_coordinates_and_two_derivatives_in_everything(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, sizes = FEW_UNITS[name](), []
+    slogdet = _sylvester.LowRank.slogdet
+    monkeypatch.setattr(_sylvester.LowRank, "slogdet", lambda *a: sizes.append(len(a[0].L)) or slogdet(*a))
+    with torch.no_grad():
+        net.linear.V.copy_(torch.eye(24) + torch.randn(24, 24) / 20)
+    for dtype in DTYPES:
+        net, x, g = net.to(dtype), torch.randn(2, 6, 24, dtype=dtype), torch.randn(2, 6, dtype=dtype)
+        (ours, values), (eager, _) = of_all(LogDeterminant(net)), of_all(Eager(net))
+        for derivatives in (outputs_and_gradients, second_gradients):
+            exact = of_all(Eager(copy.deepcopy(net).double()))[0]
+            truth = derivatives(exact, [x.double(), *(value.double() for value in values)], g.double())
+            theirs = derivatives(eager, [x, *values], g)
+            assert_as_good_as_eager(derivatives(ours, [x, *values], g), theirs, truth)
+        with torch.no_grad():
+            torch.testing.assert_close(net.slogdet(x[0, 0])[1], ours([x, *values])[0, 0])
+    assert sizes
+    assert max(sizes) <= 12
+
+
+@pytest.mark.parametrize("singular", ["W", "V"])
+def test_weights_or_linear_parts_of_less_rank_go_the_usual_way(singular: str) -> None:
+    net, x = gf.mGradNetC(2, 24, 6, linear="psd", dtype=torch.float64), torch.randn(3, 24, dtype=torch.float64)
+    with torch.no_grad():
+        net.linear.V.copy_(torch.eye(24))
+        (net.W if singular == "W" else net.linear.V)[2] = 0
+    logarithm = net.slogdet(x)[1]
+    torch.testing.assert_close(logarithm, torch.linalg.slogdet(net.jacobian(x))[1])
+    if singular == "W":
+        logarithm.sum().backward()
+        assert net.W.grad is not None
+        assert net.W.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("arch", list(ARCHITECTURES))

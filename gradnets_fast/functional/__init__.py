@@ -38,5 +38,6 @@ from ._network import TransformedModules as TransformedModules
 from ._ridge import *
 from ._stages import ComposedConvRidge as ComposedConvRidge
 from ._stages import composed as composed
+from ._sylvester import slogdet_with_linear as slogdet_with_linear
 
 __all__ = _ridge.__all__ + _modules.__all__ + _deep.__all__ + _conv.__all__

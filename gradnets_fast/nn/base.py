@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import check_choice, check_parameters, check_positive, check_tensor, message
-from ..functional import PLAIN_TYPES, Network, logarithm_of_positive, slogdet_of, without_autocast
+from ..functional import PLAIN_TYPES, Network, logarithm_of_positive, slogdet_of, slogdet_with_linear, without_autocast
 from .hooks import Part, compute_parameters, compute_parameters_of_parts
 
 if TYPE_CHECKING:
@@ -288,8 +288,9 @@ class GradNet(nn.Module):
         """Return the sign of det J(x) and log|det J(x)|, (…,) each, as `gradnets_fast.symmetric_slogdet` of J(x).
 
         The gradient of the logarithm in everything is that of <J⁻¹, J>, so that J, (…, d, d), is all that is stored for
-        it; without gradients it is made in pieces of the batch.  Networks and points of 16 bits are computed in
-        float32, and so is everything under autocast.
+        it; without gradients it is made in pieces of the batch.  With linear="psd" and half as many hidden units as
+        coordinates or fewer, a matrix of the size of the hidden units takes its place, by Sylvester's identity.
+        Networks and points of 16 bits are computed in float32, and so is everything under autocast.
 
         Equivalent to:
             torch.linalg.slogdet(net.jacobian(x))
@@ -305,12 +306,18 @@ class GradNet(nn.Module):
         with without_autocast(x):
             is_narrow, linear = x.itemsize == 2, self.linear
             network = self._current().in_float32() if is_narrow else self._current()
+            points = x.float() if is_narrow else x
+            if linear is not None and linear.kind == "psd" and self.mesh is None:
+                shorter = slogdet_with_linear(network, linear.V.to(points.dtype), points)
+                if shorter is not None:
+                    return shorter[0].to(x.dtype), shorter[1].to(x.dtype)
 
             def jacobian(points: Tensor) -> Tensor:
-                J = network.jacobian(points.float() if is_narrow else points)
+                J = network.jacobian(points)
                 return J if linear is None else J + linear.matrix().to(J.dtype)
 
-            return slogdet_of(jacobian, x)
+            sign, logarithm = slogdet_of(jacobian, points)
+            return sign.to(x.dtype), logarithm.to(x.dtype)
 
     def logdet(self, x: Tensor) -> Tensor:
         """Return log det J(x), (…,): −inf where J is singular, and NaN where its determinant is negative.
