@@ -16,7 +16,8 @@ from torch.nn.utils import parametrizations
 import gradnets_fast as gf
 from covering import slow_but
 from gradnets_fast.errors import is_message
-from gradnets_fast.fitting import _loop, _steps
+from gradnets_fast.fitting import _graph, _loop, _steps
+from gradnets_fast.fitting._steps import Batch
 from gradnets_fast.nn.registry import Case
 from gradnets_fast.ops import _cpp
 
@@ -143,6 +144,45 @@ def test_in_float32_minibatches_have_the_losses_of_the_way_of_autograd(
     slow = gf.fit(other, x, g, steps=40, batch_size=size, **QUIET)
     assert (fast.way, slow.way) == ("kernels", "autograd: the test says so")
     assert_same(fast, slow.losses.tolist(), net, other, 1e-4)
+
+
+@pytest.mark.parametrize("size", [50, 64])
+def test_a_recorded_step_is_that_of_autograd_for_batches_of_two_sizes(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded as on a GPU, with the step itself in place of a graph that launches it again."""
+    net, other = twins(lambda: gf.mGradNetC(2, 2, 7, linear="psd"))
+    x, g = data(2, 150, torch.float32)
+    times: list[Callable[[], None]] = []
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        times.append(step)
+        return step
+
+    monkeypatch.setattr(_graph, "recorded", record)
+    slow = gf.fit(other, x, g, x.sum(-1), steps=20, batch_size=size, **QUIET)
+    monkeypatch.setattr(_loop, "why_no_graph", lambda *_: None)
+    fast = gf.fit(net, x, g, x.sum(-1), steps=20, batch_size=size, **QUIET)
+    assert (fast.way, slow.way.partition(":")[0], len(times)) == ("graph", "autograd", 1)
+    assert_same(fast, slow.losses.tolist(), net, other, 1e-5)
+
+
+def test_steps_that_cannot_be_recorded_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    net, other = twins(lambda: gf.mGradNetC(2, 2, 7, linear="psd"))
+    x, g = data(2, 50, torch.float32)
+    slow = gf.fit(other, x, g, steps=10, **QUIET)
+    monkeypatch.setattr(_graph, "recorded", record)
+    monkeypatch.setattr(_loop, "why_no_graph", lambda *_: None)
+    fast = gf.fit(net, x, g, steps=10, **QUIET)
+    assert_same(fast, slow.losses.tolist(), net, other, 1e-5)
+
+
+def test_what_is_not_recorded_as_a_graph() -> None:
+    net, x = gf.mGradNetC(2, 2, 7), torch.randn(5, 2)
+    assert _graph.why_no_graph(net, Batch(x, x, None)) == "the points are on no GPU"
 
 
 @needs_kernels

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import torch
 
+import gradnets_fast
 from bench import tables
 from bench.gpu import __main__ as command
-from bench.gpu import checks, determinants, parts, prebuilt, suite
+from bench.gpu import checks, determinants, fitting, parts, prebuilt, suite
 from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
@@ -436,6 +437,21 @@ def test_determinants_are_judged_before_they_are_timed(
     assert said[1].startswith("FAILED log det A and its gradient, 9 of 3 × 3, float32: errors [")
 
 
+def test_steps_of_fit_are_judged_before_they_are_timed(
+    without_gpu: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len({case.label for case in fitting.cases()}) == 12
+    monkeypatch.setattr(fitting, "cases", lambda: [fitting.Run("mGradNetC, 4 layers", 20, 2, 7)])
+    monkeypatch.setattr(fitting, "SECONDS", 0.1)
+    monkeypatch.setattr(fitting, "STEPS", 5)
+    with gradnets_fast.use_backend("cpp"):
+        row = fitting.measured(fitting.cases()[0], torch.device("cpu"), rounds=2)
+        assert row["microseconds"].keys() == {"fit", "PyTorch's loop"}
+        assert fitting.line(row).startswith("step of mGradNetC, 4 layers, 20 points, d = 2, h = 7: fit ")
+        monkeypatch.setattr(fitting, "mse_loss", lambda f, g: (f - g).abs().mean())
+        assert "of the first one apart" in fitting.line(fitting.measured(fitting.cases()[0], torch.device("cpu")))
+
+
 def test_a_part_that_fails_keeps_no_other_from_running(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -448,7 +464,7 @@ def test_a_part_that_fails_keeps_no_other_from_running(
     monkeypatch.setattr(command, "run", run)
     assert command.main([]) == 1
     out, error = capsys.readouterr()
-    assert out.split() == ["checks", "prebuilt", "memory", "determinants", "tables"]
+    assert out.split() == ["checks", "prebuilt", "memory", "determinants", "fit", "tables"]
     assert error.startswith("bench.gpu: measure: CalledProcessError: ")
 
 

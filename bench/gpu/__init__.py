@@ -13,6 +13,7 @@ without waiting for its compilation:
     python -m bench.gpu --part prebuilt    # kernels compiled ahead of time: the same results, and the first step's time
     python -m bench.gpu --part memory      # the largest batch that a step fits into memory, beside eager PyTorch's
     python -m bench.gpu --part determinants    # determinants and inverses of matrices beside torch.linalg
+    python -m bench.gpu --part fit         # steps of training as CUDA graphs, beside a loop of PyTorch
     python -m bench.gpu --part tables      # the documents' tables and the figures, from the result files; needs no GPU
 
 Each part stops when its --minutes are over, the most important cases having come first, and a part that fails keeps no

@@ -25,6 +25,7 @@ _FILES = {
     "prebuilt": "prebuilt.json",
     "memory": "largest_batch.json",
     "determinants": "determinants.json",
+    "fit": "fit.json",
 }
 PARTS = (*_FILES, "tables")
 
@@ -50,6 +51,8 @@ def run(part: str, arguments: argparse.Namespace) -> bool:
         return parts.run_memory(place, budget, write, _say)
     if part == "determinants":
         return parts.run_determinants(budget, write, _say)
+    if part == "fit":
+        return parts.run_fit(budget, write, _say)
     checked = [check for check in suite.listed(place, arguments.small) if arguments.case in check.label]
     passed = parts.run_checks(checked, count, budget, write, _say)
     return passed if place.type == "cpu" else parts.sanitized(suite.watched(place), budget, write, _say) and passed

@@ -18,7 +18,7 @@ import torch
 import gradnets_fast
 from bench import largest_batch
 from bench.environment import ROOT
-from bench.gpu import checks, determinants, prebuilt
+from bench.gpu import checks, determinants, fitting, prebuilt
 from bench.gpu.calls import BACKEND
 from bench.gpu.checks import Check
 from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command, pool, share
@@ -100,12 +100,17 @@ def _factored(task: Task, place: torch.device) -> Answer:
     return determinants.measured(determinants.Matrices(**task), place)
 
 
+def _fitted(task: Task, place: torch.device) -> Answer:
+    return fitting.measured(fitting.Run(**task), place)
+
+
 _ROLES: dict[str, Callable[[Task, torch.device], Answer]] = {
     "checks": _checked,
     "measure": _measured,
     "prebuilt": prebuilt.compared,
     "memory": _fits,
     "determinants": _factored,
+    "fit": _fitted,
 }
 ROLES = tuple(_ROLES)
 
@@ -299,16 +304,27 @@ def run_memory(place: torch.device, budget: Budget, write: Write, say: Say) -> b
 
 def run_determinants(budget: Budget, write: Write, say: Say) -> bool:
     """Measures determinants beside torch.linalg, one case after the other; whether all that were run are right."""
-    content: dict[str, Any] = {"rounds": determinants.ROUNDS, "rows": []}
+    return _run_rows("determinants", determinants, budget, write, say)
+
+
+def run_fit(budget: Budget, write: Write, say: Say) -> bool:
+    """Measures steps of `fit` beside PyTorch's loop, one case after the other; whether all that were run are right."""
+    return _run_rows("fit", fitting, budget, write, say)
+
+
+def _run_rows(role: str, module: Any, budget: Budget, write: Write, say: Say) -> bool:
+    """Asks one worker for a row of each of the module's cases; whether none of them has a fault."""
+    content: dict[str, Any] = {"rounds": module.ROUNDS, "rows": []}
+    labels = {tuple(asdict(case).values()): case.label for case in module.cases()}
 
     def done(task: Task, answer: Answer | WorkerError) -> None:
         row = task | {"fault": str(answer)} if isinstance(answer, WorkerError) else answer
         content["rows"].append(row)
         write(content)
-        say(determinants.line(row))
+        say(module.line(row))
 
-    with pool(command("determinants"), 1) as workers:
-        tasks = map(asdict, determinants.cases())
+    with pool(command(role), 1) as workers:
+        tasks = map(asdict, module.cases())
         left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), lambda: budget.left() > 0, done)
-    write(content | {"not_run": [determinants.Matrices(**task).label for task in left]})
+    write(content | {"not_run": [labels[tuple(task.values())] for task in left]})
     return all(row["fault"] is None for row in content["rows"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import check_choice, check_positive, check_positive_number, check_tensor, message
 from ..nn.base import GradNet
+from ._graph import GraphStep, why_no_graph
 from ._steps import AutogradStep, Batch, KernelStep, rate_at, squared_error, why_not_kernels
 
 SCHEDULES = ("cosine", "constant")
@@ -36,7 +37,8 @@ class Fit:
         held_out: (step, loss of the points held out after that step), in order; empty where none were.
         steps: how many steps were made.
         stopped: "steps" where all that were asked for were made, "early" where the points held out ended it.
-        way: "kernels" where a step was one call of kernels, else "autograd: " and the reason.
+        way: "kernels" where a step was one call of kernels, "graph" where it was one launch of a CUDA graph, else
+            "autograd: " and the reason.
 
     >>> import torch, gradnets_fast
     >>> x = torch.randn(100, 2)
@@ -74,7 +76,8 @@ def fit(
     gradients on the CPU in float32 or float64, f, the loss and all gradients of a step are one call of kernels, without
     autograd.
     Everything else takes the way of PyTorch, with the same result up to rounding, as do networks with a linear part,
-    hooks, parametrizations, frozen or shared parameters.  `Fit.way` says which way it was.
+    hooks, parametrizations, frozen or shared parameters; on a GPU a step of a network of this package is then recorded
+    as a CUDA graph.  `Fit.way` says which way it was.
 
     Equivalent to, for gradients:
         optimizer = torch.optim.Adam(net.parameters())
@@ -138,7 +141,13 @@ def fit(
     steps = _EPOCHS * epoch if steps is None else steps
     why_not = why_not_kernels(net, data)
     with _training(net), torch.no_grad():
-        step = _autograd_step(net, weights) if why_not else KernelStep(_gradnet(net), weights[0])
+        step: AutogradStep | KernelStep
+        if why_not is None:
+            step, way = KernelStep(_gradnet(net), weights[0]), "kernels"
+        elif why_no_graph(net, data) is None:
+            step, way = GraphStep(net, _objective(net, weights)), "graph"
+        else:
+            step, way = AutogradStep(net, _objective(net, weights)), f"autograd: {why_not}"
         held = None if rows is None else _rows(data, rows[count:])
         watch = _Watch(net, held, weights, patience, max(epoch, _EVERY), steps, progress, x)
         minibatches = _minibatches(data, None if rows is None else rows[:count], batch_size, generator)
@@ -153,7 +162,8 @@ def fit(
             step.store()
             watch.close()
         watch.restore_best()
-    way = "kernels" if why_not is None else f"autograd: {why_not}"
+    if isinstance(step, GraphStep) and step.refusal is not None:
+        way = f"autograd: no graph could be recorded: {step.refusal}"
     return Fit(watch.losses[:made].cpu(), watch.held_out, made, watch.stopped, way)
 
 
@@ -188,12 +198,12 @@ def _checked(net: nn.Module, x: Tensor, gradients: Tensor | None, values: Tensor
     return Batch(x, gradients, values).each(lambda t: t.detach().contiguous())
 
 
-def _autograd_step(net: nn.Module, weights: tuple[float, float]) -> AutogradStep:
+def _objective(net: nn.Module, weights: tuple[float, float]) -> Callable[..., tuple[Tensor, Tensor]]:
     def objective(*batch: Any) -> tuple[Tensor, Tensor]:
         loss = squared_error(net, Batch(*batch), weights)
         return loss, loss
 
-    return AutogradStep(net, objective)
+    return objective
 
 
 def _gradnet(net: nn.Module) -> GradNet:

@@ -110,6 +110,13 @@ class AutogradStep:
 
     def __call__(self, batch: tuple[Any, ...], error: Tensor, rate: float) -> None:
         """Make a step at this learning rate; the error before it is written into `error`, (1,)."""
+        self._set_rate(rate)
+        self._make(batch, error)
+
+    def _set_rate(self, rate: float) -> None:
+        self._optimizer.param_groups[0]["lr"] = rate
+
+    def _make(self, batch: tuple[Any, ...], error: Tensor) -> None:
         optimizer, scaler = self._optimizer, self._scaler
         with torch.enable_grad():
             loss, reported = self._objective(*batch)
@@ -118,7 +125,6 @@ class AutogradStep:
         if self._clip is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self._trained, self._clip)
-        optimizer.param_groups[0]["lr"] = rate
         scaler.step(optimizer)
         scaler.update()
         error.copy_(reported.detach())
