@@ -6,6 +6,7 @@ Contenders run in turns, after a check that they give the same numbers; millisec
   torch.cholesky_inverse; and log det A alone, against torch.linalg.slogdet.
 - Monge–Ampère step: the loss |log det J(x) − log p(x) + log q(f(x))| of standard normal densities and its gradient in
   all parameters, against vmap(jacrev) of the network in plain PyTorch with torch.linalg.slogdet.
+- few units: log det J and its gradient, of fewer hidden units than coordinates, against the Jacobian and torch.linalg.
 - inverse: f(x) = y to 1e-6, against Newton's method by vmap(jacrev) and torch.linalg.solve.
 """
 
@@ -34,6 +35,7 @@ ARCHITECTURES: dict[str, Callable[[int], GradNet]] = {
     "mGradNetC, 4 layers of 32": lambda d: gf.mGradNetC(4, d, 32, linear="psd"),
     "mGradNetM, 4 modules of 32": lambda d: gf.mGradNetM(4, d, 32, linear="psd"),
 }
+FEW_UNITS = ((64, 16), (128, 16), (128, 64))
 BATCH, POINTS, INVERTED = 1000, 10_000, 16
 Job = Callable[[], list[Tensor]]
 
@@ -114,6 +116,31 @@ def monge_ampere(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def few_units(rounds: int) -> list[dict[str, Any]]:
+    """The rows of log det J and its gradient in all parameters, of networks with few hidden units."""
+    rows = []
+    for d, h in FEW_UNITS:
+        net, x = gf.mGradNetC(4, d, h, linear="psd"), torch.randn(BATCH, d)
+        with torch.no_grad():
+            net.linear.V.copy_(torch.eye(d))  # type: ignore[union-attr]
+
+        def step(logarithm: Callable[[Tensor], Tensor], net: GradNet = net, x: Tensor = x) -> list[Tensor]:
+            found = logarithm(x)
+            # J does not depend on the bias of f.
+            return [found.detach(), *torch.autograd.grad(found.sum(), list(net.parameters()), materialize_grads=True)]
+
+        def by_jacobian(x: Tensor, net: GradNet = net) -> Tensor:
+            result: Tensor = torch.linalg.slogdet(net.jacobian(x))[1]
+            return result
+
+        jobs: dict[str, Job] = {
+            "gradnets_fast": partial(step, net.logdet),
+            "jacobian + torch.linalg": partial(step, by_jacobian),
+        }
+        rows.append(measured(f"log det J and its gradient, mGradNetC, 4 layers of {h}, d = {d}", jobs, rounds, 1e-3))
+    return rows
+
+
 def inverses(rounds: int) -> list[dict[str, Any]]:
     """The row of inverse maps."""
     net = gf.mGradNetC(4, INVERTED, 32, linear="psd")
@@ -146,7 +173,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     where = environment()
     torch.manual_seed(0)
-    rows = [*matrices(rounds), *monge_ampere(rounds), *inverses(rounds)]
+    rows = [*matrices(rounds), *monge_ampere(rounds), *few_units(rounds), *inverses(rounds)]
     write_json(RESULTS / "calculus.json", {"environment": where, "rows": rows})
 
 
