@@ -1,0 +1,73 @@
+"""How calls are drawn: small and awkward sizes more often than large ones, every family, quantity, dtype and layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gradnets_fast import functional
+from gradnets_fast.activations import TABLE, TRANSFORMS
+from gradnets_fast.apps import draws
+from gradnets_fast.apps.draws import Variant
+
+from .cases import LAYOUTS, MODES, Case
+
+_OPERATORS = [name for name in functional.__all__ if draws.family(name) in functional.NETWORKS]
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+_LENGTHS = st.one_of(st.integers(0, 3), st.sampled_from([5, 7, 16, 17, 31, 33, 65]))
+_COORDINATES = st.one_of(st.integers(1, 9), st.sampled_from([13, 16, 17, 31, 32, 33, 61, 64, 65, 129]))
+_UNITS = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 32, 33, 64, 65, 127, 130]))
+_SCALES = (1.0, 0.0, 1e-3, 30.0)
+_SOFT = tuple(name for name, basis in TABLE.items() if basis.nondecreasing)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Calls of all operators."""
+    operator = draw(st.sampled_from(_OPERATORS))
+    family, quantity = draws.family(operator), draws.quantity(operator)
+    mode = draw(st.sampled_from(MODES))
+    # Each point of a transform's batch is a call of the reference, and a Jacobian has d² numbers.
+    widest = 2 if mode == "vmap" or quantity == "jacobian" else 3
+    batch = draw(st.lists(_LENGTHS, max_size=widest).filter(lambda sizes: _product(sizes) <= 300))
+    variant = draw(variants(family))
+    return Case(
+        operator=operator,
+        variant=variant,
+        dtype=draw(st.sampled_from(_DTYPES)),
+        batch=tuple(batch),
+        d=draw(_COORDINATES if quantity != "jacobian" else st.integers(1, 20)),
+        # The softmax of a single unit is 1, and what rounding leaves of its derivatives is as large as they are.
+        h=draw(_UNITS) + (family == "softmax_modules"),
+        layouts=tuple(draw(st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=5))),
+        needs=tuple(draw(st.lists(st.booleans(), min_size=1, max_size=6))),
+        scale=draw(st.sampled_from(_SCALES)),
+        mode=mode,
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@st.composite
+def variants(draw: st.DrawFn, family: str) -> Variant:
+    """Parameters and settings of a family."""
+    depth, options = draw(st.integers(1, 4)), dict[str, Any]()
+    names = st.sampled_from([*TABLE])
+    if family in ("ridge", "conv_ridge"):
+        basis = tuple(draw(st.lists(names, min_size=1, max_size=3, unique=True)))
+        options = {"bare": depth == len(basis) == 1 and draw(st.booleans())}
+    elif family == "deep":
+        basis = (draw(names),)
+    elif family == "transformed_modules":
+        basis = (draw(st.sampled_from(_SOFT)),)
+        options = {"transform": draw(st.sampled_from([*TRANSFORMS]))}
+    else:
+        basis, options = (), {"bare": draw(st.booleans())}
+    return Variant(family, depth, basis, **options)
+
+
+def _product(sizes: list[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
