@@ -72,8 +72,10 @@ class LowRank:
 
 def slogdet_with_linear(network: Network, V: Tensor, x: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return signs and log|det(J(x) + VᵀV)| at points x (…, d), (…,) each; None where this does not pay."""
-    if network.family.name not in _OF_WEIGHTS or type(network.W) not in PLAIN_TYPES or x.shape[-1:] != V.shape[:1]:
+    if network.family.name not in _OF_WEIGHTS or type(network.W) not in PLAIN_TYPES or type(x) not in PLAIN_TYPES:
         return None
+    if x.shape[-1:] != V.shape[:1] or x.dtype is not V.dtype or x.device != network.W.device:
+        return None  # which the usual way has words for
     W = network.W.flatten(0, -2)
     found = LowRank.of(V, W)
     if found is None:
