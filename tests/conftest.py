@@ -16,11 +16,12 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 try:
-    from interpreter import prepare_once_a_launch
+    from interpreter import make_types_once, prepare_once_a_launch
 except ImportError:  # Triton is optional
     pass
 else:
     prepare_once_a_launch()
+    make_types_once()
 
 
 seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
