@@ -307,7 +307,8 @@ def test_the_self_test_names_an_operator_that_is_wrong(
     right = getattr(functional, operator)
     broken = functools.wraps(right)(lambda *given, **named: wrong(right(*given, **named)))
     monkeypatch.setattr(functional, operator, broken)
-    cases = [(name, 1) for name in functional.__all__]
+    another = functional.__all__[functional.__all__.index(operator) - 1]
+    cases = [(another, 1), (operator, 1)]
     check = selftest.of_cases(cases, "reference", "float32", CPU)
     assert check.status == FAILURE
     assert check.finding.startswith(f"1 of {len(cases)} cases wrong: {operator} 4x3x8: ")
