@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from covering import slow_but
 from gradnets_fast import functional
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.apps import draws
@@ -70,9 +72,13 @@ def test_no_operator_has_more_hidden_numbers_than_others_by_default() -> None:
     assert {case.hidden for case in operators()} == {16384 * 256}
 
 
+IN_EACH_DTYPE = [operators(shape=("97x3x17",), layers=2, modules=2, dtype=(dtype,)) for dtype in DTYPES]
+IN_TURN = [in_each[k % len(DTYPES)] for k, in_each in enumerate(zip(*IN_EACH_DTYPE))]
+
+
 @pytest.mark.parametrize(
     "case",
-    [*operators(shape=("97x3x17",), layers=2, modules=2, dtype=DTYPES), *operators(shape=("40x33x41",))],
+    slow_but([*IN_TURN, *(wide := operators(shape=("40x33x41",)))], [*chain(*IN_EACH_DTYPE), *wide]),
     ids=lambda case: case.label,
 )
 def test_every_operator_is_right_by_every_rule(case: OperatorCase) -> None:
