@@ -42,6 +42,12 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(name="small_probe")
+def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine can do at best is measured at sizes that take no time."""
+    monkeypatch.setattr("gradnets_fast.apps.bench.machine._CPU_SIZES", (64, 2**10, 2**15))
+
+
 def invoke(*arguments: object, columns: int = 100) -> tuple[int, str, str]:
     words = ["bench", *map(str, arguments)]
     with mock.patch.object(sys, "argv", ["gradnets-fast", *words]):
@@ -152,6 +158,7 @@ def test_each_backend_is_a_contender() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_probe")
 def test_a_run_of_operators(tmp_path: Path) -> None:
     shapes = ["--shape", "300x3x5", "--shape", "200x4x6"]
     options = ["--no-compile", "--rounds", 3, "--threads", 1, "--out", tmp_path]
@@ -176,6 +183,7 @@ def test_a_run_of_operators(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_probe")
 def test_torch_compile_and_memory(tmp_path: Path) -> None:
     code, text, error = invoke("--operator", "ridge", "--shape", "64x3x5", "--rounds", 1, "--memory", "--out", tmp_path)
     assert code == 0, error
@@ -188,8 +196,8 @@ def test_torch_compile_and_memory(tmp_path: Path) -> None:
     assert "extra MB" in text
 
 
-def test_a_case_that_eager_pytorch_cannot_compute_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradnets_fast.apps.bench.machine._CPU_SIZES", (64, 2**10, 2**15))
+@pytest.mark.usefixtures("small_probe")
+def test_a_case_that_eager_pytorch_cannot_compute_is_skipped(tmp_path: Path) -> None:
     options = ["--shape", "64x3x900", "--no-compile", "--no-memory", "--rounds", 1, "--out", tmp_path]
     code, text, error = invoke("--operator", "transformed_modules", "--transform", "exp", *options)
     assert code == 0, error
