@@ -295,12 +295,16 @@ def _wrong_gradient(result: torch.Tensor) -> torch.Tensor:
     return result + (result - result.detach()) / 64
 
 
+def _wrong_without_gradients(result: torch.Tensor) -> torch.Tensor:
+    return result if torch.is_grad_enabled() else result * 1.01
+
+
 def _raised(result: torch.Tensor) -> torch.Tensor:
     raise ZeroDivisionError("by zero")
 
 
 @pytest.mark.parametrize("operator", functional.__all__)
-@pytest.mark.parametrize("wrong", [_wrong_value, _wrong_gradient, _raised])
+@pytest.mark.parametrize("wrong", [_wrong_value, _wrong_gradient, _wrong_without_gradients, _raised])
 def test_the_self_test_names_an_operator_that_is_wrong(
     operator: str, wrong: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +317,7 @@ def test_the_self_test_names_an_operator_that_is_wrong(
     assert check.status == FAILURE
     assert check.finding.startswith(f"1 of {len(cases)} cases wrong: {operator} 4x3x8: ")
     if wrong is not _raised:
-        assert re.search(r"(f|gradient of \w+): error \S+, at most \S+ allowed", check.finding)
+        assert re.search(r"(f|gradient of \w+|f without gradients): error \S+, at most \S+ allowed", check.finding)
     else:
         assert "ZeroDivisionError: by zero" in check.finding
     assert check.advice
