@@ -233,6 +233,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     folder = arguments.out.resolve()
     try:
+        check_folder(folder)
         files = layout(arguments.repository)
         write(folder, files)
     except (OSError, ValueError) as error:

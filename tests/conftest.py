@@ -16,17 +16,22 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 try:
-    from interpreter import prepare_once_a_launch
+    from interpreter import make_types_once, prepare_once_a_launch
 except ImportError:  # Triton is optional
     pass
 else:
     prepare_once_a_launch()
+    make_types_once()
+
+
+seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+"""Without a GPU torch.manual_seed keeps a formatted stack for each kind of device: longer than most tests take."""
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed_and_poisoned_memory() -> Iterator[None]:
     """In deterministic mode torch fills what torch.empty returns with NaN: an output element nobody writes shows."""
-    torch.manual_seed(20_250_101)
+    seed(20_250_101)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(7).isnan().all()
     yield

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Function = Callable[[Sequence[Tensor]], Tensor]
+Derivatives = Callable[[Function, Sequence[Tensor], Tensor], list[Tensor]]
 
 FLOOR_ULPS = 8.0
 FLOAT64_FLOOR_ULPS = 64.0
@@ -21,6 +22,16 @@ def outputs_and_gradients(function: Function, tensors: Sequence[Tensor], g: Tens
     f = function(leaves)
     gradients = torch.autograd.grad(f, leaves, g.to(f.dtype), materialize_grads=True)
     return [f.detach(), *gradients]
+
+
+def eager_and_exact(
+    function: Function, tensors: Sequence[Tensor], g: Tensor, derivatives: Derivatives = outputs_and_gradients
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What a function of PyTorch's makes of the tensors, and of the same numbers in float64, as they may be already."""
+    eager = derivatives(function, tensors, g)
+    if all(t.dtype == torch.float64 for t in (*tensors, g)):
+        return eager, eager
+    return eager, derivatives(function, [t.double() for t in tensors], g.double())
 
 
 def assert_each_gradient_alone(function: Function, tensors: Sequence[Tensor], g: Tensor) -> None:

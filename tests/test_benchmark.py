@@ -219,6 +219,7 @@ def test_an_interrupted_run_leaves_what_it_has_measured(tmp_path: Path, monkeypa
         yield [report_row], machine.to_json()
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("gradnets_fast.apps.bench.machine._CPU_SIZES", (64, 2**10, 2**15))
     machine = Machine(torch.device("cpu"), ["float32"], WallClock())
     machine.probe()
     report_row = runner.run_case(TINY, {"eager": eager, "ours": ours}, Plan(1, 1.0))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from covering import slow_but
 from gradnets_fast import functional
 from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.apps import draws
@@ -38,6 +40,12 @@ def _one_thread() -> Iterator[None]:
     """Small tensors are computed sooner by one."""
     with runner.threads(1):
         yield
+
+
+@pytest.fixture(name="small_probe")
+def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine can do at best is measured at sizes that take no time."""
+    monkeypatch.setattr("gradnets_fast.apps.bench.machine._CPU_SIZES", (64, 2**10, 2**15))
 
 
 def invoke(*arguments: object, columns: int = 100) -> tuple[int, str, str]:
@@ -70,9 +78,13 @@ def test_no_operator_has_more_hidden_numbers_than_others_by_default() -> None:
     assert {case.hidden for case in operators()} == {16384 * 256}
 
 
+IN_EACH_DTYPE = [operators(shape=("97x3x17",), layers=2, modules=2, dtype=(dtype,)) for dtype in DTYPES]
+IN_TURN = [in_each[k % len(DTYPES)] for k, in_each in enumerate(zip(*IN_EACH_DTYPE))]
+
+
 @pytest.mark.parametrize(
     "case",
-    [*operators(shape=("97x3x17",), layers=2, modules=2, dtype=DTYPES), *operators(shape=("40x33x41",))],
+    slow_but([*IN_TURN, *(wide := operators(shape=("40x33x41",)))], [*chain(*IN_EACH_DTYPE), *wide]),
     ids=lambda case: case.label,
 )
 def test_every_operator_is_right_by_every_rule(case: OperatorCase) -> None:
@@ -146,6 +158,7 @@ def test_each_backend_is_a_contender() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_probe")
 def test_a_run_of_operators(tmp_path: Path) -> None:
     shapes = ["--shape", "300x3x5", "--shape", "200x4x6"]
     options = ["--no-compile", "--rounds", 3, "--threads", 1, "--out", tmp_path]
@@ -170,6 +183,7 @@ def test_a_run_of_operators(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_probe")
 def test_torch_compile_and_memory(tmp_path: Path) -> None:
     code, text, error = invoke("--operator", "ridge", "--shape", "64x3x5", "--rounds", 1, "--memory", "--out", tmp_path)
     assert code == 0, error
@@ -182,6 +196,7 @@ def test_torch_compile_and_memory(tmp_path: Path) -> None:
     assert "extra MB" in text
 
 
+@pytest.mark.usefixtures("small_probe")
 def test_a_case_that_eager_pytorch_cannot_compute_is_skipped(tmp_path: Path) -> None:
     options = ["--shape", "64x3x900", "--no-compile", "--no-memory", "--rounds", 1, "--out", tmp_path]
     code, text, error = invoke("--operator", "transformed_modules", "--transform", "exp", *options)

@@ -45,10 +45,9 @@ def integral(
     u: Tensor, parameters: Sequence[Tensor], basis: Sequence[str], rule: Sequence[tuple[float, float]]
 ) -> Tensor:
     """∫_0^u φ, of u's shape."""
-    total = torch.zeros_like(u)
-    for t, weight in rule:
-        total = total + weight * reference.cascade(t * u, *parameters, basis)
-    return u * total
+    t, weight = torch.tensor(rule, dtype=u.dtype).T
+    values = reference.cascade(t.view(-1, *(1,) * u.dim()) * u, *parameters, basis)
+    return u * torch.tensordot(weight, values, 1)
 
 
 def exact_potential(tensors: Sequence[Tensor], basis: Sequence[str]) -> Tensor:
@@ -187,13 +186,13 @@ def test_kinks_at_the_origin_and_scales_of_zero(backend: str) -> None:
 @pytest.mark.parametrize("kinked", [("relu",), ("hardtanh", "identity")], ids="+".join)
 def test_the_reference_between_kinks_under_transforms(kinked: tuple[str, ...]) -> None:
     """torch.func and tracers, which cannot ask how many intervals there are, agree with who does."""
-    x, *parameters = draw(kinked, 3, rows=4, h=5)
+    x, *parameters = draw(kinked, 2, rows=4, h=5)
 
     def one(point: Tensor) -> Tensor:
         return reference.ridge_potential(point, *parameters, None, kinked)
 
-    torch.testing.assert_close(torch.func.vmap(one)(x), one(x), rtol=1e-13, atol=1e-13)
-    gradient = torch.func.vmap(torch.func.grad(one))(x)
+    gradient, F = torch.func.vmap(torch.func.grad_and_value(one))(x)
+    torch.testing.assert_close(F, one(x), rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(gradient, reference.ridge(x, *parameters, None, kinked), rtol=1e-12, atol=1e-12)
     # Of points with fewer intervals than those that it is called with afterwards.
     traced, far = torch.jit.trace(one, (1e-3 * x,), check_trace=False), 10 * x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,16 +93,28 @@ def test_a_checkpoint_with_moments_of_each_module_is_resumed(tmp_path: Path) -> 
             load_checkpoint(tmp_path)
 
 
-def test_a_start_that_fails_leaves_no_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
+@pytest.fixture(name="finished", scope="module")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is through."""
+    out = tmp_path_factory.mktemp("finished")
+    assert invoke(*QUICK, "--out", out)[0] == 0
+    return out
 
+
+@pytest.fixture(name="run")
+def _run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_start_that_fails_leaves_no_earlier_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(train_command, "save_checkpoint", full)
-    code, _, error = invoke(*QUICK, "--seed", 5, "--out", tmp_path, "--overwrite")
+    code, _, error = invoke(*QUICK, "--seed", 5, "--out", run, "--overwrite")
     assert (code, "No space left" in error) == (2, True)
-    fails("--resume", "--out", tmp_path, words=["checkpoint", "a file", "none"])
+    fails("--resume", "--out", run, words=["checkpoint", "a file", "none"])
 
 
 def test_a_run_does_not_go_on_with_other_samples(tmp_path: Path) -> None:
@@ -182,43 +195,40 @@ def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path).step == checkpoint.step + 5
 
 
-def test_resume_of_nothing_and_of_damage(tmp_path: Path) -> None:
-    fails("--resume", "--out", tmp_path, words=["settings", "start without --resume"])
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-    path = tmp_path / "checkpoint.safetensors"
+def test_resume_of_nothing_and_of_damage(run: Path, tmp_path: Path) -> None:
+    fails("--resume", "--out", tmp_path / "nothing", words=["settings", "start without --resume"])
+    path = run / "checkpoint.safetensors"
     good = path.read_bytes()
     for damaged in (good[: len(good) // 2], b"", b"\xff" * 40, good[:300] + b"{" + good[301:]):
         path.write_bytes(damaged)
-        fails("--resume", "--out", tmp_path, words=["undamaged checkpoint", "put back a copy"])
+        fails("--resume", "--out", run, words=["undamaged checkpoint", "put back a copy"])
         assert path.read_bytes() == damaged
     path.unlink()
-    fails("--resume", "--out", tmp_path, words=["checkpoint", "none"])
+    fails("--resume", "--out", run, words=["checkpoint", "none"])
     path.write_bytes(good)
-    settings = json.loads((tmp_path / "settings.json").read_text())
+    settings = json.loads((run / "settings.json").read_text())
     for change, words in (({"embed_dim": 9}, ["the parameters of these settings"]), ({"colour": 1}, ["colour"])):
-        (tmp_path / "settings.json").write_text(json.dumps({**settings, **change}))
-        fails("--resume", "--out", tmp_path, words=words)
-    (tmp_path / "settings.json").write_text("{")
-    fails("--resume", "--out", tmp_path, words=["valid JSON"])
+        (run / "settings.json").write_text(json.dumps({**settings, **change}))
+        fails("--resume", "--out", run, words=words)
+    (run / "settings.json").write_text("{")
+    fails("--resume", "--out", run, words=["valid JSON"])
 
 
-def test_a_new_run_replaces_an_older_one_only_when_told_to_and_then_at_once(tmp_path: Path) -> None:
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-    assert load_checkpoint(tmp_path).step == 40
-    options = [*QUICK, "--lr", "1e30", "--activation", "identity", "--out", tmp_path]
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+def test_a_new_run_replaces_an_older_one_only_when_told_to_and_then_at_once(run: Path) -> None:
+    assert load_checkpoint(run).step == 40
+    options = [*QUICK, "--lr", "1e30", "--activation", "identity", "--out", run]
+    before = {path: path.read_bytes() for path in run.iterdir()}
     names = "checkpoint.safetensors, report.json, figure.png, settings.json"
     fails(*options, words=["a folder without an earlier run", names, "--overwrite", "--resume"])
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
     fails(*options, "--overwrite", words=["loss at step"])
-    assert not (tmp_path / "report.json").exists()
-    assert load_checkpoint(tmp_path).step == 0
-    assert json.loads((tmp_path / "settings.json").read_text())["lr"] == 1e30
+    assert not (run / "report.json").exists()
+    assert load_checkpoint(run).step == 0
+    assert json.loads((run / "settings.json").read_text())["lr"] == 1e30
 
 
-def test_checkpoint_is_plain_safetensors(tmp_path: Path) -> None:
-    assert invoke(*QUICK, "--out", tmp_path)[0] == 0
-    tensors = load_file(tmp_path / "checkpoint.safetensors")
+def test_checkpoint_is_plain_safetensors(finished: Path) -> None:
+    tensors = load_file(finished / "checkpoint.safetensors")
     assert tensors["model.W"].shape == (7, 2)
     assert {"optimizer.W.exp_avg", "optimizer.W.exp_avg_sq", "optimizer.W.step"} <= set(tensors)
 

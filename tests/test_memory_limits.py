@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gradnets_fast
+from covering import quick_in_turn
 from gradnets_fast.apps.train.checkpoint import load_checkpoint
 
 LIMITED = """
@@ -115,20 +116,19 @@ def test_a_step_that_memory_is_too_small_for_is_one_line_and_the_run_goes_on_lat
         assert torch.equal(tensor, b.model[name]), name
 
 
-@pytest.mark.parametrize("backend", ["cpp", "reference"])
-def test_a_network_that_is_dropped_is_freed(backend: str) -> None:
+@quick_in_turn("name, backend", ["cpp", "reference"], ["mGradNetC", "mGradNetM"])
+def test_a_network_that_is_dropped_is_freed(name: str, backend: str) -> None:
     x = torch.randn(5, 3)
     with gradnets_fast.use_backend(backend):
-        for make in (gradnets_fast.mGradNetC, gradnets_fast.mGradNetM):
-            net = make(2, 3, 4)
-            net(x).square().sum().backward()
-            torch.func.vmap(torch.func.jacrev(net))(x)
-            net.potential(x).sum().backward()
-            net.jacobian(x).sum().backward()
-            gradnets_fast.explain(net, x)
-            torch.compile(net, backend="eager")(x)
-            kept = [weakref.ref(net), *map(weakref.ref, net.parameters())]
-            del net
-            torch.compiler.reset()
-            gc.collect()
-            assert not [reference for reference in kept if reference() is not None]
+        net = getattr(gradnets_fast, name)(2, 3, 4)
+        net(x).square().sum().backward()
+        torch.func.vmap(torch.func.jacrev(net))(x)
+        net.potential(x).sum().backward()
+        net.jacobian(x).sum().backward()
+        gradnets_fast.explain(net, x)
+        torch.compile(net, backend="eager")(x)
+        kept = [weakref.ref(net), *map(weakref.ref, net.parameters())]
+        del net
+        torch.compiler.reset()
+        gc.collect()
+        assert not [reference for reference in kept if reference() is not None]

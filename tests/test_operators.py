@@ -18,7 +18,13 @@ from covering import few_of, in_turn, label, slow_but, with_each_in_turn
 from gradnets_fast import reference
 from gradnets_fast.functional import Structure
 from gradnets_fast.ops import _cpp
-from oracle import assert_as_good_as_eager, assert_rounded_once, outputs_and_gradients, second_gradients
+from oracle import (
+    assert_as_good_as_eager,
+    assert_rounded_once,
+    eager_and_exact,
+    outputs_and_gradients,
+    second_gradients,
+)
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = DTYPES[2:]
@@ -170,11 +176,7 @@ class Comparison:
 
 
 def compare(call: Call, tensors: Sequence[Tensor], g: Tensor) -> Comparison:
-    return Comparison(
-        outputs_and_gradients(call.ours, tensors, g),
-        outputs_and_gradients(call.exact, tensors, g),
-        outputs_and_gradients(call.exact, [t.double() for t in tensors], g.double()),
-    )
+    return Comparison(outputs_and_gradients(call.ours, tensors, g), *eager_and_exact(call.exact, tensors, g))
 
 
 def drawn(call: Call, size: tuple[int, int, int], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
@@ -222,8 +224,8 @@ def test_second_derivatives(call: Call, dtype: torch.dtype, monkeypatch: pytest.
     monkeypatch.setattr("gradnets_fast.ops.recompute.DOUBLE_BACKWARD_VALUES", 1000)  # several chunks
     tensors = [t.to(dtype) for t in call.draw(97, 5, 30)]
     g = _normal(97, 5).to(dtype)
-    truth = second_gradients(call.exact, [t.double() for t in tensors], g.double())
-    assert_as_good_as_eager(second_gradients(call.ours, tensors, g), second_gradients(call.exact, tensors, g), truth)
+    eager, truth = eager_and_exact(call.exact, tensors, g, second_gradients)
+    assert_as_good_as_eager(second_gradients(call.ours, tensors, g), eager, truth)
 
 
 @each_call

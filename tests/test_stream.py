@@ -129,12 +129,12 @@ def test_a_batch_has_rows_of_every_part_of_the_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [100, 101])
 def test_any_number_of_ranks_has_the_same_batches(shards: list[Path], batch_size: int) -> None:
-    whole = take(SampleStream(shards, batch_size, window=200), 75)
+    whole = take(SampleStream(shards, batch_size, window=200), 55)
     for world_size in (2, 4, 8):
         ranks = [
             SampleStream(shards, batch_size, window=200, rank=rank, world_size=world_size) for rank in range(world_size)
         ]
-        assert_same([joined(ranks) for _ in range(75)], whole)
+        assert_same([joined(ranks) for _ in range(55)], whole)
 
 
 def test_a_rank_reads_its_part_of_the_data_only(shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,11 +237,19 @@ def prefetching() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
 
 
+def assert_none_is_left() -> None:
+    """Now or soon: threads that are told to end do so when the machine lets them."""
+    deadline = time.monotonic() + 10
+    while prefetching():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("end", ["drop", "close", "error"])
 def test_threads_end_with_the_stream(shards: list[Path], end: str) -> None:
     gc.collect()
     stream: SampleStream | None = SampleStream(shards, 100, window=200)
-    assert not prefetching()
+    assert_none_is_left()  # of earlier tests, nor of a stream that nobody has read
     assert stream is not None
     next(stream)
     assert len(prefetching()) == 8
@@ -254,10 +262,7 @@ def test_threads_end_with_the_stream(shards: list[Path], end: str) -> None:
             path.unlink()
         with pytest.raises(FileNotFoundError):
             take(stream, 50)
-    deadline = time.monotonic() + 10
-    while prefetching():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert_none_is_left()
 
 
 def test_a_closed_stream_goes_on_where_it_was(shards: list[Path]) -> None:

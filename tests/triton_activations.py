@@ -1,7 +1,6 @@
-"""Evaluates the generated Triton functions on the points of standard input; run by test_activations.py."""
+"""The generated Triton functions at given points, in Triton's interpreter, for test_activations.py."""
 
-import json
-import sys
+from typing import Any
 
 import torch
 import triton
@@ -42,8 +41,8 @@ def evaluate_transform(t, out, stride, NAME: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + 2 * stride + offsets, second)
 
 
-def main() -> None:
-    points = json.load(sys.stdin)
+def evaluated(points: list[float]) -> dict[str, Any]:
+    """Each function's outputs by its name, for basis functions and for transforms."""
     block = triton.next_power_of_2(len(points))
     x = torch.zeros(block)
     x[: len(points)] = torch.tensor(points)
@@ -64,8 +63,4 @@ def main() -> None:
         out = torch.full((3, block), float("nan"))
         evaluate_transform[(1,)](x, out, block, name, BLOCK=block)
         transforms[name] = dict(zip(OUTPUTS[1:], out[:, : len(points)].tolist()))
-    json.dump({"basis": results, "transforms": transforms}, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+    return {"basis": results, "transforms": transforms}

@@ -13,7 +13,7 @@ from deepinv.models.GSPnP import GSPnP
 from torch import Tensor
 
 import gradnets_fast as gf
-from covering import quick_in_turn, slow_but, slow_but_few
+from covering import quick_in_turn, slow_but
 from gradnets_fast.interop import GradientStepDenoiser, GradNetPrior
 from gradnets_fast.nn import GradNet
 
@@ -92,12 +92,13 @@ def minimiser(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("algorithm", "form"),
-    slow_but_few(
+    slow_but(
+        [("GD", "disjoint"), ("PGD", "every patch"), ("ADMM", "whole")],
         [
             *(("GD", form) for form in FORMS),
             *(("PGD", form) for form in FORMS if form != "disjoint"),
             *((name, "whole") for name in ("FISTA", "ADMM", "DRS")),
-        ]
+        ],
     ),
 )
 def test_algorithms_reach_the_minimum(algorithm: str, form: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import gradnets_fast as gf
+from gradnets_fast import interop
 from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.interop import GradNetLightning
 from gradnets_fast.nn import GradNet
@@ -151,15 +153,14 @@ def test_a_cosine_needs_an_end_and_a_schedule_a_name(tmp_path: Path) -> None:
         trainer(tmp_path, max_epochs=-1).fit(GradNetLightning(network(), schedule="cosine"), loader(*data()))
 
 
-def test_the_class_is_of_the_lightning_that_was_imported() -> None:
+def test_the_class_is_of_the_lightning_that_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here a stand-in for the package lightning; its trainer would not take a module of pytorch_lightning."""
-    script = """
-import sys, types
-for name in ("lightning", "lightning.pytorch"):
-    sys.modules[name] = types.ModuleType(name)
-sys.modules["lightning.pytorch"].LightningModule = type("LightningModule", (), {"__module__": "lightning.pytorch"})
-from gradnets_fast.interop import GradNetLightning
-print(GradNetLightning.__base__.__module__)
-"""
-    assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == ["lightning.pytorch"]
     assert issubclass(GradNetLightning, pytorch_lightning.LightningModule)
+    base = type("LightningModule", (), {"__module__": "lightning.pytorch"})
+    monkeypatch.setitem(sys.modules, "lightning", types.ModuleType("lightning"))
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", types.SimpleNamespace(LightningModule=base))
+    monkeypatch.delitem(sys.modules, "pytorch_lightning")
+    home = "gradnets_fast.interop.lightning"
+    monkeypatch.setattr(interop, "lightning", sys.modules[home])  # which an import of it sets
+    monkeypatch.delitem(sys.modules, home)
+    assert importlib.import_module(home).GradNetLightning.__base__ is base

@@ -22,22 +22,12 @@ def run(script: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
 
-def test_importing_imports_none_of_them() -> None:
-    script = """
+def test_importing_imports_none_of_them_and_using_names_the_missing_one_with_the_extra() -> None:
+    script = f"""
 import sys, torch, gradnets_fast
 from gradnets_fast.interop import GradientFlow, HamiltonianFlow, TransportReport, measure_transport
 HamiltonianFlow(gradnets_fast.mGradNetC(2, 4, 5))(0.0, torch.zeros(3, 4))
 print(*sys.modules)
-"""
-    loaded = run(script).split()
-    assert "gradnets_fast.interop.transport" in loaded
-    for library in ("torchdiffeq", "deepinv", "torchvision", "lightning", "pytorch_lightning", "ot", "scipy"):
-        assert library not in loaded
-
-
-def test_missing_libraries_are_named_with_the_extra() -> None:
-    script = f"""
-import sys, torch
 for library in ("torchdiffeq", "deepinv", "lightning", "pytorch_lightning", "ot"):
     sys.modules[library] = None
 from gradnets_fast import interop
@@ -47,7 +37,10 @@ for name in {list(LIBRARIES)}:
     except ImportError as error:
         print(error)
 """
-    lines = run(script).splitlines()
+    loaded, *lines = run(script).splitlines()
+    assert "gradnets_fast.interop.transport" in loaded.split()
+    for library in ("torchdiffeq", "deepinv", "torchvision", "lightning", "pytorch_lightning", "ot", "scipy"):
+        assert library not in loaded.split()
     assert len(lines) == len(LIBRARIES)
     for line, library in zip(lines, LIBRARIES.values()):
         assert f"import: expected {library}" in line

@@ -11,6 +11,8 @@ from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 import gradnets_fast as gf
+from covering import quick_in_turn
+from gradnets_fast import interop
 from gradnets_fast.interop import GradientFlow, HamiltonianFlow
 from gradnets_fast.nn import GradNet
 
@@ -109,11 +111,10 @@ def gradients(flow: torch.nn.Module, y: Tensor, solver: Callable[..., Tensor], *
 FLOWS = pytest.mark.parametrize("flow", [GradientFlow, HamiltonianFlow])
 
 
-@FLOWS
-@monotone
-def test_gradients_by_the_adjoint_equation(make: Callable[[], GradNet], flow: type[torch.nn.Module]) -> None:
+@quick_in_turn("network, flow", ["GradientFlow", "HamiltonianFlow"], list(MONOTONE))
+def test_gradients_by_the_adjoint_equation(network: str, flow: str) -> None:
     """Both are the solution's gradient up to errors of the solver; the adjoint has those of a second run besides."""
-    instance, y = flow(make()), start(3)
+    instance, y = getattr(interop, flow)(MONOTONE[network]()), start(3)
     options = {"rtol": TOLERANCE, "atol": TOLERANCE}
     through = gradients(instance, y, odeint, **options)
     adjoint = gradients(instance, y, odeint_adjoint, **options)
