@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 import gradnets_fast as gf
-from covering import in_turn
+from covering import in_turn, slow_but
 from gradnets_fast.functional import adjoint, convolved
 from gradnets_fast.ops import _cpp
 from oracle import Function, assert_as_good_as_eager, outputs_and_gradients, second_gradients
@@ -85,7 +85,9 @@ def test_strides_threads_and_other_images_do_not_change_a_bit() -> None:
     torch.testing.assert_close(expanded[0], adjoint(torch.ones_like(g), K, "circular"))
 
 
-def test_transforms_and_compilers_take_pytorchs_convolutions() -> None:
+@pytest.mark.parametrize("compiler", slow_but(["aot_eager"], ["aot_eager", "inductor"]))
+def test_transforms_and_compilers_take_pytorchs_convolutions(compiler: str) -> None:
+    torch.compiler.reset()
     (x, K), g = draw(SHAPES[2], "convolved")
 
     def loss(K: Tensor) -> Tensor:
@@ -94,8 +96,9 @@ def test_transforms_and_compilers_take_pytorchs_convolutions() -> None:
     several = torch.stack([K, 2 * K])
     expected = torch.stack([torch.autograd.functional.jacobian(loss, k) for k in several])
     torch.testing.assert_close(vmap(grad(loss))(several), expected)
-    torch.testing.assert_close(torch.compile(loss, fullgraph=True)(K), loss(K))
-    torch.testing.assert_close(torch.compile(adjoint, fullgraph=True)(g, K, "circular"), adjoint(g, K, "circular"))
+    compiled, adjoint_compiled = (torch.compile(f, fullgraph=True, backend=compiler) for f in (loss, adjoint))
+    torch.testing.assert_close(compiled(K), loss(K))
+    torch.testing.assert_close(adjoint_compiled(g, K, "circular"), adjoint(g, K, "circular"))
     tangent = torch.func.jvp(lambda x: adjoint(x, K, "circular"), (g,), (g,))[1]
     torch.testing.assert_close(tangent, adjoint(g, K, "circular"))
     batched = torch.autograd.grad(
