@@ -54,7 +54,7 @@ def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("name", "blocks"),
     [("README.md", 1), ("docs/README.md", 1), ("docs/tutorial.md", 8)]
-    + [(f"docs/{name}.md", 3) for name in ("calculus", "deep", "imaging", "scaling", "swap", "training", "usage")],
+    + [(f"docs/{name}.md", 3) for name in ("calculus", "deep", "imaging", "scaling", "swap", "usage")],
 )
 def test_documents_have_code(name: str, blocks: int) -> None:
     assert len(BLOCKS[name]) >= blocks

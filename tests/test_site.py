@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from bench import backends
-from docs.site import links, reference, results, staging
+from docs.site import docstring, links, reference, results, staging
 from docs.site.docstring import as_rest
 from gradnets_fast import functional
 from gradnets_fast.ops import OPERATORS
@@ -22,6 +24,12 @@ MODULES = ("gradnets_fast", *(f"gradnets_fast.{name}" for name in ("nn", "convex
 
 def _text(*lines: str) -> list[str]:
     return [line for line in as_rest(lines, {"ridge": "gradnets_fast.ridge"}) if line]
+
+
+@pytest.mark.parametrize("module", [docstring, staging], ids=lambda module: module.__name__)
+def test_the_examples_of_the_site(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
+    assert (failed, bool(tried)) == (0, True)
 
 
 def test_sections_of_a_docstring_become_fields() -> None:

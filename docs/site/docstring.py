@@ -19,14 +19,8 @@ def as_rest(lines: Sequence[str], names: Mapping[str, str]) -> list[str]:
         lines: without the indentation that all have.
         names: the full name of each public one, by what docstrings call it.
 
-    >>> print("\\n".join(as_rest(["Sums x_1.", "", "Args:", "    x: `W`'s points.", "", "Source: a", "b."], {})))
-    Sums x\\_1.
-    <BLANKLINE>
-    :Args:
-        * **x**: \\ ``W``\\ 's points.
-    <BLANKLINE>
-    :Source: a b.
-    <BLANKLINE>
+    >>> as_rest(["Sums x_1.", "", "Args:", "    x: `W`'s points."], {})
+    ['Sums x\\\\_1.', '', ':Args:', "    * **x**: \\\\ ``W``\\\\ 's points.", '']
     """
     return list(_Lines(lines, names).converted())
 

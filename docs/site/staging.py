@@ -28,6 +28,7 @@ _ELSEWHERE = {"docs/README.md": "index", "CONTRIBUTING.md": "contributing", "CHA
 """Pages whose name is not that of a file of docs/."""
 _LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:)([^)#\s]+)(#[^)\s]+)?(?=\))")
 _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_TABLE = re.compile(r"^\|.*\|$", re.MULTILINE)
 
 
 def pages() -> dict[str, str]:
@@ -74,8 +75,18 @@ def linked(source: str, text: str, copied: set[str]) -> str:
     """
     parts = _CODE.split(text)
     for i in range(0, len(parts), 2):
-        parts[i] = _without_folders(source, _LINK.sub(lambda match: _target(source, match, copied), parts[i]))
+        moved = _LINK.sub(lambda match: _target(source, match, copied), parts[i])
+        parts[i] = _TABLE.sub(lambda match: _unbroken(match[0]), _without_folders(source, moved))
     return "".join(parts)
+
+
+def _unbroken(row: str) -> str:
+    """A row of a table whose numbers stay beside their units, and beside each other in sizes.
+
+    >>> _unbroken("| 3 layers | 10, 2 | 1.2 ms / 3 ms |") == "| 3 layers | 10,\\xa02 | 1.2\\xa0ms / 3\\xa0ms |"
+    True
+    """
+    return re.sub(r"(?<=\d) (?=(?:ms|µs|s|dB|MiB)\b|±)|(?<=±) |(?<=\d,) (?=\d)", "\xa0", row)
 
 
 def _target(source: str, match: re.Match[str], copied: set[str]) -> str:
