@@ -45,7 +45,7 @@ def _result(name: str) -> dict[str, Any]:
 
 def applications() -> str:
     """All rows, of learning first and of speed afterwards; a peer that is ahead is set in bold."""
-    lines = ["| application | measure | ours | beside it | ahead | command |", "|---|---|---|---|---|---|"]
+    lines = ["| application | measure | gradnets_fast | beside it | ahead | command |", "|---|---|---|---|---|---|"]
     for row in (*_of_learning(), *_of_speed()):
         others = "; ".join(f"{name} {value}" for name, value in row.others.items())
         ahead = row.ahead if row.ahead == OURS else f"**{row.ahead}**"

@@ -43,6 +43,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "abort_on_example_error": True,
     "show_signature": False,
+    "thumbnail_size": (640, 260),
     "capture_repr": (),
     "write_computation_times": False,
     "within_subsection_order": "FileNameSortKey",

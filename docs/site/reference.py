@@ -102,7 +102,7 @@ def _importable(name: str) -> bool:
 @lru_cache(maxsize=None)
 def public() -> dict[str, str]:
     """The full name of each entry by what docstrings call it: all ends of the full name, and where it is defined."""
-    known: dict[str, str] = {}
+    known = {of.module: of.module for of in PAGES.values() if not of.words}
     for page in PAGES:
         for full in entries(page):
             parts, found = full.split("."), _found(full)
@@ -124,7 +124,7 @@ def pages() -> Iterator[tuple[str, str]]:
         yield f"api/{page}", "\n".join([_title(of.title), *_body(of, entries(page)), ""])
 
 
-_VERSION = """.. py:data:: gradnets_fast.__version__
+_VERSION = """.. py:data:: __version__
 
    The version, a string.
 """
