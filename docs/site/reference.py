@@ -154,6 +154,11 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
     lines[:] = as_rest(lines, public())
 
 
+def _skipped(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out the fields of named tuples, which their docstring has under Attributes; None leaves the choice."""
+    return True if (inspect.getdoc(obj) or "").startswith("Alias for field number") else None
+
+
 def _resolved(app: Any, env: Any, node: Any, contents: Any) -> Any:
     """A reference to a public name by where it is defined, which signatures have, led to its entry."""
     target = node.get("reftarget", "")
@@ -165,7 +170,8 @@ def _resolved(app: Any, env: Any, node: Any, contents: Any) -> Any:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Connects both to Sphinx."""
+    """Connects all of it to Sphinx."""
     app.connect("autodoc-process-docstring", _process)
+    app.connect("autodoc-skip-member", _skipped)
     app.connect("missing-reference", _resolved)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
