@@ -9,7 +9,8 @@
 # make aarch64    compiles the kernels for 64-bit Arm with aarch64-linux-gnu-g++, and runs them where QEMU is installed
 # make wheel-check  builds the wheel, and tests it as installed beside the oldest PyTorch and the pinned one (half an hour,
 #                 and gigabytes of PyTorch)
-# make docs    renders the reference of the public names, their docstrings, to build/docs/index.html
+# make docs    builds the documentation as a site: docs/*.md, the examples, run, and the reference, from the docstrings;
+#              warnings and links that lead nowhere are errors (a minute or two); build/docs/index.html
 # make lock    resolves lock.txt and release/lock.txt anew where pyproject.toml asks for it; with UPGRADE=--upgrade,
 #              everything to the newest
 # All set up everything in .venv first; they need Python 3.10 to 3.13 and GCC.
@@ -81,10 +82,10 @@ wheel-check: $(VENV)/.installed
 	$(BIN)/python -m release.check_wheel $(if $(WHEEL),--wheel "$(WHEEL)")
 
 docs: $(VENV)/.installed
-	$(BIN)/python docs/api.py build/docs
+	$(BIN)/python -m docs.site build/docs
 
 # Without torch: which build of it, for the CPU or for a GPU, is the machine's choice.
-LOCK := --quiet --config-file release/lock.toml --universal --python-version 3.10 --prerelease disallow --generate-hashes \
+LOCK := --quiet --config-file release/lock.toml --universal --python-version 3.10 --prerelease explicit --generate-hashes \
         --constraint constraints.txt --no-emit-package torch --no-emit-package torchvision \
         --no-header --no-annotate --no-emit-index-url
 

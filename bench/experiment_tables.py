@@ -277,6 +277,35 @@ def denoising(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def backends(result: dict[str, Any]) -> str:
+    """What kernels compute of each operator and what PyTorch, and the largest error of each backend."""
+    found = {(row["operator"], row["backend"]): row["found"] for row in result["rows"]}
+    seconds = ("second derivatives through the points", "second derivatives through the parameters")
+    lines = [
+        "| operator | C++: result, gradients | second, points | second, parameters | Triton: result, gradients | "
+        "second, points | second, parameters |",
+        "|---" * 7 + "|",
+    ]
+    for operator in dict.fromkeys(row["operator"] for row in result["rows"]):
+        cells = []
+        for backend in ("cpp", "triton"):
+            first, gradients, *second = (found[operator, backend][name] for name in ("result", "gradients", *seconds))
+            by = [" / ".join(dict.fromkeys((first["by"], gradients["by"]))), *(one["by"] for one in second)]
+            cells += ["**wrong**" if one["fault"] else word for one, word in zip((first, *second), by)]
+        lines.append(f"| `{operator}` | {' | '.join(cells)} |")
+    checked: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        checked.setdefault(row["backend"], []).extend(one["relative_error"] for one in row["found"].values())
+    worst = "; ".join(f"{name} {len(errors)} cases, {max(errors):.1e}" for name, errors in checked.items())
+    where = result["environment"]
+    note = (
+        "kernel: a kernel of that backend; PyTorch: its operators, in pieces of the batch. Cases, and the largest "
+        f"error in units of the largest exact value, float32: {worst}. By `{where['command']}` on {machine_of(where)} "
+        "([result file](bench/results/backends.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
 DEMONSTRATIONS = {
     "muller_brown": "Müller–Brown potential from 100 gradients",
     "two_body": "two bodies, a Hamiltonian from its field",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import experiment_tables as of
+from bench.application_table import applications
 from bench.environment import RESULTS, ROOT
 from bench.experiment_tables import machine_of, spaced, three_digits
 from gradnets_fast.apps.bench.figure import save_figure
@@ -302,6 +303,8 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "training_gain": _of_result(of.training_gain, "training_gain"),
         "gpu": lambda: gpus(),
     },
+    DOCS / "README.md": {"applications": applications},
+    DOCS / "backends.md": {"backends": _of_result(of.backends, "backends")},
     DOCS / "calculus.md": {
         "calculus": _of_result(of.calculus, "calculus"),
         "potential": _of_result(of.potential, "potential"),

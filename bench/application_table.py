@@ -1,0 +1,154 @@
+"""The table of the first page: each application with its number, its baseline, who is ahead, and its command."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from bench.environment import RESULTS
+from bench.experiment_tables import DEMONSTRATIONS, spaced, three_digits
+from gradnets_fast.apps.bench.readable import duration
+
+OURS = "gradnets_fast"
+
+
+class Row(NamedTuple):
+    """One application.
+
+    Attributes:
+        job: what it is.
+        measure: what the numbers are.
+        ours: the number of this package, as text.
+        others: the baselines' numbers as text, by their names.
+        ahead: who has the better number, and where it says nothing, why.
+        file: the result file below bench/results, without its ending.
+        command: what wrote it; None for the one that the file names.
+    """
+
+    job: str
+    measure: str
+    ours: str
+    others: dict[str, str]
+    ahead: str
+    file: str
+    command: str | None = None
+
+
+@lru_cache(maxsize=None)
+def _result(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def applications() -> str:
+    """All rows, of learning first and of speed afterwards; a peer that is ahead is set in bold."""
+    lines = ["| application | measure | gradnets_fast | beside it | ahead | command |", "|---|---|---|---|---|---|"]
+    for row in (*_of_learning(), *_of_speed()):
+        others = "; ".join(f"{name} {value}" for name, value in row.others.items())
+        ahead = row.ahead if row.ahead == OURS else f"**{row.ahead}**"
+        where = _result(row.file)["environment"]
+        # Where its results went does not matter to who runs it again.
+        command = (row.command or where["command"]).removeprefix("OMP_WAIT_POLICY=passive ").partition(" --out ")[0]
+        cells = [row.job, row.measure, row.ours, others, ahead]
+        lines.append(f"| {' | '.join(cells)} | `{command}` ([file](bench/results/{row.file}.json)) |")
+    return "\n".join(lines)
+
+
+def _first(numbers: dict[str, float], most: bool = False) -> str:
+    """Whose number is best: the least, or the largest."""
+    return (max if most else min)(numbers, key=lambda name: numbers[name])
+
+
+def _timed(job: str, measure: str, spent: dict[str, float], file: str, command: str | None = None) -> Row:
+    """A row of milliseconds by name, ours among them."""
+    others = {name: duration(value) for name, value in spent.items() if name != OURS}
+    return Row(job, measure, duration(spent[OURS]), others, _first(spent), file, command)
+
+
+def _of_learning() -> Iterator[Row]:
+    """Errors, likelihoods and pictures beside those of other methods and of the paper."""
+    for row in _result("densities")["rows"]:
+        nats = {OURS if name == "convex potential flow" else name: value for name, value in row["mean"].items()}
+        others = {name: f"{value:.2f}" for name, value in nats.items() if name != OURS}
+        job = f"density of {row['set']}, d = {row['d']}"
+        yield Row(job, "mean −log p of test points, nats", f"{nats[OURS]:.2f}", others, _first(nats), "densities")
+    ratios = [row["psnr_db"] for row in _result("denoising")["rows"]]
+    mean = {name: statistics.mean(of[name] for of in ratios) for name in ratios[0]}
+    numbers = {OURS: mean["weakly convex"], "total variation": mean["total variation"]}
+    others = {"total variation": f"{mean['total variation']:.2f}", "none": f"{mean['noisy']:.2f}"}
+    job = "pictures denoised, a learned regulariser"
+    yield Row(job, "mean PSNR, dB", f"{numbers[OURS]:.2f}", others, _first(numbers, most=True), "denoising")
+    for row in _result("published_2d")["rows"]:
+        yield _published(row)
+    polymax = _result("polymax")
+    errors = {OURS: statistics.mean(polymax["errors_db"]), **polymax["published"], "linear map": polymax["linear_db"]}
+    others = {name: f"{value:.2f}" for name, value in errors.items() if name != OURS}
+    yield Row("field PolyMax, d = 256", "error, dB", f"{errors[OURS]:.2f}", others, _first(errors), "polymax")
+
+
+def _published(row: dict[str, Any]) -> Row:
+    """One of the paper's fields in the plane, beside the paper's error."""
+    ours, published, spread = row["mean_db"], row["published_db"], max(row["spread_db"], row["published_spread_db"])
+    ahead = _first({OURS: ours, "the paper": published})
+    even = f"{ahead}, by less than the seeds' spread" if abs(ours - published) < spread else ahead
+    texts = (f"{ours:.2f} ± {row['spread_db']:.2f}", f"{published:.2f} ± {row['published_spread_db']:.2f}")
+    job = f"field {row['field']}, {row['arch']}"
+    return Row(job, "error, dB", texts[0], {"the paper": texts[1]}, even, "published_2d", "make table-2d")
+
+
+def _of_speed() -> Iterator[Row]:
+    """Times and memory; of each comparison with a compiler the case that gains least beside one that gains much."""
+    for name, task in DEMONSTRATIONS.items():
+        for row in _result(f"deep/{name}")["rows"]:
+            found = {OURS: row["contenders"]["ours"], "autograd": row["contenders"]["autograd"]}
+            job = f"{task}, d = {row['d']}" if "d" in row else task
+            spent = {of: contender["step_ms"] for of, contender in found.items()}
+            yield _timed(job, "a step, to the same error", spent, f"deep/{name}")
+    for row in _result("calculus")["rows"]:
+        if row["what"].startswith(("inverse", "Monge–Ampère step, mGradNetC, 4 layers of 32, d = 8")):
+            *_, baseline = row["milliseconds"]
+            spent = {name: row["milliseconds"][name] for name in (OURS, baseline)}
+            yield _timed(row["what"], "time", spent, "calculus")
+    yield from _training()
+    rows = _result("derivatives")["rows"]
+    least = min(rows, key=lambda row: float(row["best"]))
+    measure = f"time, the least gain of {len(rows)} cases"
+    yield _timed(f"derivatives: {least['what']}", measure, least["milliseconds"], "derivatives")
+    memory = _result("largest_batch_cpu")
+    best = max(memory["rows"], key=lambda row: float(row["gain"]))
+    sizes = {OURS: best["largest"]["ours"], "PyTorch": best["largest"]["eager"]}
+    ours, eager = (spaced(three_digits(size)) for size in sizes.values())
+    measure = f"largest batch in {memory['bytes'] / 1e9:.0f} GB, the most gain of {len(memory['rows'])} cases"
+    ahead = _first(sizes, most=True)
+    yield Row(best["network"], measure, ours, {"PyTorch": eager}, ahead, "largest_batch_cpu", "make largest-batch")
+
+
+def _training() -> Iterator[Row]:
+    """Steps of training beside eager PyTorch, torch.compile and jax.jit."""
+    rows = [row for row in _result("cpu")["rows"] if row["gain"] and row["dtype"] == "float32"]
+    gains = {float(row["gain"]["ours"]["step"]): row for row in rows}
+    for gain in (max(gains), min(gains)):
+        row = gains[gain]
+        job = f"a training step, {row['family']}, {row['batch']} points, d = {row['d']}, h = {row['h']}"
+        which = f"time, the {'most' if gain == max(gains) else 'least'} gain of {len(rows)} cases"
+        yield _timed(job, which, _steps(row, {"ours": OURS, "eager": "PyTorch"}), "cpu")
+    rows = [row for row in _result("deep/cpu")["rows"] if row["contenders"].get("jax", {}).get("status") == "timed"]
+    names = {"ours": OURS, "jax": "jax.jit", "eager": "autograd"}
+    least = min((_steps(row, names) | {"row": i} for i, row in enumerate(rows)), key=lambda s: s["jax.jit"] / s[OURS])
+    row = rows[int(least.pop("row"))]
+    job = f"a training step, {row['family']}, {row['batch']} points, d = {row['d']}, h = {row['h']}"
+    yield _timed(job, f"time, the least gain over jax.jit of {len(rows)} cases", least, "deep/cpu")
+    fits = _result("fit")["rows"]
+    least_fit = min(fits, key=lambda row: float(row["gain"]["jax.jit"]))
+    spent = {OURS if name == "fit" else name: us / 1e3 for name, us in least_fit["microseconds"].items()}
+    size = f"{least_fit['batch']} points, d = {least_fit['d']}, h = {least_fit['h']}"
+    job = f"a step of `fit`, {least_fit['network']}, {size}"
+    yield _timed(job, f"time, the least gain over jax.jit of {len(fits)} cases", spent, "fit")
+
+
+def _steps(row: dict[str, Any], names: dict[str, str]) -> dict[str, float]:
+    """Median milliseconds of a training step, by the table's names of the contenders."""
+    return {name: row["contenders"][of]["milliseconds"]["step"]["median"] for of, name in names.items()}
