@@ -98,6 +98,25 @@ def one_pass(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def image_bands(result: dict[str, Any]) -> str:
+    """The time and the extra memory of a step of one large image, whole and by bands."""
+    lines = ["| image | way | step | memory in use | peak of the process |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        for name, spent in row["milliseconds"].items():
+            sizes = [row[key][name] / 2**20 for key in ("memory_bytes_in_use", "memory_bytes")]
+            cells = " | ".join(f"{size:.1f} MiB" for size in sizes)
+            lines.append(f"| {' × '.join(map(str, row['size']))} | {name} | {duration(spent)} | {cells} |")
+    where = result["environment"]
+    note = (
+        "f and the gradients of the image and all parameters, convolutions 1→4→8→64 of 5 × 5, relu, float32; medians "
+        "of interleaved runs, each result first compared. Memory is by how much a fresh process grows: in use where "
+        "what is freed goes back to the system at once (`MALLOC_MMAP_THRESHOLD_=65536`), and as glibc's allocator "
+        f"works by itself. By `{where['command']}` on {machine_of(where)} "
+        "([result file](bench/results/image_bands.json))."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def structure(result: dict[str, Any]) -> str:
     """Planted structure: what was found, its error and time, beside a network that does not look for it."""
     lines = [

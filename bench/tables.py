@@ -320,7 +320,10 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "polymax": _of_result(of.polymax, "polymax"),
     },
     DOCS / "usage.md": {"structure": _of_result(of.structure, "structure")},
-    DOCS / "scaling.md": {"largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu")},
+    DOCS / "scaling.md": {
+        "image_bands": _of_result(of.image_bands, "image_bands"),
+        "largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu"),
+    },
     DOCS / "training.md": {
         "fit": _of_result(of.fit, "fit"),
         "transport": _of_result(of.transport, "transport"),
