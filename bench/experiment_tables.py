@@ -108,7 +108,7 @@ def image_bands(result: dict[str, Any]) -> str:
             lines.append(f"| {' × '.join(map(str, row['size']))} | {name} | {duration(spent)} | {cells} |")
     where = result["environment"]
     note = (
-        "f and the gradients of the image and all parameters, convolutions 1→4→8→64 of 5 × 5, relu, float32; medians "
+        "f and the gradients of the image and all parameters, convolutions 1→4→8→64 of 5 × 5, tanh, float32; medians "
         "of interleaved runs, each result first compared. Memory is by how much a fresh process grows: in use where "
         "what is freed goes back to the system at once (`MALLOC_MMAP_THRESHOLD_=65536`), and as glibc's allocator "
         f"works by itself. By `{where['command']}` on {machine_of(where)} "

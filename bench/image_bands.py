@@ -29,7 +29,7 @@ ROWS = (None, 128, 64)
 
 def row(size: tuple[int, int], rounds: int) -> dict[str, Any]:
     """The row of one image."""
-    whole = image_case(1, size, (1, 4, 8, 64), 5, "relu")
+    whole = image_case(1, size, (1, 4, 8, 64), 5, "tanh")
     cases: dict[str, tuple[ImageCase, str]] = {
         "net(x)" if rows is None else f"image_chunk, {rows} rows": (replace(whole, rows=rows), "ours") for rows in ROWS
     }
