@@ -1,0 +1,269 @@
+"""Runs a launch: its programs side by side on cores that take turns at random.
+
+The threads of the programs on a core advance together, block by block, those first that are furthest behind; so that
+threads which part meet again.  Cores change turns where programs meet each other: at atomic operations and barriers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import accesses, products
+from .instructions import TYPES, Bound, Mask, bind
+from .memory import Accessors, Array, Fault, Findings, Global, Shared
+from .program import END, Program
+
+_PATIENCE = 400
+"""How often programs may ask in vain, with nobody changing anything, before they count as waiting for ever."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How programs are run.
+
+    Attributes:
+        name: for people.
+        cores: how many cores there are.
+        places: how many programs a core runs side by side; 0 for all.
+        shuffled: whether programs start in a random order.
+    """
+
+    name: str
+    cores: int
+    places: int
+    shuffled: bool
+
+
+class Core:
+    """Registers and shared memory of some programs that run side by side."""
+
+    def __init__(self, machine: Machine, places: int) -> None:
+        self.machine, self.memory, self.findings = machine, machine.memory, machine.findings
+        code, threads = machine.program, machine.threads
+        self.places, self.threads = places, threads
+        self.lanes = np.arange(places * threads)
+        self.place, self.warp = self.lanes // threads, self.lanes % threads // 32
+        self.numbers, self.epochs = np.zeros(places, np.int64), np.zeros(places, np.int64)
+        self.registers = {name: np.zeros(len(self.lanes), TYPES[kind]) for name, kind in code.registers.items()}
+        self.special = {f"%ctaid.{axis}": np.zeros(len(self.lanes), np.uint32) for axis in "xyz"}
+        self.special |= {"%tid.x": (self.lanes % threads).astype(np.uint32)}
+        self.shared = Shared(places, machine.shared, code.grain, threads // 32, self.findings)
+        self.local = np.zeros((len(self.lanes), -(-max(code.local, 8) // 8) * 8), np.uint8)
+        self.carry = np.zeros(len(self.lanes), np.uint64)
+        self.groups = np.zeros(len(self.lanes), np.int64)
+        self.copies: list[accesses.Copy] = []
+        self.products: list[products.Product] = []
+        self.product_groups = 0
+        self.at = np.full(len(self.lanes), END)
+        self.asked = False
+        self._blocks = [[bind(self, one) for one in block.instructions] for block in code.blocks]
+        self._branches = [self._branch(block.branch) for block in code.blocks]
+
+    def start(self, programs: list[int]) -> None:
+        """Run other programs."""
+        self.at[:] = np.where(self.place < len(programs), 0, END)
+        self.numbers[: len(programs)] = programs
+        self.epochs[:], self.groups[:], self.product_groups = 0, 0, 0
+        self.shared.clear()
+        left = self.numbers[self.place]
+        for axis, size in zip("xyz", self.machine.grid):
+            self.special[f"%ctaid.{axis}"][:] = left % size
+            left = left // size
+
+    @property
+    def finished(self) -> bool:
+        """Whether no thread has anything left to do."""
+        return bool((self.at >= END).all())
+
+    def step(self) -> None:
+        """Run the next block of the threads that are furthest behind."""
+        first = self.at.reshape(self.places, -1).min(1)
+        choices = np.unique(first[first < END])
+        block = int(self.machine.random.choice(choices) if self.asked else choices[0])
+        self.asked = False
+        mask: Mask = (self.at == block) & np.repeat(first == block, self.threads)
+        mask = True if mask.all() else mask
+        polls = self.machine.polls
+        for run in self._blocks[block]:
+            run(mask)
+        self.asked = self.machine.polls > polls
+        code = self.machine.program.blocks[block]
+        goes = self._branches[block]
+        following = block + 1 if block + 1 < len(self._blocks) else END
+        if goes is None:
+            np.copyto(self.at, following, where=mask)
+        else:
+            np.copyto(self.at, np.where(goes(), code.target, following), where=mask)
+        if self.finished and (self.copies or self.products):
+            self.copies.clear()
+            self.products.clear()
+
+    def _branch(self, one: object) -> Callable[[], Array] | None:
+        branch = one
+        if branch is None:
+            return None
+        predicate, negated = getattr(branch, "predicate"), getattr(branch, "negated")
+        if not predicate:
+            always = np.ones(1, bool)
+            return lambda: always
+        register = self.registers[predicate]
+        return (lambda: ~register) if negated else (lambda: register)
+
+    # What instructions ask for.
+
+    def operand(self, text: str, dtype: np.dtype) -> Array:
+        """A register's numbers of a type, or a constant."""
+        if text in self.registers or text in self.special:
+            found = self.registers[text] if text in self.registers else self.special[text]
+            return found if found.dtype == dtype else found.view(dtype)[:: max(1, found.itemsize // dtype.itemsize)]
+        return dtype.type(self._constant(text, dtype))
+
+    def _constant(self, text: str, dtype: np.dtype) -> object:
+        if text.startswith(("0f", "0d")):
+            size = 4 if text[1] == "f" else 8
+            bits = np.array([int(text[2:], 16)], f"u{size}")
+            return bits[0] if dtype.kind == "u" else bits.view(f"f{size}")[0]
+        if text.startswith("%nctaid."):
+            return self.machine.grid["xyz".index(text[-1])]
+        if text == "%ntid.x":
+            return self.threads
+        if text == "global_smem" or text.startswith("__local_depot"):
+            return 0
+        if text in self.machine.constants:
+            return self.machine.constants[text]
+        value = int(text.rstrip("U"), 0)
+        return np.array([value & (2**64 - 1)], np.uint64).view(dtype)[0] if dtype.kind in "iu" else dtype.type(value)
+
+    def whole(self, text: str, dtype: np.dtype) -> Array:
+        """An operand as one number for each thread."""
+        found = self.operand(text, dtype)
+        return found if isinstance(found, np.ndarray) and found.ndim else np.full(len(self.lanes), found, dtype)
+
+    def listed(self, text: str) -> list[str]:
+        """The names in braces, or the one without."""
+        return [part.strip() for part in text.strip("{} ").split(",")]
+
+    def address(self, text: str) -> Callable[[], Array]:
+        """Where an operand in brackets points to."""
+        base, _, offset = text.strip("[] ").replace("+-", "+ -").partition("+")
+        register = base.strip()
+        shift = int(offset, 0) if offset.strip() else 0
+        numbers = self.registers.get(register)
+        if numbers is None:
+            fixed = np.full(len(self.lanes), int(self._constant(register, np.dtype("u8"))) + shift)  # type: ignore[call-overload]
+            return lambda: fixed
+        return (lambda: numbers + numbers.dtype.type(shift)) if shift >= 0 else (
+            lambda: numbers - numbers.dtype.type(-shift)
+        )
+
+    def parameter(self, name: str) -> int:
+        """A parameter of the launch."""
+        return self.machine.parameters[name]
+
+    def active(self, mask: Mask) -> Array:
+        """The threads of a mask."""
+        return self.lanes if mask is True else np.flatnonzero(mask)
+
+    def who(self, lanes: Array, line: int) -> Accessors:
+        """Threads that access memory."""
+        place = self.place[lanes]
+        return Accessors(self.numbers[place], self.warp[lanes], self.epochs[place], line)
+
+    def whole_warps(self, mask: Mask, line: int) -> None:
+        """Instructions of a warp need all its threads."""
+        if mask is not True and len(set(mask.reshape(-1, 32).sum(1)) - {0, 32}):
+            raise Fault(f"line {line}: only some threads of a warp reach an instruction of all")
+
+    def barrier(self, mask: Mask, line: int) -> None:
+        """All threads of each program wait for each other."""
+        here = np.ones(self.places, bool)
+        if mask is not True:
+            counts = mask.reshape(self.places, -1).sum(1)
+            here = counts == self.threads
+            if (~here & (counts > 0)).any():
+                raise Fault(f"line {line}: only some threads of a program reach a barrier")
+        self.epochs[here] += 1
+        for number in self.numbers[here]:
+            self.memory.barrier(int(number))
+
+    def land(self, mask: Mask, left: int, line: int) -> None:
+        """Wait for a thread's copies, but for those of its last groups."""
+        waiting = np.zeros(len(self.lanes), bool)
+        waiting[self.active(mask)] = True
+        kept = []
+        for copy in self.copies:
+            done = waiting[copy.lanes] & (copy.group < self.groups[copy.lanes] - left)
+            if not done.any():
+                kept.append(copy)
+                continue
+            each = len(copy.found) // len(copy.lanes)
+            found = copy.found[np.repeat(done, each)]
+            self.shared.in_flight[found] = False
+            self.shared.filled[found] = True
+            who = self.who(copy.lanes[done], copy.line)
+            self.shared.write[found] = np.repeat(who.epoch * self.shared.warps + who.warp, each)
+            at = copy.at[done][:, None] // 4 + np.arange(copy.data.shape[1])
+            self.shared.bytes.view(np.uint32)[at] = copy.data[done]
+            if not done.all():
+                rest = ~done
+                kept.append(
+                    accesses.Copy(
+                        *(copy.lanes[rest], copy.group[rest], copy.found[np.repeat(rest, each)]),
+                        *(copy.at[rest], copy.data[rest], copy.line),
+                    )
+                )
+        self.copies = kept
+
+    def close_products(self) -> None:
+        """The asynchronous products so far are one group."""
+        self.product_groups += 1
+
+    def finish_products(self, left: int) -> None:
+        """Wait for asynchronous products, but for those of the last groups."""
+        for product in [p for p in self.products if p.group < self.product_groups - left]:
+            products.finish(self, product)
+            self.products.remove(product)
+
+
+class Machine:
+    """A kernel and the memory of one launch."""
+
+    def __init__(
+        self,
+        program: Program,
+        parameters: dict[str, int],
+        constants: dict[str, int],
+        grid: tuple[int, ...],
+        threads: int,
+        shared: int,
+        memory: Global,
+        findings: Findings,
+        seed: int,
+    ) -> None:
+        self.program, self.parameters, self.constants = program, parameters, constants
+        self.grid = (*grid, 1, 1)[:3]
+        self.threads, self.shared, self.memory, self.findings = threads, shared, memory, findings
+        self.random = np.random.default_rng(seed)
+        self.polls = 0
+
+    def run(self, schedule: Schedule) -> None:
+        """Run all programs."""
+        count = int(np.prod(self.grid))
+        waiting = [int(n) for n in (self.random.permutation(count) if schedule.shuffled else np.arange(count))]
+        cores = [Core(self, schedule.places or count) for _ in range(schedule.cores)]
+        with np.errstate(all="ignore"):
+            while waiting or not all(core.finished for core in cores):
+                able = [core for core in cores if not core.finished or waiting]
+                core = able[int(self.random.integers(len(able)))]
+                if core.finished:
+                    core.start([waiting.pop(0) for _ in range(min(core.places, len(waiting)))])
+                    self.polls = 0
+                core.step()
+                if self.polls > _PATIENCE * schedule.cores:
+                    raise Fault("programs wait for ever for one that starts later, or for each other")
+
+
+__all__ = ["Bound", "Core", "Machine", "Schedule"]
