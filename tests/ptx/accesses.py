@@ -63,7 +63,7 @@ def _load(core: Core, one: Instruction) -> Bound:
         if polls:
             order = "acquire" if "acquire" in one.name else "relaxed"
             found = [core.memory.atomic(address()[lanes], "add", None, order, who)]
-            core.machine.polls += 1
+            core.ask(lanes, address()[lanes], found[0])
         elif space == "global":
             found = core.memory.load(address()[lanes], width, count, who)
         elif space == "local":
@@ -112,7 +112,7 @@ def _atomic(core: Core, one: Instruction) -> Bound:
         lanes = core.machine.random.permutation(core.active(mask))
         who = core.who(lanes, one.line)
         old = core.memory.atomic(address()[lanes], operation, values[lanes], order, who)
-        core.machine.polls = 0
+        core.machine.changed()
         if out is not None:
             out[lanes] = old
 

@@ -16,8 +16,11 @@ from .instructions import TYPES, Bound, Mask, bind
 from .memory import Accessors, Array, Fault, Findings, Global, Shared
 from .program import END, Program
 
-_PATIENCE = 400
-"""How often programs may ask in vain, with nobody changing anything, before they count as waiting for ever."""
+_PATIENCE = 8
+"""How often all programs may ask in vain, one after the other, before they count as waiting for ever."""
+
+_EAGER = 0.8
+"""How often programs that have asked in vain let others go first."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Core:
         self.products: list[products.Product] = []
         self.product_groups = 0
         self.at = np.full(len(self.lanes), END)
-        self.asked = False
+        self.asked = np.zeros(places, bool)
+        self.answers: dict[int, tuple[int, int]] = {}
         self._blocks = [[bind(self, one) for one in block.instructions] for block in code.blocks]
         self._branches = [self._branch(block.branch) for block in code.blocks]
 
@@ -67,6 +71,8 @@ class Core:
         self.at[:] = np.where(self.place < len(programs), 0, END)
         self.numbers[: len(programs)] = programs
         self.epochs[:], self.groups[:], self.product_groups = 0, 0, 0
+        self.asked[:] = False
+        self.answers.clear()
         self.shared.clear()
         left = self.numbers[self.place]
         for axis, size in zip("xyz", self.machine.grid):
@@ -78,26 +84,32 @@ class Core:
         """Whether no thread has anything left to do."""
         return bool((self.at >= END).all())
 
+    @property
+    def stuck(self) -> bool:
+        """Whether all programs that are not finished have asked in vain."""
+        return not self.finished and bool((self.asked | (self._first() >= END)).all())
+
+    def _first(self) -> Array:
+        """For each program where its threads are that are furthest behind."""
+        first: Array = self.at.reshape(self.places, -1).min(1)
+        return first
+
     def step(self) -> None:
-        """Run the next block of the threads that are furthest behind."""
-        first = self.at.reshape(self.places, -1).min(1)
-        choices = np.unique(first[first < END])
-        block = int(self.machine.random.choice(choices) if self.asked else choices[0])
-        self.asked = False
+        """Run the next block of the threads that are furthest behind, of programs that do not only ask again."""
+        first = self._first()
+        live = first < END
+        eager = live & ~self.asked if self.machine.random.random() < _EAGER else live
+        block = int(first[eager if eager.any() else live].min())
         mask: Mask = (self.at == block) & np.repeat(first == block, self.threads)
         mask = True if mask.all() else mask
-        polls = self.machine.polls
         for run in self._blocks[block]:
             run(mask)
-        self.asked = self.machine.polls > polls
-        code = self.machine.program.blocks[block]
-        goes = self._branches[block]
-        following = block + 1 if block + 1 < len(self._blocks) else END
+        code, goes = self.machine.program.blocks[block], self._branches[block]
         if goes is None:
-            np.copyto(self.at, following, where=mask)
+            np.copyto(self.at, code.following, where=mask)
         else:
-            np.copyto(self.at, np.where(goes(), code.target, following), where=mask)
-        if self.finished and (self.copies or self.products):
+            np.copyto(self.at, np.where(goes(), code.target, code.following), where=mask)
+        if self.finished:
             self.copies.clear()
             self.products.clear()
 
@@ -177,6 +189,13 @@ class Core:
         if mask is not True and len(set(mask.reshape(-1, 32).sum(1)) - {0, 32}):
             raise Fault(f"line {line}: only some threads of a warp reach an instruction of all")
 
+    def ask(self, lanes: Array, addresses: Array, values: Array) -> None:
+        """Programs look whether something has changed that they wait for, by one thread each."""
+        for lane, address, value in zip(lanes.tolist(), addresses.tolist(), values.tolist()):
+            place = lane // self.threads
+            self.asked[place] = self.answers.get(place) == (address, value)
+            self.answers[place] = address, value
+
     def barrier(self, mask: Mask, line: int) -> None:
         """All threads of each program wait for each other."""
         here = np.ones(self.places, bool)
@@ -247,23 +266,36 @@ class Machine:
         self.grid = (*grid, 1, 1)[:3]
         self.threads, self.shared, self.memory, self.findings = threads, shared, memory, findings
         self.random = np.random.default_rng(seed)
-        self.polls = 0
+        self.cores: list[Core] = []
+        self.idle = 0
+
+    def changed(self) -> None:
+        """Something has changed for which programs may wait."""
+        self.idle = 0
+        for core in self.cores:
+            core.asked[:] = False
 
     def run(self, schedule: Schedule) -> None:
         """Run all programs."""
         count = int(np.prod(self.grid))
         waiting = [int(n) for n in (self.random.permutation(count) if schedule.shuffled else np.arange(count))]
-        cores = [Core(self, schedule.places or count) for _ in range(schedule.cores)]
+        self.cores = [Core(self, schedule.places or count) for _ in range(schedule.cores)]
         with np.errstate(all="ignore"):
-            while waiting or not all(core.finished for core in cores):
-                able = [core for core in cores if not core.finished or waiting]
+            while waiting or not all(core.finished for core in self.cores):
+                busy = [core for core in self.cores if waiting or not core.finished]
+                able = [core for core in busy if not core.stuck]
+                if not able:
+                    if self.idle > _PATIENCE:
+                        raise Fault("programs wait for ever: for one that starts later, or for each other")
+                    idle = self.idle + 1
+                    self.changed()
+                    self.idle = idle
+                    continue
                 core = able[int(self.random.integers(len(able)))]
                 if core.finished:
                     core.start([waiting.pop(0) for _ in range(min(core.places, len(waiting)))])
-                    self.polls = 0
+                    self.idle = 0
                 core.step()
-                if self.polls > _PATIENCE * schedule.cores:
-                    raise Fault("programs wait for ever for one that starts later, or for each other")
 
 
 __all__ = ["Bound", "Core", "Machine", "Schedule"]

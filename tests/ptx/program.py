@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import networkx
+
 END = 1 << 30
 """The block after the last one."""
 
@@ -40,13 +42,21 @@ class Block:
     """Instructions of which threads run all or none.
 
     Attributes:
-        branch: what ends it; its threads go to `target` if it counts for them, else to the next block.
-        target: the number of a block, or END.
+        branch: what ends it; its threads go to `target` if it counts for them, else to `following`.
+        target, following: the number of a block, or END.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
     branch: Instruction | None = None
     target: int = END
+    following: int = END
+
+    @property
+    def successors(self) -> set[int]:
+        """Where its threads may go."""
+        if self.branch is None:
+            return {self.following}
+        return {self.target} | ({self.following} if self.branch.predicate else set())
 
 
 @dataclass
@@ -54,6 +64,8 @@ class Program:
     """A kernel.
 
     Attributes:
+        blocks: in an order in which threads that part meet again if those that are furthest behind run first: what
+            follows a branch comes before where its ways meet, and a loop before what follows it.
         registers: name → kind and bits, such as "b32" and "pred".
         parameters: name → kind, in order.
         constants: name → the bytes of a table.
@@ -120,7 +132,36 @@ def _blocks(text: str, first: int) -> list[Block]:
                 blocks.append(Block())
     for block, name in jumps:
         block.target = labels[name]
-    return blocks
+    for i, block in enumerate(blocks[:-1]):
+        block.following = i + 1
+    order = _ordered(blocks)
+    rank = {old: new for new, old in enumerate(order)} | {END: END}
+    for old in order:
+        blocks[old].target, blocks[old].following = (rank.get(i, END) for i in (blocks[old].target, blocks[old].following))
+    return [blocks[i] for i in order]
+
+
+def _ordered(blocks: list[Block]) -> list[int]:
+    """The numbers of the blocks that can be reached, in the order that `Program.blocks` has."""
+    graph = networkx.DiGraph((i, j) for i, block in enumerate(blocks) for j in block.successors if j != END)
+    graph.add_node(0)
+    graph = graph.subgraph({0} | networkx.descendants(graph, 0))
+    order: list[int] = []
+
+    def place(nodes: set[int], entry: int) -> None:
+        """Add the blocks of a loop, or of all, which is entered at one of them."""
+        without = networkx.DiGraph((i, j) for i, j in graph.subgraph(nodes).edges if j != entry)
+        without.add_nodes_from(nodes)
+        parts = networkx.condensation(without)
+        for part in networkx.topological_sort(parts):
+            inner = parts.nodes[part]["members"]
+            if len(inner) == 1:
+                order.extend(inner)
+                continue
+            place(inner, min(i for i in inner if any(j not in inner for j in graph.predecessors(i))))
+
+    place(set(graph.nodes), 0)
+    return order
 
 
 def _instruction(line: int, text: str) -> Instruction:
