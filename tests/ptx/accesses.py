@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .instructions import TYPES, Bound, Mask, rule
-from .memory import Array, Fault, words
+from .memory import Array, words
 from .program import Instruction, Unsupported
 
 if TYPE_CHECKING:
@@ -149,6 +149,13 @@ def _copy(core: Core, one: Instruction) -> Bound:
     return run
 
 
+@rule("fence")
+def _fence(core: Core, one: Instruction) -> Bound:
+    if one.name[1:3] != ("proxy", "async"):
+        return lambda mask: None
+    return lambda mask: core.fence(mask)
+
+
 @rule("bar", "barrier")
 def _barrier(core: Core, one: Instruction) -> Bound:
     if "warp" in one.name:
@@ -200,9 +207,3 @@ def _store_matrix(core: Core, one: Instruction) -> Bound:
             core.shared.store(address()[lanes], core.place[lanes], numbers, core.who(lanes, one.line))
 
     return run
-
-
-def far(address: Array, limit: int) -> None:
-    """Refuses addresses beyond what exists."""
-    if address.size and int(address.max()) >= limit:
-        raise Fault(f"address {int(address.max())} of {limit}")

@@ -22,7 +22,7 @@ ALONE = Schedule("one program after the other", 1, 1, False)
 MIXED = Schedule("pairs on three cores, started in a random order", 3, 2, True)
 SCHEDULES = (TOGETHER, ALONE, MIXED)
 
-program_of = lru_cache(maxsize=None)(parsed)
+program_of = lru_cache(maxsize=4)(parsed)
 """A kernel's PTX as blocks."""
 
 

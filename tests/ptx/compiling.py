@@ -69,7 +69,9 @@ def compiled(launch: compiler.Launch, architecture: int) -> Compiled:
     return Compiled(launch.kernel, str(module), middle, metadata["shared"], threads)
 
 
-def specialised(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> tuple[compiler.Launch, list[Any]]:
+def specialised(
+    kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]
+) -> tuple[compiler.Launch, list[Any]]:
     """A launch as Triton specialises it for its arguments, and those that the machine code takes."""
     types: dict[str, str | None] = {}
     constants, multiples, taken = dict(constants), set(), []

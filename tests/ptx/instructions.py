@@ -114,7 +114,9 @@ def _of_halves(core: Core, one: Instruction) -> Bound:
     base, kind = one.name[0], one.name[-1]
     bits = _U4 if kind.endswith("x2") else _U2
     out, *inputs = (core.operand(text, bits) for text in one.operands)
-    function: Any = {"fma": lambda a, b, c: a * b + c, "mul": np.multiply, **_ELEMENTWISE}.get(base) or _extremum(one, _F4)
+    function: Any = {"fma": lambda a, b, c: a * b + c, "mul": np.multiply, **_ELEMENTWISE}.get(base) or _extremum(
+        one, _F4
+    )
 
     def packed(numbers: Array) -> Array:
         return narrowed(numbers.astype(_F4)) if kind.startswith("bf16") else numbers.astype("f2").view(_U2)

@@ -14,7 +14,7 @@ import numpy as np
 from . import accesses, products
 from .instructions import TYPES, Bound, Mask, bind
 from .memory import Accessors, Array, Fault, Findings, Global, Shared
-from .program import END, Program
+from .program import END, Instruction, Program
 
 _PATIENCE = 8
 """How often all programs may ask in vain, one after the other, before they count as waiting for ever."""
@@ -113,16 +113,15 @@ class Core:
             self.copies.clear()
             self.products.clear()
 
-    def _branch(self, one: object) -> Callable[[], Array] | None:
-        branch = one
+    def _branch(self, branch: Instruction | None) -> Callable[[], Array] | None:
+        """For which threads a branch counts."""
         if branch is None:
             return None
-        predicate, negated = getattr(branch, "predicate"), getattr(branch, "negated")
-        if not predicate:
+        if not branch.predicate:
             always = np.ones(1, bool)
             return lambda: always
-        register = self.registers[predicate]
-        return (lambda: ~register) if negated else (lambda: register)
+        register = self.registers[branch.predicate]
+        return (lambda: ~register) if branch.negated else (lambda: register)
 
     # What instructions ask for.
 
@@ -167,8 +166,10 @@ class Core:
         if numbers is None:
             fixed = np.full(len(self.lanes), int(self._constant(register, np.dtype("u8"))) + shift)  # type: ignore[call-overload]
             return lambda: fixed
-        return (lambda: numbers + numbers.dtype.type(shift)) if shift >= 0 else (
-            lambda: numbers - numbers.dtype.type(-shift)
+        return (
+            (lambda: numbers + numbers.dtype.type(shift))
+            if shift >= 0
+            else (lambda: numbers - numbers.dtype.type(-shift))
         )
 
     def parameter(self, name: str) -> int:
@@ -195,6 +196,13 @@ class Core:
             place = lane // self.threads
             self.asked[place] = self.answers.get(place) == (address, value)
             self.answers[place] = address, value
+
+    def fence(self, mask: Mask) -> None:
+        """What threads have stored so far may be read by asynchronous products."""
+        warps = np.unique(self.place[self.active(mask)] * self.shared.warps + self.warp[self.active(mask)])
+        place = np.arange(len(self.shared.write)) * self.shared.grain // self.shared.size
+        stored = place * self.shared.warps + self.shared.write % self.shared.warps
+        self.shared.unfenced[np.isin(stored, warps)] = False
 
     def barrier(self, mask: Mask, line: int) -> None:
         """All threads of each program wait for each other."""

@@ -197,13 +197,14 @@ class Shared:
         self.write = np.full(count, -1, np.int64)
         self.reads = np.full((warps, count), -1, np.int64)
         self.filled, self.in_flight = np.zeros(count, bool), np.zeros(count, bool)
+        self.unfenced = np.zeros(count, bool)
         self.held = np.zeros(count, np.int32)
 
     def clear(self) -> None:
         """Forget everything, for other programs."""
         self.bytes[:] = 0
         self.write[:] = self.reads[:] = -1
-        self.filled[:] = self.in_flight[:] = False
+        self.filled[:] = self.in_flight[:] = self.unfenced[:] = False
         self.held[:] = 0
 
     def _found(self, address: Array, place: Array, size: int, line: int) -> Array:
@@ -255,6 +256,7 @@ class Shared:
             self.findings.add("race in shared memory: write after read", where, int(others.sum()))
         stamp = who.epoch * self.warps + who.warp
         self.write[found] = stamp
+        self.unfenced[found] = True
         return bool((self.write[found] != stamp).any())
 
     def _race(self, found: Array, who: Accessors, what: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .instructions import TYPES, Bound, Mask, halves, rounded_tf32, rule
-from .memory import Accessors, Array
+from .memory import Array
 from .program import Instruction
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def _note_read(core: Core, operand: Operand, mask: Mask, line: int) -> None:
     fresh = core.shared.write[found.ravel()] // core.shared.warps == who.epoch
     if fresh.any():
         core.findings.add("an asynchronous product reads what was stored since the last barrier", f"line {line}")
+    if core.shared.unfenced[found].any():
+        core.findings.add("an asynchronous product reads what was stored without a fence since", f"line {line}")
     np.add.at(core.shared.held, found.ravel(), 1)
 
 
@@ -172,8 +174,3 @@ def finish(core: Core, product: Product) -> None:
         out = core.registers[name].view(_F4)
         part = total[:, _ROW + 8 * ((j >> 1) & 1), 8 * (j >> 2) + 2 * _COLUMN + (j & 1)].reshape(-1)
         np.copyto(out, np.where(keep, out, 0) + part, where=product.mask, casting="same_kind")
-
-
-def together(who: Accessors) -> int:
-    """How many accesses there are."""
-    return len(who.program)

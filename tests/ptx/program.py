@@ -137,7 +137,9 @@ def _blocks(text: str, first: int) -> list[Block]:
     order = _ordered(blocks)
     rank = {old: new for new, old in enumerate(order)} | {END: END}
     for old in order:
-        blocks[old].target, blocks[old].following = (rank.get(i, END) for i in (blocks[old].target, blocks[old].following))
+        blocks[old].target, blocks[old].following = (
+            rank.get(i, END) for i in (blocks[old].target, blocks[old].following)
+        )
     return [blocks[i] for i in order]
 
 
@@ -170,4 +172,6 @@ def _instruction(line: int, text: str) -> Instruction:
         raise Unsupported(f"line {line}: {text}")
     negated, predicate, name, rest = found.groups()
     operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", rest)
-    return Instruction(line, predicate or "", negated == "!", tuple(name.replace("::", ".").split(".")), tuple(operands))
+    return Instruction(
+        line, predicate or "", negated == "!", tuple(name.replace("::", ".").split(".")), tuple(operands)
+    )
