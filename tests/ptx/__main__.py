@@ -24,7 +24,7 @@ from gradnets_fast.kernels import configuration
 from .cases import Case, everything, sample
 from .checking import Checker
 from .compiling import Compiled
-from .program import Unsupported
+from .program import UnsupportedError
 
 
 def outcome(case: Case, seed: int = 0) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def outcome(case: Case, seed: int = 0) -> dict[str, Any]:
     try:
         verdict = case.check(checker, cache)
         fault, error = verdict.fault, verdict.of_allowed
-    except Unsupported as unsupported:
+    except UnsupportedError as unsupported:
         return {"unsupported": str(unsupported)}
     findings = {kind: [count, checker.findings.first[kind]] for kind, count in checker.findings.counts.items()}
     return {

@@ -9,7 +9,7 @@ import numpy as np
 
 from .instructions import TYPES, Bound, Mask, rule
 from .memory import Array, words
-from .program import Instruction, Unsupported
+from .program import Instruction, UnsupportedError
 
 if TYPE_CHECKING:
     from .machine import Core
@@ -103,7 +103,7 @@ def _atomic(core: Core, one: Instruction) -> Bound:
     order = next((word for word in one.name if word in ("acq_rel", "acquire", "release", "relaxed")), "relaxed")
     operation = next(word for word in one.name if word in ("add", "exch"))
     if one.name[-1] not in ("u32", "s32", "b32"):
-        raise Unsupported(f"line {one.line}: an atomic operation of {one.name[-1]}")
+        raise UnsupportedError(f"line {one.line}: an atomic operation of {one.name[-1]}")
     out = core.registers[one.operands[0]] if one.name[0] == "atom" else None
     place, value = one.operands[-2:]
     address, values = core.address(place), core.whole(value, _U4)
@@ -137,7 +137,7 @@ def _copy(core: Core, one: Instruction) -> Bound:
         at, data = target()[lanes], np.zeros((len(lanes), size // 4), _U4)
         full = taken[lanes] > 0
         if (taken[lanes][full] != size).any():
-            raise Unsupported(f"line {one.line}: copies of a part")
+            raise UnsupportedError(f"line {one.line}: copies of a part")
         found = core.memory.load(source()[lanes[full]], 4, size // 4, core.who(lanes[full], one.line))
         data[full] = np.stack(found, 1)
         begin = core.shared._found(at, core.place[lanes], size, one.line)
@@ -161,7 +161,7 @@ def _barrier(core: Core, one: Instruction) -> Bound:
     if "warp" in one.name:
         return lambda mask: None
     if one.operands != ("0",):
-        raise Unsupported(f"line {one.line}: a barrier of some threads")
+        raise UnsupportedError(f"line {one.line}: a barrier of some threads")
     return lambda mask: core.barrier(mask, one.line)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .compiling import Compiled
 from .machine import Machine, Schedule
-from .memory import Array, Fault, Findings, Global
+from .memory import Array, FaultError, Findings, Global
 from .program import Program, parsed
 
 TOGETHER = Schedule("all programs in step", 1, 0, False)
@@ -32,18 +32,18 @@ class Checker:
 
     Attributes:
         schedules: in which each launch is run; the first one's results count.
-        changed: what is done to a kernel's PTX first.
         findings: what was wrong.
         launches: how many there were; blocks: of them all.
         kernels: their names.
+        kept: the launches themselves, as they were before they ran.
     """
 
     schedules: tuple[Schedule, ...] = SCHEDULES
-    changed: Callable[[Compiled], str] = lambda compiled: compiled.text
     seed: int = 0
     findings: Findings = field(default_factory=Findings)
     launches: int = 0
     kernels: set[str] = field(default_factory=set)
+    kept: list[Launch] = field(default_factory=list)
     _fresh: dict[int, tuple[Tensor, Array]] = field(default_factory=dict)
 
     @contextmanager
@@ -69,14 +69,14 @@ class Checker:
         """Run a launch, whose tensors hold the results then."""
         self.launches += 1
         self.kernels.add(compiled.name)
-        program = program_of(self.changed(compiled))
-        launch = _Launch(program, compiled, grid, arguments, self._fresh)
+        launch = Launch(compiled, grid, arguments, self._fresh)
+        self.kept.append(launch)
         first: Array | None = None
         for number, schedule in enumerate(self.schedules[: 1 if np.prod(grid) == 1 else None]):
             findings = Findings()
             try:
                 memory = launch.run(schedule, self.seed + number, findings)
-            except Fault as fault:
+            except FaultError as fault:
                 memory = None
                 findings.add(str(fault).partition(": ")[2] or str(fault), str(fault))
             for kind, count in findings.counts.items():
@@ -97,18 +97,17 @@ def bytes_of(tensor: Tensor) -> Array:
     return torch.empty_strided((0,), (1,), dtype=torch.uint8).set_(tensor.untyped_storage()).numpy()
 
 
-class _Launch:
+class Launch:
     """A launch, to be run several times from the same numbers."""
 
     def __init__(
         self,
-        program: Program,
         compiled: Compiled,
         grid: tuple[int, ...],
         arguments: list[Any],
         fresh: dict[int, tuple[Tensor, Array]],
     ) -> None:
-        self._program, self._compiled, self._grid, self._fresh = program, compiled, grid, fresh
+        self.compiled, self._grid, self._fresh = compiled, grid, fresh
         self._arguments = arguments
         tensors = [a for a in arguments if isinstance(a, Tensor) and a.numel()]
         pointers = dict.fromkeys(t.untyped_storage().data_ptr() for t in tensors)
@@ -120,13 +119,14 @@ class _Launch:
     def _place(self, tensor: Tensor) -> int:
         return self._places[tensor.untyped_storage().data_ptr()]
 
-    def run(self, schedule: Schedule, seed: int, findings: Findings) -> Global:
-        """The memory after all programs have run."""
-        tables = list(self._program.constants.values())
+    def run(self, schedule: Schedule, seed: int, findings: Findings, text: str | None = None) -> Global:
+        """The memory after all programs have run; text: in place of the kernel's PTX."""
+        program = program_of(text or self.compiled.text)
+        tables = list(program.constants.values())
         sizes = [len(self._memory[i]) for i in range(len(self._memory))] + [len(table) for table in tables]
         grain = min([t.element_size() for t in self._tensors] + [4])
         programs = int(np.prod(self._grid))
-        memory = Global(sizes, grain, programs, self._compiled.threads // 32, findings)
+        memory = Global(sizes, grain, programs, self.compiled.threads // 32, findings)
         for place, numbers in self._memory.items():
             begin = memory.bases[place]
             memory.bytes[begin : begin + len(numbers)] = numbers
@@ -135,18 +135,18 @@ class _Launch:
             filled = self._filled[place][at] if place in self._filled else None
             memory.permit(place, at, tensor.element_size(), filled)
         constants = {}
-        for i, (name, table) in enumerate(self._program.constants.items(), len(self._memory)):
+        for i, (name, table) in enumerate(program.constants.items(), len(self._memory)):
             begin = constants[name] = int(memory.bases[i])
             memory.bytes[begin : begin + len(table)] = np.frombuffer(table, np.uint8)
             memory.permit(i, np.arange(0, len(table) // 4 * 4, 4), 4, None)
         machine = Machine(
-            *(self._program, self._parameters(memory), constants, self._grid, self._compiled.threads),
-            *(self._compiled.shared, memory, findings, seed),
+            *(program, self._parameters(memory, program), constants, self._grid, self.compiled.threads),
+            *(self.compiled.shared, memory, findings, seed),
         )
         machine.run(schedule)
         return memory
 
-    def _parameters(self, memory: Global) -> dict[str, int]:
+    def _parameters(self, memory: Global, program: Program) -> dict[str, int]:
         values = []
         for argument in self._arguments:
             if isinstance(argument, Tensor):
@@ -154,14 +154,14 @@ class _Launch:
                 values.append(int(memory.bases[self._place(argument)]) + inside if argument.numel() else 0)
             else:
                 values.append(int(argument) & (2**64 - 1))
-        names = list(self._program.parameters)
+        names = list(program.parameters)
         values += [0] * (len(names) - len(values))  # Triton's own scratch memory, of which the kernels take none
         return dict(zip(names, values, strict=True))
 
     def keep(self, memory: Global) -> None:
         """Put the results into the tensors."""
         for tensor in self._tensors:
-            place, at, size = self._place(tensor), _elements(tensor), tensor.element_size()
+            place, at = self._place(tensor), _elements(tensor)
             begin, pointer = int(memory.bases[place]), tensor.untyped_storage().data_ptr()
             if pointer in self._fresh:
                 state = memory.state[(begin + at) // memory.grain]

@@ -115,7 +115,7 @@ def launches_to(run: Run, architecture: int, kind: str, cache: dict[str, Compile
     }
     callers = (_triton, _triton_modules, _triton_deep, _triton_cholesky)
     kept = [(module, name, getattr(module, name)) for module in callers for name in replaced if hasattr(module, name)]
-    modes = [getattr(module, "_mode_of") for module in callers if hasattr(module, "_mode_of")]
+    modes = [module._mode_of for module in callers if hasattr(module, "_mode_of")]
     for module, name, _ in kept:
         setattr(module, name, replaced[name])
     launching.try_first(launch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .memory import Array
-from .program import Instruction, Unsupported
+from .program import Instruction, UnsupportedError
 
 if TYPE_CHECKING:
     from .machine import Core
@@ -59,11 +59,13 @@ def bind(core: Core, one: Instruction) -> Bound:
     """An instruction for the registers of a core."""
     rule = _RULES.get(one.name[0])
     if rule is None:
-        raise Unsupported(f"line {one.line}: {'.'.join(one.name)}")
+        raise UnsupportedError(f"line {one.line}: {'.'.join(one.name)}")
     try:
         run = rule(core, one)
     except (KeyError, ValueError, IndexError) as error:
-        raise Unsupported(f"line {one.line}: {'.'.join(one.name)} {', '.join(one.operands)} ({error!r})") from error
+        raise UnsupportedError(
+            f"line {one.line}: {'.'.join(one.name)} {', '.join(one.operands)} ({error!r})"
+        ) from error
     if not one.predicate:
         return run
     predicate = core.registers[one.predicate]

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import accesses, products
 from .instructions import TYPES, Bound, Mask, bind
-from .memory import Accessors, Array, Fault, Findings, Global, Shared
+from .memory import Accessors, Array, FaultError, Findings, Global, Shared
 from .program import END, Instruction, Program
 
 _PATIENCE = 8
@@ -188,7 +188,7 @@ class Core:
     def whole_warps(self, mask: Mask, line: int) -> None:
         """Instructions of a warp need all its threads."""
         if mask is not True and len(set(mask.reshape(-1, 32).sum(1)) - {0, 32}):
-            raise Fault(f"line {line}: only some threads of a warp reach an instruction of all")
+            raise FaultError(f"line {line}: only some threads of a warp reach an instruction of all")
 
     def ask(self, lanes: Array, addresses: Array, values: Array) -> None:
         """Programs look whether something has changed that they wait for, by one thread each."""
@@ -211,7 +211,7 @@ class Core:
             counts = mask.reshape(self.places, -1).sum(1)
             here = counts == self.threads
             if (~here & (counts > 0)).any():
-                raise Fault(f"line {line}: only some threads of a program reach a barrier")
+                raise FaultError(f"line {line}: only some threads of a program reach a barrier")
         self.epochs[here] += 1
         for number in self.numbers[here]:
             self.memory.barrier(int(number))
@@ -294,7 +294,7 @@ class Machine:
                 able = [core for core in busy if not core.stuck]
                 if not able:
                     if self.idle > _PATIENCE:
-                        raise Fault("programs wait for ever: for one that starts later, or for each other")
+                        raise FaultError("programs wait for ever: for one that starts later, or for each other")
                     idle = self.idle + 1
                     self.changed()
                     self.idle = idle

@@ -19,7 +19,7 @@ _INSIDE, _FILLED = 1, 2
 _GUARD = 256
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """What a launch must not do, and after which it cannot go on."""
 
 
@@ -88,15 +88,15 @@ class Global:
         """The words of accesses, which must be in tensors and aligned."""
         at = address.astype(np.int64)
         if at.size and (at.min() < 0 or at.max() + size > len(self.bytes)):
-            raise Fault(f"line {who.line}: {what} out of bounds, far from every tensor")
+            raise FaultError(f"line {who.line}: {what} out of bounds, far from every tensor")
         found = words(at, size, self.grain)
         if not self.state[found].all():
             wrong = int(np.flatnonzero(self.state[found] == 0)[0]) // max(1, size // self.grain)
             tensor = int(np.searchsorted(self.bases, at[wrong], "right")) - 1
             place = f"{at[wrong] - self.bases[max(tensor, 0)]} bytes from the beginning of tensor {tensor}"
-            raise Fault(f"line {who.line}: {what} out of bounds: program {who.program[wrong]}, {place}")
+            raise FaultError(f"line {who.line}: {what} out of bounds: program {who.program[wrong]}, {place}")
         if (at % size).any():
-            raise Fault(f"line {who.line}: misaligned {what} of {size} bytes")
+            raise FaultError(f"line {who.line}: misaligned {what} of {size} bytes")
         return found
 
     def load(self, address: Array, width: int, count: int, who: Accessors) -> list[Array]:
@@ -210,9 +210,9 @@ class Shared:
     def _found(self, address: Array, place: Array, size: int, line: int) -> Array:
         at = address.astype(np.int64)
         if at.size and at.max() + size > self.size:
-            raise Fault(f"line {line}: access out of bounds of shared memory: byte {at.max()} of {self.size}")
+            raise FaultError(f"line {line}: access out of bounds of shared memory: byte {at.max()} of {self.size}")
         if (at % size).any():
-            raise Fault(f"line {line}: misaligned access of {size} bytes to shared memory")
+            raise FaultError(f"line {line}: misaligned access of {size} bytes to shared memory")
         return at + place * self.size
 
     def load(self, address: Array, place: Array, width: int, count: int, who: Accessors) -> list[Array]:

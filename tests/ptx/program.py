@@ -14,7 +14,7 @@ _SKIPPED = (".loc", ".file", ".pragma", ".section", "{", "}", ".version", ".targ
 _YIELDS = re.compile(r"(atom|red)\.|ld\.global\S*\.acquire|bar\.sync|barrier\.sync")
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """An instruction that the checker does not know."""
 
 
@@ -169,7 +169,7 @@ def _ordered(blocks: list[Block]) -> list[int]:
 def _instruction(line: int, text: str) -> Instruction:
     found = re.match(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)$", text)
     if found is None:
-        raise Unsupported(f"line {line}: {text}")
+        raise UnsupportedError(f"line {line}: {text}")
     negated, predicate, name, rest = found.groups()
     operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", rest)
     return Instruction(
