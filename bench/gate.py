@@ -1,6 +1,6 @@
 """What a kernel must not do however its programs run, read from what the compiler makes of it.
 
-Two rules that tiles must satisfy, besides taking no more than there is: `bench.tiles` passes over tiles that break them.
+Two rules that tiles must satisfy besides taking no more than there is; `bench.tiles` passes over those that break them.
 `make ptx` checks the same, and much more, by running the code.
 """
 

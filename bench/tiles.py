@@ -46,7 +46,7 @@ _HOPELESS = {"tf32x3": 2, "ieee": 2}
 def taken(
     case: Case, tiles: dict[str, int], known: Mapping[str, compiler.Resources] = MappingProxyType({})
 ) -> dict[str, compiler.Resources] | None:
-    """What each variant of the entry's kernel takes with these tiles; None if one does not fit or breaks `gate`'s rules.
+    """What each variant of the entry's kernel takes with these tiles; None if one does not fit, or `gate` says no.
 
     known: of variants that need not be compiled.
     """

@@ -62,10 +62,15 @@ def line(case: Case, result: dict[str, Any]) -> str:
 
 
 def sources() -> str:
-    """A digest of the kernels, their table and this checker."""
-    folders = (configuration.TABLE.parent, Path(__file__).parent)
-    files = [path for folder in folders for path in sorted((*folder.glob("*.py"), *folder.glob("*.json")))]
+    """A digest of the kernels and their table."""
+    folder = configuration.TABLE.parent
+    files = sorted((*folder.glob("*.py"), configuration.TABLE))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def main() -> int:
@@ -92,8 +97,7 @@ def main() -> int:
         if options.sample is None and result is not before:
             known[f"Triton {triton.__version__}, {case.name}"] = result
             content = {"environment": environment(), "cases": known}
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(options.out, lambda path: path.write_text(text, encoding="utf-8"))
+            _write(options.out, content)
     print(f"{len(wrong)} cases with findings")
     return bool(wrong)
 

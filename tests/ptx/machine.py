@@ -63,8 +63,7 @@ class Core:
         self.at = np.full(len(self.lanes), END)
         self.asked = np.zeros(places, bool)
         self.answers: dict[int, tuple[int, int]] = {}
-        self._blocks = [[bind(self, one) for one in block.instructions] for block in code.blocks]
-        self._branches = [self._branch(block.branch) for block in code.blocks]
+        self._bound: dict[int, tuple[list[Bound], Callable[[], Array] | None]] = {}
 
     def start(self, programs: list[int]) -> None:
         """Run other programs."""
@@ -102,9 +101,12 @@ class Core:
         block = int(first[eager if eager.any() else live].min())
         mask: Mask = (self.at == block) & np.repeat(first == block, self.threads)
         mask = True if mask.all() else mask
-        for run in self._blocks[block]:
+        code = self.machine.program.blocks[block]
+        if block not in self._bound:
+            self._bound[block] = [bind(self, one) for one in code.instructions], self._branch(code.branch)
+        instructions, goes = self._bound[block]
+        for run in instructions:
             run(mask)
-        code, goes = self.machine.program.blocks[block], self._branches[block]
         if goes is None:
             np.copyto(self.at, code.following, where=mask)
         else:
