@@ -1,7 +1,7 @@
 """Checks the kernels' machine code for whole architectures, without a GPU: `make ptx`.
 
 Each case's result is written at once, so that a run which was interrupted goes on where it was; a result counts as
-long as the PTX of its launches could not have changed: for these files of the kernels, and this version of Triton.
+long as the code of its kernels, all tiles and the version of Triton are the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import torch
 import triton
 
 from bench.environment import RESULTS, environment
+from gradnets_fast.activations import TABLE, TRANSFORMS
 from gradnets_fast.apps.files import write_atomically
-from gradnets_fast.kernels import configuration
+from gradnets_fast.kernels import configuration, sources
 
 from .cases import Case, everything, sample
 from .checking import Checker
@@ -34,7 +36,7 @@ def outcome(case: Case, seed: int = 0) -> dict[str, Any]:
         verdict = case.check(checker, cache)
         fault, error = verdict.fault, verdict.of_allowed
     except UnsupportedError as unsupported:
-        return {"unsupported": str(unsupported)}
+        return {"unsupported": str(unsupported), "kernels": sorted(checker.kernels)}
     findings = {kind: [count, checker.findings.first[kind]] for kind, count in checker.findings.counts.items()}
     return {
         "fault": fault,
@@ -61,11 +63,13 @@ def line(case: Case, result: dict[str, Any]) -> str:
     return f"{word} {case.name}: {result['of_allowed']} of the error allowed; {'; '.join(what) or 'no finding'}"
 
 
-def sources() -> str:
-    """A digest of the kernels and their table."""
-    folder = configuration.TABLE.parent
-    files = sorted((*folder.glob("*.py"), configuration.TABLE))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+def code_of(kernels: Sequence[str]) -> dict[str, str]:
+    """Digests of all tiles, and of the code of kernels."""
+    names = frozenset((*TABLE, *TRANSFORMS))
+    table = json.loads(configuration.TABLE.read_text(encoding="utf-8"))
+    entries = [e for of in table.values() for kinds in of.values() for found in kinds.values() for e in found]
+    tiles = hashlib.sha256(json.dumps([entry["options"] for entry in entries]).encode()).hexdigest()[:16]
+    return {"tiles": tiles} | {kernel: sources.digest(kernel, names) for kernel in kernels}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -88,14 +92,18 @@ def main() -> int:
     if options.sample is not None:
         cases = sample()[: options.sample]
     known = json.loads(options.out.read_text(encoding="utf-8"))["cases"] if options.out.exists() else {}
-    here, wrong = {"sources": sources(), "triton": triton.__version__}, []
+    wrong = []
     for case in (case for case in cases if options.only in case.name):
-        before = known.get(f"Triton {triton.__version__}, {case.name}", {})
-        result = before if before.items() >= here.items() else outcome(case, options.seed) | here
+        name = f"Triton {triton.__version__}, {case.name}"
+        result = known.get(name, {})
+        is_new = result.get("code") != code_of(result.get("kernels", ()))
+        if is_new:
+            result = outcome(case, options.seed)
+            result["code"] = code_of(result["kernels"])
         print(line(case, result), flush=True)
         wrong += [] if is_right(result) or "unsupported" in result else [case.name]
-        if options.sample is None and result is not before:
-            known[f"Triton {triton.__version__}, {case.name}"] = result
+        if options.sample is None and is_new:
+            known[name] = result
             content = {"environment": environment(), "cases": known}
             _write(options.out, content)
     print(f"{len(wrong)} cases with findings")
