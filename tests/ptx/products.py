@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .instructions import TYPES, Bound, Mask, halves, rounded_tf32, rule
+from .instructions import TYPES, Bound, Mask, halves, rounded_tf32, rule, widened
 from .memory import Array
 from .program import Instruction
 
@@ -164,7 +164,7 @@ def finish(core: Core, product: Product) -> None:
     matrices = []
     for operand in product.operands:
         bits = view[operand.at // view.itemsize]
-        matrices.append(rounded_tf32(bits) if kind == "tf32" else halves(bits.astype(_U4), kind)[0])
+        matrices.append(rounded_tf32(bits) if kind == "tf32" else widened(bits, kind))
         groups = slice(None) if product.mask is True else product.mask[::128]
         np.subtract.at(core.shared.held, operand.found[groups].ravel(), 1)
     left = product.left if product.left is not None else matrices[0]
