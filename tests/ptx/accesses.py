@@ -123,7 +123,7 @@ def _atomic(core: Core, one: Instruction) -> Bound:
 def _copy(core: Core, one: Instruction) -> Bound:
     """cp.async and what it is waited for with."""
     if one.name[2] == "commit_group":
-        return lambda mask: np.add(core.groups, 1, out=core.groups, where=mask)
+        return lambda mask: np.copyto(core.groups, core.groups + 1, where=mask)
     if one.name[2] in ("wait_group", "wait_all"):
         left = int(one.operands[0], 0) if one.operands else 0
         return lambda mask: core.land(mask, left, one.line)

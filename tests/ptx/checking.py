@@ -182,6 +182,6 @@ class Launch:
 def _elements(tensor: Tensor) -> Array:
     """Where in its memory each element begins, in bytes."""
     at = np.array([tensor.storage_offset()])
-    for n, stride in zip(tensor.shape, tensor.stride()):
+    for n, stride in zip(map(int, tensor.shape), map(int, tensor.stride())):
         at = (at[:, None] + np.arange(n if stride else 1) * stride).ravel()
     return at * tensor.element_size()

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import accesses, products
 from .instructions import TYPES, Bound, Mask, bind
-from .memory import Accessors, Array, FaultError, Findings, Global, Shared
+from .memory import COPIED, Accessors, Array, FaultError, Findings, Global, Shared
 from .program import END, Instruction, Program
 
 _PATIENCE = 8
@@ -204,7 +204,7 @@ class Core:
         warps = np.unique(self.place[self.active(mask)] * self.shared.warps + self.warp[self.active(mask)])
         place = np.arange(len(self.shared.write)) * self.shared.grain // self.shared.size
         stored = place * self.shared.warps + self.shared.write % self.shared.warps
-        self.shared.unfenced[np.isin(stored, warps)] = False
+        self.shared.unfenced[np.isin(stored, warps)] = 0
 
     def barrier(self, mask: Mask, line: int) -> None:
         """All threads of each program wait for each other."""
@@ -232,6 +232,7 @@ class Core:
             found = copy.found[np.repeat(done, each)]
             self.shared.in_flight[found] = False
             self.shared.filled[found] = True
+            self.shared.unfenced[found] = COPIED
             who = self.who(copy.lanes[done], copy.line)
             self.shared.write[found] = np.repeat(who.epoch * self.shared.warps + who.warp, each)
             at = copy.at[done][:, None] // 4 + np.arange(copy.data.shape[1])

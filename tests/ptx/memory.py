@@ -50,7 +50,8 @@ class Accessors:
 
     def repeated(self, count: int) -> Accessors:
         """The same for accesses of several words."""
-        return Accessors(*(np.repeat(a, count) for a in (self.program, self.warp, self.epoch)), self.line)
+        program, warp, epoch = (np.repeat(a, count) for a in (self.program, self.warp, self.epoch))
+        return Accessors(program, warp, epoch, self.line)
 
 
 def words(at: Array, size: int, grain: int) -> Array:
@@ -144,7 +145,7 @@ class Global:
         limit = np.where(own, who.epoch, self.known[who.program].T[self.row_program])
         limit[own & (self.row_warp[:, None] == who.warp)] = END_OF_TIME
         bad = reads > limit
-        self._report(bad.any(0), found, who, "write after read", self.row_program[bad.argmax(0)])
+        self._report(np.any(bad, axis=0), found, who, "write after read", self.row_program[bad.argmax(0)])
 
     def _report(self, bad: Array, found: Array, who: Accessors, what: str, other: Array) -> None:
         if bad.any():
@@ -184,6 +185,8 @@ class Global:
 
 
 END_OF_TIME = np.iinfo(np.int64).max
+STORED, COPIED = 1, 2
+"""How a word was written that no fence has shown to asynchronous products since."""
 
 
 class Shared:
@@ -197,14 +200,15 @@ class Shared:
         self.write = np.full(count, -1, np.int64)
         self.reads = np.full((warps, count), -1, np.int64)
         self.filled, self.in_flight = np.zeros(count, bool), np.zeros(count, bool)
-        self.unfenced = np.zeros(count, bool)
+        self.unfenced = np.zeros(count, np.uint8)
         self.held = np.zeros(count, np.int32)
 
     def clear(self) -> None:
         """Forget everything, for other programs."""
         self.bytes[:] = 0
         self.write[:] = self.reads[:] = -1
-        self.filled[:] = self.in_flight[:] = self.unfenced[:] = False
+        self.filled[:] = self.in_flight[:] = False
+        self.unfenced[:] = 0
         self.held[:] = 0
 
     def _found(self, address: Array, place: Array, size: int, line: int) -> Array:
@@ -256,7 +260,7 @@ class Shared:
             self.findings.add("race in shared memory: write after read", where, int(others.sum()))
         stamp = who.epoch * self.warps + who.warp
         self.write[found] = stamp
-        self.unfenced[found] = True
+        self.unfenced[found] = STORED
         return bool((self.write[found] != stamp).any())
 
     def _race(self, found: Array, who: Accessors, what: str) -> None:

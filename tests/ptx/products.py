@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .instructions import TYPES, Bound, Mask, halves, rounded_tf32, rule, widened
-from .memory import Array
+from .memory import COPIED, STORED, Array
 from .program import Instruction
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _asynchronous(core: Core, one: Instruction) -> Bound:
     held = one.operands[1].startswith("{")
     numbers = [int(text, 0) for text in one.operands[4:]]
     transposed = [bool(flag) for flag in (numbers[2:] if len(numbers) > 2 else [0, 0])]
-    left = [core.whole(name, _U4) for name in core.listed(one.operands[1])] if held else []
+    registers = [core.whole(name, _U4) for name in core.listed(one.operands[1])] if held else []
     descriptors = [core.whole(text, TYPES["u64"]) for text in (one.operands[2:3] if held else one.operands[1:3])]
 
     def run(mask: Mask) -> None:
@@ -134,7 +134,7 @@ def _asynchronous(core: Core, one: Instruction) -> Bound:
         sizes = [n] if held else [64, n]
         flags = transposed[-len(sizes) :]
         of = [_described(core, d, rows, k, size, flag) for d, rows, flag in zip(descriptors, sizes, flags)]
-        matrix = _left(left, one.name[-1]).reshape(-1, 64, k) if held else None
+        matrix = _left(registers, one.name[-1]).reshape(-1, 64, k) if held else None
         for operand in of:
             _note_read(core, operand, mask, one.line)
         core.products.append(Product(one, mask, of, matrix, core.product_groups))
@@ -152,8 +152,9 @@ def _note_read(core: Core, operand: Operand, mask: Mask, line: int) -> None:
     fresh = core.shared.write[found.ravel()] // core.shared.warps == who.epoch
     if fresh.any():
         core.findings.add("an asynchronous product reads what was stored since the last barrier", f"line {line}")
-    if core.shared.unfenced[found].any():
-        core.findings.add("an asynchronous product reads what was stored without a fence since", f"line {line}")
+    for how, word in ((STORED, "stored"), (COPIED, "copied")):
+        if (core.shared.unfenced[found] == how).any():
+            core.findings.add(f"an asynchronous product reads what was {word} without a fence since", f"line {line}")
     np.add.at(core.shared.held, found.ravel(), 1)
 
 

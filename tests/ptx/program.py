@@ -88,7 +88,7 @@ def parsed(text: str) -> Program:
     assert entry is not None, "the text has no kernel"
     end = bare.index("\n}", entry.end())
     body = bare[entry.end() : end]
-    registers = {}
+    registers: dict[str, str] = {}
     for kind, name, count in re.findall(r"\.reg\s+\.(\w+)\s+%(\w+)<(\d+)>;", body):
         registers |= {f"%{name}{i}": kind for i in range(int(count))}
     registers |= {f"%{name}": kind for kind, name in re.findall(r"\.reg\s+\.(\w+)\s+%(\w+);", body)}
