@@ -26,14 +26,14 @@ def check_sample(first: int, last: int) -> None:
     assert not [line for line in lines if not line.startswith("True")]
 
 
-def test_machine_code_of_two_networks() -> None:
-    """One without matrix products on 8.0, and one with asynchronous ones on 9.0, forward and backward."""
-    check_sample(0, 2)
+def test_machine_code_of_a_network() -> None:
+    """Of few coordinates, on 8.0, forward and backward."""
+    check_sample(0, 1)
 
 
 @pytest.mark.slow
 def test_machine_code_of_every_kernel_and_task() -> None:
-    check_sample(2, 100)
+    check_sample(1, 100)
 
 
 _MUTANTS = """
