@@ -127,6 +127,8 @@ def _arithmetic(core: Core, one: Instruction) -> Bound:
     dtype, function = TYPES[kind], _SIMPLE.get(base)
     if "cc" in one.name or base in ("addc", "madc"):
         return _carrying(core, one)
+    if kind in ("f16", "bf16") and one.name[-2] == "f32":  # a number of 16 bits and one of 32
+        return computed(core, one, lambda a, b: _SIMPLE[base](widened(np.asarray(a), kind), b), _F4, dtype, _F4)
     if kind in ("f16", "bf16", "f16x2", "bf16x2", "f32x2"):
         return computed(core, one, _of_parts(_SIMPLE[base], kind), *[dtype] * (count + 1))
     if base in ("min", "max") and (dtype.kind != "f" or "NaN" in one.name):
