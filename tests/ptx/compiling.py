@@ -40,6 +40,7 @@ class Compiled:
         middle: Triton's own text for GPUs, from which it was made.
         shared: bytes of shared memory of a program.
         threads: of a program.
+        names: of the arguments.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Compiled:
     middle: str
     shared: int
     threads: int
+    names: tuple[str, ...]
 
 
 def compiled(launch: compiler.Launch, architecture: int) -> Compiled:
@@ -65,8 +67,9 @@ def compiled(launch: compiler.Launch, architecture: int) -> Compiled:
     for stage in ("ttir", "ttgir", "llir", "ptx"):
         module = stages[stage](module, metadata)
         middle = str(module) if stage == "ttgir" else middle
+    names = tuple(name for name, of in launch.types.items() if of is not None)
     threads = 32 * metadata["num_warps"] * metadata.get("num_ctas", 1)
-    return Compiled(launch.kernel, str(module), middle, metadata["shared"], threads)
+    return Compiled(launch.kernel, str(module), middle, metadata["shared"], threads, names)
 
 
 def specialised(

@@ -213,6 +213,23 @@ def _funnel(core: Core, one: Instruction) -> Bound:
     return computed(core, one, function, *[_U4] * 4)
 
 
+@rule("prmt")
+def _permute(core: Core, one: Instruction) -> Bound:
+    """Four of the bytes of two numbers, or their signs."""
+
+    def function(a: Array, b: Array, selector: Array) -> Array:
+        both = np.asarray(a).astype(_U8) | (np.asarray(b).astype(_U8) << np.uint64(32))
+        total = np.zeros_like(both)
+        for i in range(4):
+            which = (np.asarray(selector) >> np.uint32(4 * i)).astype(_U8)
+            byte = (both >> ((which & np.uint64(7)) * np.uint64(8))) & np.uint64(255)
+            byte = np.where(which & np.uint64(8), (byte >> np.uint64(7)) * np.uint64(255), byte)
+            total |= byte << np.uint64(8 * i)
+        return total.astype(_U4)
+
+    return computed(core, one, function, *[_U4] * 4)
+
+
 @rule("bfe")
 def _extract(core: Core, one: Instruction) -> Bound:
     dtype = TYPES[one.name[-1]]
