@@ -34,7 +34,7 @@ def mutants(text: str, kind: str) -> Iterator[tuple[int, str]]:
 
 def finding(launch: Launch, text: str) -> str | None:
     """What the checker finds first in a launch with other PTX."""
-    right = launch.run(TOGETHER, 0, Findings()).bytes
+    right = launch.results(launch.run(TOGETHER, 0, Findings()))
     for schedule in (TOGETHER, MIXED):
         findings = Findings()
         try:
@@ -44,6 +44,6 @@ def finding(launch: Launch, text: str) -> str | None:
         if findings.counts:
             kind = next(iter(findings.counts))
             return f"{kind} ({findings.first[kind]})"
-        if not np.array_equal(memory.bytes, right):
+        if not np.array_equal(launch.results(memory), right):
             return "other numbers"
     return None
