@@ -27,6 +27,8 @@ from gradnets_fast.kernels import compiler, configuration, offline
 from gradnets_fast.kernels.candidates import CANDIDATES, Case, cases
 from gradnets_fast.kernels.mode import Mode
 
+from . import gate
+
 _REGISTERS = 65536
 """Registers of a multiprocessor."""
 
@@ -43,8 +45,8 @@ _HOPELESS = {"tf32x3": 2, "ieee": 2}
 
 def taken(
     case: Case, tiles: dict[str, int], known: Mapping[str, compiler.Resources] = MappingProxyType({})
-) -> dict[str, compiler.Resources]:
-    """What each variant of the entry's kernel takes with these tiles; stops at the first that does not fit.
+) -> dict[str, compiler.Resources] | None:
+    """What each variant of the entry's kernel takes with these tiles; None if one does not fit, or `gate` says no.
 
     known: of variants that need not be compiled.
     """
@@ -52,9 +54,16 @@ def taken(
     mode = Mode(architecture, kind, offline.BASIS, layers)
     found = {}
     for name in offline.variants(kernel, layers):
-        found[name] = known.get(name) or offline.resources(name, mode, d, tiles)
-        if not found[name].fits(architecture):
-            break
+        needs = known.get(name)
+        if needs is None:
+            made = compiler.compiled(offline.launch(name, mode, d, tiles, even=True, absent=()), architecture)
+            wrong, needs = gate.complaint(made.asm["ttgir"], made.asm["ptx"]), compiler.Resources.of(made)
+            if wrong is not None:
+                print(*case, tiles, f"{name}: {wrong}", flush=True)
+                return None
+        if not needs.fits(architecture):
+            return None
+        found[name] = needs
     return found
 
 
@@ -82,7 +91,7 @@ def chosen(case: Case) -> dict[str, Any]:
     best = None
     for tiles in CANDIDATES[kernel][_HOPELESS.get(kind, 0) if kernel in _MATRIX_KERNELS else 0 :]:
         found = taken(case, tiles)
-        if not all(needs.fits(architecture) for needs in found.values()):
+        if found is None:
             continue
         entry = {"d": d, "depth": depth, "options": tiles, "resources": {k: astuple(v) for k, v in found.items()}}
         if kernel in _LARGE or all(_two_fit(architecture, tiles, needs) for needs in found.values()):
@@ -102,7 +111,7 @@ def again(entry: dict[str, Any], case: Case) -> dict[str, Any]:
     if len(same) == len(now):
         return entry
     found = taken(case, tiles, {name: compiler.Resources(*entry["resources"][name]) for name in same})
-    if not all(needs.fits(case[0]) for needs in found.values()):
+    if found is None:
         return chosen(case)
     return entry | {"resources": {name: astuple(needs) for name, needs in found.items()}, "code": now}
 

@@ -170,8 +170,10 @@ def to_points(
 def below(p, s, theta, l: tl.constexpr, net, products):
     """V_lᵀ s, plus p where layers are residual: (BM, BH of the layer below)."""
     UNDER: tl.constexpr = net.widths[l - 1]
-    V = weights(theta, net.offsets[4 * l + 1], net.widths[l], UNDER, net.padded[l], net.padded[l - 1])
-    total = tl.zeros((s.shape[0], net.padded[l - 1]), tl.float32)
+    BELOW: tl.constexpr = net.padded[l - 1]
+    BM: tl.constexpr = s.shape[0]
+    V = weights(theta, net.offsets[4 * l + 1], net.widths[l], UNDER, net.padded[l], BELOW)
+    total = tl.zeros((BM, BELOW), tl.float32)
     if net.residual:
         total += p
     return _within(common.times(s.to(V.dtype), V, total, products), UNDER)
