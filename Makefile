@@ -41,6 +41,7 @@ mutants: $(VENV)/.installed
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
 ptx: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ptx $(PTX)
 
