@@ -88,7 +88,7 @@ def image_chunk(net: ConvGradNet, x: Tensor, rows: int) -> Tensor:
             the sum of k − 1, twice, should be small beside it.
 
     Returns:
-        f(x), of the shape and dtype of x.
+        f(x), of the shape of x and the dtype of net(x).
 
     Raises:
         TypeError, ValueError: `net` is no ConvGradNet, x are no images of its, or `rows` is no positive integer.

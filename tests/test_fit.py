@@ -155,7 +155,7 @@ def test_a_recorded_step_is_that_of_autograd_for_batches_of_two_sizes(
     x, g = data(2, 150, torch.float32)
     times: list[Callable[[], None]] = []
 
-    def record(step: Callable[[], None]) -> Callable[[], None]:
+    def record(step: Callable[[], None], stream: object) -> Callable[[], None]:
         times.append(step)
         return step
 
@@ -168,7 +168,7 @@ def test_a_recorded_step_is_that_of_autograd_for_batches_of_two_sizes(
 
 
 def test_steps_that_cannot_be_recorded_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def record(step: Callable[[], None]) -> Callable[[], None]:
+    def record(step: Callable[[], None], stream: object) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     net, other = twins(lambda: gf.mGradNetC(2, 2, 7, linear="psd"))

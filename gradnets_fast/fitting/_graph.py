@@ -21,13 +21,17 @@ _BEFORE = 3
 Step = Callable[[], None]
 
 
-def recorded(step: Step) -> Step:
-    """Record what a step launches, without running it; return what launches all of it again."""
+def recorded(step: Step, stream: Any) -> Step:
+    """Record what a step launches, on a stream and its device, without running it; return what launches it again."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(stream.device), torch.cuda.graph(graph, stream=stream):
         step()
-    replay: Step = graph.replay
-    return replay
+
+    def again() -> None:
+        with torch.cuda.device(stream.device):
+            graph.replay()
+
+    return again
 
 
 class GraphStep(AutogradStep):
@@ -80,7 +84,9 @@ class GraphStep(AutogradStep):
     def _recorded(self) -> Step:
         """Return what makes a step: the step itself where something in it cannot be recorded."""
         try:
-            return recorded(self._step)
+            return recorded(self._step, self._stream)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             self.refusal = str(error).partition("\n")[0]
             return self._step
