@@ -16,8 +16,14 @@ FORMS = {"value": "slope", "jvp": "second", "potential": "value", "divergence": 
 
 Constants = dict[str, Any]
 
-_WARPS_OF_HEADS = {"numbers": 8, "derivatives": 8}
-"""Kernel → the least number of warps of networks with heads, whose sums take more registers than four warps have."""
+_WARPS_OF_HEADS = {
+    "numbers": {"half": 8, "tf32": 8, "tf32x3": 8, "ieee": 16},
+    "derivatives": dict.fromkeys(configuration.KINDS, 8),
+}
+"""Kernel → kind → the least number of warps of networks with heads, whose sums take more registers than four have.
+
+On 10.0 "numbers" are as in the table, for what ptxas makes of more warps there spills.
+"""
 
 ONE_STAGE = {"num_stages": 1}
 """For divergences' gradients and Jacobians, which use a tile of W or x in registers beside products from shared memory.
@@ -103,9 +109,10 @@ class Mode:
         """Tile sizes and launch options of a kernel; None where the table has no tiles for d."""
         depth = configuration.depth(self.layers, len(self.basis))
         found = configuration.options(kernel, self.architecture, self.kind, d, depth)
-        if found is None or not self.heads or self.architecture == configuration.INTERPRETER:
+        fits = kernel == "numbers" and self.architecture == 100
+        if found is None or not self.heads or fits or self.architecture == configuration.INTERPRETER:
             return found
-        needed = _WARPS_OF_HEADS.get(kernel, 1) * (2 if kernel == "numbers" and self.kind == "ieee" else 1)
+        needed = _WARPS_OF_HEADS.get(kernel, {}).get(self.kind, 1)
         return found | {"num_warps": max(found["num_warps"], needed)}
 
     def route(self, kernel: str, d: int) -> str:
