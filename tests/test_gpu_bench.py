@@ -418,6 +418,14 @@ def test_measurements_name_what_there_was_no_time_for(without_gpu: list[Case]) -
     assert written[-1]["rows"] == []
 
 
+def test_every_variant_of_the_measurements_can_be_drawn() -> None:
+    variants = {(case.operator, case.tensors): case for case in gpu_cases()}
+    assert any(tensors.combined for _, tensors in variants)
+    for case in variants.values():
+        problem = dataclasses.replace(case, batch=3, d=2, h=4).problem("cpu")
+        assert problem.exact(problem.parameters, *problem.points).shape[0] == 3
+
+
 def test_determinants_are_judged_before_they_are_timed(
     without_gpu: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:

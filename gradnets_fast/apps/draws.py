@@ -92,7 +92,7 @@ class Variant:
         if self.combined:
             # Convex modules with potentials of order 1: of large ones the rounding errors are relative errors of f.
             drawn = {name: t.abs() if t.dim() == 1 else t for name, t in drawn.items()}
-            drawn |= {"sharpness": (normal().abs() + 1) / h**0.5, "offset": normal(self.depth)}
+            drawn |= {"sharpness": (normal(1)[0].abs() + 1) / h**0.5, "offset": normal(self.depth)}
         return drawn | {"bias": normal(*self.channels or (d,))}
 
     def _padding(self) -> dict[str, str]:
