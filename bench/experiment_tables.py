@@ -11,6 +11,11 @@ from bench.environment import RESULTS
 from gradnets_fast.apps.bench.readable import duration, times
 
 
+def _source(where: dict[str, Any], name: str) -> str:
+    """By what a result file was written, and where it is."""
+    return f"By `{where['command']}` on {machine_of(where)} ([result file](bench/results/{name}.json))"
+
+
 def calculus(result: dict[str, Any]) -> str:
     """Determinants, Monge–Ampère steps and inverse maps beside plain PyTorch."""
     lines = ["| what | gradnets_fast | plain PyTorch | gain |", "|---|---|---|---|"]
@@ -20,10 +25,7 @@ def calculus(result: dict[str, Any]) -> str:
         gain = times(row["gain"][slowest])
         lines.append(f"| {row['what']} | {duration(ours)} | {slowest}: {duration(others[-1])} | {gain} |")
     where = result["environment"]
-    note = (
-        "Medians of interleaved runs, each result first compared; float32. "
-        f"By `{where['command']}` on {machine_of(where)} ([result file](bench/results/calculus.json))."
-    )
+    note = f"Medians of interleaved runs, each result first compared; float32. {_source(where, 'calculus')}."
     return "\n".join([*lines, "", note])
 
 
@@ -55,7 +57,7 @@ def potential(result: dict[str, Any]) -> str:
     where = result["environment"]
     note = (
         "Medians of interleaved runs, each result first compared; float32; a step is the gradients in all parameters. "
-        f"By `{where['command']}` on {machine_of(where)} ([result file](bench/results/potential.json))."
+        f"{_source(where, 'potential')}."
     )
     return "\n".join([*lines, "", note])
 
@@ -72,8 +74,7 @@ def derivatives(result: dict[str, Any]) -> str:
     where = result["environment"]
     note = (
         "f(x) = Wᵀ tanh(Wx), float32; a step is the quantity and the gradients of x and W. Medians of interleaved "
-        f"runs, each result first compared. By `{where['command']}` on {machine_of(where)} "
-        "([result file](bench/results/derivatives.json))."
+        f"runs, each result first compared. {_source(where, 'derivatives')}."
     )
     return "\n".join([*lines, "", note])
 
@@ -92,8 +93,7 @@ def one_pass(result: dict[str, Any]) -> str:
     where = result["environment"]
     note = (
         "f, the squared error and the gradients in all parameters; float32, tanh. Medians of interleaved runs, each "
-        f"result first compared. By `{where['command']}` on {machine_of(where)} "
-        "([result file](bench/results/one_pass.json))."
+        f"result first compared. {_source(where, 'one_pass')}."
     )
     return "\n".join([*lines, "", note])
 
@@ -111,8 +111,7 @@ def image_bands(result: dict[str, Any]) -> str:
         "f and the gradients of the image and all parameters, convolutions 1→4→8→64 of 5 × 5, tanh, float32; medians "
         "of interleaved runs, each result first compared. Memory is by how much a fresh process grows: in use where "
         "what is freed goes back to the system at once (`MALLOC_MMAP_THRESHOLD_=65536`), and as glibc's allocator "
-        f"works by itself. By `{where['command']}` on {machine_of(where)} "
-        "([result file](bench/results/image_bands.json))."
+        f"works by itself. {_source(where, 'image_bands')}."
     )
     return "\n".join([*lines, "", note])
 
@@ -158,7 +157,7 @@ def transport(result: dict[str, Any]) -> str:
     where, first = result["environment"], result["rows"][0]
     note = (
         f"A Gaussian carried to the standard normal one: means of {len(first['errors'])} seeds, {first['steps']} steps "
-        f"of 1000 points. By `{where['command']}` on {machine_of(where)} ([result file](bench/results/transport.json))."
+        f"of 1000 points. {_source(where, 'transport')}."
     )
     return "\n".join([*lines, "", note])
 
@@ -290,8 +289,7 @@ def denoising(result: dict[str, Any]) -> str:
     )
     note = (
         f"Noise of standard deviation 25/255; total variation has the best weight on each picture. Trained by "
-        f"{settings['training_steps']} steps: {training}. By `{where['command']}` on {machine_of(where)} "
-        "([result file](bench/results/denoising.json))."
+        f"{settings['training_steps']} steps: {training}. {_source(where, 'denoising')}."
     )
     return "\n".join([*lines, "", note])
 
@@ -319,8 +317,7 @@ def backends(result: dict[str, Any]) -> str:
     where = result["environment"]
     note = (
         "kernel: a kernel of that backend; PyTorch: its operators, in pieces of the batch. Cases, and the largest "
-        f"error in units of the largest exact value, float32: {worst}. By `{where['command']}` on {machine_of(where)} "
-        "([result file](bench/results/backends.json))."
+        f"error in units of the largest exact value, float32: {worst}. {_source(where, 'backends')}."
     )
     return "\n".join([*lines, "", note])
 
