@@ -63,18 +63,23 @@ def test_a_failure_is_made_small_and_printed_as_a_program_and_a_run_goes_on(
 
     out, arguments = tmp_path / "fuzz.json", ["fuzz", "--count", "40", "--seed", "3", "--out"]
     monkeypatch.setattr(command, "_BLOCK", 20)
+    commits = iter(["a", "a", "b"])
+    monkeypatch.setattr(command, "environment", lambda text: {"command": text, "commit": next(commits)})
     monkeypatch.setattr(sys, "argv", [*arguments, str(out)])
     monkeypatch.setattr(command, "judge", fails_for_many_units)
     assert command.main() == 1
     program = json.loads(out.read_text())["failed"]["3"]
     assert re.search(r"h=5\b", program)
     assert program in capsys.readouterr().out
-    monkeypatch.setattr(command, "judge", lambda case: pytest.fail("a block is tried again"))
+    tried: list[Case] = []
+    monkeypatch.setattr(command, "judge", tried.append)
     assert command.main() == 1
+    assert not tried
+    assert command.main() == 0  # of other code all is tried again
+    assert len(tried) >= 20
 
 
 @pytest.mark.slow
 def test_the_program_of_a_case_runs() -> None:
     root = Path(__file__).resolve().parents[1]
-    script = f"import sys; sys.path.insert(0, 'tests')\n{case_of('second').program()}"
-    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+    subprocess.run([sys.executable, "-c", case_of("second").program()], cwd=root, check=True)

@@ -1,7 +1,7 @@
 """Tries calls that hypothesis draws, in blocks of which each has a seed of its own: `make fuzz`.
 
-A run that was interrupted goes on after the blocks that have passed.  A failure is made as small as possible, and
-printed as a program.
+A run that was interrupted goes on after its last block, unless the code has changed.  A failure is made as small as
+possible, and printed as a program.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.errors import HypothesisException
@@ -45,6 +46,14 @@ def tried(number: int, count: int) -> Case | None:
     return None
 
 
+def _earlier(path: Path, now: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what an earlier run by the same command of the same code has left."""
+    if not path.exists() or str(now["commit"]).endswith("-modified"):
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if all(found["environment"][name] == now[name] for name in ("command", "commit")) else None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="how many calls")
@@ -52,9 +61,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/fuzz.json"), help="what passed, and what failed")
     options = parser.parse_args()
     command = f"python -m tests.fuzz --count {options.count} --seed {options.seed}"
-    content = {"environment": environment(command), "passed": [], "failed": {}}
-    if options.out.exists() and json.loads(options.out.read_text())["environment"]["command"] == command:
-        content = json.loads(options.out.read_text())
+    content: dict[str, Any] = {"environment": environment(command), "passed": [], "failed": {}}
+    content = _earlier(options.out, content["environment"]) or content
     began, blocks = time.monotonic(), range(options.seed, options.seed + -(-options.count // _BLOCK))
     for block in blocks:
         if block in content["passed"] or str(block) in content["failed"]:
@@ -64,7 +72,10 @@ def main() -> int:
             content["passed"].append(block)
         else:
             content["failed"][str(block)] = case.program()
-            print(f"\n# a call of block {block} fails:\n{case.program()}", flush=True)
+            print(
+                f"\n# a call of block {block} fails; to see it again, run this at the root of the checkout:\n{case.program()}",
+                flush=True,
+            )
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, content)
         done = block - options.seed + 1

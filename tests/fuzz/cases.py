@@ -87,11 +87,11 @@ class Case:
         return draws.oracle(self.operator, self.variant, self.h)(**tensors)
 
     def program(self) -> str:
-        """Return a program that tries the case by itself, where tests/ is on the path."""
+        """Return a program that tries the case by itself, in the checkout's folder."""
         return (
             "from gradnets_fast.apps.draws import Variant\n"
-            "from fuzz.cases import Case\n"
-            "from fuzz.judge import judge\n\n"
+            "from tests.fuzz.cases import Case\n"
+            "from tests.fuzz.judge import judge\n\n"
             f"judge({self!r})\n"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def cases(draw: st.DrawFn) -> Case:
     mode = draw(st.sampled_from(MODES))
     # Each point of a transform's batch is a call of the reference, and a Jacobian has d² numbers.
     widest = 2 if mode == "vmap" or quantity == "jacobian" else 3
-    batch = draw(st.lists(_LENGTHS, max_size=widest).filter(lambda sizes: _product(sizes) <= 300))
+    batch = draw(st.lists(_LENGTHS, max_size=widest).filter(lambda sizes: math.prod(sizes) <= 300))
     variant = draw(variants(family))
     return Case(
         operator=operator,
@@ -64,10 +65,3 @@ def variants(draw: st.DrawFn, family: str) -> Variant:
     else:
         basis, options = (), {"bare": draw(st.booleans())}
     return Variant(family, depth, basis, **options)
-
-
-def _product(sizes: list[int]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
