@@ -72,10 +72,8 @@ def main() -> int:
             content["passed"].append(block)
         else:
             content["failed"][str(block)] = case.program()
-            print(
-                f"\n# a call of block {block} fails; to see it again, run this at the root of the checkout:\n{case.program()}",
-                flush=True,
-            )
+            print(f"\n# a call of block {block} fails; at the root of the checkout this shows it again:", flush=True)
+            print(case.program(), flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, content)
         done = block - options.seed + 1
