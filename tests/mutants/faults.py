@@ -50,7 +50,7 @@ class Fault:
     def switched(self, on: str) -> str:
         """C++ that does what `new` does where the condition holds, and what `old` does elsewhere."""
         if self.old.endswith(";"):
-            return f"if ({on}) {{ {self.new} }} else {{ {self.old} }}"
+            return f"{{ if ({on}) {{ {self.new} }} else {{ {self.old} }} }}"
         return f"({on} ? ({self.new}) : ({self.old}))"
 
     def complaint(self, root: Path) -> str | None:
