@@ -62,11 +62,15 @@ class Workplace:
             (self.folder / "ready").touch()
 
     def _copy(self) -> None:
-        """The files, also those in which a run that was interrupted has left a fault; of csrc/ with all of its own."""
+        """The files, also those in which a run that was interrupted has left a fault; of csrc/ with all of its own.
+
+        An extension that is there stays: it is what `_compile` has made of them.
+        """
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=self.tree, capture_output=True, text=True, check=True)
         extensions = [path.relative_to(self.tree) for path in (self.tree / "gradnets_fast").glob("_C*.so")]
         switched = self._with_switches()
-        for name in [*filter(None, listed.stdout.split("\0")), *map(str, extensions)]:
+        missing = [path for path in extensions if not (self.root / path).exists()]
+        for name in [*filter(None, listed.stdout.split("\0")), *map(str, missing)]:
             target, data = self.root / name, switched.get(name) or (self.tree / name).read_bytes()
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists() or target.read_bytes() != data:
