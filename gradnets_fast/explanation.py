@@ -133,9 +133,9 @@ def _kernel(operator: str, backend: str, x: Tensor, network: Any) -> str:
         return f"PyTorch's own operators, {x.dtype}, on {x.device}"
     from .ops import _cpp, _triton, _triton_account, _triton_conv
 
-    if backend == "triton" and operator in _triton.CONVOLUTIONS:
-        return _triton_conv.describe(x)
-    if backend == "triton":
-        arguments = network and {field.name: getattr(network, field.name) for field in fields(network)}
-        return _triton_account.describe(operator, x, arguments)
-    return _cpp.describe(x.dtype)
+    if backend != "triton":
+        return _cpp.describe(x.dtype)
+    arguments = network and {field.name: getattr(network, field.name) for field in fields(network)}
+    if operator in _triton.CONVOLUTIONS:
+        return _triton_conv.describe(operator, x, arguments)
+    return _triton_account.describe(operator, x, arguments)

@@ -21,7 +21,7 @@ from .mode import Constants
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _WARP = 32
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 """The constants of a launch that the compiler takes, not the kernel."""
 
 
@@ -53,7 +53,7 @@ def function(kernel: str) -> Any:
     return getattr(importlib.import_module(f".{file}", __package__), name)
 
 
-_STORED = ("x", "g", "v", "W", "out", "dx", "dv", "dW", "u", "a", "theta", "dtheta", "memory")
+_STORED = ("x", "g", "v", "W", "out", "dx", "dv", "dW", "u", "a", "theta", "dtheta", "memory", "K", "dK")
 _INTEGERS = (
     *(
         "B",
@@ -68,7 +68,7 @@ _INTEGERS = (
         "rows_per_split",
     ),
     *("bias_splits", "bias_rows", "count", "row_programs", "tiles", "scalar_splits", "scalar_rows"),
-    *("weight_stride", "programs"),
+    *("weight_stride", "programs", "n1", "n2", "filter_rows", "rows"),
 )
 
 

@@ -184,6 +184,53 @@ def pixel_options(layers: int, quantity: str, heads: bool = False) -> Options:
     return {"BC": 4 if layers == 1 or is_closed else 2, "BP": 256, "num_warps": 8 if is_closed else 4}
 
 
+def why_no_strip(kind: str, inputs: int, k1: int, k2: int) -> str | None:
+    """Why no program of `conv_strip` holds what filters (C_in, k1, k2) reach; None if one does.
+
+    >>> why_no_strip("half", 8, 5, 5), why_no_strip("half", 8, 17, 17)
+    (None, 'filters of 8 × 17 × 17: 17 rows of 256 taps are more than a program holds')
+    """
+    taps = _taps(inputs, k2)
+    if k1 <= _MOST_ROWS and k2 <= _MOST_ROWS and taps <= _MOST_TAPS[kind] and k1 * taps <= _MOST_SUMS:
+        return None
+    return f"filters of {inputs} × {k1} × {k2}: {k1} rows of {taps} taps are more than a program holds"
+
+
+_MOST_ROWS, _MOST_SUMS = 16, 384
+_MOST_TAPS = {"half": 64, "tf32": 64, "tf32x3": 32, "ieee": 64}
+"""Of a program of `conv_strip`; products of three take three times the registers, and "ieee" is the interpreter's."""
+
+
+def _taps(inputs: int, k2: int) -> int:
+    """The taps of a row of filters as `conv_strip` has them, padded to the 16 of a matrix unit."""
+    return max(16, _power(inputs) * _power(k2))
+
+
+def _power(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def strip_options(kind: str, depth: int, h: int, filters: tuple[int, int, int], n2: int) -> Options:
+    """The tiles of the kernels of `conv_strip`: W hidden units of a row, BC channels, and KX and TAPS of the filters.
+
+    BC_WEIGHTS: channels of a program for parameters, which keeps k1 · TAPS sums of each in registers.
+
+    filters: C_in, k1 and k2.  n2: columns of an image.
+
+    >>> strip_options("half", 1, 64, (8, 5, 5), 321)["W"], strip_options("half", 4, 64, (1, 13, 13), 321)["TAPS"]
+    (32, 16)
+    """
+    inputs, k1, k2 = filters
+    taps = _taps(inputs, k2)
+    channels = min(64 if depth == 1 else 32, max(16, _power(h)))
+    weights = 16 if k1 * taps > 64 else min(channels, 32)
+    is_simple = taps <= 32 and kind != "tf32x3" and depth == 1
+    width = 64 if is_simple and n2 + k2 - 1 > 32 else 32
+    tiles = {"W": width, "BC": channels, "BC_WEIGHTS": weights, "KX": _power(k2), "TAPS": taps}
+    # Without a limit of registers the assembler spills some to run two programs at a time.
+    return tiles | {"num_warps": 4 if is_simple and taps == 16 else 8, "num_stages": 1, "maxnreg": 240}
+
+
 def matrix_options(d: int, size: int) -> Options:
     """How many d × d matrices of numbers of `size` bytes a program of `cholesky` takes, and its launch options.
 

@@ -16,7 +16,7 @@ from .ridge import Rule
 
 
 @triton.jit
-def _line(at, units, h, SCALED: tl.constexpr):
+def splines_at(at, units, h, SCALED: tl.constexpr):
     """The splines of channels `units`; beyond the last one, those of the last."""
     units = tl.minimum(units, h - 1)[:, None]
     scale = tl.full(units.shape, 1.0, tl.float32)
@@ -26,7 +26,7 @@ def _line(at, units, h, SCALED: tl.constexpr):
 
 
 @triton.jit
-def _weighted(u, a, p, weight, vectors, sums, rule, phi, needs, QUANTITY: tl.constexpr):
+def weighted(u, a, p, weight, vectors, sums, rule, phi, needs, QUANTITY: tl.constexpr):
     """What u, a and p become, whose adjoints are dx and dv and whose products with x, v and g are dK; and `sums`.
 
     "value" φ, a·φ'; "jvp" a·p·φ'', a·φ', p·φ'; "potential" weight·φ; "divergence" weight·n·φ'', weight·φ', with n in
@@ -48,8 +48,8 @@ def _weighted(u, a, p, weight, vectors, sums, rule, phi, needs, QUANTITY: tl.con
 
 
 @triton.jit
-def _weighted_line(u, a, p, weight, line, sums, KNOTS: tl.constexpr, QUANTITY: tl.constexpr):
-    """`_weighted` of splines; sums: of β, s and the values at the knots, wanted or not."""
+def weighted_line(u, a, p, weight, line, sums, KNOTS: tl.constexpr, QUANTITY: tl.constexpr):
+    """`weighted` of splines; sums: of β, s and the values at the knots, wanted or not."""
     if QUANTITY == "value":
         value, slope, sums = spline.value_and_gradients(u, a, line, sums, KNOTS)
         return value, slope, p, sums
@@ -109,12 +109,12 @@ def forward(
     tile = _load(u, place, inside)
     if QUANTITY == "value":
         if KNOTS > 0:
-            result = spline.value(tile, _line(at, units, h, scale is not None), KNOTS)
+            result = spline.value(tile, splines_at(at, units, h, scale is not None), KNOTS)
         else:
             result = cascade.value(tile, cascade.load(at, units, h, phi, 1), phi)
     else:
         if KNOTS > 0:
-            slope = spline.slope(tile, _line(at, units, h, scale is not None), KNOTS)
+            slope = spline.slope(tile, splines_at(at, units, h, scale is not None), KNOTS)
         else:
             slope = cascade.slope(tile, cascade.load(at, units, h, phi, 1), phi)
         # A piecewise linear φ has a slope even at NaN.
@@ -162,7 +162,7 @@ def numbers(
         _, in_image, place, inside = _places(image * blocks + tile % blocks, units, h, pixels, BP)
         points = _load(u, place, inside)
         if KNOTS > 0:
-            line = _line(at, units, h, scale is not None)
+            line = splines_at(at, units, h, scale is not None)
             if QUANTITY == "potential":
                 found = spline.integral(points, line, KNOTS)
             else:
@@ -207,7 +207,7 @@ def backward(
     BC: tl.constexpr,
     BP: tl.constexpr,
 ):
-    """u, a and v = p ← what the gradients need of them, in place, as `_weighted` has it.
+    """u, a and v = p ← what the gradients need of them, in place, as `weighted` has it.
 
     Program (s, c) takes tiles s·per_program … of its channels, image by image, and adds their gradients in β, s and C
     to dvectors[s], (COUNT, h).  Shapes, with C = h channels: u, a, v (count, h, pixels), norms n (h, pixels), weight
@@ -223,7 +223,7 @@ def backward(
     begin = split * per_program
     end = tl.minimum(begin + per_program, count * tl.cdiv(pixels, BP))
     if KNOTS > 0:
-        line = _line(at, units, h, scale is not None)
+        line = splines_at(at, units, h, scale is not None)
         of_line = common.zeros(2, (BC,)) + (tl.zeros((BC, BT), tl.float32),)
     else:
         vectors = cascade.load(at, units, h, phi, 1)
@@ -243,9 +243,9 @@ def backward(
         if weight is not None:
             of_image = tl.where(inside, tl.load(weight + image), 0.0)
         if KNOTS > 0:
-            of_u, of_a, of_v, of_line = _weighted_line(of_u, of_a, of_v, of_image, line, of_line, KNOTS, QUANTITY)
+            of_u, of_a, of_v, of_line = weighted_line(of_u, of_a, of_v, of_image, line, of_line, KNOTS, QUANTITY)
         else:
-            of_u, of_a, of_v, sums = _weighted(
+            of_u, of_a, of_v, sums = weighted(
                 *(of_u, of_a, of_v, of_image, vectors, sums, Rule(rule, SMOOTH), phi, needs, QUANTITY)
             )
         tl.store(u + place, of_u, mask=inside)

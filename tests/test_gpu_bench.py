@@ -21,7 +21,7 @@ import torch
 import gradnets_fast
 from bench import tables
 from bench.gpu import __main__ as command
-from bench.gpu import checks, determinants, fitting, parts, prebuilt, suite
+from bench.gpu import checks, determinants, fitting, images, parts, prebuilt, suite
 from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
@@ -460,6 +460,22 @@ def test_steps_of_fit_are_judged_before_they_are_timed(
         assert "of the first one apart" in fitting.line(fitting.measured(fitting.cases()[0], torch.device("cpu")))
 
 
+def test_convolutional_networks_are_judged_before_they_are_timed(
+    without_gpu: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len({case.label for case in images.cases()}) == 10
+    case = images.Run(2, 6, 5, 4, 3, "float32")
+    monkeypatch.setattr(images, "SECONDS", 0.1)
+    with gradnets_fast.use_backend("cpp"):
+        row = images.measured(case, torch.device("cpu"), rounds=2)
+        assert row["fault"] is None
+        assert list(row["milliseconds"]) == list(images.JOBS)
+        assert all(list(of) == ["one launch", "pieces", "eager"] for of in row["milliseconds"].values())
+        assert images.line(row).startswith("4 filters of 3 × 3, 2 images of 6 × 5, float32: forward one launch ")
+        monkeypatch.setitem(images.CONTENDERS, "pieces", lambda x, K, b: 1.1 * images.CONTENDERS["eager"](x, K, b))
+        assert images.line(images.measured(case, torch.device("cpu"))).startswith("FAILED 4 filters of 3 × 3")
+
+
 def test_a_part_that_fails_keeps_no_other_from_running(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -472,7 +488,7 @@ def test_a_part_that_fails_keeps_no_other_from_running(
     monkeypatch.setattr(command, "run", run)
     assert command.main([]) == 1
     out, error = capsys.readouterr()
-    assert out.split() == ["checks", "prebuilt", "memory", "determinants", "fit", "tables"]
+    assert out.split() == ["checks", "prebuilt", "memory", "determinants", "fit", "images", "tables"]
     assert error.startswith("bench.gpu: measure: CalledProcessError: ")
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels of convolutional ridge networks in Triton's interpreter, and what the compiler says of them."""
+"""The Triton kernels between a library's convolutions in Triton's interpreter, and what the compiler says of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 import gradnets_fast as gf
 from covering import label, slow_but_few, with_each_in_turn
-from gradnets_fast.kernels import conv_launch
+from gradnets_fast.kernels import conv_launch, conv_strip_launch
 from oracle import assert_as_good_as_eager, assert_each_gradient_alone, outputs_and_gradients, second_gradients
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,10 +35,11 @@ each_quantity = pytest.mark.parametrize("quantity", QUANTITIES)
 
 
 @pytest.fixture(autouse=True)
-def _backend_is_there() -> None:
-    """Everything here would pass on another backend too."""
-    kernel = gf.explain("conv_ridge", torch.zeros(1, 1, 5), backend="triton").kernel
-    assert "library convolutions over pieces of up to 32 MiB" in kernel
+def _in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call is one launch here; and everything would pass on another backend too."""
+    monkeypatch.setattr(conv_strip_launch, "QUANTITIES", ())
+    kernel = gf.explain(gf.ConvGradNet(1, 2, 3), torch.zeros(1, 1, 5, 5), backend="triton").kernel
+    assert kernel.startswith("library convolutions over pieces of up to 32 MiB")
     assert "interpreter" in kernel
 
 

@@ -14,6 +14,7 @@ without waiting for its compilation:
     python -m bench.gpu --part memory      # the largest batch that a step fits into memory, beside eager PyTorch's
     python -m bench.gpu --part determinants    # determinants and inverses of matrices beside torch.linalg
     python -m bench.gpu --part fit         # steps of training as CUDA graphs, beside a loop of PyTorch
+    python -m bench.gpu --part images      # convolutional networks in one launch, beside pieces and eager PyTorch
     python -m bench.gpu --part tables      # the documents' tables and the figures, from the result files; needs no GPU
 
 Each part stops when its --minutes are over, the most important cases having come first, and a part that fails keeps no

@@ -26,6 +26,7 @@ _FILES = {
     "memory": "largest_batch.json",
     "determinants": "determinants.json",
     "fit": "fit.json",
+    "images": "images.json",
 }
 PARTS = (*_FILES, "tables")
 
@@ -53,6 +54,8 @@ def run(part: str, arguments: argparse.Namespace) -> bool:
         return parts.run_determinants(budget, write, _say)
     if part == "fit":
         return parts.run_fit(budget, write, _say)
+    if part == "images":
+        return parts.run_images(budget, write, _say)
     checked = [check for check in suite.listed(place, arguments.small) if arguments.case in check.label]
     passed = parts.run_checks(checked, count, budget, write, _say)
     return passed if place.type == "cpu" else parts.sanitized(suite.watched(place), budget, write, _say) and passed

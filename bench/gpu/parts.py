@@ -18,7 +18,7 @@ import torch
 import gradnets_fast
 from bench import largest_batch
 from bench.environment import ROOT
-from bench.gpu import checks, determinants, fitting, prebuilt
+from bench.gpu import checks, determinants, fitting, images, prebuilt
 from bench.gpu.calls import BACKEND
 from bench.gpu.checks import Check
 from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command, pool, share
@@ -104,6 +104,10 @@ def _fitted(task: Task, place: torch.device) -> Answer:
     return fitting.measured(fitting.Run(**task), place)
 
 
+def _convolved(task: Task, place: torch.device) -> Answer:
+    return images.measured(images.Run(**task), place)
+
+
 _ROLES: dict[str, Callable[[Task, torch.device], Answer]] = {
     "checks": _checked,
     "measure": _measured,
@@ -111,6 +115,7 @@ _ROLES: dict[str, Callable[[Task, torch.device], Answer]] = {
     "memory": _fits,
     "determinants": _factored,
     "fit": _fitted,
+    "images": _convolved,
 }
 ROLES = tuple(_ROLES)
 
@@ -310,6 +315,11 @@ def run_determinants(budget: Budget, write: Write, say: Say) -> bool:
 def run_fit(budget: Budget, write: Write, say: Say) -> bool:
     """Measures steps of `fit` beside PyTorch's loop, one case after the other; whether all that were run are right."""
     return _run_rows("fit", fitting, budget, write, say)
+
+
+def run_images(budget: Budget, write: Write, say: Say) -> bool:
+    """Measures convolutional networks, one case after the other; whether all that were run are right."""
+    return _run_rows("images", images, budget, write, say)
 
 
 def _run_rows(role: str, module: Any, budget: Budget, write: Write, say: Say) -> bool:

@@ -164,10 +164,13 @@ def architecture_of(device: int) -> int:
     return int(configuration.tabulated(capability_of(device)))
 
 
-def ridge_mode(x: Tensor, layers: int, settings: Settings) -> Any:
-    """Return the constants with which kernels of the ridge family are compiled for points like x."""
+def ridge_mode(x: Tensor, layers: int, settings: Settings, kind: str | None = None) -> Any:
+    """Return the constants with which kernels of the ridge family are compiled for points like x.
+
+    kind: of the products, where they are not those of matrices.
+    """
     device, heads = -1 if x.device.type == "cpu" else x.get_device(), settings.heads and layers > 1
-    return _mode_of(device, products_of(x), layers, settings.basis, heads)
+    return _mode_of(device, kind or products_of(x), layers, settings.basis, heads)
 
 
 @lru_cache(maxsize=None)

@@ -152,6 +152,16 @@ def _convolution(case: Case, normal: Callable[..., Tensor]) -> dict[str, Tensor]
     return _points(case, normal, 1) | {"K": normal(h, 1, min(d, 5)) / 2} | parameters | _bias(case, normal(1))
 
 
+def _images(case: Case, normal: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """Two channels of 3 × d pixels, and filters of 2 × 3."""
+    rows, d, h = case.size
+    points = {name: normal(rows, 2, 3, d) for name in ("x", "v")[: 1 + case.operator.endswith("_jvp")]}
+    parameters = _cascade(case, normal, 1)
+    if case.form == "strips of splines":
+        parameters["coef"] = normal(1, 9, h)
+    return points | {"K": normal(h, 2, 2, 3) / 3} | parameters | _bias(case, normal(2))
+
+
 def _matrices(case: Case, normal: Callable[..., Tensor]) -> dict[str, Tensor]:
     rows, d, _ = case.size
     G = normal(rows, d, d) / d**0.5
@@ -171,6 +181,9 @@ _FORMS: dict[str, tuple[Draw, Callable[[Case], dict[str, Any]]]] = {
     "skips": (_deep, lambda case: {"basis": ("tanh",) * case.depth, **_structure(case)}),
     "filters": (_convolution, lambda case: {"basis": "tanh", "padding": "zeros"}),
     "spline": (_convolution, lambda case: {"basis": "spline", "padding": "zeros"}),
+    "strips": (_images, lambda case: {"basis": "tanh", "padding": "zeros"}),
+    "strips, circular": (_images, lambda case: {"basis": "tanh", "padding": "circular"}),
+    "strips of splines": (_images, lambda case: {"basis": "spline", "padding": "zeros"}),
     "matrices": (_matrices, lambda case: {}),
 }
 """Name → what draws the tensors, and the arguments that are no tensors."""
@@ -188,6 +201,7 @@ def sample() -> list[Case]:
         ("tf32x3", "ridge", (33, _WIDE, 40), "tanh", 1),
         ("ieee", "symmetric_slogdet", (9, 5, 0), "matrices", 1),
         ("ieee", "conv_ridge", (4, 20, 8), "filters", 1),
+        ("half", "conv_ridge", (1, 40, 20), "strips", 1),
         ("ieee", "conv_ridge_divergence", (3, 20, 8), "spline", 1),
         ("half", "ridge_divergence", (40, 16, 40), "tanh", 1),
         ("half", "ridge_jacobian", (5, 16, 40), "tanh", 1),
@@ -222,6 +236,10 @@ def everything(architecture: int) -> Iterator[Case]:
         for form in ("filters", "spline"):
             if operator in ("", "_divergence") or form == "filters":
                 yield Case(architecture, kind, f"conv_ridge{operator}", (3, 20, 8), form, 1)
+    for kind, form in product(("half", "tf32", "tf32x3"), ("strips", "strips, circular", "strips of splines")):
+        for operator, depth in product(("conv_ridge", "conv_ridge_jvp"), (1, 2)):
+            if depth == 1 or form == "strips, circular":
+                yield Case(architecture, kind, operator, (2, 40, 20), form, depth)
     for d in (1, 3, 5, 17):
         yield Case(architecture, "ieee", "symmetric_slogdet", (9, d, 0), "matrices")
 

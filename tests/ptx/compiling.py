@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 
 from gradnets_fast.kernels import compiler, configuration, launching
-from gradnets_fast.ops import _triton, _triton_cholesky, _triton_deep, _triton_modules
+from gradnets_fast.ops import _triton, _triton_cholesky, _triton_conv, _triton_deep, _triton_modules
 
 _TYPES = {
     torch.float32: "*fp32",
@@ -115,8 +115,9 @@ def launches_to(run: Run, architecture: int, kind: str, cache: dict[str, Compile
         "why_not": lambda device, dtype, tiles=True: None,
         "architecture_of": lambda device: architecture,
         "products_of": lambda x: kind if x.dtype == torch.float32 else "half",
+        "products_of_convolutions": lambda x: kind if x.dtype == torch.float32 else "half",
     }
-    callers = (_triton, _triton_modules, _triton_deep, _triton_cholesky)
+    callers = (_triton, _triton_modules, _triton_deep, _triton_cholesky, _triton_conv)
     kept = [(module, name, getattr(module, name)) for module in callers for name in replaced if hasattr(module, name)]
     modes = [module._mode_of for module in callers if hasattr(module, "_mode_of")]
     for module, name, _ in kept:

@@ -108,6 +108,9 @@ def _bytes(bits: str) -> int:
     return int(bits) // 8
 
 
+_DIRECTIVES = (".reg", ".local", ".reqntid", ".maxntid", ".maxnreg", ".minnctapersm")
+
+
 def _blocks(text: str, first: int) -> list[Block]:
     """All blocks of a text whose first line has this number; threads start at the first."""
     blocks, labels = [Block()], {}
@@ -118,7 +121,7 @@ def _blocks(text: str, first: int) -> list[Block]:
                 labels[label[1]] = len(blocks)
                 blocks.append(Block())
                 part = part[label.end() :]
-            if not part or part.startswith((*_SKIPPED, ".reg", ".local", ".reqntid", ".maxntid", ".minnctapersm")):
+            if not part or part.startswith((*_SKIPPED, *_DIRECTIVES)):
                 continue
             one = _instruction(number, part)
             if one.name[0] in ("bra", "ret", "exit"):
