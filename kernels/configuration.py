@@ -215,7 +215,7 @@ def strip_options(kind: str, depth: int, h: int, filters: tuple[int, int, int], 
 
     BC_WEIGHTS: channels of a program for parameters, which keeps k1 · TAPS sums of each in registers.
 
-    filters: C_in, k1 and k2.  n2: columns of an image.
+    depth: of φ, and 2 or more of splines.  filters: C_in, k1 and k2.  n2: columns of an image.
 
     >>> strip_options("half", 1, 64, (8, 5, 5), 321)["W"], strip_options("half", 4, 64, (1, 13, 13), 321)["TAPS"]
     (32, 16)
@@ -224,7 +224,7 @@ def strip_options(kind: str, depth: int, h: int, filters: tuple[int, int, int], 
     taps = _taps(inputs, k2)
     channels = min(64 if depth == 1 else 32, max(16, _power(h)))
     weights = 16 if k1 * taps > 64 else min(channels, 32)
-    is_simple = taps <= 32 and kind != "tf32x3" and depth == 1
+    is_simple = taps <= 32 and kind == "half" and depth == 1
     width = 64 if is_simple and n2 + k2 - 1 > 32 else 32
     tiles = {"W": width, "BC": channels, "BC_WEIGHTS": weights, "KX": _power(k2), "TAPS": taps}
     # Without a limit of registers the assembler spills some to run two programs at a time.

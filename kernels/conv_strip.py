@@ -248,6 +248,8 @@ def weights_program(
     images,
     dK,
     dvectors,
+    dbias,
+    bias_partials,
     part,
     net,
     shape,
@@ -259,7 +261,12 @@ def weights_program(
     QUANTITY: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """dK and the gradients in β, s and C: BC channels, part.rows blocks of W hidden units, image by image."""
+    """dK and the gradients in β, s and C: BC channels, part.rows blocks of W hidden units, image by image.
+
+    They sum g for dbias besides, unless that is None.
+    """
+    inputs = tl.arange(0, shape.taps // shape.kx)
+    of_bias = tl.zeros((shape.taps // shape.kx, shape.width), tl.float32)
     units = part.tile * BC + tl.arange(0, BC)
     totals = common.zeros(shape.k1 if dK is not None else 0, (BC, shape.taps))
     if KNOTS > 0:
@@ -275,6 +282,10 @@ def weights_program(
         row = (block // blocks) % net.n1
         offset = (block // blocks // net.n1).to(tl.int64) * (shape.inputs * net.n1 * net.n2)
         x, g = images.x + offset, images.g + offset
+        if dbias is not None:
+            at = (inputs[:, None] * net.n1 + row) * net.n2 + columns[None, :]
+            there = (inputs < shape.inputs)[:, None] & (columns < net.n2)[None, :]
+            of_bias += tl.load(g + at, mask=there, other=0.0).to(tl.float32)
         inside = (units < net.h)[:, None] & (columns < net.n2)[None, :]
         u = tl.where(inside, _projected(x, units, row, columns, net, shape, products), 0.0)
         a = tl.where(inside, _projected(g, units, row, columns, net, shape, products), 0.0)
@@ -294,11 +305,15 @@ def weights_program(
                 totals = _add_products(totals, u, x, row, columns, net, shape, products)
                 totals = _add_products(totals, a, images.v + offset, row, columns, net, shape, products)
                 totals = _add_products(totals, p, g, row, columns, net, shape, products)
-    _reduce(dK, dvectors, totals, sums, part, units, net, shape, needs, KNOTS)
+    if dbias is not None:
+        # Programs of other channels sum the same, and store it where nothing reads it.
+        own = bias_partials + (part.tile * part.splits + part.split) * (shape.taps // shape.kx)
+        tl.store(own + inputs, tl.sum(of_bias, 1))
+    _reduce(dK, dvectors, dbias, bias_partials, totals, sums, part, units, net, shape, needs, KNOTS)
 
 
 @triton.jit
-def _reduce(dK, dvectors, totals, sums, part, units, net, shape, needs, KNOTS: tl.constexpr):
+def _reduce(dK, dvectors, dbias, bias_partials, totals, sums, part, units, net, shape, needs, KNOTS: tl.constexpr):
     """Saves this program's sums; the last program of its channels adds up those of all, in order."""
     BC: tl.constexpr = units.shape[0]
     MATRIX: tl.constexpr = BC * shape.taps
@@ -331,6 +346,11 @@ def _reduce(dK, dvectors, totals, sums, part, units, net, shape, needs, KNOTS: t
             total = reduction.total_of(partials + TABLE + cells, part.splits, SIZE)
             at = (len(vectors) + knots) * net.h + units[:, None]
             tl.store(dvectors + at, total, mask=(units < net.h)[:, None] & (knots < KNOTS))
+        if dbias is not None:
+            # Of the first channels: those of others are the same.
+            inputs = tl.arange(0, shape.taps // shape.kx)
+            total = reduction.total_of(bias_partials + inputs, part.splits, shape.taps // shape.kx)
+            tl.store(dbias + inputs, total, mask=(inputs < shape.inputs) & (part.tile + inputs * 0 == 0))
 
 
 @triton.jit
@@ -399,7 +419,9 @@ def backward(
     dv,
     dK,
     dvectors,
+    dbias,
     partials,
+    bias_partials,
     counters,
     count,
     h,
@@ -425,7 +447,7 @@ def backward(
     BC: tl.constexpr,
     BC_WEIGHTS: tl.constexpr,
 ):
-    """dx, dv, dK and dvectors (those of scale, shift and coef, one after the other), unless they are None.
+    """dx, dv, dK, dvectors (those of scale, shift and coef, one after the other) and dbias, unless they are None.
 
     They are the gradients of <g, f(x)> ("value") or <g, J(x) v> ("jvp").  Shapes: g, dx and dv as x, dK as K, and those
     of `forward`.  First come the programs for parameters, which run longest.
@@ -441,7 +463,8 @@ def backward(
         if dK is not None or dvectors is not None:
             part = reduction.Part(partials, counters, program // splits, program % splits, splits, per_program)
             weights_program(
-                *(images, dK, dvectors, part, net, shape, phi, needs, products, KNOTS, BT, QUANTITY, BC_WEIGHTS)
+                *(images, dK, dvectors, dbias, bias_partials, part, net, shape, phi, needs, products),
+                *(KNOTS, BT, QUANTITY, BC_WEIGHTS),
             )
     else:
         strip = program - weight_programs

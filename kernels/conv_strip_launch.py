@@ -84,10 +84,13 @@ def backward(
     most = max(1, isqrt(positions * constants["FILTERS"][5] * tile // _PART))
     splits, per_program = split(positions, 1, blocks, tile * columns, most)
     partials = torch.empty(blocks * splits * tile * columns, dtype=torch.float32, device=x.device)
+    channels = constants["FILTERS"][4] // constants["FILTERS"][3]
+    bias = into.bias if columns else None
+    bias_partials = torch.empty(blocks * splits * channels, dtype=torch.float32, device=x.device)
     strips = programs if into.x is not None or into.v is not None else 0
     arguments = (
         *(x, batch.g, batch.v, K, parameters.scale, parameters.shift, parameters.coef),
-        *(into.x, into.v, into.W, into.vectors, partials, counters(x.device, blocks + 1)),
+        *(into.x, into.v, into.W, into.vectors, bias, partials, bias_partials, counters(x.device, blocks + 1)),
         *(count, h, n1, n2, constants["FILTERS"][1], rows, blocks * splits, splits, per_program),
     )
     try:
@@ -95,7 +98,7 @@ def backward(
     except BaseException:
         forget_counters()
         raise
-    if into.bias is not None:
+    if into.bias is not None and not columns:
         into.bias.copy_(batch.g.flatten(2).sum((0, 2), dtype=torch.float32))
 
 
@@ -106,7 +109,7 @@ def _layout(
     K = convolution.K
     n1, n2 = _planar(convolution.shape[1:])
     k1, k2 = _planar(K.shape[2:])
-    depth = configuration.depth(mode.layers, len(mode.basis))
+    depth = 2 if mode.basis == ("spline",) else configuration.depth(mode.layers, len(mode.basis))
     options = configuration.strip_options(mode.kind, depth, len(K), (K.shape[1], k1, k2), n2)
     kx, taps, width = options.pop("KX"), options.pop("TAPS"), options.pop("W")
     knots = parameters.coef.shape[1] if mode.basis == ("spline",) and parameters.coef is not None else 0

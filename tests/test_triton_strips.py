@@ -174,7 +174,7 @@ from gradnets_fast.kernels.mode import Mode
 architecture, kind, filters, layers, knots, heads = json.loads(sys.argv[1])
 basis = ("spline",) if knots else ("tanh",)
 mode = Mode(architecture, kind, basis, layers, heads=heads)
-tiles = configuration.strip_options(kind, configuration.depth(layers, 1), 64, tuple(filters), 321)
+tiles = configuration.strip_options(kind, 2 if knots else configuration.depth(layers, 1), 64, tuple(filters), 321)
 shape = (*filters, tiles.pop("KX"), tiles.pop("TAPS"), tiles.pop("W"), False)
 constants = mode.constants() | tiles | {"KNOTS": knots, "BT": 32, "FILTERS": shape}
 constants |= {"PRECISION": "ieee" if kind == "half" else kind}
