@@ -276,11 +276,12 @@ def weights_program(
         vectors = cascade.load(net.vectors, units, net.h, phi, 1)
         sums = common.zeros(phi.layers * (needs.scale + needs.shift + len(phi.basis) * needs.coef), (BC,))
     blocks = tl.cdiv(net.n2, shape.width)
-    begin = part.split * part.rows
-    for block in range(begin, tl.minimum(begin + part.rows, images.count * net.n1 * blocks)):
-        columns = (block % blocks) * shape.width + tl.arange(0, shape.width)
-        row = (block // blocks) % net.n1
-        offset = (block // blocks // net.n1).to(tl.int64) * (shape.inputs * net.n1 * net.n2)
+    begin = part.split.to(tl.int64) * part.rows
+    count = tl.cast(images.count, tl.int64) * net.n1 * blocks
+    for block in range(begin, tl.minimum(begin + part.rows, count)):
+        columns = (block % blocks).to(tl.int32) * shape.width + tl.arange(0, shape.width)
+        row = ((block // blocks) % net.n1).to(tl.int32)
+        offset = (block // blocks // net.n1) * (shape.inputs * net.n1 * net.n2)
         x, g = images.x + offset, images.g + offset
         if dbias is not None:
             at = (inputs[:, None] * net.n1 + row) * net.n2 + columns[None, :]
