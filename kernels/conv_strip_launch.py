@@ -36,6 +36,8 @@ def why_not(mode: Mode, quantity: str, convolution: Convolution) -> str | None:
         return f"the {quantity} has no kernel of its own"
     if mode.kind == "ieee" and mode.architecture != configuration.INTERPRETER:
         return "float32 products without TF32 are not for matrix units"
+    if mode.kind == "tf32x3" and quantity == "jvp":
+        return "three products of TF32 in place of one take more registers than there are"
     axes, K = len(convolution.shape) - 1, convolution.K
     if axes > 2:
         return f"images have {axes} axes"

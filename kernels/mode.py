@@ -25,6 +25,16 @@ _WARPS_OF_HEADS = {
 On 10.0 "numbers" are as in the table, for what ptxas makes of more warps there spills.
 """
 
+_TILES_OF_HEADS = {
+    (100, "half", 64): {"BM": 32, "BH": 32, "BM_WEIGHTS": 16, "BH_WEIGHTS": 64},
+    (100, "half", 128): {"maxnreg": 255},
+    (100, "tf32x3", 32): {"BM": 16, "BH": 32, "BM_WEIGHTS": 16, "BH_WEIGHTS": 64},
+}
+"""Architecture, kind and padded d → what "derivatives" of heads have in place of the table's, which spill there.
+
+Without a limit of registers the assembler spills some of d = 128 to run two programs at a time.
+"""
+
 ONE_STAGE = {"num_stages": 1}
 """For divergences' gradients and Jacobians, which use a tile of W or x in registers beside products from shared memory.
 
@@ -113,7 +123,9 @@ class Mode:
         if found is None or not self.heads or fits or self.architecture == configuration.INTERPRETER:
             return found
         needed = _WARPS_OF_HEADS.get(kernel, {}).get(self.kind, 1)
-        return found | {"num_warps": max(found["num_warps"], needed)}
+        place = (self.architecture, self.kind, configuration.padded(d))
+        instead = _TILES_OF_HEADS.get(place, {}) if kernel == "derivatives" else {}
+        return found | {"num_warps": max(found["num_warps"], needed)} | instead
 
     def route(self, kernel: str, d: int) -> str:
         """How "forward" or "backward" is run: "narrow", "fused" or "wide"."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from test_conv import Call, Size, tensors_for
@@ -102,3 +107,26 @@ def test_networks() -> None:
                 ours = method(x)
             with gf.use_backend("reference"):
                 torch.testing.assert_close(ours, method(x), rtol=1e-5, atol=1e-5)
+
+
+_COMPILE = """
+import json, sys
+from gradnets_fast.kernels import offline
+from gradnets_fast.kernels.mode import Mode
+kind, d, name = json.loads(sys.argv[1])
+mode = Mode(100, kind, ("tanh",), 4, heads=True)
+needs = offline.resources(name, mode, d, mode.options("derivatives", d))
+assert needs.fits(100), needs
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "d", "name"),
+    [("half", 64, "potential.backward"), ("half", 128, "divergence.backward"), ("tf32x3", 32, "jvp.backward")],
+)
+def test_what_spilled_with_the_tiles_of_cascades_does_no_longer(kind: str, d: int, name: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    case = json.dumps([kind, d, name])
+    run = subprocess.run([sys.executable, "-c", _COMPILE, case], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
