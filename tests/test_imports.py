@@ -41,15 +41,17 @@ RULES: dict[str, set[str]] = {
 
 APPLICATIONS = {
     "apps/train": {"files", "memory"},
-    "apps/bench": {"accuracy", "draws", "files"},
+    "apps/bench": {"accuracy", "draws", "environment", "files"},
+    "apps/reproduce": {"environment", "files", "train"},
     "apps/doctor": {"accuracy", "draws"},
     "apps/tuning.py": {"files"},
     "apps/accuracy.py": set(),
     "apps/draws.py": set(),
+    "apps/environment.py": set(),
     "apps/files.py": set(),
     "apps/memory.py": set(),
     "apps/text.py": set(),
-    "apps/cli": {"files", "memory", "train", "bench", "doctor", "tuning"},
+    "apps/cli": {"files", "memory", "train", "bench", "doctor", "tuning", "reproduce"},
 }
 """Each application and what it may import of the others."""
 

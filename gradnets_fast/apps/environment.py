@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from ... import __version__
-from ...ops import _cpp
-from . import gpu
+from .. import __version__
+from ..ops import _cpp
 
 _HERE = Path(__file__).resolve()
 
@@ -27,7 +26,7 @@ def environment(command: str, device: torch.device | None = None) -> dict[str, A
         "instruction_set": _cpp.extension().instruction_set() if known else None,
     }
     if device is not None and device.type == "cuda":
-        where |= {**gpu.description(device), "triton": _installed("triton")}
+        where |= {**_description(device), "triton": _installed("triton")}
     return where | versions(command)
 
 
@@ -49,6 +48,30 @@ def versions(command: str) -> dict[str, object]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
     }
+
+
+def _description(device: torch.device) -> dict[str, Any]:
+    """Name, capability, memory, CUDA and driver, for the head of a result file."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "driver": queried("driver_version", device),
+    }
+
+
+def queried(field: str, device: torch.device) -> str:
+    """What nvidia-smi says of a GPU, by its identity: CUDA_VISIBLE_DEVICES may have renumbered them."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    query = ["nvidia-smi", f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]
+    identity = str(getattr(torch.cuda.get_device_properties(index), "uuid", ""))
+    own = [row for row in rows if identity and row[0].endswith(identity)]
+    return (own or rows[index:] or rows)[0][1]
 
 
 def _installed(package: str) -> str | None:

@@ -1,0 +1,9 @@
+"""`gradnets-fast reproduce`: each experiment is a file here, and an entry of EXPERIMENTS."""
+
+from __future__ import annotations
+
+from . import fields
+from .experiment import Experiment as Experiment
+
+EXPERIMENTS: dict[str, Experiment] = {each.name: each for each in (fields.EXPERIMENT,)}
+"""All experiments, by their names."""
