@@ -73,9 +73,12 @@ def cases(settings: Settings) -> list[Case]:
         "nonconvex2d": ("GradNetC", "GradNetM", "MLP", "energy, autograd", LINEAR),
         "polymax": (MODULES, "mGradNetC", "MLP", "input-convex, autograd", LINEAR),
     }
-    seeds = range(settings["seeds"])
+    seeds = {field: range(settings["polymax_seeds" if field == "polymax" else "seeds"]) for field in names}
     return [
-        {"field": field, "network": name, "seed": seed} for field in names for name in names[field] for seed in seeds
+        {"field": field, "network": name, "seed": seed}
+        for field in names
+        for name in names[field]
+        for seed in seeds[field]
     ]
 
 
@@ -189,6 +192,7 @@ EXPERIMENT = Experiment(
     source="Chaudhari, Pranav, Moura, Gradient Networks, arXiv 2404.07361: the fields, and the errors called published",
     settings={
         "seeds": 5,
+        "polymax_seeds": 3,
         "points": 100_000,
         "plane_steps": 20_000,
         "plane_batch": 1000,
@@ -196,7 +200,7 @@ EXPERIMENT = Experiment(
         "polymax_steps": 10_000,
         "polymax_batch": 100,
     },
-    quick={"seeds": 1, "points": 10_000, "plane_steps": 200, "polymax_d": 12, "polymax_steps": 200},
+    quick={"seeds": 1, "polymax_seeds": 1, "points": 10_000, "plane_steps": 200, "polymax_d": 12, "polymax_steps": 200},
     cases=cases,
     run=run,
     table=table,
