@@ -22,6 +22,8 @@ from gradnets_fast.apps.bench.figure import save_figure
 from gradnets_fast.apps.bench.readable import duration, size, times, title
 from gradnets_fast.apps.bench.results import over_compile
 from gradnets_fast.apps.bench.work import JOBS
+from gradnets_fast.apps.reproduce import EXPERIMENTS
+from gradnets_fast.apps.reproduce.runner import read, rows_of
 
 
 def wheel_sizes(result: dict[str, Any]) -> str:
@@ -291,6 +293,17 @@ def _of_result(table: Callable[[dict[str, Any]], str], name: str) -> Callable[[]
     return lambda: table(_result(name))
 
 
+def experiment(path: Path) -> str:
+    """The table of one run of `gradnets-fast reproduce`, and where it was measured."""
+    content = read(path)
+    rows, where = rows_of(content), content["environment"]
+    note = (
+        f"By `{where['command']}`, {len(rows)} cases in {sum(row['seconds'] for row in rows) / 60:.0f} minutes, on "
+        f"{machine_of(where)} ([result file](bench/results/reproduce/{path.name}))."
+    )
+    return "\n".join([EXPERIMENTS[content["experiment"]].table(rows), "", note])
+
+
 DOCS = ROOT / "docs"
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"summary": lambda: summary(*map(_result, ("cpu", "training_gain", "largest_batch_cpu")))},
@@ -309,6 +322,9 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "calculus": _of_result(of.calculus, "calculus"),
         "potential": _of_result(of.potential, "potential"),
         "densities": _of_result(of.densities, "densities"),
+    },
+    DOCS / "experiments.md": {
+        path.stem: partial(experiment, path) for path in sorted((RESULTS / "reproduce").glob("*.json"))
     },
     DOCS / "deep.md": {
         "one_pass": _of_result(of.one_pass, "one_pass"),
