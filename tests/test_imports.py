@@ -32,6 +32,7 @@ RULES: dict[str, set[str]] = {
     "fitting": {"torch", "fitting", "nn", "functional", "ops", "backend", "errors"},
     "flows.py": {"torch", "convex", "nn", "errors"},
     "interop": {"torch", "interop", "convex", "nn", "errors"},
+    "score.py": {"torch", "errors"},
     "structure.py": {"torch", "nn", "functional", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
     "apps/doctor": {"torch", "rich", "apps", "functional", "ops", "backend", "reference", "__version__"},
