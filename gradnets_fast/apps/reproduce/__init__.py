@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from . import fields
+from . import fields, optimise, score
 from .experiment import Experiment as Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {each.name: each for each in (fields.EXPERIMENT,)}
+EXPERIMENTS: dict[str, Experiment] = {
+    each.name: each for each in (fields.EXPERIMENT, score.EXPERIMENT, optimise.EXPERIMENT)
+}
 """All experiments, by their names."""
