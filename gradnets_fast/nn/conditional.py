@@ -130,8 +130,8 @@ class Conditional(nn.Module):
             kinds = "a RidgeGradNet, GradNetC or GradNetM, or their monotone kin"
             fix = "pass x and c to the network itself"
             raise TypeError(message(where, "net", kinds, type(fixed).__name__, fix))
-        weights = fixed.mmgn_modules if isinstance(fixed, GradNetM) else fixed
-        W = weights.W
+        weights: Any = fixed.mmgn_modules if isinstance(fixed, GradNetM) else fixed
+        W: Tensor = weights.W
         check_like(where, "c", c, (self.context_dim,), "(context_dim,)", W)
         *offsets, bias = fixed.bias if isinstance(fixed, GradNetC) else (weights.b, fixed.bias)
         for offset in offsets:

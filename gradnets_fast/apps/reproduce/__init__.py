@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import fields, optimise, score
+from . import fields, machine, optimise, score
 from .experiment import Experiment as Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
-    each.name: each for each in (fields.EXPERIMENT, score.EXPERIMENT, optimise.EXPERIMENT)
+    each.name: each for each in (fields.EXPERIMENT, score.EXPERIMENT, optimise.EXPERIMENT, machine.EXPERIMENT)
 }
 """All experiments, by their names."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import gradnets_fast
 from gradnets_fast import convex
 
-from .contest import relative, sized, trained
+from .contest import newton, relative, sized, trained
 from .experiment import Case, Row, Settings
 from .peers import mlp, parameters
 
@@ -40,23 +40,6 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         f: Tensor = x @ self.A + self.offset
         return f
-
-
-def newton(f: nn.Module, y: Tensor) -> Tensor:
-    """f(x) = y by 50 Newton steps that are halved until the residual falls, of a map without the package's solver."""
-    x = torch.zeros_like(y)
-    jacobian = torch.func.vmap(torch.func.jacrev(f))
-    with torch.no_grad():
-        for _ in range(50):
-            r = f(x) - y
-            step = torch.linalg.lstsq(jacobian(x), r.unsqueeze(-1)).solution.squeeze(-1)
-            length = torch.ones_like(x[:, :1])
-            for _ in range(10):
-                length = torch.where(
-                    (f(x - length * step) - y).norm(dim=1) < r.norm(dim=1), length[:, 0], length[:, 0] / 2
-                ).unsqueeze(1)
-            x = x - length * step
-    return x
 
 
 def potential(case: Case, settings: Settings) -> Row:

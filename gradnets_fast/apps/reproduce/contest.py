@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .peers import mlp, parameters
+from .peers import Map, jacobians, mlp, parameters
 
 
 def sized(make: Callable[[int], nn.Module], budget: int) -> Any:
@@ -54,6 +54,22 @@ def trained(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float)
         optimizer.step()
         spent.append(time.perf_counter() - start)
     return 1e3 * statistics.median(spent)
+
+
+def newton(f: Map, y: Tensor) -> Tensor:
+    """f(x) = y by 50 Newton steps that are halved until the residual falls, of a map without the package's solver."""
+    x = torch.zeros_like(y)
+    for _ in range(50):
+        J = jacobians(f, x)
+        with torch.no_grad():
+            r = f(x) - y
+            step = (torch.linalg.pinv(J) @ r.unsqueeze(-1)).squeeze(-1)
+            length = torch.ones_like(x[:, :1])
+            for _ in range(10):
+                falls = (f(x - length * step) - y).norm(dim=1) < r.norm(dim=1)
+                length = torch.where(falls.unsqueeze(1), length, length / 2)
+            x = x - length * step
+    return x
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

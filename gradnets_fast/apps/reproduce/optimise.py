@@ -86,7 +86,7 @@ def _potential_table(found: Mapping[str, Sequence[Row]]) -> str:
     return markdown(header, lines) + (
         "\n\nGap: how far the objective itself is above its minimum where the learned one has its own, over how far "
         "it is at 0.  Minima of gradient networks are by `convex.inverse`, the others' by Newton's method with "
-        "`vmap(jacrev)`; of points that were solved.  Mean of the seeds (least – largest)."
+        "Jacobians by autograd; of points that were solved.  Mean of the seeds (least – largest)."
     )
 
 
