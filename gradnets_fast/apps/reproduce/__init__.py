@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from . import fields, machine, optimise, score
+from . import expressive, fields, machine, optimise, score
 from .experiment import Experiment as Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
-    each.name: each for each in (fields.EXPERIMENT, score.EXPERIMENT, optimise.EXPERIMENT, machine.EXPERIMENT)
+    each.name: each
+    for each in (fields.EXPERIMENT, score.EXPERIMENT, optimise.EXPERIMENT, machine.EXPERIMENT, expressive.EXPERIMENT)
 }
 """All experiments, by their names."""

@@ -60,12 +60,13 @@ class Exact(nn.Module):
 
 
 NETWORKS: dict[str, Any] = {
-    "GradNetM, 8 modules": lambda d, h: gradnets_fast.GradNetM(8, d, h, "weighted_softmax", linear="symmetric"),
-    "GradNetC, 3 layers": lambda d, h: gradnets_fast.GradNetC(3, d, h, "tanh", linear="symmetric"),
-    "DeepGradNet, 2 layers": lambda d, h: gradnets_fast.DeepGradNet(d, (h, h), "silu", linear="symmetric"),
+    "GradNetM, 8 modules": lambda d, h: gradnets_fast.GradNetM(8, d, h, "weighted_softmax", linear="psd"),
+    "GradNetC, 3 layers": lambda d, h: gradnets_fast.GradNetC(3, d, h, "tanh", linear="psd"),
+    "DeepGradNet, 2 layers": lambda d, h: gradnets_fast.DeepGradNet(d, (h, h), "tanh", linear="psd"),
     UNCONSTRAINED: Unconstrained,
 }
-"""By name: (d, width) -> a network that learns f, minus the score."""
+"""By name: (d, width) -> a network that learns f, minus the score.  Of the first three all but the linear part of f is
+bounded, and that is positive definite, so that exp(−E) has an integral and no chain runs away."""
 
 
 def mixture(d: int, width: float) -> MixtureSameFamily:
