@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from . import expressive, fields, machine, optimise, score
+from . import colour, expressive, fields, machine, optimise, score
 from .experiment import Experiment as Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     each.name: each
-    for each in (fields.EXPERIMENT, score.EXPERIMENT, optimise.EXPERIMENT, machine.EXPERIMENT, expressive.EXPERIMENT)
+    for each in (
+        fields.EXPERIMENT,
+        score.EXPERIMENT,
+        optimise.EXPERIMENT,
+        machine.EXPERIMENT,
+        expressive.EXPERIMENT,
+        colour.EXPERIMENT,
+    )
 }
 """All experiments, by their names."""

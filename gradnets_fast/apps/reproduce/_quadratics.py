@@ -152,7 +152,8 @@ def quadratic(case: Case, settings: Settings) -> Row:
         for k in range(settings["iterations"]):
             x = step(x, k)
             errors.append(energy(Q, x - best).clamp(min=0).sqrt())
-    row["curve"] = [float((error / errors[0]).median()) for error in errors]
+    falls = [(error / errors[0]).nan_to_num(torch.inf) for error in errors]  # NaN where numbers have left their range
+    row["curve"], row["diverged"] = [float(fall.median()) for fall in falls], float((falls[-1] > 1).float().mean())
     if rate is not None:
         above = [error > 1e-3 * errors[0] for error in errors]  # below, rounding shows
         ratios = [(after / before / rate)[far] for before, after, far in zip(errors, errors[1:], above[1:])]

@@ -252,7 +252,7 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     around = currents(torch.tensor([0.08, 0.05]).expand(61, 2), angles)
     for k, (name, colour) in enumerate((("i_d", "#1b6b93"), ("i_q", "#c1440e"))):
         right.plot(torch.rad2deg(angles), around[:, k], color=colour, label=f"${name}$")
-    right.set(title="A at (80, 50) mVs", xlabel="electrical angle of the rotor, degrees")
+    right.set(title="A at (80, 50) mVs", xlabel="electrical angle, degrees")
     right.legend(frameon=False)
     return {"machine": figure}
 

@@ -48,13 +48,23 @@ def _size(of: Sequence[Row]) -> str:
 
 def _quadratic_table(found: Mapping[str, Sequence[Row]]) -> str:
     places = (2, 5, 20, -1)
-    lines = [[method, _size(of), *_numbers(of, *places, "rate")] for method, of in found.items()]
+    lines = []
+    for method, of in found.items():
+        worse = of_seeds([100 * row["diverged"] for row in of])
+        lines.append([method, _size(of), *_numbers(of, *places), worse, *_numbers(of, "rate")])
     last = len(next(iter(found.values()))[0]["curve"]) - 1
-    header = ["step, quadratics", "parameters", *(f"error after {k}" for k in (*places[:-1], last)), "certified rate"]
+    header = [
+        "step, quadratics",
+        "parameters",
+        *(f"error after {k}" for k in (*places[:-1], last)),
+        "diverged, %",
+        "certified rate",
+    ]
     learned = found["learned step"]
     certified, closest = min(row["certified"] for row in learned), max(row["of_the_rate"] for row in learned)
     return markdown(header, lines) + (
-        "\n\nError: of x in the norm of Q, relative to that at 0, median of new problems.  The rate is certified to be "
+        "\n\nError: of x in the norm of Q, relative to that at 0, median of new problems; diverged: of how "
+        "many it is larger at the end.  The rate is certified to be "
         f"below 1 for {100 * certified:.0f} % of the problems; the slowest step that was seen is {closest:.2f} of it."
     )
 

@@ -182,7 +182,7 @@ EXPERIMENT = Experiment(
         "sigma": 0.2,
         "parameters": 1200,
         "batch": 250,
-        "steps": 1500,
+        "steps": 1000,
         "rate": 1e-2,
         "test": 2000,
         "chain": 300,
