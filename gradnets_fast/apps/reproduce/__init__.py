@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from . import fields
+from . import fields, potential, structure
 from .experiment import Experiment as Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {each.name: each for each in (fields.EXPERIMENT,)}
+EXPERIMENTS: dict[str, Experiment] = {
+    each.name: each
+    for each in (
+        fields.EXPERIMENT,
+        potential.EXPERIMENT,
+        structure.EXPERIMENT,
+    )
+}
 """All experiments, by their names."""
