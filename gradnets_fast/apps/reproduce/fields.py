@@ -193,8 +193,8 @@ EXPERIMENT = Experiment(
     title="Gradient fields learned by gradient networks, plain networks, energies by autograd and linear maps.",
     source="Chaudhari, Pranav, Moura, Gradient Networks, arXiv 2404.07361: the fields, and the errors called published",
     settings={
-        "seeds": 5,
-        "polymax_seeds": 3,
+        "seeds": 3,
+        "polymax_seeds": 2,
         "points": 100_000,
         "plane_steps": 20_000,
         "plane_batch": 1000,
