@@ -116,33 +116,6 @@ def image_bands(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def structure(result: dict[str, Any]) -> str:
-    """Planted structure: what was found, its error and time, beside a network that does not look for it."""
-    lines = [
-        "| planted | network | hidden units | parameters | error | sine of the angle to what was planted | f |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    labels = {"sparse": "3 ridge functions, d = 10", "low rank": "2 directions, d = 20"}
-    for kind in dict.fromkeys(row["planted as"] for row in result["rows"]):
-        rows = [row["networks"] for row in result["rows"] if row["planted as"] == kind]
-        for name in rows[0]:
-            of = [networks[name] for networks in rows]
-            units = ", ".join(str(one["units"]) for one in of)
-            count = ", ".join(dict.fromkeys(str(one["parameters"]) for one in of))
-            error, angle, spent = (
-                statistics.mean(one[key] for one in of) for key in ("error", "angle", "milliseconds")
-            )
-            lines.append(
-                f"| {labels[kind]} | {name} | {units} | {count} | {_percent(error)} | {angle:.3f} | {spent:.2f} ms |"
-            )
-    where = result["environment"]
-    note = (
-        "500 noisy points; relative errors on 10,000 others, angles and times of f there are means of the seeds. By "
-        f"`{where['command']}` on {machine_of(where)} ([result file](bench/results/structure.json))."
-    )
-    return "\n".join([*lines, "", note])
-
-
 def transport(result: dict[str, Any]) -> str:
     """The error of the map from a Gaussian to the standard normal one, by dimension."""
     kinds = {"mgradnet-c": "mGradNetC, 4 layers of 32", "mgradnet-m": "mGradNetM, 4 modules of 32"}
@@ -184,24 +157,6 @@ def densities(result: dict[str, Any], folder: Path = RESULTS) -> str:
         f"`{where['command']}` on {machine_of(where)}, zuko {result['zuko']}, scikit-learn {result['sklearn']} "
         f"([result file](bench/results/densities.json)); times by `{timed['environment']['command']}`, "
         "[with nothing beside it](bench/results/densities_times.json)."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def joint_fit(result: dict[str, Any]) -> str:
-    """Relative errors of gradient / potential by what is fitted."""
-    targets = [*result["rows"][0]["errors"]]
-    lines = [f"| field | points | {' | '.join(targets)} |", "|---|---|" + "---|" * len(targets)]
-    for row in result["rows"]:
-        found = (row["errors"][target] for target in targets)
-        cells = (
-            " / ".join(f"{_percent(statistics.mean(of[name]))}" for name in ("gradient", "potential")) for of in found
-        )
-        lines.append(f"| {row['field']} | {row['points']} | {' | '.join(cells)} |")
-    where = result["environment"]
-    note = (
-        "Relative errors of gradient / potential on a grid, means of the seeds. By "
-        f"`{where['command']}` on {machine_of(where)} ([result file](bench/results/joint_fit.json))."
     )
     return "\n".join([*lines, "", note])
 

@@ -335,7 +335,6 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "published_2d": _of_result(of.published_2d, "published_2d"),
         "polymax": _of_result(of.polymax, "polymax"),
     },
-    DOCS / "usage.md": {"structure": _of_result(of.structure, "structure")},
     DOCS / "scaling.md": {
         "image_bands": _of_result(of.image_bands, "image_bands"),
         "largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu"),
@@ -343,7 +342,6 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "training.md": {
         "fit": _of_result(of.fit, "fit"),
         "transport": _of_result(of.transport, "transport"),
-        "joint_fit": _of_result(of.joint_fit, "joint_fit"),
     },
     DOCS / "release.md": {"wheel_sizes": _of_result(wheel_sizes, "wheel_sizes")},
 }

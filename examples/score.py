@@ -20,8 +20,7 @@ import gradnets_fast
 from gradnets_fast.score import denoising_score_loss, langevin, score_matching_loss
 
 WIDTH, SIGMA = 0.4, 0.2
-angles = 2 * math.pi * torch.arange(6) / 6
-CENTRES = 1.5 * torch.stack([angles.cos(), angles.sin()], 1)
+CENTRES = 1.5 * torch.tensor([[math.cos(k * math.pi / 3), math.sin(k * math.pi / 3)] for k in range(6)])
 
 
 def mixture(width: float) -> MixtureSameFamily:
@@ -57,8 +56,7 @@ by_denoising = learned(lambda net, x: denoising_score_loss(net, x, SIGMA))
 
 def exact_score(density: MixtureSameFamily, x: Tensor) -> Tensor:
     """∇log p, (n, 2)."""
-    x = x.detach().requires_grad_()
-    return torch.autograd.grad(density.log_prob(x).sum(), x)[0]
+    return torch.func.grad(lambda x: density.log_prob(x).sum())(x)
 
 
 results = {}
@@ -71,8 +69,7 @@ results["share of steps rejected"] = 1 - float(found.accepted.mean())
 results["error of the samples' covariance"] = float(
     (torch.cov(found.x.T) - torch.cov(clean.sample((50_000,)).T)).norm()
 )
-for name, value in results.items():
-    print(f"{name:45}{value:.3f}")
+print("\n".join(f"{name:45}{value:.3f}" for name, value in results.items()))
 
 # %%
 # The density exact and from the potential, normalised on the grid, with the score and the samples.
@@ -88,5 +85,5 @@ for axes, (title, log_p) in zip(panels, densities.items()):
     axes.set(title=title, aspect="equal")
 panels[1].quiver(*arrows.T, *at.T, color="#222222", width=0.004)
 panels[2].scatter(*found.x.T, s=3, linewidths=0, color="#1b6b93")
-panels[2].set(title="samples, by Langevin's dynamics", aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
+panels[2].set(title="samples", aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
 plt.show()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from . import colour, expressive, fields, machine, optimise, score
+from . import colour, expressive, fields, machine, optimise, potential, score, structure
 from .experiment import Experiment as Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     each.name: each
     for each in (
         fields.EXPERIMENT,
+        potential.EXPERIMENT,
+        structure.EXPERIMENT,
         score.EXPERIMENT,
         optimise.EXPERIMENT,
         machine.EXPERIMENT,

@@ -14,7 +14,8 @@ from gradnets_fast import convex
 
 from .contest import newton, relative, sized, trained
 from .experiment import Case, Row, Settings
-from .peers import mlp, parameters
+from .measures import parameters
+from .peers import mlp
 
 METHODS = ("mGradNetM", "mGradNetC", "mDeepGradNet", "MLP", "linear map")
 

@@ -20,7 +20,7 @@ from gradnets_fast import convex
 
 from .contest import Residual, sized, trained
 from .experiment import Case, Row, Settings
-from .peers import parameters
+from .measures import parameters
 
 METHODS = (
     "learned step",

@@ -18,7 +18,7 @@ from gradnets_fast import convex
 
 from .contest import Residual, relative, sized, trained
 from .experiment import Case, Row, Settings
-from .peers import parameters
+from .measures import parameters
 
 METHODS = ("learned operator", "operator by an MLP", "ISTA", "FISTA", "ISTA, group thresholds")
 MOST = 1000

@@ -22,7 +22,8 @@ from gradnets_fast import convex
 
 from .contest import grouped, markdown, of_seeds, sized, trained
 from .experiment import Case, Experiment, Row, Settings
-from .peers import Map, parameters
+from .measures import parameters
+from .peers import Map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

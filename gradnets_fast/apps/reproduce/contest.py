@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .peers import Map, jacobians, mlp, parameters
+from .measures import jacobians, parameters
+from .peers import Map, mlp
 
 
 def sized(make: Callable[[int], nn.Module], budget: int) -> Any:

@@ -21,7 +21,8 @@ import gradnets_fast
 from ..train.fields import make_field
 from .contest import grouped, markdown, of_seeds, relative, significant, sized
 from .experiment import Case, Experiment, Row, Settings
-from .peers import ByAutograd, ConvexEnergy, mlp, parameters
+from .measures import parameters
+from .peers import ByAutograd, ConvexEnergy, mlp
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

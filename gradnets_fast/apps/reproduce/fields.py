@@ -19,8 +19,10 @@ import gradnets_fast
 from ..train.fields import make_field
 from ..train.losses import decibel, mean_squared_error, nearest_module_loss
 from ..train.ranks import Ranks
+from .drawing import MARK, OTHER, OURS
 from .experiment import Case, Experiment, Row, Settings
-from .peers import ByAutograd, ConvexEnergy, Map, asymmetry, jacobians, least_squares, mlp, negativity, parameters
+from .measures import asymmetry, jacobians, negativity, parameters
+from .peers import ByAutograd, ConvexEnergy, Map, least_squares, mlp
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,11 +174,11 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     for axis, field in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         of_field = {name: of for (where, name), of in found.items() if where == field}
         for y, (name, of) in enumerate(of_field.items()):
-            colour = "#1b6b93" if "GradNet" in name else "#8d99ae"
+            colour = OURS if "GradNet" in name else OTHER
             axis.scatter([row["error_db"] for row in of], [y] * len(of), color=colour, s=28)
             published = PUBLISHED.get((field, name.partition(",")[0]))
             if published is not None:
-                axis.scatter(float(published.partition(" ")[0]), y, color="#c1440e", marker="|", s=260, linewidths=2)
+                axis.scatter(float(published.partition(" ")[0]), y, color=MARK, marker="|", s=260, linewidths=2)
         axis.set_yticks(range(len(of_field)), list(of_field))
         axis.set_ylim(len(of_field) - 0.5, -0.5)
         axis.set(title=field, xlabel="error, dB (left is better)")
@@ -191,8 +193,8 @@ EXPERIMENT = Experiment(
     title="Gradient fields learned by gradient networks, plain networks, energies by autograd and linear maps.",
     source="Chaudhari, Pranav, Moura, Gradient Networks, arXiv 2404.07361: the fields, and the errors called published",
     settings={
-        "seeds": 5,
-        "polymax_seeds": 3,
+        "seeds": 3,
+        "polymax_seeds": 2,
         "points": 100_000,
         "plane_steps": 20_000,
         "plane_batch": 1000,

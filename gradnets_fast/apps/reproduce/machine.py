@@ -26,7 +26,8 @@ from gradnets_fast.export import to_c
 
 from .contest import grouped, markdown, newton, of_seeds, relative, sized, trained
 from .experiment import Case, Experiment, Row, Settings
-from .peers import Map, jacobians, mlp, parameters
+from .measures import jacobians, parameters
+from .peers import Map, mlp
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""What networks are compared with: plain networks, energies by autograd, linear maps; and the measures of all."""
+"""What networks are compared with: plain networks, energies by autograd, linear maps."""
 
 from __future__ import annotations
 
@@ -71,31 +71,3 @@ def least_squares(x: Tensor, g: Tensor, monotone: bool) -> Map:
         values, vectors = torch.linalg.eigh(A)
         A = vectors @ torch.diag(values.clamp(min=0)) @ vectors.T
     return lambda x: (x - centre) @ A + mean
-
-
-def parameters(net: object) -> int:
-    """How many numbers a network learns."""
-    return sum(p.numel() for p in net.parameters()) if isinstance(net, nn.Module) else 0
-
-
-def jacobians(f: Map, x: Tensor) -> Tensor:
-    """The Jacobians of any map at some points by autograd, (n, d, d)."""
-    leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
-        rows = [torch.autograd.grad(part.sum(), leaf, retain_graph=True)[0] for part in f(leaf).unbind(-1)]
-    return torch.stack(rows, -2)
-
-
-def asymmetry(J: Tensor) -> float:
-    """The largest |J − Jᵀ| / |J| of some Jacobians, in the Frobenius norm: 0 of a gradient."""
-    return float(((J - J.mT).norm(dim=(-2, -1)) / J.norm(dim=(-2, -1))).max())
-
-
-def negativity(J: Tensor) -> float:
-    """How far below 0 an eigenvalue of (J + Jᵀ)/2 is at most, over the largest |eigenvalue|: 0 of a convex potential.
-
-    >>> round(negativity(torch.diag(torch.tensor([2.0, -0.5]))), 3)
-    0.25
-    """
-    values = torch.linalg.eigvalsh((J + J.mT) / 2)
-    return float((-values.min(-1).values / values.abs().max(-1).values).max().clamp(min=0))

@@ -15,7 +15,8 @@ from gradnets_fast.score import denoising_score_loss, langevin, score_matching_l
 
 from .contest import grouped, markdown, of_seeds, relative, sized, trained
 from .experiment import Case, Experiment, Row, Settings
-from .peers import mlp, parameters
+from .measures import parameters
+from .peers import mlp
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
