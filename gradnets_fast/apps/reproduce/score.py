@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXACT, UNCONSTRAINED = "exact score", "MLP"
-SHOWN = 1000
+SHOWN = 500
 """Samples that a result keeps for the figure."""
 
 
@@ -129,8 +129,8 @@ def run(case: Case, settings: Settings) -> Row:
             continue  # without an energy there is no rule to accept a step by
         found = langevin(net, start, settings["chain"], settings["step"], metropolis)
         row[name] = sliced_wasserstein(found.x, density.sample((len(x),)))
-        if d == 2 and case["seed"] == 0 and not metropolis:
-            row["samples"] = [[round(value, 2) for value in point] for point in found.x[:SHOWN].tolist()]
+        if d == 2 and not (sigma or metropolis or case["seed"]):
+            row["samples"] = [round(value, 2) for value in found.x[:SHOWN].flatten().tolist()]
     row["floor"] = sliced_wasserstein(x, density.sample((len(x),)))
     return row
 
@@ -157,7 +157,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     """Samples in the plane, drawn with each score that was learned by exact score matching."""
-    shown = [row for row in rows if "samples" in row and row["loss"] == "exact"]
+    shown = [row for row in rows if "samples" in row]
     if not shown:
         return {}
     from matplotlib.figure import Figure
@@ -167,7 +167,7 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     p = mixture(2, settings["width"]).log_prob(torch.cartesian_prod(line, line)).exp().view(120, 120)
     for axes, row in zip(figure.subplots(1, len(shown), sharex=True, sharey=True).flat, shown):
         axes.contour(line, line, p.T, levels=6, colors="#8d99ae", linewidths=0.7)
-        axes.scatter(*zip(*row["samples"]), s=3, linewidths=0, color="#1b6b93")
+        axes.scatter(row["samples"][::2], row["samples"][1::2], s=4, linewidths=0, color="#1b6b93")
         axes.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal", xticks=[], yticks=[])
         axes.set_title(row["network"], fontsize="small")
     return {"score": figure}
