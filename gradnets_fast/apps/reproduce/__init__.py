@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from . import fields, potential, structure
+from . import energies, fields, hamiltonian, poisson, potential, structure, surface, transport
 from .experiment import Experiment as Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {
-    each.name: each
-    for each in (
-        fields.EXPERIMENT,
-        potential.EXPERIMENT,
-        structure.EXPERIMENT,
-    )
-}
+_FILES = (fields, potential, structure, hamiltonian, energies, surface, poisson, transport)
+EXPERIMENTS: dict[str, Experiment] = {each.EXPERIMENT.name: each.EXPERIMENT for each in _FILES}
 """All experiments, by their names."""
