@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from bench.environment import RESULTS
-from bench.experiment_tables import DEMONSTRATIONS, spaced, three_digits
-from gradnets_fast.apps.bench.readable import duration
+from bench.experiment_tables import COMMANDS, DEMONSTRATIONS, spaced, three_digits
+from gradnets_fast.apps.readable import duration
 
 OURS = "gradnets_fast"
 
@@ -106,7 +106,9 @@ def _of_speed() -> Iterator[Row]:
             found = {OURS: row["contenders"]["ours"], "autograd": row["contenders"]["autograd"]}
             job = f"{task}, d = {row['d']}" if "d" in row else task
             spent = {of: contender["step_ms"] for of, contender in found.items()}
-            yield _timed(job, "a step, to the same error", spent, f"deep/{name}")
+            yield _timed(
+                job, "a step, to the same error", spent, f"deep/{name}", f"gradnets-fast reproduce {COMMANDS[name]}"
+            )
     for row in _result("calculus")["rows"]:
         if row["what"].startswith(("inverse", "Monge–Ampère step, mGradNetC, 4 layers of 32, d = 8")):
             *_, baseline = row["milliseconds"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS
-from gradnets_fast.apps.bench.readable import duration, times
+from gradnets_fast.apps.readable import duration, times
 
 
 def _source(where: dict[str, Any], name: str) -> str:
@@ -130,7 +130,8 @@ def transport(result: dict[str, Any]) -> str:
     where, first = result["environment"], result["rows"][0]
     note = (
         f"A Gaussian carried to the standard normal one: means of {len(first['errors'])} seeds, {first['steps']} steps "
-        f"of 1000 points. {_source(where, 'transport')}."
+        "of 1000 points. Each by `gradnets-fast train --task transport --dim D --arch ARCH --embed-dim 32 --steps 300 "
+        f"--samples 300000 --seed SEED`, on {machine_of(where)} ([result file](bench/results/transport.json))."
     )
     return "\n".join([*lines, "", note])
 
@@ -284,7 +285,15 @@ DEMONSTRATIONS = {
     "transport": "transport of a Gaussian, Monge–Ampère loss",
     "poisson": "Poisson's equation, loss of the Laplacian",
 }
-"""The scripts of bench/deep, by the names of their result files, in the order of the table."""
+"""The comparisons of deep networks, by the names of their result files, in the order of the table."""
+COMMANDS = {
+    "muller_brown": "energies",
+    "two_body": "hamiltonian",
+    "torus": "surface",
+    "transport": "transport",
+    "poisson": "poisson",
+}
+"""The experiment that each of them is; the files were written by the scripts that the experiments were before."""
 
 
 def demonstrations(folder: Path = RESULTS / "deep") -> str:
@@ -304,7 +313,8 @@ def demonstrations(folder: Path = RESULTS / "deep") -> str:
     machine = result["environment"]
     note = (
         "Errors of each seed after the same number of steps on the same batches. The last column is the median time of "
-        "a step, over ours of the same turns; for ours itself the time. By `python -m bench.deep.NAME` on "
+        "a step, over ours of the same turns; for ours itself the time. By scripts that are `gradnets-fast reproduce` "
+        f"`{'`, `'.join(COMMANDS.values())}` now, on "
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; result files with their "
         f"commits: {', '.join(where)}."
     )

@@ -19,9 +19,9 @@ from bench.application_table import applications
 from bench.environment import RESULTS, ROOT
 from bench.experiment_tables import machine_of, spaced, three_digits
 from gradnets_fast.apps.bench.figure import save_figure
-from gradnets_fast.apps.bench.readable import duration, size, times, title
 from gradnets_fast.apps.bench.results import over_compile
 from gradnets_fast.apps.bench.work import JOBS
+from gradnets_fast.apps.readable import duration, size, times, title
 from gradnets_fast.apps.reproduce import EXPERIMENTS
 from gradnets_fast.apps.reproduce.runner import read, rows_of
 

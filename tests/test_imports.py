@@ -42,8 +42,8 @@ RULES: dict[str, set[str]] = {
 
 APPLICATIONS = {
     "apps/train": {"files", "memory"},
-    "apps/bench": {"accuracy", "draws", "environment", "files"},
-    "apps/reproduce": {"environment", "files", "train"},
+    "apps/bench": {"accuracy", "draws", "environment", "files", "readable"},
+    "apps/reproduce": {"environment", "files", "readable", "train"},
     "apps/doctor": {"accuracy", "draws"},
     "apps/tuning.py": {"files"},
     "apps/accuracy.py": set(),
@@ -51,6 +51,7 @@ APPLICATIONS = {
     "apps/environment.py": set(),
     "apps/files.py": set(),
     "apps/memory.py": set(),
+    "apps/readable.py": set(),
     "apps/text.py": set(),
     "apps/cli": {"files", "memory", "train", "bench", "doctor", "tuning", "reproduce"},
 }

@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from ..environment import place as place_of
 from ..files import write_atomically
-from .readable import Row, size, times, title
+from ..readable import Row, size, times, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from . import colour, expressive, fields, machine, optimise, potential, score, structure
+from . import (
+    colour,
+    energies,
+    expressive,
+    fields,
+    hamiltonian,
+    machine,
+    optimise,
+    poisson,
+    potential,
+    score,
+    structure,
+    surface,
+    transport,
+)
 from .experiment import Experiment as Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {
-    each.name: each
-    for each in (
-        fields.EXPERIMENT,
-        potential.EXPERIMENT,
-        structure.EXPERIMENT,
-        score.EXPERIMENT,
-        optimise.EXPERIMENT,
-        machine.EXPERIMENT,
-        expressive.EXPERIMENT,
-        colour.EXPERIMENT,
-    )
-}
+_FILES = (
+    *(fields, potential, structure, hamiltonian, energies, surface, poisson, transport),
+    *(score, optimise, machine, colour, expressive),
+)
+EXPERIMENTS: dict[str, Experiment] = {each.EXPERIMENT.name: each.EXPERIMENT for each in _FILES}
 """All experiments, by their names."""

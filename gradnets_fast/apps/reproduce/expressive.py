@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import gradnets_fast
 
 from ..train.fields import make_field
+from . import energies
 from .contest import grouped, markdown, of_seeds, relative, significant, sized
 from .experiment import Case, Experiment, Row, Settings
 from .measures import parameters
@@ -54,21 +55,6 @@ def gradient_of_energy(energy: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
             return torch.autograd.grad(energy(leaf).sum(), leaf)[0]
 
     return gradient
-
-
-def muller_brown(x: Tensor) -> Tensor:
-    """Σ_k A_k exp(a_k Δx² + b_k Δx Δy + c_k Δy²)/100."""
-    height = torch.tensor([-2.0, -1.0, -1.7, 0.15])
-    xx, xy, yy = torch.tensor([[-1, -1, -6.5, 0.7], [0, 0, 11, 0.6], [-10, -10, -6.5, 0.7]])
-    dx, dy = (x.unsqueeze(-1) - torch.tensor([[1, 0, -0.5, -1], [0, 0.5, 1.5, 1]])).unbind(-2)
-    U: Tensor = height * torch.exp(xx * dx.square() + xy * dx * dy + yy * dy.square())
-    return U.sum(-1)
-
-
-def of_wells(count: int, generator: torch.Generator) -> Tensor:
-    """Points where the Müller–Brown potential is below ½."""
-    x = torch.tensor([-1.5, -0.5]) + torch.tensor([2.7, 2.5]) * torch.rand(10 * count, 2, generator=generator)
-    return x[muller_brown(x) < 0.5][:count]
 
 
 def two_bodies(y: Tensor) -> Tensor:
@@ -107,7 +93,7 @@ def fields() -> dict[str, Field]:
     """All fields, by their names in the table."""
     convex2d, polymax = make_field("convex2d"), make_field("polymax", 16)
     return {
-        "Müller–Brown": Field(of_wells, gradient_of_energy(muller_brown), points=100),
+        "Müller–Brown": Field(energies.sample, energies.gradient, points=100),
         "two bodies": Field(of_orbits, gradient_of_energy(two_bodies)),
         "score": Field(of_mixture, gradient_of_energy(mixture_energy)),
         "convex2d": Field(convex2d.sample, convex2d.gradient, convex=True),
