@@ -102,7 +102,7 @@ def fields() -> dict[str, Field]:
 
 
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
-    "RidgeGradNet": lambda d, h: gradnets_fast.RidgeGradNet(d, h, "tanh"),
+    "RidgeGradNet, sin": lambda d, h: gradnets_fast.RidgeGradNet(d, h, "sin"),  # of tanh it would be monotone
     "GradNetC, 3 layers": lambda d, h: gradnets_fast.GradNetC(3, d, h, "tanh"),
     "GradNetM, 8 modules": lambda d, h: gradnets_fast.GradNetM(8, d, h, "weighted_softmax", linear="symmetric"),
     "DeepGradNet, 3 layers": lambda d, h: gradnets_fast.DeepGradNet(d, (h, h, h), "silu"),
@@ -116,7 +116,7 @@ MONOTONE: dict[str, Callable[[int, int], nn.Module]] = {
     "input-convex by autograd, 2 layers": lambda d, h: ByAutograd(ConvexEnergy(d, (h, h))),
 }
 """By name: (d, width) -> a network; these for fields of convex functions, and those above for the others."""
-UNIT_SCALE = {"RidgeGradNet", "mRidgeGradNet", "mGradNetC, 3 layers"}
+UNIT_SCALE = {"RidgeGradNet, sin", "mRidgeGradNet", "mGradNetC, 3 layers"}
 """Networks whose default start grows with the width, and which begin with a Jacobian of size 1 here."""
 
 
@@ -175,7 +175,8 @@ def _table(rows: Sequence[Row]) -> str:
     found = grouped(rows, "network", "budget", "field")
     means = {key: sum(row["error"] for row in of) / len(of) for key, of in found.items()}
     lines = []
-    for network, budget in grouped(rows, "network", "budget"):
+    order = [*NETWORKS, *MONOTONE]
+    for network, budget in sorted(grouped(rows, "network", "budget"), key=lambda pair: (pair[1], order.index(pair[0]))):
         of_fields = [found.get((network, budget, field), []) for field in names]
         errors = [of_seeds([100 * row["error"] for row in of]) for of in of_fields]
         least = [min(mean for (_, size, at), mean in means.items() if (size, at) == (budget, field)) for field in names]
@@ -185,7 +186,6 @@ def _table(rows: Sequence[Row]) -> str:
         ]
         steps = [significant(min(row["step_ms"] for row in of)) if of else "–" for of in of_fields]
         lines.append([network, str(budget), *bold, " / ".join(steps)])
-    lines.sort(key=lambda line: int(line[1]))
     return markdown(["network", "parameters, about", *names, "ms a step"], lines)
 
 
@@ -195,6 +195,7 @@ _COLOURS = ("#8d99ae", "#e0a458", "#1b6b93", "#2a9d6f", "#c1440e")
 def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     """Errors over the time of a step."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     names = list(dict.fromkeys(row["field"] for row in rows))
     figure = Figure(figsize=(13, 3.6), layout="constrained")
@@ -205,9 +206,14 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
             marker = "s" if network in MONOTONE else "o"
             size = 30 if budget == min(settings["budgets"]) else 90
             label = network if budget == max(settings["budgets"]) else None
-            axes.scatter(step, error, color=colours[network], marker=marker, s=size, label=label)
+            axes.scatter(step, 100 * error, color=colours[network], marker=marker, s=size, label=label)
         axes.set(title=field, xlabel="ms a step", xscale="log", yscale="log")
-    figure.axes[0].set_ylabel("relative error")
+        for axis in (axes.xaxis, axes.yaxis):
+            ticks = [digit * 10.0**power for power in (-1, 0, 1) for digit in (1, 2, 5)]
+            axis.set_major_locator(FixedLocator(ticks))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    figure.axes[0].set_ylabel("relative error, %")
     handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=5, fontsize="small", frameon=False)
     return {"expressive": figure}
