@@ -245,7 +245,8 @@ def denoising(result: dict[str, Any]) -> str:
     )
     note = (
         f"Noise of standard deviation 25/255; total variation has the best weight on each picture. Trained by "
-        f"{settings['training_steps']} steps: {training}. {_source(where, 'denoising')}."
+        f"{settings['training_steps']} steps: {training}. By a script that is `gradnets-fast reproduce denoise` now, on "
+        f"{machine_of(where)} ([result file](bench/results/denoising.json))."
     )
     return "\n".join([*lines, "", note])
 

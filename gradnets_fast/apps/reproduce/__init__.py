@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     colour,
+    denoise,
     energies,
     expressive,
     fields,
@@ -20,7 +21,7 @@ from . import (
 from .experiment import Experiment as Experiment
 
 _FILES = (
-    *(fields, potential, structure, hamiltonian, energies, surface, poisson, transport),
+    *(fields, potential, structure, hamiltonian, energies, surface, poisson, transport, denoise),
     *(score, optimise, machine, colour, expressive),
 )
 EXPERIMENTS: dict[str, Experiment] = {each.EXPERIMENT.name: each.EXPERIMENT for each in _FILES}

@@ -13,15 +13,17 @@ OURS, OTHER, MARK, INK = "#1b6b93", "#8d99ae", "#c1440e", "#1b3a4b"
 SERIES = (OURS, MARK, "#e0a458", "#2a9d6f", OTHER)
 """Of lines beside each other."""
 
+_DTYPES = {torch.float16: "float16", torch.uint8: "uint8"}
 
-def packed(t: Tensor) -> dict[str, Any]:
-    """An array as JSON keeps it, with the 11 bits that a picture needs.
+
+def packed(t: Tensor, dtype: torch.dtype = torch.float16) -> dict[str, Any]:
+    """An array as JSON keeps it, with the bits that a picture needs; dtype: a key of _DTYPES.
 
     >>> packed(torch.tensor([[1.0, 2.0]]))
-    {'shape': [1, 2], 'float16': 'ADwAQA=='}
+    {'shape': [1, 2], 'dtype': 'float16', 'base64': 'ADwAQA=='}
     """
-    raw = bytes(t.detach().to(torch.float16).contiguous().view(torch.uint8).flatten().tolist())
-    return {"shape": list(t.shape), "float16": b64encode(raw).decode()}
+    raw = bytes(t.detach().to(dtype).contiguous().view(torch.uint8).flatten().tolist())
+    return {"shape": list(t.shape), "dtype": _DTYPES[dtype], "base64": b64encode(raw).decode()}
 
 
 def unpacked(kept: dict[str, Any]) -> Tensor:
@@ -30,5 +32,6 @@ def unpacked(kept: dict[str, Any]) -> Tensor:
     >>> unpacked(packed(torch.tensor([[1.0, 2.0]])))
     tensor([[1., 2.]])
     """
-    raw = torch.tensor(list(b64decode(kept["float16"])), dtype=torch.uint8)
-    return raw.view(torch.float16).reshape(kept["shape"]).float()
+    raw = torch.tensor(list(b64decode(kept["base64"])), dtype=torch.uint8)
+    dtype = next(each for each, name in _DTYPES.items() if name == kept["dtype"])
+    return raw.view(dtype).reshape(kept["shape"]).float()
