@@ -76,13 +76,13 @@ def gaussian(x: Tensor, y: Tensor) -> Map:
 
 
 def exact_plan(x: Tensor, y: Tensor, count: int) -> Map:
-    """What the exact plan between so many samples does to the nearest of them."""
+    """What the exact plan between so many samples does, in the mean, to the nearest colour of them."""
     ot = import_module("ot")
-    x, y = x[:count].double(), y[:count].double()
-    weights = torch.full((len(x),), 1 / len(x), dtype=torch.float64)
-    plan = ot.emd(weights, weights, torch.cdist(x, y).square(), numItermax=10_000_000)
-    moved = (len(x) * plan @ y - x).float()
-    known = x.float()
+    known, counts = torch.unique(x[:count], dim=0, return_counts=True)  # many pixels are of one colour
+    weights, y = counts.double() / count, y[:count].double()
+    uniform = torch.full((count,), 1 / count, dtype=torch.float64)
+    plan = ot.emd(weights, uniform, torch.cdist(known.double(), y).square(), numItermax=10_000_000)
+    moved = (plan @ y / weights.unsqueeze(1)).float() - known
 
     def apply(points: Tensor) -> Tensor:
         return torch.cat([part + moved[torch.cdist(part, known).argmin(1)] for part in points.split(4000)])
