@@ -151,7 +151,8 @@ def _encoded(image: Tensor) -> str:
 def table(rows: Sequence[Row]) -> str:
     """A line for each pair and map."""
     lines = []
-    for (source, target, name), of in grouped(rows, "source", "target", "network").items():
+    by_pair = [row for of_pair in grouped(rows, "source", "target").values() for row in of_pair]
+    for (source, target, name), of in grouped(by_pair, "source", "target", "network").items():
         ratios = [row["cost"] / row["optimal"] for row in of]
         numbers = (ratios, *([row[key] for row in of] for key in ("distance", "between")))
         times = (of_seeds([row[key] for row in of][:1]) for key in ("learn_seconds", "apply_ms"))
