@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import denoise, energies, fields, hamiltonian, poisson, potential, structure, surface, transport
+from . import denoise, density, energies, fields, hamiltonian, poisson, potential, structure, surface, transport
 from .experiment import Experiment as Experiment
 
-_FILES = (fields, potential, structure, hamiltonian, energies, surface, poisson, transport, denoise)
+_FILES = (fields, potential, structure, hamiltonian, energies, surface, poisson, transport, density, denoise)
 EXPERIMENTS: dict[str, Experiment] = {each.EXPERIMENT.name: each.EXPERIMENT for each in _FILES}
 """All experiments, by their names."""
