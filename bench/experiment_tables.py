@@ -154,10 +154,10 @@ def densities(result: dict[str, Any], folder: Path = RESULTS) -> str:
         lines.append(f"| {row['set']} | {row['d']} | {' | '.join(cells)} |")
     where = result["environment"]
     note = (
-        f"Mean of −log p of test points in nats, in brackets of each seed; {result['steps']} steps. By "
-        f"`{where['command']}` on {machine_of(where)}, zuko {result['zuko']}, scikit-learn {result['sklearn']} "
-        f"([result file](bench/results/densities.json)); times by `{timed['environment']['command']}`, "
-        "[with nothing beside it](bench/results/densities_times.json)."
+        f"Mean of −log p of test points in nats, in brackets of each seed; {result['steps']} steps. By a script that "
+        f"is `gradnets-fast reproduce density` now, on {machine_of(where)}, zuko {result['zuko']}, scikit-learn "
+        f"{result['sklearn']} ([result file](bench/results/densities.json)); times of "
+        f"{timed['steps']} steps [with nothing beside them](bench/results/densities_times.json)."
     )
     return "\n".join([*lines, "", note])
 
@@ -245,8 +245,8 @@ def denoising(result: dict[str, Any]) -> str:
     )
     note = (
         f"Noise of standard deviation 25/255; total variation has the best weight on each picture. Trained by "
-        f"{settings['training_steps']} steps: {training}. By a script that is `gradnets-fast reproduce denoise` now, on "
-        f"{machine_of(where)} ([result file](bench/results/denoising.json))."
+        f"{settings['training_steps']} steps: {training}. By a script that is `gradnets-fast reproduce denoise` now, "
+        f"on {machine_of(where)} ([result file](bench/results/denoising.json))."
     )
     return "\n".join([*lines, "", note])
 

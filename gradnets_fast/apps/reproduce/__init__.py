@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     colour,
     denoise,
+    density,
     energies,
     expressive,
     fields,
@@ -21,7 +22,7 @@ from . import (
 from .experiment import Experiment as Experiment
 
 _FILES = (
-    *(fields, potential, structure, hamiltonian, energies, surface, poisson, transport, denoise),
+    *(fields, potential, structure, hamiltonian, energies, surface, poisson, transport, density, denoise),
     *(score, optimise, machine, colour, expressive),
 )
 EXPERIMENTS: dict[str, Experiment] = {each.EXPERIMENT.name: each.EXPERIMENT for each in _FILES}

@@ -19,7 +19,7 @@ Case = Mapping[str, Any]
 Row = dict[str, Any]
 """What was found of one case: plain JSON values."""
 
-EXTRAS = {"images": ("skimage",), "reproduce": ("ot", "pywt", "skimage", "torchdiffeq")}
+EXTRAS = {"density": ("sklearn", "zuko"), "images": ("skimage",), "reproduce": ("ot", "pywt", "skimage", "torchdiffeq")}
 """The modules that an extra of pyproject.toml installs, as far as experiments need them."""
 
 

@@ -194,7 +194,7 @@ EXPERIMENT = Experiment(
     source="Chaudhari, Pranav, Moura, Gradient Networks, arXiv 2404.07361: the fields, and the errors called published",
     settings={
         "seeds": 3,
-        "polymax_seeds": 2,
+        "polymax_seeds": 1,
         "points": 100_000,
         "plane_steps": 20_000,
         "plane_batch": 1000,

@@ -106,7 +106,7 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for axes, (title, (values, colours, low, high)) in zip(figure.subplots(1, 3), panels.items()):
         at = {"origin": "lower", "extent": (0, 1, 0, 1), "cmap": colours, "vmin": low, "vmax": high}
-        figure.colorbar(axes.imshow(values.view(SIDE, SIDE).T, **at), ax=axes)
+        figure.colorbar(axes.imshow(values.view(SIDE, SIDE).T.numpy(), **at), ax=axes)
         axes.set(title=title, xticks=[], yticks=[])
     return {"poisson": figure}
 
