@@ -57,14 +57,14 @@ def _quadratic_table(found: Mapping[str, Sequence[Row]]) -> str:
         "step, quadratics",
         "parameters",
         *(f"error after {k}" for k in (*places[:-1], last)),
-        "diverged, %",
+        "worse than at 0, %",
         "certified rate",
     ]
     learned = found["learned step"]
     certified, closest = min(row["certified"] for row in learned), max(row["of_the_rate"] for row in learned)
     return markdown(header, lines) + (
-        "\n\nError: of x in the norm of Q, relative to that at 0, median of new problems; diverged: of how "
-        "many it is larger at the end.  The rate is certified to be "
+        "\n\nError: of x in the norm of Q, relative to that at 0, median of new problems; of how many it "
+        "is larger at the end.  The rate is certified to be "
         f"below 1 for {100 * certified:.0f} % of the problems; the slowest step that was seen is {closest:.2f} of it."
     )
 
