@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from ...errors import check_choice, check_positive
 from ..files import locked, prepare_folder
@@ -58,15 +61,25 @@ def _reproduce(console: Console, name: str, quick: bool, seeds: int | None, out:
         run = runner.Run(experiment, settings, out, command)
         total = len(experiment.cases(settings))
         try:
-            for case, seconds in run.cases():
-                text = f"[{len(run.rows)}/{total}] {runner.shown(case)}: {seconds:.1f} s"
+            for case in run.left():
+                label = runner.shown(case)
+                with _busy(console, f"[{len(run.rows) + 1}/{total}] {label} …"):
+                    seconds = run.do(case)
+                text = f"[{len(run.rows)}/{total}] {label}: {seconds:.1f} s"
                 console.print(text, highlight=False, soft_wrap=True)
             paths = report.write(run, out)
         except KeyboardInterrupt:
-            stopped = f"stopped after {len(run.rows)} of {total} cases; go on with: {command} --out {out}"
+            stopped = (
+                f"stopped after {len(run.rows)} of {total} cases; go on with: {command} --out {shlex.quote(str(out))}"
+            )
             console.print(stopped, highlight=False, soft_wrap=True)
             return _INTERRUPTED
         console.print(f"\n{experiment.table(run.rows)}\n", highlight=False, soft_wrap=True)
         for path in (run.file, *paths):
             console.print(f"  {path}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _busy(console: Console, text: str) -> AbstractContextManager[object]:
+    """Shows on a terminal what is running."""
+    return console.status(Text(text)) if console.is_terminal else nullcontext()

@@ -63,7 +63,7 @@ class Experiment:
             return settings
         if "seeds" not in settings:
             fix = "leave --seeds out"
-            raise ValueError(message("reproduce", "seeds", f"none, for {self.name} has one run", seeds, fix))
+            raise ValueError(message("reproduce", "seeds", f"none, as {self.name} has no seeds", seeds, fix))
         return {**settings, "seeds": seeds}
 
     def check_installed(self) -> None:

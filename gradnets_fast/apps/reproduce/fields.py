@@ -156,7 +156,8 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for (field, name), of in by_network(rows).items():
-        worst = (f"{max(row[key] for row in of):.1e}" for key in ("asymmetry", "negativity"))
+        worst = [f"{max(row[key] for row in of):.1e}" for key in ("asymmetry", "negativity")]
+        worst[1] = "" if field == "nonconvex2d" else worst[1]
         published = PUBLISHED.get((field, name.partition(",")[0]), "")
         seconds = statistics.median(row["seconds"] for row in of)
         cells = [field, name, str(of[0]["parameters"]), spread(of), published, *worst, f"{seconds:.1f}"]

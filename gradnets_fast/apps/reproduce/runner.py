@@ -51,11 +51,8 @@ class Run:
         fix = f"choose another folder with --out, or delete {self.file}"
         name, kept = self.content["experiment"], self.content["settings"]
         if name != self.experiment.name:
-            raise ValueError(
-                message(
-                    "reproduce", f"out {self.file.parent}", f"a run of {name}, as is there", self.experiment.name, fix
-                )
-            )
+            expected, where = f"a run of {name}, as is there", f"out {self.file.parent}"
+            raise ValueError(message("reproduce", where, expected, self.experiment.name, fix))
         asked = _plain(self.settings)
         other = [key for key in {**kept, **asked} if kept.get(key) != asked.get(key)]
         if other:
@@ -73,19 +70,18 @@ class Run:
         done = [entry["case"] for entry in self.content["cases"]]
         return [case for case in self.experiment.cases(self.settings) if _plain(case) not in done]
 
-    def cases(self) -> Iterator[tuple[Case, float]]:
-        """Runs what is left; after each case, which is then in the file: the case, and its seconds."""
-        for case in self.left():
-            began = time.perf_counter()
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(case.get("seed", 0))
-                row = self.experiment.run(case, self.settings)
-            seconds = time.perf_counter() - began
-            self.content["cases"].append({"case": dict(case), "row": row, "seconds": seconds})
-            write_json(self.file, self.content)
-            # What is shown is what the file has, whether or not the run was interrupted.
-            self.content = read(self.file)
-            yield case, seconds
+    def do(self, case: Case) -> float:
+        """Runs a case, and returns its seconds; it is in the file then."""
+        began = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(case.get("seed", 0))
+            row = self.experiment.run(case, self.settings)
+        seconds = time.perf_counter() - began
+        self.content["cases"].append({"case": dict(case), "row": row, "seconds": seconds})
+        write_json(self.file, self.content)
+        # What is shown is what the file has, whether or not the run was interrupted.
+        self.content = read(self.file)
+        return seconds
 
 
 def rows_of(content: dict[str, Any]) -> list[Row]:
