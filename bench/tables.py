@@ -297,9 +297,10 @@ def experiment(path: Path) -> str:
     """The table of one run of `gradnets-fast reproduce`, and where it was measured."""
     content = read(path)
     rows, where = rows_of(content), content["environment"]
+    later = "".join(f", some cases at {part['commit']}" for part in content.get("resumed", []))
     note = (
         f"By `{where['command']}`, {len(rows)} cases in {sum(row['seconds'] for row in rows) / 60:.0f} minutes, on "
-        f"{machine_of(where)} ([result file](bench/results/reproduce/{path.name}))."
+        f"{machine_of(where)}{later} ([result file](bench/results/reproduce/{path.name}))."
     )
     return "\n".join([EXPERIMENTS[content["experiment"]].table(rows), "", note])
 
