@@ -297,7 +297,8 @@ def experiment(path: Path) -> str:
     """The table of one run of `gradnets-fast reproduce`, and where it was measured."""
     content = read(path)
     rows, where = rows_of(content), content["environment"]
-    later = "".join(f", some cases at {part['commit']}" for part in content.get("resumed", []))
+    parts = [part["commit"] for part in content.get("resumed", [])]
+    later = f", continued at {', '.join(parts)}" if parts else ""
     note = (
         f"By `{where['command']}`, {len(rows)} cases in {sum(row['seconds'] for row in rows) / 60:.0f} minutes, on "
         f"{machine_of(where)}{later} ([result file](bench/results/reproduce/{path.name}))."

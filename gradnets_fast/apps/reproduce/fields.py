@@ -152,15 +152,14 @@ def spread(rows: Sequence[Row]) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Errors in dB beside the published ones, and the worst Jacobian of any seed."""
     lines = [
-        "| field | map | parameters | error, dB | published, dB | asymmetry | negative eigenvalue | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| field | map | parameters | error, dB | published, dB | asymmetry | negative eigenvalue |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (field, name), of in by_network(rows).items():
         worst = [f"{max(row[key] for row in of):.1e}" for key in ("asymmetry", "negativity")]
         worst[1] = "" if field == "nonconvex2d" else worst[1]
         published = PUBLISHED.get((field, name.partition(",")[0]), "")
-        seconds = statistics.median(row["seconds"] for row in of)
-        cells = [field, name, str(of[0]["parameters"]), spread(of), published, *worst, f"{seconds:.1f}"]
+        cells = [field, name, str(of[0]["parameters"]), spread(of), published, *worst]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
