@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt lock.txt $(wildcard release/*.py)
 
-.PHONY: demo test test-all mutants fuzz ptx lint bench sanitize aarch64 table-2d polymax largest-batch training-gain wheel-check docs lock clean
+.PHONY: demo test test-all mutants fuzz ptx lint bench sanitize aarch64 largest-batch training-gain wheel-check docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo --overwrite
@@ -70,12 +70,6 @@ aarch64: $(VENV)/.installed
 	@$(CONFIGURE) -B build/aarch64 -DGRADNETS_MODULE=OFF -DGRADNETS_CHECK=ON $(ARM_FLAGS) > /dev/null
 	@$(BIN)/cmake --build build/aarch64 > /dev/null
 	@$(if $(QEMU),$(QEMU) -L /usr/aarch64-linux-gnu build/aarch64/sanitize,echo "compiles; not run, for want of qemu-aarch64")
-
-table-2d: $(VENV)/.installed
-	$(BIN)/python -m bench.published_2d
-
-polymax: $(VENV)/.installed
-	$(BIN)/python -m bench.polymax
 
 largest-batch: $(VENV)/.installed
 	$(BIN)/python -m bench.largest_batch

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from gradnets_fast.apps.bench import environment as package
+from gradnets_fast.apps import environment as package
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS
-from gradnets_fast.apps.bench.readable import duration, times
+from gradnets_fast.apps.readable import duration, times
 
 
 def _source(where: dict[str, Any], name: str) -> str:
@@ -116,33 +116,6 @@ def image_bands(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def structure(result: dict[str, Any]) -> str:
-    """Planted structure: what was found, its error and time, beside a network that does not look for it."""
-    lines = [
-        "| planted | network | hidden units | parameters | error | sine of the angle to what was planted | f |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    labels = {"sparse": "3 ridge functions, d = 10", "low rank": "2 directions, d = 20"}
-    for kind in dict.fromkeys(row["planted as"] for row in result["rows"]):
-        rows = [row["networks"] for row in result["rows"] if row["planted as"] == kind]
-        for name in rows[0]:
-            of = [networks[name] for networks in rows]
-            units = ", ".join(str(one["units"]) for one in of)
-            count = ", ".join(dict.fromkeys(str(one["parameters"]) for one in of))
-            error, angle, spent = (
-                statistics.mean(one[key] for one in of) for key in ("error", "angle", "milliseconds")
-            )
-            lines.append(
-                f"| {labels[kind]} | {name} | {units} | {count} | {_percent(error)} | {angle:.3f} | {spent:.2f} ms |"
-            )
-    where = result["environment"]
-    note = (
-        "500 noisy points; relative errors on 10,000 others, angles and times of f there are means of the seeds. By "
-        f"`{where['command']}` on {machine_of(where)} ([result file](bench/results/structure.json))."
-    )
-    return "\n".join([*lines, "", note])
-
-
 def transport(result: dict[str, Any]) -> str:
     """The error of the map from a Gaussian to the standard normal one, by dimension."""
     kinds = {"mgradnet-c": "mGradNetC, 4 layers of 32", "mgradnet-m": "mGradNetM, 4 modules of 32"}
@@ -157,7 +130,8 @@ def transport(result: dict[str, Any]) -> str:
     where, first = result["environment"], result["rows"][0]
     note = (
         f"A Gaussian carried to the standard normal one: means of {len(first['errors'])} seeds, {first['steps']} steps "
-        f"of 1000 points. {_source(where, 'transport')}."
+        "of 1000 points. Each by `gradnets-fast train --task transport --dim D --arch ARCH --embed-dim 32 --steps 300 "
+        f"--samples 300000 --seed SEED`, on {machine_of(where)} ([result file](bench/results/transport.json))."
     )
     return "\n".join([*lines, "", note])
 
@@ -180,28 +154,10 @@ def densities(result: dict[str, Any], folder: Path = RESULTS) -> str:
         lines.append(f"| {row['set']} | {row['d']} | {' | '.join(cells)} |")
     where = result["environment"]
     note = (
-        f"Mean of −log p of test points in nats, in brackets of each seed; {result['steps']} steps. By "
-        f"`{where['command']}` on {machine_of(where)}, zuko {result['zuko']}, scikit-learn {result['sklearn']} "
-        f"([result file](bench/results/densities.json)); times by `{timed['environment']['command']}`, "
-        "[with nothing beside it](bench/results/densities_times.json)."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def joint_fit(result: dict[str, Any]) -> str:
-    """Relative errors of gradient / potential by what is fitted."""
-    targets = [*result["rows"][0]["errors"]]
-    lines = [f"| field | points | {' | '.join(targets)} |", "|---|---|" + "---|" * len(targets)]
-    for row in result["rows"]:
-        found = (row["errors"][target] for target in targets)
-        cells = (
-            " / ".join(f"{_percent(statistics.mean(of[name]))}" for name in ("gradient", "potential")) for of in found
-        )
-        lines.append(f"| {row['field']} | {row['points']} | {' | '.join(cells)} |")
-    where = result["environment"]
-    note = (
-        "Relative errors of gradient / potential on a grid, means of the seeds. By "
-        f"`{where['command']}` on {machine_of(where)} ([result file](bench/results/joint_fit.json))."
+        f"Mean of −log p of test points in nats, in brackets of each seed; {result['steps']} steps. By a script that "
+        f"is `gradnets-fast reproduce density` now, on {machine_of(where)}, zuko {result['zuko']}, scikit-learn "
+        f"{result['sklearn']} ([result file](bench/results/densities.json)); times of "
+        f"{timed['steps']} steps [with nothing beside them](bench/results/densities_times.json)."
     )
     return "\n".join([*lines, "", note])
 
@@ -289,7 +245,8 @@ def denoising(result: dict[str, Any]) -> str:
     )
     note = (
         f"Noise of standard deviation 25/255; total variation has the best weight on each picture. Trained by "
-        f"{settings['training_steps']} steps: {training}. {_source(where, 'denoising')}."
+        f"{settings['training_steps']} steps: {training}. By a script that is `gradnets-fast reproduce denoise` now, "
+        f"on {machine_of(where)} ([result file](bench/results/denoising.json))."
     )
     return "\n".join([*lines, "", note])
 
@@ -329,7 +286,15 @@ DEMONSTRATIONS = {
     "transport": "transport of a Gaussian, Monge–Ampère loss",
     "poisson": "Poisson's equation, loss of the Laplacian",
 }
-"""The scripts of bench/deep, by the names of their result files, in the order of the table."""
+"""The comparisons of deep networks, by the names of their result files, in the order of the table."""
+COMMANDS = {
+    "muller_brown": "energies",
+    "two_body": "hamiltonian",
+    "torus": "surface",
+    "transport": "transport",
+    "poisson": "poisson",
+}
+"""The experiment that each of them is; the files were written by the scripts that the experiments were before."""
 
 
 def demonstrations(folder: Path = RESULTS / "deep") -> str:
@@ -349,7 +314,8 @@ def demonstrations(folder: Path = RESULTS / "deep") -> str:
     machine = result["environment"]
     note = (
         "Errors of each seed after the same number of steps on the same batches. The last column is the median time of "
-        "a step, over ours of the same turns; for ours itself the time. By `python -m bench.deep.NAME` on "
+        "a step, over ours of the same turns; for ours itself the time. By scripts that are `gradnets-fast reproduce` "
+        f"`{'`, `'.join(COMMANDS.values())}` now, on "
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; result files with their "
         f"commits: {', '.join(where)}."
     )

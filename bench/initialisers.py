@@ -10,7 +10,6 @@ Adam at 1e-2 with a cosine, batches of 300; the loss is that of 2000 other point
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 import gradnets_fast as gf
 from bench.environment import RESULTS, ROOT, environment
 from gradnets_fast.apps.files import write_atomically, write_json
+from gradnets_fast.apps.reproduce import density
 from gradnets_fast.apps.train.fields import make_field
 from gradnets_fast.flows import ConvexPotentialFlow
 
@@ -42,10 +42,8 @@ class Task:
 
 
 def moons(count: int) -> tuple[Tensor]:
-    """Two half circles with noise of 0.1, of about mean 0 and variance 1."""
-    angle, side = math.pi * torch.rand(count), (torch.rand(count) < 0.5).float()
-    x = torch.stack([angle.cos() + side - 0.5, (1 - 2 * side) * angle.sin() + side / 2 - 0.25], 1)
-    return ((x + 0.1 * torch.randn(count, 2)) * torch.tensor([1.15, 2.0]),)
+    """The points of `gradnets-fast reproduce density`."""
+    return (density.moons(count),)
 
 
 def far(count: int) -> tuple[Tensor]:

@@ -19,9 +19,11 @@ from bench.application_table import applications
 from bench.environment import RESULTS, ROOT
 from bench.experiment_tables import machine_of, spaced, three_digits
 from gradnets_fast.apps.bench.figure import save_figure
-from gradnets_fast.apps.bench.readable import duration, size, times, title
 from gradnets_fast.apps.bench.results import over_compile
 from gradnets_fast.apps.bench.work import JOBS
+from gradnets_fast.apps.readable import duration, size, times, title
+from gradnets_fast.apps.reproduce import EXPERIMENTS
+from gradnets_fast.apps.reproduce.runner import read, rows_of
 
 
 def wheel_sizes(result: dict[str, Any]) -> str:
@@ -291,6 +293,19 @@ def _of_result(table: Callable[[dict[str, Any]], str], name: str) -> Callable[[]
     return lambda: table(_result(name))
 
 
+def experiment(path: Path) -> str:
+    """The table of one run of `gradnets-fast reproduce`, and where it was measured."""
+    content = read(path)
+    rows, where = rows_of(content), content["environment"]
+    parts = [part["commit"] for part in content.get("resumed", [])]
+    later = f", continued at {', '.join(parts)}" if parts else ""
+    note = (
+        f"By `{where['command']}`, {len(rows)} cases in {sum(row['seconds'] for row in rows) / 60:.0f} minutes, on "
+        f"{machine_of(where)}{later} ([result file](bench/results/reproduce/{path.name}))."
+    )
+    return "\n".join([EXPERIMENTS[content["experiment"]].table(rows), "", note])
+
+
 DOCS = ROOT / "docs"
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"summary": lambda: summary(*map(_result, ("cpu", "training_gain", "largest_batch_cpu")))},
@@ -310,6 +325,9 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "potential": _of_result(of.potential, "potential"),
         "densities": _of_result(of.densities, "densities"),
     },
+    DOCS / "experiments.md": {
+        path.stem: partial(experiment, path) for path in sorted((RESULTS / "reproduce").glob("*.json"))
+    },
     DOCS / "deep.md": {
         "one_pass": _of_result(of.one_pass, "one_pass"),
         "demonstrations": of.demonstrations,
@@ -319,7 +337,6 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "published_2d": _of_result(of.published_2d, "published_2d"),
         "polymax": _of_result(of.polymax, "polymax"),
     },
-    DOCS / "usage.md": {"structure": _of_result(of.structure, "structure")},
     DOCS / "scaling.md": {
         "image_bands": _of_result(of.image_bands, "image_bands"),
         "largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu"),
@@ -327,7 +344,6 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "training.md": {
         "fit": _of_result(of.fit, "fit"),
         "transport": _of_result(of.transport, "transport"),
-        "joint_fit": _of_result(of.joint_fit, "joint_fit"),
     },
     DOCS / "release.md": {"wheel_sizes": _of_result(wheel_sizes, "wheel_sizes")},
 }

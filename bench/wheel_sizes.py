@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import RESULTS
-from gradnets_fast.apps.bench.environment import versions
+from gradnets_fast.apps.environment import versions
 from gradnets_fast.apps.files import write_json
 from gradnets_fast.errors import message
 

@@ -9,6 +9,7 @@
 - `fit`: training on gradients or values.
 - `batch_chunk`, `image_chunk`, `fully_shard`, `parallelize`: large batches and images, many devices.
 - `gradnets_fast.convex`, `gradnets_fast.flows`: inverse maps, conjugates, proximal maps and bounds; densities.
+- `gradnets_fast.score`: scores by denoising and by exact score matching, samples by Langevin's dynamics.
 - `gradnets_fast.structure`: sparse weights, fewer hidden units, potentials of few directions.
 - `gradnets_fast.export`: a network as a C file.
 
@@ -44,6 +45,7 @@ _SUBMODULES = (
     "interop",
     "ops",
     "reference",
+    "score",
     "structure",
 )
 

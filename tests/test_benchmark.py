@@ -16,7 +16,8 @@ import pytest
 import torch
 from test_benchmark_options import invoke as invoke_in_columns
 
-from gradnets_fast.apps.bench import chosen, memory, readable, runner
+from gradnets_fast.apps import readable
+from gradnets_fast.apps.bench import chosen, memory, runner
 from gradnets_fast.apps.bench.cases import Case, Problem, Target
 from gradnets_fast.apps.bench.chosen import Choice
 from gradnets_fast.apps.bench.contenders import CONTENDERS, Builder, Contender, eager, ours

@@ -20,15 +20,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench import polymax
 from gradnets_fast.apps.cli import train_command
 from gradnets_fast.apps.train.checkpoint import adam_forms, check_tensors, load_checkpoint, save_checkpoint
 from gradnets_fast.apps.train.settings import Settings
 from gradnets_fast.apps.train.training import Trainer
 from training_runs import QUICK, fails, invoke
 
-QUADRATICS = dataclasses.replace(
-    polymax.SETTINGS, dim=12, embed_dim=12, batch_size=200, samples=20_000, steps=1500, lr=1e-2
+QUADRATICS = Settings(
+    arch="mgradnet-m",
+    field="polymax",
+    dim=12,
+    layers=3,
+    embed_dim=12,
+    activation="identity",
+    transform="identity",
+    combine="logsumexp",
+    loss="nearest",
+    batch_size=200,
+    samples=20_000,
+    steps=1500,
+    lr=1e-2,
+    schedule="cosine",
 )
 
 

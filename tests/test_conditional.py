@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +43,43 @@ def test_derivatives_are_those_of_the_potential_in_x(name: str) -> None:
     other = gf.Conditional(NETWORKS[name](), context_dim=2)
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(x, c), net(x, c))
+
+
+FIXED: dict[str, Callable[[], gf.nn.GradNet]] = {
+    "ridge": lambda: gf.RidgeGradNet(5, 8, "weighted_tanh", linear="symmetric", dtype=F64),
+    "heads": lambda: gf.mRidgeGradNet(5, 8, gf.Heads(3), dtype=F64),
+    "spline": lambda: gf.RidgeGradNet(5, 8, gf.Spline(11, 2.0), dtype=F64),
+    "cascade": lambda: gf.mGradNetC(3, 5, 8, "weighted_tanh", linear="psd", dtype=F64),
+    "modules": lambda: gf.GradNetM(3, 5, 4, "weighted_softmax", linear="symmetric", dtype=F64),
+    "transformed": lambda: gf.mGradNetM(3, 5, 4, "tanh", transform="half_square", linear="psd", dtype=F64),
+    "soft maximum": lambda: gf.mGradNetM(3, 5, 4, combine="logsumexp", linear="psd", dtype=F64),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_context_that_is_fixed_leaves_a_network_of_x(name: str) -> None:
+    net = gf.Conditional(FIXED[name](), context_dim=2)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    x, c = torch.randn(6, 3, dtype=F64), torch.randn(2, dtype=F64)
+    alone = net.at(c)
+    assert type(alone) is type(net.net)
+    torch.testing.assert_close(alone(x), net(x, c))
+    torch.testing.assert_close(alone.jacobian(x), net.jacobian(x, c))
+    constant = alone.potential(x) - net.potential(x, c)
+    torch.testing.assert_close(constant, constant[:1].expand(6))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    alone(x).sum().backward()
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_context_is_fixed_for_what_takes_networks_of_points(tmp_path: Path) -> None:
+    net = gf.Conditional(gf.mGradNetC(2, 3, 8, linear="psd"), context_dim=1)
+    alone, x = net.at(torch.ones(1)), torch.randn(5, 2)
+    with torch.no_grad():
+        alone.linear.V.add_(torch.eye(2))  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(gf.convex.inverse(alone, alone(x).detach()).x, x, atol=1e-3, rtol=1e-3)
+    gf.export.to_c(alone, tmp_path / "net.c")
+    assert "points of 2 numbers" in (tmp_path / "net.c").read_text("utf-8")
 
 
 IMAGES: dict[str, Callable[[], gf.ConvGradNet]] = {
@@ -112,6 +150,11 @@ def ones(batch: int) -> Tensor:
         (
             lambda: gf.Conditional(gf.RidgeGradNet(3, 3), 1).jvp(torch.ones(4, 2), torch.ones(3, 2), torch.ones(1)),
             "Conditional: v: expected shape (…) of x = (4, 2), got shape (3, 2)",
+        ),
+        (lambda: gf.Conditional(gf.RidgeGradNet(3, 3), 1).at(torch.ones(2)), "c: expected shape (context_dim,)"),
+        (
+            lambda: gf.Conditional(gf.DeepGradNet(3, (3, 3)), 1).at(torch.ones(1)),
+            "or their monotone kin, got DeepGradNet; pass x and c to the network itself",
         ),
         (lambda: gf.ConditionalConv(gf.RidgeGradNet(3, 3), 1), "net: expected a convolutional network"),
         (lambda: drawn("a composition")(ones(4), ones(4)[:3, :, 0, 0]), "c: expected shape (2,) or (4, 2)"),

@@ -1,52 +1,56 @@
-"""The example of images: bench/denoising.py in few steps, and its committed result."""
+"""The experiment of pictures: its guarantees in few steps, and its committed result."""
 
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
 import torch
 
-from bench import denoising
 from bench.environment import RESULTS
+from gradnets_fast import convex
+from gradnets_fast.apps.reproduce import denoise
 
-
-@pytest.mark.slow
-def test_it_trains_compares_and_draws(tmp_path: Path) -> None:
-    """So few steps take a part of the noise, by PyTorch as by ours, or the script raises."""
-    denoising.main(["--quick", "--out", str(tmp_path)])
-    result = json.loads((tmp_path / "denoising.json").read_text(encoding="utf-8"))
-    assert result["environment"]["torch"] == torch.__version__
-    (row,) = result["rows"]
-    ratios = row["psnr_db"]
-    assert ratios["noisy"] == pytest.approx(20.17, abs=0.05)
-    assert denoising.WEIGHTS[0] < row["weight"] < denoising.WEIGHTS[-1]
-    assert ratios["total variation"] > ratios["noisy"] + 8
-    for kind in denoising.NETWORKS:
-        assert ratios[kind] > ratios["noisy"] + 2
-        assert result["training"][kind]["step"]["gain"] > 0
-    assert (tmp_path / "denoising.png").read_bytes()[:4] == b"\x89PNG"
+TASKS = list(denoise.NOISE)
 
 
 def test_the_committed_result() -> None:
     """The weakly convex regulariser, of pictures that it was not trained on, beside total variation at its best."""
     result = json.loads((RESULTS / "denoising.json").read_text(encoding="utf-8"))
-    assert [row["picture"] for row in result["rows"]] == list(denoising.TEST)
-    assert not {*denoising.TEST} & {*denoising.TRAINING}
+    test = denoise.EXPERIMENT.settings["pictures"]
+    assert sorted(row["picture"] for row in result["rows"]) == sorted(test)
+    assert not {*test} & {*denoise.TRAINING}
     for row in result["rows"]:
         assert row["psnr_db"]["weakly convex"] > row["psnr_db"]["total variation"] + 0.3
 
 
 def test_a_network_that_is_not_the_same_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     other = iter(range(1, 100))
-    monkeypatch.setattr(denoising, "denoised", lambda net, y: next(other) * net(y))
+    monkeypatch.setattr(denoise, "denoised", lambda net, y: next(other) * net(y))
     with pytest.raises(RuntimeError, match="losses by PyTorch and by ours are"):
-        denoising.step_times(denoising.network("convex"), torch.rand(1, 1, 9, 9), 1)
+        denoise.step_times(denoise.network("convex R"), torch.rand(1, 1, 9, 9), 1)
 
 
-def test_scikit_image_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(ImportError, match=r"expected scikit-image, got .*; pip install 'gradnets_fast\[images\]'"):
-        denoising.picture("camera")
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_done_to_a_picture_is_its_own_adjoint_and_no_larger_than_1(task: str) -> None:
+    A, y = denoise.measured(task, torch.rand(1, 20, 30))
+    x, z = torch.randn(2, 1, 20, 30)
+    torch.testing.assert_close((A(x) * z).sum(), (x * A(z)).sum(), rtol=1e-4, atol=1e-4)
+    assert A(x).norm() <= x.norm()
+    assert y.shape == (1, 20, 30)
+
+
+@pytest.mark.parametrize("task", TASKS[1:])
+@pytest.mark.parametrize("kind", denoise.NETWORKS)
+def test_the_objective_falls_at_every_step(kind: str, task: str) -> None:
+    torch.manual_seed(0)
+    net = denoise.network(kind)
+    assert 0 < convex.lipschitz_bound(net).item() < float("inf")
+    clean = 10 * torch.rand(1, 24, 24)
+    A, y = denoise.measured(task, clean)
+    with torch.no_grad():
+        _, curve = denoise.descended(net, 0.1, A, y, denoise.start_of(task, A, y), 15)
+    assert len(curve) == 16
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(curve)), curve
+    assert curve[-1] < curve[0]

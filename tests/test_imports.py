@@ -32,6 +32,7 @@ RULES: dict[str, set[str]] = {
     "fitting": {"torch", "fitting", "nn", "functional", "ops", "backend", "errors"},
     "flows.py": {"torch", "convex", "nn", "errors"},
     "interop": {"torch", "interop", "convex", "nn", "errors"},
+    "score.py": {"torch", "errors"},
     "structure.py": {"torch", "nn", "functional", "errors"},
     "swap": {"torch", "swap", "nn", "functional", "activations", "errors"},
     "apps/doctor": {"torch", "rich", "apps", "functional", "ops", "backend", "reference", "__version__"},
@@ -41,15 +42,18 @@ RULES: dict[str, set[str]] = {
 
 APPLICATIONS = {
     "apps/train": {"files", "memory"},
-    "apps/bench": {"accuracy", "draws", "files"},
+    "apps/bench": {"accuracy", "draws", "environment", "files", "readable"},
+    "apps/reproduce": {"environment", "files", "readable", "train"},
     "apps/doctor": {"accuracy", "draws"},
     "apps/tuning.py": {"files"},
     "apps/accuracy.py": set(),
     "apps/draws.py": set(),
+    "apps/environment.py": set(),
     "apps/files.py": set(),
     "apps/memory.py": set(),
+    "apps/readable.py": set(),
     "apps/text.py": set(),
-    "apps/cli": {"files", "memory", "train", "bench", "doctor", "tuning"},
+    "apps/cli": {"files", "memory", "train", "bench", "doctor", "tuning", "reproduce"},
 }
 """Each application and what it may import of the others."""
 

@@ -20,7 +20,10 @@ from gradnets_fast import functional
 from gradnets_fast.ops import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ("gradnets_fast", *(f"gradnets_fast.{name}" for name in ("nn", "convex", "flows", "export", "structure")))
+MODULES = (
+    "gradnets_fast",
+    *(f"gradnets_fast.{name}" for name in ("nn", "convex", "flows", "export", "score", "structure")),
+)
 
 
 def _text(*lines: str) -> list[str]:

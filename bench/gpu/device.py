@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from gradnets_fast.apps.bench import environment as package
+from gradnets_fast.apps import environment as package
 from gradnets_fast.backend import why_not
 from gradnets_fast.errors import message
 

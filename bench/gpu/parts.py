@@ -29,7 +29,7 @@ from gradnets_fast.apps.bench.machine import Machine
 from gradnets_fast.apps.bench.measurement import Plan
 from gradnets_fast.apps.bench.operators import OperatorCase
 from gradnets_fast.apps.bench.presets import PRESETS, compilers, gpu_cases
-from gradnets_fast.apps.bench.readable import duration, percent, times
+from gradnets_fast.apps.readable import duration, percent, times
 
 _CHECK_SECONDS, _CASE_SECONDS, _WARM_SECONDS, _RATES_SECONDS = 180.0, 240.0, 90.0, 120.0
 _WARM_SHARE = 0.25

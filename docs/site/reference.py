@@ -67,6 +67,7 @@ PAGES = {
     ),
     "convex": Page("Convex potentials", "gradnets_fast.convex", ("convex",), ""),
     "flows": Page("Densities", "gradnets_fast.flows", ("flows",), ""),
+    "score": Page("Scores", "gradnets_fast.score", ("score",), ""),
     "structure": Page("Sparse and of low rank", "gradnets_fast.structure", ("structure",), ""),
     "export": Page("Export", "gradnets_fast.export", ("export",), ""),
     "interop": Page("Other libraries", "gradnets_fast.interop", ("interop",), ""),

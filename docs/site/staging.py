@@ -20,7 +20,7 @@ TREE: Mapping[str, tuple[str, ...]] = {
         *("swap", "scaling"),
     ),
     "Look up": ("api/index", "backends"),
-    "What was measured": ("benchmarks", "reproduction", "results"),
+    "What was measured": ("experiments", "benchmarks", "reproduction", "results"),
     "Change": ("how-it-works", "contributing", "mutants", "prebuilt", "release", "hub", "changelog"),
 }
 """The pages beside the first, in their order, by the captions of the navigation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from ..errors import check_like, check_tensor, message
 from ..functional import ConvRidge
 from .base import GradNet, check_sizes
+from .cascade import GradNetC
 from .conv import ConvGradNet
+from .modular import GradNetM
+from .ridge import RidgeGradNet
 
 
 class Conditional(nn.Module):
@@ -97,6 +101,52 @@ class Conditional(nn.Module):
         """Return J, (…, d, d)."""
         d = self.in_dim
         return self.net.jacobian(self._joint(x, c))[..., :d, :d]
+
+    @torch.no_grad()
+    def at(self, c: Tensor) -> GradNet:
+        """Return the network of x alone for one context: a copy, whose potential differs from F(x; c) by a constant.
+
+        `gradnets_fast.convex` inverts such a network and bounds its Jacobian, and `gradnets_fast.export` prints it.
+
+        Equivalent to: a network of the same class with d coordinates, and for a cascade
+            W, b = net.W[:, :d], [b + net.W[:, d:] @ c for b in net.bias[:-1]]
+
+        Args:
+            c: (p,).
+
+        Raises:
+            TypeError, ValueError: another c, or a network that is no `RidgeGradNet`, `GradNetC` or `GradNetM`.
+
+        Source: none; it is the definition.
+
+        >>> import torch, gradnets_fast
+        >>> net = Conditional(gradnets_fast.mGradNetC(num_layers=2, in_dim=2 + 1, embed_dim=8), context_dim=1)
+        >>> x, c = torch.randn(5, 2), torch.tensor([0.1])
+        >>> torch.testing.assert_close(net.at(c)(x), net(x, c))
+        """
+        where, d = f"{type(self).__name__}.at", self.in_dim
+        fixed: Any = copy.deepcopy(self.net)
+        if not isinstance(fixed, (RidgeGradNet, GradNetC, GradNetM)):
+            kinds = "a RidgeGradNet, GradNetC or GradNetM, or their monotone kin"
+            fix = "pass x and c to the network itself"
+            raise TypeError(message(where, "net", kinds, type(fixed).__name__, fix))
+        weights: Any = fixed.mmgn_modules if isinstance(fixed, GradNetM) else fixed
+        W: Tensor = weights.W
+        check_like(where, "c", c, (self.context_dim,), "(context_dim,)", W)
+        *offsets, bias = fixed.bias if isinstance(fixed, GradNetC) else (weights.b, fixed.bias)
+        for offset in offsets:
+            offset.add_(W[..., d:] @ c)
+        linear: Any = fixed.linear
+        if linear is not None:
+            matrix = linear.matrix()
+            bias[:d].add_(matrix[:d, d:] @ c)
+            if linear.kind == "psd":
+                linear.V.data = torch.linalg.qr(linear.V[:, :d]).R  # RᵀR is VᵀV of these columns
+            else:
+                linear.S.data = matrix[:d, :d].clone()
+        W.data, bias.data, fixed.in_dim = W.data[..., :d].clone(), bias.data[:d].clone(), d
+        alone: GradNet = fixed
+        return alone
 
     def _joint(self, x: Tensor, c: Tensor) -> Tensor:
         where, d, p = type(self).__name__, self.in_dim, self.context_dim

@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.errors import HypothesisException
 
-from gradnets_fast.apps.bench.environment import environment
+from gradnets_fast.apps.environment import environment
 from gradnets_fast.apps.files import write_json
 
 from .cases import Case

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gradnets_fast.apps.bench.environment import environment
+from gradnets_fast.apps.environment import environment
 
 from .faults import LIST, ROOT, faults
 from .results import RESULTS, TABLE, Results

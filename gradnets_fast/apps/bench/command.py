@@ -14,15 +14,15 @@ from rich.table import Table
 
 from ...backend import BACKENDS
 from ...errors import check_choice, check_positive, message
+from ..environment import environment
 from ..files import clear, locked, prepare_folder, write_json
+from ..readable import times
 from . import chosen, comparison, report, results
 from .cases import Case
 from .chosen import Choice
 from .contenders import CONTENDERS, Builder, check_backend, fastest_backend, is_ours
-from .environment import environment
 from .measurement import Plan
 from .presets import PRESETS, select
-from .readable import times
 from .runner import run, threads
 
 WRONG, SLOWER, INTERRUPTED = 1, 3, 130

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ...errors import message
+from ..readable import Row, duration, percent, times, two_digits
 from .contenders import is_ours
 from .measurement import MINIMUM_ROUNDS
-from .readable import Row, duration, percent, times, two_digits
 from .report import table_of
 
 SMALLEST_CHANGE = 0.05

@@ -14,9 +14,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from ..environment import place as place_of
 from ..files import write_atomically
-from .environment import place as place_of
-from .readable import Row, size, times, title
+from ..readable import Row, size, times, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

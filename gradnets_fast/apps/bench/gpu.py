@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..environment import queried
 from .measurement import Job, JobsSampler, Sampler
 
 if TYPE_CHECKING:
@@ -86,29 +86,5 @@ def free(device: torch.device) -> None:
 
 def special_function_rate(device: torch.device) -> float:
     """Evaluations of tanh a second that the special-function units of a GPU begin at its highest clock."""
-    hertz = 1e6 * float(_queried("clocks.max.sm", device).split()[0])
+    hertz = 1e6 * float(queried("clocks.max.sm", device).split()[0])
     return TANH_PER_CLOCK * torch.cuda.get_device_properties(device).multi_processor_count * hertz
-
-
-def description(device: torch.device) -> dict[str, Any]:
-    """Name, capability, memory, CUDA and driver, for the head of a result file."""
-    properties = torch.cuda.get_device_properties(device)
-    return {
-        "device": torch.cuda.get_device_name(device),
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "memory": properties.total_memory,
-        "cuda": torch.version.cuda,
-        "driver": _queried("driver_version", device),
-    }
-
-
-def _queried(field: str, device: torch.device) -> str:
-    """What nvidia-smi says of a GPU, by its identity: CUDA_VISIBLE_DEVICES may have renumbered them."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    query = ["nvidia-smi", f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]
-    identity = str(getattr(torch.cuda.get_device_properties(index), "uuid", ""))
-    own = [row for row in rows if identity and row[0].endswith(identity)]
-    return (own or rows[index:] or rows)[0][1]

@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ..environment import place
+from ..readable import Row, amount, duration, flop_rate, percent, quantiles, size, times, title, two_digits
 from .contenders import is_ours
-from .environment import place
-from .readable import Row, amount, duration, flop_rate, percent, quantiles, size, times, title, two_digits
 from .results import over_compile, reasons
 from .runner import TIMED, UNAVAILABLE
 

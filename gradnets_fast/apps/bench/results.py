@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically, write_json
+from ..readable import Row
 from .contenders import is_ours
 from .machine import rates
-from .readable import Row
 from .runner import UNAVAILABLE, WRONG
 from .work import bounds
 

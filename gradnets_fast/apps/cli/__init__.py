@@ -13,11 +13,12 @@ import typer
 from ... import __version__
 from .bench_command import bench
 from .doctor_command import doctor
+from .reproduce_command import reproduce
 from .train_command import train
 from .tune_command import tune
 from .warmup_command import warmup
 
-COMMANDS = (train, bench, doctor, warmup, tune)
+COMMANDS = (train, bench, reproduce, doctor, warmup, tune)
 app = typer.Typer(name="gradnets-fast", add_completion=False, pretty_exceptions_enable=False)
 
 
