@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, vmap
 
 import gradnets_fast as gf
 from covering import in_turn, slow_but
-from gradnets_fast.functional import _sylvester
+from gradnets_fast.functional import _determinant, _sylvester
 from gradnets_fast.nn.registry import ARCHITECTURES, Case
 from oracle import Function, assert_as_good_as_eager, outputs_and_gradients, second_gradients
 
@@ -48,6 +48,17 @@ def test_values_and_two_derivatives_of_positive_definite_matrices(
     for derivatives in (outputs_and_gradients, second_gradients):
         truth = derivatives(torchs, [A.double()], g.double())
         assert_as_good_as_eager(derivatives(ours, [A], g), derivatives(torchs, [A], g), truth)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_positive_definite_matrices_are_not_factored_twice(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel calls not positive definite goes another way, which is slow, and right as well."""
+    monkeypatch.setattr(_determinant, "_for_lu", lambda A: pytest.fail(f"{len(A)} matrices were factored again"))
+    for d in SIZES[:11]:
+        A = positive((17,), d).to(dtype).requires_grad_()
+        sign, logarithm = gf.symmetric_slogdet(A)
+        assert bool((sign == 1).all())
+        torch.autograd.grad(logarithm.sum(), A)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
