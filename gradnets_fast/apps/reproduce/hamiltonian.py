@@ -199,7 +199,7 @@ def make(name: str, seed: int, time: float) -> Task:
     @torch.no_grad()
     def shown(net: Any) -> Row:
         orbit = midpoint(net, start[:1], round(time / STEP))[:, 0]
-        return {"orbit": packed(orbit)}
+        return {"orbit": packed(orbit, torch.float32)}
 
     torch.manual_seed(seed)
     return Task(networks(system.d), squared_error, batch, errors, shown)
@@ -219,7 +219,7 @@ def run(case: Case, settings: Settings) -> Row:
     _, _, start = observed(system, case["seed"])
     start = start[system.training : system.training + 1].double()
     exact = midpoint(system.gradient, start, round(settings["time"] / STEP))[:, 0]
-    return {**row, "exact": packed(exact)}
+    return {**row, "exact": packed(exact, torch.float32)}
 
 
 def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
