@@ -199,7 +199,7 @@ def make(name: str, seed: int, time: float) -> Task:
     @torch.no_grad()
     def shown(net: Any) -> Row:
         orbit = midpoint(net, start[:1], round(time / STEP))[:, 0]
-        return {"orbit": packed(orbit)}
+        return {"orbit": packed(orbit, torch.float32)}
 
     torch.manual_seed(seed)
     return Task(networks(system.d), squared_error, batch, errors, shown)
@@ -219,7 +219,7 @@ def run(case: Case, settings: Settings) -> Row:
     _, _, start = observed(system, case["seed"])
     start = start[system.training : system.training + 1].double()
     exact = midpoint(system.gradient, start, round(settings["time"] / STEP))[:, 0]
-    return {**row, "exact": packed(exact)}
+    return {**row, "exact": packed(exact, torch.float32)}
 
 
 def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
@@ -233,14 +233,19 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
         system = SYSTEMS[name]
         orbits = {"exact": unpacked(row["exact"])}
         orbits |= {of: unpacked(of_contender([row], of)[0]["orbit"]) for of in SHOWN}
+        errors = {of: system.energy(y.double()) - system.energy(y[:1].double()) for of, y in orbits.items()}
         for colour, (of, y) in zip((INK, *SERIES), orbits.items()):
             upper.plot(y[:, 0], y[:, 1], color=colour, linewidth=2.5 if of == "exact" else 1, label=of)
-            H = system.energy(y.double())
-            lower.plot(STEP * torch.arange(len(y)), H - H[0], color=colour, linewidth=1)
-        upper.set(title=name, xlabel="x of the first body" if system.d == 8 else "q")
+            lower.plot(STEP * torch.arange(len(y)), errors[of], color=colour, linewidth=1)
+        # A plain network may leave the picture: the others are to be seen.
+        far = 1.3 * float(orbits["exact"][:, :2].abs().max())
+        high = 4 * max(float(error.abs().max()) for of, error in errors.items() if of != "MLP")
+        upper.set(
+            title=name, xlabel="x of the first body" if system.d == 8 else "q", xlim=(-far, far), ylim=(-far, far)
+        )
         upper.set_ylabel("y of the first body" if system.d == 8 else "p")
-        upper.set_aspect("equal", adjustable="datalim")
-        lower.set(xlabel="time", ylabel="H − H(start)")
+        upper.set_aspect("equal")
+        lower.set(xlabel="time", ylabel="H − H(start)", ylim=(-high, high))
         for axis in (upper, lower):
             axis.grid(alpha=0.3)
     lines = axes[0, 0].get_lines()
