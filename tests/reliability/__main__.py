@@ -1,6 +1,7 @@
 """Tries to break the package, in ways whose cases follow from their numbers: `make reliability`.
 
-A run that was interrupted goes on where it was; results are written after each block of cases.
+A run that was interrupted goes on where it was; results are written after each block of cases.  The word soak in place
+of options has work done at full load for a time: `python -m tests.reliability soak --minutes 30`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from gradnets_fast.apps.bench.environment import environment
 
-from . import children, damage, interruption, surroundings
+from . import children, damage, interruption, sanitized, soak, surroundings
 from .kinds import Kind
 from .results import RESULTS, TABLE, Results
 
-KINDS: tuple[Kind, ...] = (*interruption.KINDS, *surroundings.KINDS, *damage.KINDS)
+KINDS: tuple[Kind, ...] = (*interruption.KINDS, *surroundings.KINDS, *damage.KINDS, *sanitized.KINDS)
 
 
 def attempt(kind: Kind, results: Results, first: int, count: int) -> None:
@@ -43,6 +44,8 @@ def attempt(kind: Kind, results: Results, first: int, count: int) -> None:
 
 def main() -> int:
     """The command; returns the exit code."""
+    if sys.argv[1:2] == ["soak"]:
+        return soak.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
     parser.add_argument("--only", default="", help="kinds with this in their names, several separated by commas")
     parser.add_argument("--first", type=int, default=0, help="the number of the first case of each kind")

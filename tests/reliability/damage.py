@@ -235,8 +235,10 @@ def _independent(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         found = np.load(path, allow_pickle=False)
     elif path.suffix == ".npz":
-        archive = np.load(path, allow_pickle=False)
-        found = np.hstack([archive["x"], archive["g"]])
+        # Not by numpy.load, which takes an archive with something before it for a pickle.
+        with zipfile.ZipFile(path) as archive:
+            members = [archive.open(f"{name}.npy") for name in "xg"]
+            found = np.hstack([np.lib.format.read_array(member, allow_pickle=False) for member in members])
     else:
         reader = importlib.import_module("pyarrow.csv").read_csv if path.suffix == ".csv" else pq.read_table
         table = reader(path)

@@ -15,6 +15,7 @@ from .kinds import Kind, Outcome
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results" / "reliability.json"
 TABLE = ROOT / "docs" / "reliability.md"
+SOAK = RESULTS.with_name("soak.json")
 
 _HEAD = """# Reliability
 
@@ -87,7 +88,24 @@ class Results:
         rows = self._kinds.values()
         count, failures = sum(_count(row) for row in rows), sum(len(row["failures"]) for row in rows)
         head = _HEAD.format(count=f"{count:,}", kinds=len(rows), failures=failures)
-        return head + "".join(_row(name, row) for name, row in self._kinds.items()) + _FOOT
+        return head + "".join(_row(name, row) for name, row in self._kinds.items()) + _FOOT + _soak()
+
+
+def _soak() -> str:
+    """What the last soak came to, for the page."""
+    if not SOAK.exists():
+        return ""
+    found = json.loads(SOAK.read_text(encoding="utf-8"))
+    where, rows = found["environment"], found["processes"]
+    rounds, wrong = (sum(row[name] for row in rows) for name in ("rounds", "wrong"))
+    slopes = " and ".join(f"{row['MiB_a_minute']:.2f}" for row in rows)
+    return (
+        "\n## Soak\n\nTraining, inference, potentials, Jacobians and second derivatives of four networks, in "
+        f"{len(rows)} processes of {found['threads']} threads each, for {found['minutes']:g} minutes at full load "
+        f"(`{where['command']}`, commit {where['commit']}): {rounds:,} rounds, {wrong} of them with other bits than "
+        f"the first; memory grew by {slopes} MiB a minute after the first quarter "
+        "([result file](../bench/results/soak.json)).\n"
+    )
 
 
 def _with(ranges: list[list[int]], number: int) -> list[list[int]]:

@@ -208,13 +208,18 @@ class _NpzShard(Shard):
     def open(cls, path: Path, fit: str) -> _NpzShard:
         with readable(path), zipfile.ZipFile(path) as archive:
             members = [name.removesuffix(".npy") for name in archive.namelist()]
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         check_members(path, members, fit)
         shapes, dtypes = dict[str, tuple[int, ...]](), dict[str, np.dtype[Any]]()
         with readable(path):
             size = path.stat().st_size
             for name in ("x", *FITS[fit]):
                 with _member(path, name) as file:
+                    begin = file.tell()
                     shapes[name], _, dtypes[name] = _header(file)
+                    ends = file.tell() - begin + math.prod(shapes[name]) * dtypes[name].itemsize
+                if ends > (room := sizes[f"{name}.npy"]):
+                    raise EOFError(f"{ends} bytes in a member that has room for {room}")
         check_arrays(path, shapes, dtypes)
         rows, dim = shapes["x"]
         _check_room(path, max(1, rows) * dim * dtypes["x"].itemsize, _MOST_BYTES * size)
@@ -264,6 +269,8 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
             with archive.open(entry) as member:
                 yield member
             return
+    with zipfile.ZipFile(path) as archive, archive.open(entry):
+        pass  # which compares the member's own header with the directory
     # Python seeks in an archive's member by reading up to the place; in the file itself it does not.
     with path.open("rb") as file:
         file.seek(entry.header_offset + 26)
