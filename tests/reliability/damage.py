@@ -411,7 +411,8 @@ _FORMATS = {
 }
 _WHAT = {
     ".npy": "samples in an array whose header, dtype, shape or bytes are changed",
-    ".npz": "samples in an archive whose members, methods of compression, headers or bytes are changed",
+    ".npz": "samples in an archive whose members, methods of compression, headers or bytes are changed (of an array "
+    "that is stored as it is, a shard's reader has no checksum of a part: numbers in it may be others)",
     ".parquet": "samples in a table whose bytes are changed",
     ".csv": "samples in a text whose cells, lines, separators or bytes are changed",
     "checkpoint.safetensors": "checkpoints whose header, metadata, JSON texts or bytes are changed",
