@@ -3,6 +3,8 @@
 # make test-all   runs all of it
 # make mutants    seeds faults in a copy of this checkout, and writes down which of them the suite catches (an hour)
 # make fuzz   tries 20,000 calls of the operators that nobody thought of; FUZZ="--count 1000 --seed 7" for others
+# make reliability   kills runs, fills disks, takes memory, damages files and calls native code under sanitizers, by the
+#             cases of docs/reliability.md, which it writes (hours); what is done counts when it is started again
 # make ptx    runs the machine code that Triton makes of the kernels, without a GPU, and looks for races, accesses out of
 #             bounds and wrong results: all of the tile table, hours; what is done counts when it is started again
 # make bench  times the kernels, and writes bench/results/cpu.json, .csv and .png
@@ -25,7 +27,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt lock.txt $(wildcard release/*.py)
 
-.PHONY: demo test test-all mutants fuzz ptx lint bench sanitize aarch64 largest-batch training-gain wheel-check docs lock clean
+.PHONY: demo test test-all mutants fuzz reliability ptx lint bench sanitize aarch64 largest-batch training-gain wheel-check docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo --overwrite
@@ -41,6 +43,9 @@ mutants: $(VENV)/.installed
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+reliability: $(VENV)/.installed
+	$(BIN)/python -m tests.reliability $(RELIABILITY)
 
 ptx: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ptx $(PTX)
@@ -59,7 +64,7 @@ bench: $(VENV)/.installed
 CONFIGURE = PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -G Ninja -DGRADNETS_WERROR=ON -DGRADNETS_POISON_WORKSPACE=ON
 
 sanitize: $(VENV)/.installed
-	@$(CONFIGURE) -B build/sanitize -DGRADNETS_SANITIZE=ON > /dev/null
+	@$(CONFIGURE) -B build/sanitize -DGRADNETS_SANITIZE=address,undefined -DGRADNETS_MODULE=OFF -DGRADNETS_CHECK=ON > /dev/null
 	@$(BIN)/cmake --build build/sanitize > /dev/null
 	@build/sanitize/sanitize
 

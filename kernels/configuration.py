@@ -58,6 +58,8 @@ TILES = {
 
 _SMALL = {"BM": 64, "BH": 32, "BM_WEIGHTS": 64, "BH_WEIGHTS": 32, "BN": 32}
 _WIDEST_INTERPRETED = 256
+_MOST = 2**12
+"""More than any d, depth or tile of a table."""
 _WIDE = {"forward": {"BM": 32, "BH": 64, "num_warps": 4}, "backward": {"BM": 8, "BH": 32, "num_warps": 4}}
 
 Options = dict[str, Any]
@@ -121,7 +123,11 @@ def table() -> dict[str, Any]:
     """architecture → kernel → kind → list of {d, depth, options}."""
     merged: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     path = tuned_table()
-    if path.is_file():
+    try:
+        present = path.is_file()
+    except OSError:  # a folder that this user may not look into holds no table of theirs
+        present = False
+    if present:
         _merge(merged, path)
     return merged
 
@@ -133,13 +139,34 @@ def _merge(table: dict[str, Any], path: Path) -> None:
         for architecture, kernels in tuned.items():
             for kernel, kinds in kernels.items():
                 for kind, entries in kinds.items():
+                    _check_entries(architecture, kernel, kind, entries)
                     known = table.setdefault(architecture, {}).setdefault(kernel, {}).setdefault(kind, [])
                     places = [(entry["d"], entry["depth"]) for entry in entries]
                     known[:] = [*entries, *(e for e in known if (e["d"], e["depth"]) not in places)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"tuned table: {path}: expected what gradnets-fast tune writes, got {error!r}; run that again, or remove it"
         ) from error
+
+
+def _check_entries(architecture: str, kernel: str, kind: str, entries: list[Any]) -> None:
+    """Raises ValueError unless a kernel can be compiled with all of them: what tiles are is not asked again later."""
+    if not architecture.isdecimal() or kernel not in TILES or kind not in KINDS:
+        raise ValueError(f"tiles of {architecture}, {kernel}, {kind}"[:200])
+    names = {*TILES[kernel], "num_warps", "num_stages"}
+    for entry in entries:
+        tiles = entry["options"]
+        fits = all(type(entry[name]) is int and 0 < entry[name] <= _MOST for name in ("d", "depth"))
+        fits &= tiles is None or (tiles.keys() == names and all(_is_option(name, n) for name, n in tiles.items()))
+        if not fits:
+            raise ValueError(f"an entry of {kernel}: {entry}"[:200])
+
+
+def _is_option(name: str, number: object) -> bool:
+    """Whether a number can be that of a tile, which is a power of two, or of warps or stages."""
+    if type(number) is not int or not 0 < number <= (_MOST if name.startswith("B") else 32):
+        return False
+    return name == "num_stages" or number & (number - 1) == 0
 
 
 @lru_cache(maxsize=None)

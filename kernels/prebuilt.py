@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +17,8 @@ from . import configuration, sources
 FORMAT = 1
 MANIFEST = "manifest.json"
 PATH = Path(__file__).with_name("prebuilt.zip")
+_LARGEST_MANIFEST = 2**26
+_TARGET = re.compile(r"sm_\d{2,4}[af]?|ptx")
 
 Signature = tuple[str | None, ...]
 """The arguments' types, such as "*fp32" and "i32"; None for one that is absent."""
@@ -70,8 +75,8 @@ class Archive:
         )
 
     def image(self, kernel: Kernel) -> bytes:
-        """The code of a kernel."""
-        with zipfile.ZipFile(self.path) as file:
+        """The code of a kernel; PrebuiltError if the file does not have it whole."""
+        with _readable(self.path), zipfile.ZipFile(self.path) as file:
             return file.read(kernel.image)
 
     def targets(self) -> dict[str, int]:
@@ -106,21 +111,34 @@ def read(path: Path) -> Archive:
     """
     if not path.is_file():
         raise PrebuiltError("this installation has none")
-    try:
+    with _readable(path):
         with zipfile.ZipFile(path) as file:
-            manifest = json.loads(file.read(MANIFEST))
+            size = file.getinfo(MANIFEST).file_size
+            if size > _LARGEST_MANIFEST:
+                raise ValueError(f"a manifest of {size} bytes")
+            manifest, images = json.loads(file.read(MANIFEST)), {*file.namelist()}
         if manifest["format"] != FORMAT:
             raise PrebuiltError(f"{path}: expected format {FORMAT}, got {manifest['format']}; reinstall the package")
         kernels: dict[_Key, list[Kernel]] = {}
         for entry in manifest["kernels"]:
             _check_sources(path, entry)
-            kernels.setdefault(_key(entry), []).append(_kernel(entry))
-        archive = Archive(path, manifest["triton"], manifest["toolkit"], kernels)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise PrebuiltError(f"{path}: expected what the build writes, got {error!r}; reinstall the package") from error
+            kernels.setdefault(_key(entry), []).append(_kernel(entry, images))
+        archive = Archive(path, str(manifest["triton"]), str(manifest["toolkit"]), kernels)
     for found in kernels.values():
         found.sort(key=lambda kernel: (kernel.target == "ptx", -sum(kernel.multiples)))
     return archive
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged file makes Python's readers of archives and JSON raise into a PrebuiltError."""
+    try:
+        yield
+    except (PrebuiltError, MemoryError):
+        raise
+    except Exception as error:
+        got = " ".join(repr(error).split())[:300]
+        raise PrebuiltError(f"{path}: expected what the build writes, got {got}; reinstall the package") from error
 
 
 def _check_sources(path: Path, entry: dict[str, Any]) -> None:
@@ -135,7 +153,13 @@ def _key(entry: dict[str, Any]) -> _Key:
     return entry["kernel"], frozenset(constants.items()), tuple(entry["types"].values())
 
 
-def _kernel(entry: dict[str, Any]) -> Kernel:
+def _kernel(entry: dict[str, Any], images: set[str]) -> Kernel:
+    if not all(isinstance(entry[name], str) for name in ("target", "symbol", "image")) or entry["image"] not in images:
+        raise ValueError(f"a kernel {entry['symbol']!r} for {entry['target']!r} in {entry['image']!r}")
+    if not all(type(entry[name]) is int and 0 <= entry[name] < 2**31 for name in ("threads", "shared")):
+        raise ValueError(f"{entry['threads']!r} threads and {entry['shared']!r} bytes of shared memory")
+    if not _TARGET.fullmatch(entry["target"]):
+        raise ValueError(f"a target {entry['target']!r}")
     return Kernel(
         entry["target"],
         entry["symbol"],

@@ -394,3 +394,12 @@ def test_a_count_that_float32_cannot_raise_is_no_damage() -> None:
     W = torch.zeros(2, 3)
     moments = {"W.step": count, "W.exp_avg": W, "W.exp_avg_sq": W}
     check_tensors("optimizer", moments, adam_forms({"W": W}, 10**9, skips=False))
+
+
+def test_what_a_killed_run_was_writing_goes_with_the_next(run: Path) -> None:
+    remains = [run / name for name in (".checkpoint-123.part.safetensors", ".figure-123.part.png", ".probe-x1.part")]
+    for path in (*remains, run / ".mine"):
+        path.write_bytes(b"half")
+    assert invoke("--resume", "--out", run)[0] == 0
+    assert not any(path.exists() for path in remains)
+    assert (run / ".mine").read_bytes() == b"half"

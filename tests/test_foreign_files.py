@@ -71,6 +71,14 @@ def names_twice(path: Path) -> None:
     pq.write_table(pa.table([pa.array([1.0])] * 3, names=["x0", "x0", "g0"]), path)
 
 
+def other_numbers(path: Path) -> None:
+    """An array that is stored as it is, with a bit changed, which its checksum tells."""
+    np.savez(path, x=X, g=X)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1
+    path.write_bytes(data)
+
+
 ONE = [1.0]
 FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "compressed": (".csv", lambda path: path.write_bytes(gzip.compress(b"x0,g0\n1,2\n")), "readable csv"),
@@ -92,6 +100,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "members of no array": (".npz", lambda path: npz(path, x=b"text", g=b"text"), "readable npz"),
     "two members of a name": (".npz", twice, "one array x, got 2"),
     "encrypted": (".npz", encrypted, "readable npz"),
+    "a bit changed": (".npz", other_numbers, "Bad CRC-32"),
     "a long header": (".npy", lambda path: path.write_bytes(header("(1, 2)", length=2**32 - 1)), "readable npy"),
     "a deep header": (".npy", lambda path: path.write_bytes(header("(" * 5000 + ")" * 5000)), "readable npy"),
     "rows that are not there": (".npy", lambda path: path.write_bytes(header(f"({HUGE}, 2)")), "has room for"),
@@ -122,6 +131,15 @@ def test_a_foreign_file_is_one_line(name: str, tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["points.npy", "points.npz"])
+def test_points_that_are_not_there_are_one_line(name: str, tmp_path: Path) -> None:
+    for shape in (f"({HUGE}, 2)", "(-1, 2)", f"({2**62}, {2**62})"):
+        path = tmp_path / name
+        path.write_bytes(header(shape)) if name.endswith("npy") else npz(path, x=header(shape))
+        words = [str(path), "a readable np" if shape[1] != "-" else "points (n, d)"]
+        fails("--task", "transport", "--data", path, "--target", path, "--out", tmp_path / "out", words=words[:1])
 
 
 def test_what_does_not_fit_into_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 import gradnets_fast
 from covering import quick_in_turn
+from gradnets_fast.apps.cli.errors import one_line_errors
 from gradnets_fast.apps.train.checkpoint import load_checkpoint
 
 LIMITED = """
@@ -132,3 +134,21 @@ def test_a_network_that_is_dropped_is_freed(name: str, backend: str) -> None:
         torch.compiler.reset()
         gc.collect()
         assert not [reference for reference in kept if reference() is not None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "can't start new thread",
+        "libx.so: failed to map segment from shared object",
+        "[Errno 12] Cannot allocate memory",
+    ],
+)
+def test_whatever_a_lack_of_memory_is_called_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in (RuntimeError, ImportError, OSError):
+        with pytest.raises(typer.Exit), one_line_errors():
+            raise kind(text)
+        printed = capsys.readouterr().err
+        assert printed.startswith("gradnets-fast: memory: size: expected what fits into the memory left, got ")
+        assert printed.count("\n") == 1

@@ -97,6 +97,45 @@ def test_a_tuned_table_that_is_none_is_refused(tmp_path: Path) -> None:
         configuration.table()
 
 
+ENTRY = {"d": 4, "depth": 1, "options": {"BM": 32, "BH": 32, "num_warps": 4, "num_stages": 2}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"d": "4"}, {"depth": None}, {"options": 3}, {"options": {}}, {"options": ENTRY["options"] | {"BM": 33}},
+        {"options": ENTRY["options"] | {"BM": 2**30}}, {"options": ENTRY["options"] | {"num_warps": "4"}},
+        {"options": ENTRY["options"] | {"more": 1}}, {"options": ENTRY["options"] | {"num_stages": True}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_tuned_table_with_tiles_that_are_none_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    def write(entry: dict[str, object]) -> None:
+        tables = {"tables": {"90": {"forward": {"ieee": [entry]}}}}
+        (tmp_path / "tuned.json").write_text(json.dumps(tables))
+
+    write(ENTRY | change)
+    with pytest.raises(ValueError, match=r"tuned\.json: expected what gradnets-fast tune writes"):
+        configuration.table()
+    write(ENTRY)
+    _forget()
+    assert configuration.options("forward", 90, "ieee", 4, 1) == ENTRY["options"]
+
+
+def test_a_deep_table_is_refused_and_one_that_cannot_be_looked_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tuned.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="RecursionError"):
+        configuration.table()
+
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert configuration.table() == json.loads(configuration.TABLE.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [("{", "valid JSON"), ("[]", "other JSON"), ('{"tables": 1}', "other JSON")]
 )

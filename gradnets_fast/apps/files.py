@@ -15,6 +15,9 @@ from filelock import FileLock, Timeout
 
 from ..errors import message
 
+_PART = ".part"
+"""In the names of files that are being written, which no others have; a writer that is killed leaves its own."""
+
 
 def prepare_folder(folder: Path, where: str = "train") -> None:
     """Makes the output folder, and proves that files can be written there; `where` names the command.
@@ -24,7 +27,7 @@ def prepare_folder(folder: Path, where: str = "train") -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, probe = tempfile.mkstemp(dir=folder)
+        descriptor, probe = tempfile.mkstemp(_PART, ".probe-", folder)
         os.close(descriptor)
         os.unlink(probe)
     except OSError as error:
@@ -35,6 +38,8 @@ def prepare_folder(folder: Path, where: str = "train") -> None:
 @contextmanager
 def locked(folder: Path, where: str = "train") -> Iterator[None]:
     """Hold a folder for this process alone; the system frees it when the process ends, however it ends.
+
+    What processes that were killed while they wrote there have left goes first.
 
     Raises:
         OSError: another process holds it, or no file can be written there.
@@ -52,6 +57,8 @@ def locked(folder: Path, where: str = "train") -> Iterator[None]:
         expected, fix = "a folder that can be written", f"{fix}, or change its permissions"
         raise OSError(message(where, f"out {folder}", expected, error.strerror, fix)) from error
     try:
+        for path in folder.glob(f".*{_PART}*"):
+            path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -74,7 +81,7 @@ def clear(folder: Path, names: Sequence[str], overwrite: bool, where: str = "tra
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls write(temporary path) and moves the result to `path`, which never holds half a file."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{_PART}{path.suffix}")
     try:
         write(temporary)
         with temporary.open("rb") as file:

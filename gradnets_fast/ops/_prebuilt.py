@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,8 +85,8 @@ def launched(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], con
 def _loads(candidate: _Kernel) -> bool:
     try:
         candidate.load()
-    except (KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        _failures[candidate.device] = f"their file cannot be read, {error!r}"
+    except kernel_module("prebuilt").PrebuiltError as error:
+        _failures[candidate.device] = f"their file cannot be read, {error}"
     except RuntimeError as error:
         # Another failure, such as memory that is short, may have passed by the next call.
         if any(name in str(error) for name in _REFUSALS):

@@ -14,7 +14,10 @@ from gradnets_fast import functional
 from gradnets_fast.apps import draws
 
 LAYOUTS = ("plain", "transposed", "strided", "offset", "expanded")
-MODES = ("gradients", "second", "no_grad", "inference", "vmap", "func.grad", "meta", "changed")
+MODES = (
+    *("gradients", "second", "no_grad", "inference", "vmap", "func.grad", "meta", "changed"),
+    *("functionalize", "modes", "aliased", "autocast", "compiled"),
+)
 """What is asked of a call:
 
 - gradients: f, and the gradients of <g, f> in the tensors that need one.
@@ -24,6 +27,11 @@ MODES = ("gradients", "second", "no_grad", "inference", "vmap", "func.grad", "me
 - func.grad: the gradient of <g, f> in the points, by torch.func.grad.
 - meta: the shape and dtype of f, of tensors without numbers.
 - changed: an error, where a tensor that a gradient needs has been changed since.
+- functionalize: f, under torch.func.functionalize.
+- modes: f and gradients, under a TorchDispatchMode and a TorchFunctionMode that let everything pass.
+- aliased: f and gradients where all tensors are views of one storage, and v is x itself.
+- autocast: f to the bit as of points and weights that were rounded to 16 bits before.
+- compiled: f and gradients, by torch.compile.
 """
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .cases import Case
 
@@ -127,6 +130,75 @@ def _by_func(case: Case) -> Results:
     return results
 
 
+def _functionalized(case: Case) -> Results:
+    def results(function: Callable[[Named], Tensor], tensors: Named, g: Tensor) -> list[Tensor]:
+        named = torch.func.functionalize(lambda *parts: function(dict(zip(tensors, parts))))
+        return [named(*tensors.values())]
+
+    return results
+
+
+class _Dispatched(TorchDispatchMode):
+    """Calls what PyTorch's dispatcher would call."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class _Called(TorchFunctionMode):
+    """Calls what the caller called."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def _in_modes(case: Case) -> Results:
+    def results(function: Callable[[Named], Tensor], tensors: Named, g: Tensor) -> list[Tensor]:
+        with _Called(), _Dispatched():
+            return _gradients(case)(function, tensors, g)
+
+    return results
+
+
+def _aliased(case: Case) -> Results:
+    """All tensors one after another in one storage; where there is a v, one leaf is both x and v."""
+
+    def results(function: Callable[[Named], Tensor], tensors: Named, g: Tensor) -> list[Tensor]:
+        numbers = torch.cat([t.reshape(-1) for t in tensors.values() if t.dtype == tensors["x"].dtype])
+        parts, at = dict(tensors), 0
+        for name, t in tensors.items():
+            if t.dtype == numbers.dtype:
+                parts[name], at = numbers[at : at + t.numel()].view(t.shape), at + t.numel()
+        if "v" not in parts:
+            return _gradients(case)(function, parts, g)
+        del parts["v"]
+        return _gradients(case)(lambda leaves: function({**leaves, "v": leaves["x"]}), parts, g)
+
+    return results
+
+
+def _compiled(case: Case) -> Results:
+    def results(function: Callable[[Named], Tensor], tensors: Named, g: Tensor) -> list[Tensor]:
+        if function != case.ours:
+            return _gradients(case)(function, tensors, g)
+        torch._dynamo.reset()
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
+        return _gradients(case)(compiled, tensors, g)
+
+    return results
+
+
+def _under_autocast(case: Case) -> None:
+    """As of points and weights that were rounded before the call."""
+    drawn = case.tensors()
+    rounded = {n: t.bfloat16() if n in ("x", "v", "W", "K", "theta") else t for n, t in drawn.named.items()}
+    expected = case.ours(rounded)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = case.ours(drawn.named)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
 def _without_numbers(case: Case) -> None:
     """The shape and dtype of a result are known without its numbers."""
     drawn = case.tensors()
@@ -138,12 +210,29 @@ def _without_numbers(case: Case) -> None:
 
 
 def _changed(case: Case) -> None:
-    """A tensor that the backward pass reads may not change before it."""
+    """A tensor that the backward pass reads may not change before it.
+
+    The soft maximum of modules may read a copy, of which then the gradients are.
+    """
     drawn = case.tensors()
     leaves = {name: t.detach().clone().requires_grad_() for name, t in drawn.named.items()}
     f = case.ours(leaves)
+    if case.variant.combined:
+        again = {name: t.detach().clone().requires_grad_() for name, t in drawn.named.items()}
+        expected = torch.autograd.grad(case.ours(again), [*again.values()], drawn.g.to(f.dtype), allow_unused=True)
     with torch.no_grad():
         leaves["x"].add_(1)
+    if case.variant.combined:
+        try:
+            found = torch.autograd.grad(f, [*leaves.values()], drawn.g.to(f.dtype), allow_unused=True)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            return
+        for mine, due in zip(found, expected):
+            assert (mine is None) == (due is None)
+            assert mine is None or due is None or torch.equal(mine.nan_to_num(7.0), due.nan_to_num(7.0))
+        return
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(f, [*leaves.values()], drawn.g.to(f.dtype), allow_unused=True)
 
@@ -155,5 +244,13 @@ _RESULTS: dict[str, Callable[[Case], Results]] = {
     "inference": _alone(torch.inference_mode),
     "vmap": _vmapped,
     "func.grad": _by_func,
+    "functionalize": _functionalized,
+    "modes": _in_modes,
+    "aliased": _aliased,
+    "compiled": _compiled,
 }
-_JUDGES: dict[str, Callable[[Case], None]] = {"meta": _without_numbers, "changed": _changed}
+_JUDGES: dict[str, Callable[[Case], None]] = {
+    "meta": _without_numbers,
+    "changed": _changed,
+    "autocast": _under_autocast,
+}

@@ -14,8 +14,11 @@ from rich.console import Console
 from ...errors import is_message, message
 
 _EXPECTED_FAILURES = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-_NO_MEMORY = re.compile(r"can't allocate memory|bad_alloc|not enough memory|out of memory")
-"""Errors of PyTorch's allocators and of kernels."""
+_NO_MEMORY = re.compile(
+    r"(can't|[Cc]annot) allocate memory|bad_alloc|can't start new thread|not enough memory|[Oo]ut of memory|"
+    r"failed to map segment"
+)
+"""Errors of PyTorch's allocators, of kernels, and of libraries that are loaded on the way."""
 _LOST_CONNECTION = re.compile(r"Connection (closed|reset) by peer|NCCL .*remote")
 """Errors of a collective in which another process has stopped."""
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...errors import message
 from ..memory import check_memory
-from .columns import dim_of, readable, store, table_columns, unreadable
-from .shards import import_extra, open_file
+from .columns import FITS, dim_of, readable, store, table_columns, unreadable
+from .shards import check_sum, import_extra, open_file
 
 FORMATS = (".csv", ".parquet", ".npz", ".npy")
 _NO_NUMBER = re.compile(r"CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'$", re.DOTALL)
@@ -61,6 +61,9 @@ def _read_shard(path: Path, fit: str) -> np.ndarray:
     shard = open_file(path, fit)
     # The values, their parts, and what a reader holds of them.
     check_memory("data", str(path), 3 * 4 * shard.width * shard.rows, "split it into shards, which are streamed")
+    if path.suffix.lower() == ".npz":
+        with readable(path):
+            check_sum(path, ["x", *FITS[fit]])
     return shard.read(0, shard.rows) if shard.rows else np.empty((0, shard.width), np.float32)
 
 

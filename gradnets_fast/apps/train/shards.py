@@ -7,9 +7,10 @@ compressed NPZ file from its own; of the uncompressed one that `numpy.savez` wri
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
@@ -207,13 +208,18 @@ class _NpzShard(Shard):
     def open(cls, path: Path, fit: str) -> _NpzShard:
         with readable(path), zipfile.ZipFile(path) as archive:
             members = [name.removesuffix(".npy") for name in archive.namelist()]
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         check_members(path, members, fit)
         shapes, dtypes = dict[str, tuple[int, ...]](), dict[str, np.dtype[Any]]()
         with readable(path):
             size = path.stat().st_size
             for name in ("x", *FITS[fit]):
                 with _member(path, name) as file:
+                    begin = file.tell()
                     shapes[name], _, dtypes[name] = _header(file)
+                    ends = file.tell() - begin + math.prod(shapes[name]) * dtypes[name].itemsize
+                if ends > (room := sizes[f"{name}.npy"]):
+                    raise EOFError(f"{ends} bytes in a member that has room for {room}")
         check_arrays(path, shapes, dtypes)
         rows, dim = shapes["x"]
         _check_room(path, max(1, rows) * dim * dtypes["x"].itemsize, _MOST_BYTES * size)
@@ -263,12 +269,39 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
             with archive.open(entry) as member:
                 yield member
             return
+    with zipfile.ZipFile(path) as archive, archive.open(entry):
+        pass  # which compares the member's own header with the directory
     # Python seeks in an archive's member by reading up to the place; in the file itself it does not.
     with path.open("rb") as file:
         file.seek(entry.header_offset + 26)
         lengths = np.frombuffer(file.read(4), "<u2")
         file.seek(entry.header_offset + 30 + int(lengths.sum()))
         yield file
+
+
+def read_array(path: Path, member: str | None) -> np.ndarray:
+    """The array of an NPY file, or a member of an NPZ file, whose checksum is compared.
+
+    Raises:
+        ValueError: it claims more than the file has room for.  Others: whatever NumPy and zipfile raise.
+    """
+    if member is not None:
+        check_sum(path, [member])
+    with path.open("rb") if member is None else _member(path, member) as file:
+        shape, by_columns, dtype = _header(file)
+        _check_room(path, math.prod(map(abs, shape)) * dtype.itemsize, _MOST_BYTES * path.stat().st_size)
+        check_numbers(str(path), dtype)
+        data = file.read(math.prod(shape) * dtype.itemsize) if min(shape, default=1) >= 0 else b""
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+def check_sum(path: Path, names: Sequence[str]) -> None:
+    """Raise BadZipFile unless these members of an NPZ file are as their checksums say."""
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            with archive.open(f"{name}.npy") as member:
+                while member.read(2**20):
+                    pass
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

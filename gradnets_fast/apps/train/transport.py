@@ -23,7 +23,7 @@ from .columns import check_numbers, readable, store
 from .problem import InMemory, Problem
 from .ranks import Ranks, device_of
 from .settings import Settings
-from .shards import import_extra
+from .shards import import_extra, read_array
 
 TEST_POINTS = 10_000
 _TEST_FRACTION = 0.1
@@ -119,8 +119,7 @@ def load_points(path: Path) -> Tensor:
 
 
 def _of_array(path: Path) -> tuple[list[str], np.ndarray]:
-    loaded = np.load(path, allow_pickle=False)
-    return [], loaded if isinstance(loaded, np.ndarray) else loaded["x"]
+    return [], read_array(path, None if path.suffix.lower() == ".npy" else "x")
 
 
 def _of_table(path: Path) -> tuple[list[str], np.ndarray]:
