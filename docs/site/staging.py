@@ -21,9 +21,7 @@ TREE: Mapping[str, tuple[str, ...]] = {
     ),
     "Look up": ("api/index", "backends"),
     "What was measured": ("experiments", "benchmarks", "reproduction", "results"),
-    "Change": (
-        *("how-it-works", "contributing", "mutants", "reliability", "prebuilt", "release", "hub", "changelog"),
-    ),
+    "Change": (*("how-it-works", "contributing", "mutants", "reliability", "prebuilt", "release", "hub", "changelog"),),
 }
 """The pages beside the first, in their order, by the captions of the navigation."""
 _ELSEWHERE = {"docs/README.md": "index", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
