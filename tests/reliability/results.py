@@ -59,6 +59,7 @@ class Results:
     def keep(self, kinds: Sequence[Kind]) -> None:
         """Forget kinds that are no more, and take on the order of these."""
         self._kinds = {kind.name: self._kinds[kind.name] for kind in kinds if kind.name in self._kinds}
+        write_json(self._path, {"kinds": self._kinds})
 
     def left(self, kind: Kind, numbers: Iterable[int]) -> list[int]:
         """Those of the numbers that have not been tried."""
