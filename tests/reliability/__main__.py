@@ -15,7 +15,7 @@ from pathlib import Path
 # A process that has threads cannot be forked, and the cases have one core each.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from gradnets_fast.apps.bench.environment import environment
+from gradnets_fast.apps.environment import environment
 
 from . import children, damage, interruption, sanitized, soak, surroundings
 from .kinds import Kind

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from gradnets_fast import fit, nn
-from gradnets_fast.apps.bench.environment import environment
+from gradnets_fast.apps.environment import environment
 from gradnets_fast.apps.files import write_json
 
 from .children import Child
