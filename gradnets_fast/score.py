@@ -58,6 +58,7 @@ def denoising_score_loss(
     _check_sample(where, x)
     if isinstance(sigma, Tensor):
         _check_levels(where, sigma, x)
+        sigma = sigma.to(x.dtype)
     else:
         check_positive_number(where, "sigma", sigma)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -96,6 +97,7 @@ def score_matching_loss(net: Any, x: Tensor, context: Tensor | None = None) -> T
     _check_sample(where, x)
     _check_method(where, net, "divergence", "or take denoising_score_loss, which needs f alone")
     divergence: Tensor = net.divergence(x) if context is None else net.divergence(x, context)
+    _check_one_per_point(where, net, divergence, x)
     return (_value(net, x, context).square().sum(-1) / 2 - divergence).mean()
 
 
@@ -104,7 +106,7 @@ class LangevinSamples(NamedTuple):
 
     Attributes:
         x: the points after the last step, (…, d).
-        accepted: the share of each point's steps that Metropolis's rule accepted, (…,); 1 without it.
+        accepted: the share of each point's steps that Metropolis's rule accepted, (…,), float32; 1 without it.
     """
 
     x: Tensor
@@ -178,9 +180,11 @@ def _chain(
         drawn: Tensor = draw(shape, generator=generator, dtype=x.dtype, device=x.device)
         return drawn
 
-    accepted = torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
+    accepted = torch.zeros(x.shape[:-1], device=x.device)
     f = _value(net, x, context)
     E = _energy(net, x, context) if metropolis else None
+    if E is not None:
+        _check_one_per_point("langevin", net, E, x)
     for _ in range(steps):
         noise = random(torch.randn, x.shape)
         moved = x - step * f + (2 * step) ** 0.5 * noise
@@ -223,6 +227,16 @@ def _check_levels(where: str, sigma: Tensor, x: Tensor) -> None:
         shape = None
     if shape != (*x.shape[:-1], 1):
         raise ValueError(message(where, "sigma", expected, f"shape {tuple(sigma.shape)}", fix))
+    if not bool((sigma > 0).all()):
+        least = float(sigma.min())
+        raise ValueError(message(where, "sigma", "numbers above 0", f"{least:g}", "pass standard deviations"))
+
+
+def _check_one_per_point(where: str, net: Any, numbers: Tensor, x: Tensor) -> None:
+    """Raise unless the network has points (…, d): an image counts as one point in its numbers, not in f."""
+    if numbers.shape != x.shape[:-1]:
+        expected, fix = f"a network of points (…, {x.shape[-1]})", "pass a network of points, and images as points"
+        raise TypeError(message(where, "net", expected, f"{type(net).__name__}, which takes images", fix))
 
 
 def _check_method(where: str, net: Any, method: str, otherwise: str) -> None:

@@ -168,6 +168,8 @@ def _hidden(images, offset, units, row, columns, net, shape, phi, products, KNOT
         line = conv.splines_at(net.vectors, units, net.h, phi.scaled)
         if FORM == "value":
             hidden = spline.value(u, line, KNOTS)
+        elif FORM == "slope":
+            hidden = spline.slope_of_value(u, line, KNOTS) * a
         else:
             slope_a = spline.slope(u, line, KNOTS) * a
             hidden = tl.where(u == u, 0.0, u) if FORM == "second" else slope_a

@@ -38,6 +38,8 @@ def why_not(mode: Mode, quantity: str, convolution: Convolution) -> str | None:
         return "float32 products without TF32 are not for matrix units"
     if mode.kind == "tf32x3" and quantity == "jvp":
         return "three products of TF32 in place of one take more registers than there are"
+    if torch.Size(convolution.shape).numel() >= 2**31:
+        return "an image has 2³¹ numbers or more, which are counted in 32 bits"
     axes, K = len(convolution.shape) - 1, convolution.K
     if axes > 2:
         return f"images have {axes} axes"

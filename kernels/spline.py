@@ -102,6 +102,13 @@ def slope_and_gradients(u, q, of, sums, KNOTS: tl.constexpr):
 
 
 @triton.jit
+def slope_of_value(u, of, KNOTS: tl.constexpr):
+    """φ'(u) as `value_and_gradients` has it: a number, even where u is NaN."""
+    _, _, _, rise = _cells(u, of, KNOTS)
+    return rise * (of.scale * ((KNOTS - 1) / 2))
+
+
+@triton.jit
 def _piece(first, end, cell, KNOTS: tl.constexpr):
     """Of the way from `first` to `end` the middle of its piece in a cell, relative to the cell, and the piece's part.
 

@@ -398,8 +398,10 @@ def test_a_count_that_float32_cannot_raise_is_no_damage() -> None:
 
 def test_what_a_killed_run_was_writing_goes_with_the_next(run: Path) -> None:
     remains = [run / name for name in (".checkpoint-123.part.safetensors", ".figure-123.part.png", ".probe-x1.part")]
-    for path in (*remains, run / ".mine"):
+    others = [run / name for name in (".mine", ".mine.partial", ".notes.part")]
+    for path in (*remains, *others):
         path.write_bytes(b"half")
+    (run / ".folder-1.part").mkdir()
     assert invoke("--resume", "--out", run)[0] == 0
     assert not any(path.exists() for path in remains)
-    assert (run / ".mine").read_bytes() == b"half"
+    assert all(path.read_bytes() == b"half" for path in others)

@@ -72,6 +72,12 @@ def test_a_context_that_is_fixed_leaves_a_network_of_x(name: str) -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_a_context_is_fixed_in_16_bits() -> None:
+    net = gf.Conditional(gf.mGradNetC(2, 3, 8, linear="psd", dtype=torch.bfloat16), context_dim=1)
+    x, c = torch.randn(5, 2, dtype=torch.bfloat16), torch.ones(1, dtype=torch.bfloat16)
+    torch.testing.assert_close(net.at(c)(x), net(x, c), rtol=0.05, atol=0.05)
+
+
 def test_a_context_is_fixed_for_what_takes_networks_of_points(tmp_path: Path) -> None:
     net = gf.Conditional(gf.mGradNetC(2, 3, 8, linear="psd"), context_dim=1)
     alone, x = net.at(torch.ones(1)), torch.randn(5, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gradnets_fast.apps.cli import app
+from gradnets_fast.apps.files import write_json
 from gradnets_fast.apps.reproduce import EXPERIMENTS, Experiment, runner
 from gradnets_fast.apps.reproduce.experiment import EXTRAS
 
@@ -124,7 +126,25 @@ def test_other_settings_and_other_experiments_are_refused(
     assert "expected a run of small, as is there, got other" in refused.stderr
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"experiment": "small", "cases": [{}]}'])
+def test_numbers_that_are_not_finite_come_back_in_their_places(tmp_path: Path) -> None:
+    content = {"experiment": "small", "environment": {}, "settings": {}, "cases": []}
+    rows = [{"case": {"seed": 0}, "row": {"errors": {"5": math.inf}, "more": [1.0, math.nan]}, "seconds": 1.0}]
+    write_json(tmp_path / "results.json", content | {"cases": rows})
+    (row,) = runner.rows_of(runner.read(tmp_path / "results.json"))
+    assert row["errors"] == {"5": math.inf}
+    assert math.isnan(row["more"][1])
+
+
+_FINE = '{"experiment": "small", "environment": {}, "settings": {}, "cases": [], '
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", '{"experiment": "small", "cases": [{}]}'),
+        *(_FINE + '"not_finite": {"cases.3": "inf"}}', _FINE + '"resumed": [5]}'),
+    ],
+)
 def test_a_damaged_result_file_is_named(text: str, known: Any, tmp_path: Path) -> None:
     known(small())
     (tmp_path / runner.RESULTS_FILE).write_text(text, encoding="utf-8")

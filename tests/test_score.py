@@ -115,7 +115,16 @@ def test_langevin_repeats_with_its_generator_and_keeps_no_graph() -> None:
     assert not one.x.requires_grad
 
 
-NET = gf.GradNetC(1, 2, 4)
+def test_shares_are_counted_exactly_and_levels_may_have_another_dtype() -> None:
+    x = torch.zeros(2, 2, dtype=torch.bfloat16)
+    found = langevin(nn.Identity(), x, steps=300, step=0.1)
+    assert found.accepted.dtype == torch.float32
+    assert bool((found.accepted == 1).all())
+    loss = denoising_score_loss(NET, torch.randn(3, 2), torch.ones(3, 1, dtype=torch.float64))
+    assert loss.dtype == torch.float32
+
+
+NET, IMAGES = gf.GradNetC(1, 2, 4), gf.ConvGradNet(1, 4, 3)
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no points": (lambda: denoising_score_loss(NET, torch.zeros(0, 2), 1.0), ValueError, "x"),
     "points of integers": (lambda: score_matching_loss(NET, torch.zeros(3, 2, dtype=torch.long)), TypeError, "x"),
@@ -132,6 +141,13 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "sigma",
     ),
+    "levels of zero": (
+        lambda: denoising_score_loss(NET, torch.zeros(3, 2), torch.tensor([[1.0], [0.0], [1.0]])),
+        ValueError,
+        "sigma",
+    ),
+    "divergences of images": (lambda: score_matching_loss(IMAGES, torch.zeros(4, 1, 4, 4)), TypeError, "net"),
+    "energies of images": (lambda: langevin(IMAGES, torch.zeros(4, 1, 4, 4), 1, 1.0, True), TypeError, "net"),
     "no divergence": (lambda: score_matching_loss(nn.Linear(2, 2), torch.zeros(3, 2)), TypeError, "net"),
     "no potential": (lambda: langevin(nn.Linear(2, 2), torch.zeros(3, 2), 1, 1.0, True), TypeError, "net"),
     "no steps": (lambda: langevin(NET, torch.zeros(3, 2), 0, 1.0), ValueError, "steps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from filelock import FileLock, Timeout
 from ..errors import message
 
 _PART = ".part"
-"""In the names of files that are being written, which no others have; a writer that is killed leaves its own."""
+"""In the names of files that are being written, which a writer that is killed leaves."""
+
+_UNFINISHED = re.compile(rf"\.(probe-\w+|.+-\d+){re.escape(_PART)}(\.\w+)?")
+"""The names that `prepare_folder` and `write_atomically` give."""
 
 
 def prepare_folder(folder: Path, where: str = "train") -> None:
@@ -58,7 +62,8 @@ def locked(folder: Path, where: str = "train") -> Iterator[None]:
         raise OSError(message(where, f"out {folder}", expected, error.strerror, fix)) from error
     try:
         for path in folder.glob(f".*{_PART}*"):
-            path.unlink(missing_ok=True)
+            if _UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

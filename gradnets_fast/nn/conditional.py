@@ -141,7 +141,8 @@ class Conditional(nn.Module):
             matrix = linear.matrix()
             bias[:d].add_(matrix[:d, d:] @ c)
             if linear.kind == "psd":
-                linear.V.data = torch.linalg.qr(linear.V[:, :d]).R  # RᵀR is VᵀV of these columns
+                exact = linear.V[:, :d].to(torch.promote_types(W.dtype, torch.float32))
+                linear.V.data = torch.linalg.qr(exact).R.to(W.dtype)  # RᵀR is VᵀV of these columns
             else:
                 linear.S.data = matrix[:d, :d].clone()
         W.data, bias.data, fixed.in_dim = W.data[..., :d].clone(), bias.data[:d].clone(), d

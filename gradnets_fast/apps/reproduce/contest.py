@@ -57,19 +57,29 @@ def trained(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float)
     return 1e3 * statistics.median(spent)
 
 
-def newton(f: Map, y: Tensor) -> Tensor:
-    """f(x) = y by 50 Newton steps that are halved until the residual falls, of a map without the package's solver."""
+def newton(f: Map, y: Tensor, tolerance: float = 1e-6) -> Tensor:
+    """f(x) = y by Newton steps that are halved until the residual falls, of a map without the package's solver.
+
+    It ends where all residuals are below the tolerance, and after 50 steps.
+    """
     x = torch.zeros_like(y)
+    with torch.no_grad():
+        r = f(x) - y
     for _ in range(50):
+        if bool((r.norm(dim=1) <= tolerance).all()):
+            break
         J = jacobians(f, x)
         with torch.no_grad():
-            r = f(x) - y
             step = (torch.linalg.pinv(J) @ r.unsqueeze(-1)).squeeze(-1)
             length = torch.ones_like(x[:, :1])
             for _ in range(10):
-                falls = (f(x - length * step) - y).norm(dim=1) < r.norm(dim=1)
+                moved = f(x - length * step) - y
+                falls = moved.norm(dim=1) < r.norm(dim=1)
+                if bool(falls.all()):
+                    break
                 length = torch.where(falls.unsqueeze(1), length, length / 2)
             x = x - length * step
+            r = f(x) - y
     return x
 
 

@@ -112,7 +112,7 @@ def run(case: Case, settings: Settings) -> Row:
     net: Any
     if name in TABLES:
         net = Table(TABLES[name], noise)
-        row: Row = {"bytes": 4 * net.numbers}
+        row: Row = {"bytes": 4 * net.numbers, "measurements": net.numbers // 2}
     else:
         net = sized(LEARNED[name], settings["parameters"])
         x, angle = _drawn(settings["measurements"])
@@ -125,6 +125,7 @@ def run(case: Case, settings: Settings) -> Row:
             return error.square().mean()
 
         row = {"step_ms": trained(net, loss, settings["steps"], settings["rate"]), "bytes": 4 * parameters(net)}
+        row["measurements"] = settings["measurements"]
     x, angle = _drawn(settings["test"])
     c, exact = context(angle), currents(FLUX * x, angle) / CURRENT
     with torch.no_grad():
@@ -149,13 +150,12 @@ def _inverse(net: Any, settings: Settings) -> Row:
         i = currents(FLUX * x, angle.expand(len(x))) / CURRENT
         start = time.perf_counter()
         if isinstance(net, gradnets_fast.Conditional):
-            result = convex.inverse(net.at(c), i)
-            found, right = result.x.detach(), result.converged
+            found = convex.inverse(net.at(c), i).x.detach()
         else:
             found = newton(_at(net, c), i)
-            with torch.no_grad():
-                right = (_at(net, c)(found) - i).norm(dim=1) < 1e-4
         spent.append(1e6 * (time.perf_counter() - start) / len(x))
+        with torch.no_grad():
+            right = (_at(net, c)(found) - i).norm(dim=1) < 1e-4
         errors.append((found - x).norm(dim=1)[right])
         solved.append(right)
     root = torch.cat(errors).square().mean().sqrt()
@@ -223,15 +223,17 @@ def table(rows: Sequence[Row]) -> str:
             of_seeds([100 * v if v is not None and key in percent else v for v in values])
             for key, values in zip(columns, numbers)
         ]
-        lines.append([name, str(of[0]["bytes"]), *texts])
+        lines.append([name, str(of[0]["bytes"]), str(of[0]["measurements"]), *texts])
     compared = [row for row in rows if "c_difference" in row]
     note = ""
     if compared:
         most, inverse = (max(row[key] for row in compared) for key in ("c_difference", "c_inverse"))
         differ = f"{most * CURRENT:.1e} A at most, their inverses by {inverse * FLUX * 1e3:.1e} mVs"
         note = f"  C and network differ by {differ}."
-    return markdown(["map", "bytes", *columns.values()], lines) + (
-        "\n\nError of i: relative.  Asymmetry: |∂i_d/∂ψ_q − ∂i_q/∂ψ_d| over the norm of the Jacobian, mean; not "
+    return markdown(["map", "bytes", "measurements", *columns.values()], lines) + (
+        "\n\nMeasurements: a network learns from points drawn at random, a table has one at each of its nodes.  Error "
+        "of i: relative; of ψ(i): of the points that were solved, to a residual below 1e-4.  Asymmetry: "
+        "|∂i_d/∂ψ_q − ∂i_q/∂ψ_d| over the norm of the Jacobian, mean; not "
         "monotone: at how many points the Jacobian has an eigenvalue of 0 or less.  The inverse is of one point of a "
         f"batch, in Python; compiled is i of one point, in C.{note}  Mean of the seeds (least – largest)."
     )

@@ -77,8 +77,8 @@ class Run:
             torch.manual_seed(case.get("seed", 0))
             row = self.experiment.run(case, self.settings)
         seconds = time.perf_counter() - began
-        self.content["cases"].append({"case": dict(case), "row": row, "seconds": seconds})
-        write_json(self.file, self.content)
+        cases = [*self.content["cases"], {"case": dict(case), "row": row, "seconds": seconds}]
+        write_json(self.file, self.content | {"cases": cases})
         # What is shown is what the file has, whether or not the run was interrupted.
         self.content = read(self.file)
         return seconds
@@ -98,17 +98,23 @@ def read(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         for place, value in content.pop("not_finite", {}).items():
-            *path, last = (int(key) if key.isdigit() else key for key in place.split("."))
+            *path, last = place.split(".")
             home: Any = content
             for key in path:
-                home = home[key]
-            home[last] = float(value)
-        rows_of(content), content["experiment"], content["environment"], dict(content["settings"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+                home = home[_key(home, key)]
+            home[_key(home, last)] = float(value)
+        rows_of(content), content["experiment"]
+        for part in (content["settings"], content["environment"], *content.get("resumed", [])):
+            dict(part)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         fix = "delete it, or choose another folder with --out"
         got = f"{type(error).__name__}: {error}"
         raise ValueError(message("reproduce", str(file), "the result file of a run", got, fix)) from error
     return content
+
+
+def _key(home: Any, key: str) -> Any:
+    return int(key) if isinstance(home, list) else key
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
