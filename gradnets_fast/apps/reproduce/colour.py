@@ -162,7 +162,7 @@ def table(rows: Sequence[Row]) -> str:
     return markdown([*header, "seconds to learn", "ms for the picture"], lines) + (
         "\n\nPixels that were not learned from.  Cost: the mean squared change, over that of the exact plan to pixels "
         "of the target.  Distances: Wasserstein-2 between as many pixels; the last of them between two sets of the "
-        "target's own.  Mean of the seeds (least – largest)."
+        "target's own.  Mean of the seeds (least – largest); times are those of the first."
     )
 
 
