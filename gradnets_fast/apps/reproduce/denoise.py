@@ -153,7 +153,7 @@ def start_of(task: str, A: Operator, y: Tensor) -> Tensor:
 
 
 def descended(net: Any, weight: float, A: Operator, y: Tensor, x: Tensor, steps: int) -> tuple[Tensor, list[float]]:
-    """Gradient descent on ½|A x − y|² + λ R(x) with the step of the bound; the objective at some twenty of its steps."""
+    """Gradient descent on ½|A x − y|² + λ R(x) with the step of the bound; the objective at some 20 steps."""
     rate = 1 / (1 + weight * float(convex.lipschitz_bound(net)))
     curve = []
     for step in range(steps + 1):
