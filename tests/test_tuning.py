@@ -167,7 +167,7 @@ def test_tune_without_a_gpu_says_so_in_one_line() -> None:
 
 
 def test_the_examples_of_the_configuration() -> None:
-    assert doctest.testmod(configuration) == (0, 5)
+    assert doctest.testmod(configuration) == (0, 7)
 
 
 def test_the_table_has_every_case() -> None:
