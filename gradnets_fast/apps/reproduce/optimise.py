@@ -91,8 +91,8 @@ def _potential_table(found: Mapping[str, Sequence[Row]]) -> str:
     lines = []
     for method, of in found.items():
         gaps = of_seeds([100 * row["gap"] / row["above"] for row in of])
-        lines.append([method, _size(of), *_numbers(of, "error"), gaps, *_numbers(of, "distance", "solved", "solve_ms")])
-    header = ["learned objective", "parameters", "error of ∇F", "gap, %", "error of x", "solved", "ms for all"]
+        lines.append([method, _size(of), *_numbers(of, "error"), gaps, *_numbers(of, "distance", "solved")])
+    header = ["learned objective", "parameters", "error of ∇F", "gap, %", "error of x", "solved"]
     return markdown(header, lines) + (
         "\n\nGap: how far the objective itself is above its minimum where the learned one has its own, over how far "
         "it is at 0.  Minima of gradient networks are by `convex.inverse`, the others' by Newton's method with "
