@@ -86,7 +86,10 @@ def _commit() -> str | None:
         # Not the commit of a checkout that merely holds the environment where the package is installed.
         if _git("ls-files", _HERE.name) != _HERE.name:
             return None
-        return _git("rev-parse", "--short", "HEAD") + ("-modified" if _git("status", "--porcelain", "-uno") else "")
+        # Results and documents, which a measurement writes, change nothing that it measures.
+        others = (":/", ":(exclude,top)bench/results", ":(exclude,top)docs")
+        changed = _git("status", "--porcelain", "-uno", "--", *others)
+        return _git("rev-parse", "--short", "HEAD") + ("-modified" if changed else "")
     except OSError:
         return None
 
