@@ -9,14 +9,14 @@ import sys
 
 import pytest
 import torch
-from test_conv import CALLS, Call, Size, normal, tensors_for, through_the_points
-from test_triton_conv import check, spline
+from test_conv import CALLS, Call, Size, normal, tensors_for
+from test_triton_conv import check, check_second_derivatives, spline
 
 import gradnets_fast as gf
 from covering import label, slow_but, slow_but_few, with_each_in_turn
 from gradnets_fast.kernels import conv_strip_launch
 from gradnets_fast.ops import _triton_conv
-from oracle import assert_as_good_as_eager, assert_each_gradient_alone, outputs_and_gradients, second_gradients
+from oracle import assert_as_good_as_eager, assert_each_gradient_alone, outputs_and_gradients
 
 QUANTITIES = conv_strip_launch.QUANTITIES
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -123,14 +123,7 @@ def test_heads_and_tensors_that_are_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [CALLS[0], CALLS[3]], ids=label)
 def test_second_derivatives(call: Call) -> None:
-    tensors, g = tensors_for("value", call, SMALL, torch.float32)
-    ours, eager = (call.function(backend=backend) for backend in ("triton", "reference"))
-    truth = second_gradients(eager, [t.double() for t in tensors], g.double())
-    assert_as_good_as_eager(second_gradients(ours, tensors, g), second_gradients(eager, tensors, g), truth)
-    tensors, g = tensors_for("jvp", call, SMALL, torch.float32)
-    ours, eager = map(through_the_points, (ours, eager))
-    truth = outputs_and_gradients(eager, [t.double() for t in tensors], g.double())
-    assert_as_good_as_eager(outputs_and_gradients(ours, tensors, g), outputs_and_gradients(eager, tensors, g), truth)
+    check_second_derivatives(call, SMALL)
 
 
 @pytest.mark.parametrize("basis", slow_but(["relu"], ["relu", "identity", "tanh", "spline"]))
