@@ -69,8 +69,12 @@ def _network(kernel: ModuleType, case: dict[str, Any]) -> Any:
 def main(folder: Path, inputs: Path, outputs: Path, backend: str) -> None:
     """Writes what the kernel computes, and what modules there are then."""
     sys.meta_path.insert(0, Refusal())
-    kernel = load(folder)
     sys.path.insert(0, str(Path(__file__).parent))
+    if backend == "triton":
+        interpreter = importlib.import_module("interpreter")
+        interpreter.prepare_once_a_launch()
+        interpreter.make_types_once()
+    kernel = load(folder)
     oracle = importlib.import_module("oracle")
     with kernel.use_backend(backend):
         computed = results(kernel, oracle, torch.load(inputs))

@@ -178,8 +178,7 @@ for d in (1, 2, 3, 5, 16, 17, 32, 33, 64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("architecture", "dtype"), [(80, "float32"), (90, "float64"), (100, "float32")])
 def test_it_compiles_without_a_gpu_and_spills_nothing(architecture: int, dtype: str) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     case = json.dumps([architecture, dtype])
