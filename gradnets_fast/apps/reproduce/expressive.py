@@ -209,7 +209,9 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
             axes.scatter(step, 100 * error, color=colours[network], marker=marker, s=size, label=label)
         axes.set(title=field, xlabel="ms a step", xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
-            ticks = [digit * 10.0**power for power in (-1, 0, 1) for digit in (1, 1.5, 2, 3, 5, 7)]
+            least, most = axis.get_view_interval()
+            digits = (1, 2, 5) if most > 6 * least else (1, 1.5, 2, 3, 5, 7)
+            ticks = [digit * 10.0**power for power in (-1, 0, 1) for digit in digits]
             axis.set_major_locator(FixedLocator(ticks))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())

@@ -178,11 +178,11 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
         axis.set_xlabel({"error": "relative error", "units": "hidden units"}[quantity])
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.axes[1].axvline(3, color=MARK, linewidth=1)
-    figure.axes[1].annotate("planted", (3, 2), xytext=(6, -3), textcoords="offset points", color=MARK)
+    figure.axes[1].plot([3, 3], [-0.5, 1.5], color=MARK, linewidth=1)
+    figure.axes[1].annotate("planted", (3, 1.5), xytext=(6, -3), textcoords="offset points", color=MARK)
     for axis in figure.axes:
         axis.set_xlim(left=0)
-    figure.axes[0].xaxis.set_major_formatter(lambda x, _: percent(x))
+    figure.axes[0].xaxis.set_major_formatter(lambda x, _: f"{100 * x:g} %")
     figure.axes[0].set_yticks(range(len(found)), [f"{kind}: {name}" for kind, name in found])
     figure.axes[0].set_ylim(len(found) - 0.5, -0.5)
     return {"structure": figure}
