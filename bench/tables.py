@@ -19,6 +19,7 @@ from bench.application_table import applications
 from bench.environment import RESULTS, ROOT
 from bench.experiment_tables import machine_of, spaced, three_digits
 from bench.model import beside
+from bench.model import table as model_table
 from gradnets_fast.apps.bench.figure import save_figure
 from gradnets_fast.apps.bench.results import over_compile
 from gradnets_fast.apps.bench.work import JOBS
@@ -323,6 +324,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "derivatives": _of_result(of.derivatives, "derivatives"),
         "training_gain": _of_result(of.training_gain, "training_gain"),
         "gpu": lambda: gpus(),
+        "gpu_model": _of_result(model_table.of_result, "gpu_model"),
     },
     DOCS / "README.md": {"applications": applications},
     DOCS / "backends.md": {"backends": _of_result(of.backends, "backends")},

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("triton")
 
 from bench import tiles
-from bench.model import beside, chips, kernel, pipes, sass, warp
+from bench.model import beside, chips, kernel, pipes, sass, table, warp
 from bench.model.chips import CHIPS, programs
 from bench.model.kernel import bound
 from bench.model.rows import Case, cases
@@ -215,6 +215,17 @@ def test_how_far_off_the_model_is() -> None:
     measured = {"predicted": {"forward": 2.0, "backward": 5.0}, "contenders": timed}
     assert beside.error([measured, {"contenders": timed}]) == (0.8, 1.5)
     assert beside.error([{"contenders": timed}]) is None
+
+
+def test_the_committed_predictions_have_every_case_and_their_table() -> None:
+    content = json.loads(beside.FILE.read_text(encoding="utf-8"))
+    fields = ("architecture", "kind", "d", "layers", "job")
+    assert [Case(*(row[name] for name in fields)) for row in content["rows"]] == cases()
+    for row in content["rows"]:
+        assert 0 < row["predicted_of_bound"] <= row["predicted_ceiling"] <= 1.001
+    text = table.of_result(content)
+    assert text.count("| bfloat16 |") == 10
+    assert "Predictions, not measurements" in text
 
 
 def test_tiles_are_chosen_by_the_prediction_among_those_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:

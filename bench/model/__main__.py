@@ -55,7 +55,8 @@ def main() -> None:
     )
     parser.add_argument("--case", default="", help="only cases whose label contains this; writes nothing")
     arguments = parser.parse_args()
-    where = environment() | {"triton": triton.__version__, "toolkit": toolkit()}
+    made_by = {"command": "python -m bench.model", "triton": triton.__version__, "toolkit": toolkit()}
+    where = environment() | made_by
     found = made(case for case in rows.cases() if arguments.case in case.label)
     if arguments.case:
         return

@@ -43,10 +43,8 @@ def _pair(of: dict[str, Row], cell: Callable[[Row], str]) -> str:
 
 def _note(result: dict[str, Any]) -> str:
     where, chip = result["environment"], result["chips"][str(_ARCHITECTURE)]
-    beside = "; ".join(
-        f"{row['predicted_teraflops']:.0f} TFLOP/s where [others measured]({row['source']}) {row['teraflops']:.0f}"
-        for row in result["attention"]
-    )
+    measured = " and ".join(f"[{row['teraflops']:.0f}]({row['source']})" for row in result["attention"])
+    beside = f"{result['attention'][0]['predicted_teraflops']:.0f} TFLOP/s, where others measured {measured}"
     where_to = f"{chip['name']} with {chip['multiprocessors']} multiprocessors at {chip['gigahertz']} GHz"
     return (
         "Predictions, not measurements: nothing here ran on a GPU. Forward / backward, a dash where a library takes "
