@@ -197,8 +197,10 @@ def again(entry: dict[str, Any], case: Case) -> dict[str, Any]:
     now, before = code(case, tiles), entry.get("code") if entry["triton"] == triton.__version__ else None
     variants = zip(offline.variants(case[1], case[4]), before or (), now)
     same = [name for name, earlier, later in variants if earlier == later]
-    if len(same) == len(now):
+    if len(same) == len(now) and not _lacks_prediction(entry, case[1]):
         return entry
+    if case[1] in model.KERNELS:  # whose predictions take the machine code
+        same = []
     try:
         found = taken(case, tiles, {name: compiler.Resources(*entry["resources"][name]) for name in same})
     except SpillsError:
@@ -217,8 +219,15 @@ def updated(case: Case, anew: bool = False) -> dict[str, Any]:
 
 
 def is_fresh(case: Case) -> bool:
-    """Whether the table has the case, compiled from these kernels."""
-    return any(entry.get("sources") == offline.digest(case[1], case[4]) for entry in _entries(_read(), case))
+    """Whether the table has the case, compiled from these kernels, with its prediction."""
+    return any(
+        entry.get("sources") == offline.digest(case[1], case[4]) and not _lacks_prediction(entry, case[1])
+        for entry in _entries(_read(), case)
+    )
+
+
+def _lacks_prediction(entry: dict[str, Any], kernel: str) -> bool:
+    return kernel in model.KERNELS and entry["options"] is not None and entry.get("predicted") is None
 
 
 def _has_tiles(case: Case) -> bool:
