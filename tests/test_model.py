@@ -223,6 +223,8 @@ def test_the_committed_predictions_have_every_case_and_their_table() -> None:
     assert [Case(*(row[name] for name in fields)) for row in content["rows"]] == cases()
     for row in content["rows"]:
         assert 0 < row["predicted_of_bound"] <= row["predicted_ceiling"] <= 1.001
+    for row in content["attention"]:  # measured by others, with tiles as good as they found
+        assert 0.7 < row["teraflops"] / row["predicted_teraflops"] < 1.1
     text = table.of_result(content)
     assert text.count("| bfloat16 |") == 10
     assert "Predictions, not measurements" in text
