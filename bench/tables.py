@@ -18,6 +18,8 @@ from bench import experiment_tables as of
 from bench.application_table import applications
 from bench.environment import RESULTS, ROOT
 from bench.experiment_tables import machine_of, spaced, three_digits
+from bench.model import beside
+from bench.model import table as model_table
 from gradnets_fast.apps.bench.figure import save_figure
 from gradnets_fast.apps.bench.results import over_compile
 from gradnets_fast.apps.bench.work import JOBS
@@ -249,8 +251,9 @@ _SHOWN = {"h": (64, 256, 1024), "dtype": ("bfloat16", "tf32")}
 def gpu(result: dict[str, Any], name: str) -> str:
     """The rows of one GPU, forward / backward / step, and where they were measured."""
     lines = [
-        "| operator | B, d, h | eager | ours | gain over eager | over torch.compile | of the bound |",
-        "|---|---|---|---|---|---|---|",
+        "| operator | B, d, h | eager | ours | gain over eager | over torch.compile | of the bound | predicted "
+        "| over the prediction |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         ours, eager = (row["contenders"].get(who, {}) for who in ("ours", "eager"))
@@ -263,6 +266,8 @@ def gpu(result: dict[str, Any], name: str) -> str:
             [times(gains.get(job)) for job in jobs],
             [times(over_compile(row, job)) for job in jobs],
             [f"{ours['of_bound'][job]:.0%}" if job in ours["of_bound"] else "" for job in jobs],
+            [duration(row["predicted"][job]) if job in row.get("predicted", {}) else "" for job in jobs],
+            [times(beside.ratios(row).get(job)) for job in jobs],
         ]
         texts = (jobs[0] if len({*jobs}) == 1 else " / ".join(job or "–" for job in jobs) for jobs in cells)
         lines.append(f"| {title(row)} | {size(row)} | {' | '.join(text or '–' for text in texts)} |")
@@ -271,7 +276,9 @@ def gpu(result: dict[str, Any], name: str) -> str:
         "Forward / backward / step, medians of interleaved runs, each result first verified against float64. Eager is "
         "plain PyTorch with W x computed once; torch.compile the faster of its modes, where it was tried. The bound is "
         "the largest of the matrix products at torch.mm's rate, memory at a copy's rate, and tanh or exponentials at "
-        f"the special-function units' rate, on the same GPU. Measured on {where['device']}, driver {where['driver']}, "
+        "the special-function units' rate, on the same GPU. Predicted is what `python -m bench.model` says of the chip "
+        "that stands for the architecture; the last column is the measured time over that. "
+        f"Measured on {where['device']}, driver {where['driver']}, "
         f"torch {where['torch']}, triton {where['triton']}, commit {where['commit']}, by `{where['command']}` "
         f"([result file](bench/results/{name}/measurements.json), [figure](bench/results/{name}/measurements.png))."
     )
@@ -317,6 +324,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "derivatives": _of_result(of.derivatives, "derivatives"),
         "training_gain": _of_result(of.training_gain, "training_gain"),
         "gpu": lambda: gpus(),
+        "gpu_model": _of_result(model_table.of_result, "gpu_model"),
     },
     DOCS / "README.md": {"applications": applications},
     DOCS / "backends.md": {"backends": _of_result(of.backends, "backends")},

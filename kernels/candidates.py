@@ -45,6 +45,32 @@ def _options(kernel: str, *sizes: tuple[int, ...]) -> list[dict[str, int]]:
     return [dict(zip((*configuration.TILES[kernel], "num_warps", "num_stages"), size)) for size in sizes]
 
 
+def _staged(tiles: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """Tiles and warps with the numbers of stages that are tried: with two, a turn waits for copies that it issued last.
+
+    Three copy a whole turn ahead, for more shared memory.
+    """
+    return tuple((*tile, stages) for tile in tiles for stages in (3, 2))
+
+
+_VALUE_FORWARD = (
+    *_staged(
+        (
+            *((128, 64, 4), (128, 64, 8), (64, 64, 4), (128, 32, 4)),
+            *((128, 32, 8), (64, 32, 4), (64, 32, 8), (32, 32, 4)),
+        )
+    ),
+    (32, 32, 4, 1),
+)
+_VALUE_BACKWARD = (
+    *_staged(
+        (
+            *((64, 64, 64, 64, 4), (64, 64, 32, 64, 4), (128, 64, 32, 128, 8), (128, 64, 64, 128, 8)),
+            *((64, 32, 32, 64, 4), (64, 32, 16, 64, 4), (64, 32, 32, 64, 8), (64, 32, 16, 32, 4)),
+        )
+    ),
+    *((32, 32, 16, 64, 8, 1), (32, 32, 16, 32, 4, 1)),
+)
 _FORWARD = (
     *((128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 8, 2)),
     *((32, 32, 4, 2), (32, 32, 4, 1)),
@@ -65,8 +91,8 @@ _ROWS = ((64, 4, 2), (32, 4, 2), (32, 8, 2), (16, 4, 1), (16, 8, 1))
 CANDIDATES = {
     "narrow.forward": _options("narrow.forward", *_NARROW),
     "narrow.backward": _options("narrow.backward", *_NARROW_BACKWARD),
-    "forward": _options("forward", *_FORWARD),
-    "backward": _options("backward", *_BACKWARD),
+    "forward": _options("forward", *_VALUE_FORWARD),
+    "backward": _options("backward", *_VALUE_BACKWARD),
     "numbers": _options("numbers", *_FORWARD[2:]),
     "derivatives": _options("derivatives", *_BACKWARD[1:]),
     "jacobian": _options("jacobian", *_ROWS),
@@ -78,7 +104,8 @@ CANDIDATES = {
 }
 """The best guess first; more rows a program read the weights less often, more registers allow fewer programs.
 
-Smaller tiles than these read so much that the wide route is faster.
+Of tiles with several numbers of stages the most come first.  Smaller tiles than these read so much that the wide route
+is faster.
 """
 
 

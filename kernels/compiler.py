@@ -172,17 +172,17 @@ def usage(cubin: bytes) -> tuple[int, int, int]:
 
     A stack that nothing is stored in, which the assembler leaves here and there, is none.
     """
-    text = _told(cubin, "cuobjdump", "--dump-resource-usage")
+    text = told(cubin, "cuobjdump", "--dump-resource-usage")
     found = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert found is not None, text
-    instructions = _INSTRUCTION.findall(_told(cubin, "nvdisasm", "-c"))
+    instructions = _INSTRUCTION.findall(told(cubin, "nvdisasm", "-c"))
     return int(found[1]), int(found[2]) if "STL" in instructions else 0, len(instructions)
 
 
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\w+)", re.MULTILINE)
 
 
-def _told(cubin: bytes, program: str, *arguments: str) -> str:
+def told(cubin: bytes, program: str, *arguments: str) -> str:
     """What a program that comes with Triton says of machine code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

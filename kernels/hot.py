@@ -82,12 +82,18 @@ _ABSENT = (("dx",), ())
 
 def launches(architecture: int) -> Iterator[Launch]:
     """All launches that are compiled for an architecture of the table."""
+    for (name, kind, d, even), launch in wanted(architecture):
+        if not left_out(architecture, name, launch.kernel, kind, d, even):
+            yield launch
+
+
+def wanted(architecture: int) -> Iterator[tuple[tuple[str, str, int, bool], Launch]]:
+    """Each launch that networks make, those that are left out too; before it network, kind, d and even."""
     for (name, network), kind, d in product(NETWORKS.items(), KINDS[architecture], (*WIDTHS, WIDE)):
         of = _of_ridge if isinstance(network, Ridge) else _of_softmax
         for even in (True, False):
             for launch in of(network, architecture, kind, d, even):
-                if not left_out(architecture, name, launch.kernel, kind, d, even):
-                    yield launch
+                yield (name, kind, d, even), launch
 
 
 def left_out(architecture: int, network: str, kernel: str, kind: str, d: int, even: bool) -> bool:

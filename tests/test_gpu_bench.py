@@ -139,7 +139,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     case, wide = (_case(d=64, h=1024, dtype=dtype, depth=depth) for dtype, depth in (("bfloat16", 1), ("tf32", 4)))
     without, wrong = _times(8.0, "forward") | {"missing": "out of memory"}, {"status": "wrong", "reason": "f"}
     rows = [
-        _row(case, ours=_times(0.5), eager=_times(2.0), compile=_times(1.5), **{"compile, max-autotune": _times(1.0)}),
+        _row(case, ours=_times(0.5), eager=_times(2.0), compile=_times(1.5), **{"compile, max-autotune": _times(1.0)})
+        | {"predicted": {"forward": 0.4, "backward": 1.0, "step": 1.4}},
         _row(wide, ours=_times(2.0), eager=without),
         _row(_case(d=64, h=4096, dtype="bfloat16"), ours=_times(3.0), eager=_times(9.0)),
         _row(_case(d=32, h=1024, dtype="bfloat16"), ours=wrong, eager=_times(9.0)),
@@ -167,6 +168,8 @@ def test_the_table_and_the_figure_of_a_gpu(folder: Path) -> None:
     lines = text.splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 4
     assert "| 2.00 ms / 5.00 ms / 7.00 ms | 500 µs / 1.25 ms / 1.75 ms | 4.0× | 2.0× |" in lines[2]
+    assert lines[2].endswith("| 400 µs / 1.00 ms / 1.40 ms | 1.25× |")
+    assert lines[3].endswith("| – | – |")
     assert "| 8.00 ms / out of memory / out of memory |" in lines[3]
     assert "| 4.0× / – / – | – |" in lines[3]
     assert "Imaginary 1, driver 1.2, torch 2.11, triton 3.6, commit abc, by `c`" in text
@@ -405,6 +408,7 @@ def test_a_run_of_measurements(without_gpu: list[Case]) -> None:
         assert 0 < outcome["milliseconds"]["step"]["low"] <= outcome["milliseconds"]["step"]["median"]
     assert first["gain"].keys() == {"ours", "authors"}
     assert first["kernel"]
+    assert first["predicted"] == {}  # where no GPU measures
     assert lost["skipped"] == "the process ended with code -6"
     assert said[1].endswith("FAILED the process ended with code -6")
     assert "of eager by ours" in said[0]

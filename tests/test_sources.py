@@ -170,6 +170,7 @@ def compile(launch, architecture):
 
 tiles._read, tiles.compiler.compiled = lambda: table, compile
 tiles.compiler.Resources.of = lambda made: tiles.compiler.Resources(1, 0, 2, 3)
+tiles.model.of_compiled = lambda *compiled: SimpleNamespace(of_bound=0.25)
 entry["sources"] = "stale"
 assert tiles.updated(case) == known | {"sources": offline.digest(case[1], case[4])}
 print(len(compiled), end=" ")
@@ -177,10 +178,11 @@ for other in ({"code": ["other"]}, {"triton": "1.0.0"}):
     entry.update(known | other)
     assert tiles.updated(case)["resources"] == {"narrow.forward": (1, 0, 2, 3)}
     assert tiles.updated(case)["code"] == known["code"]
+    assert tiles.updated(case)["predicted"] == 0.25
 print(len(compiled))
 """
 
 
 @pytest.mark.slow
 def test_what_translates_to_the_same_code_is_not_compiled_again() -> None:
-    assert _printed(_RENEW) == ["0 4"]
+    assert _printed(_RENEW) == ["0 12"]

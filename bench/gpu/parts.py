@@ -22,6 +22,7 @@ from bench.gpu import checks, determinants, fitting, images, prebuilt
 from bench.gpu.calls import BACKEND
 from bench.gpu.checks import Check
 from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command, pool, share
+from bench.model import beside
 from gradnets_fast.apps.bench import results, runner
 from gradnets_fast.apps.bench.contenders import CONTENDERS, ours
 from gradnets_fast.apps.bench.gpu import free
@@ -78,7 +79,8 @@ def _measured(task: Task, place: torch.device) -> Answer:
     if "contenders" in task:
         row = runner.run_case(case, {name: CONTENDERS[name] for name in task["contenders"]}, plan)
         x = torch.empty(case.batch, case.d, dtype=case.precision.dtype, device=place)
-        return row | {"kernel": gradnets_fast.explain(case.operator, x, backend=BACKEND).kernel}
+        kernel = gradnets_fast.explain(case.operator, x, backend=BACKEND).kernel
+        return row | {"kernel": kernel, "predicted": _predicted(case, place)}
     with case.precision.active():
         problem = case.problem(place, _WARM_BATCH)
         built = ours(problem)
@@ -86,6 +88,14 @@ def _measured(task: Task, place: torch.device) -> Answer:
             built.forward()
             built.step(problem.g)
     return {}
+
+
+def _predicted(case: OperatorCase, place: torch.device) -> dict[str, float]:
+    """What `bench.model` says of a case, for the networks that it knows."""
+    if place.type != "cuda" or case.operator != "ridge" or case.tensors.basis != ("tanh",):
+        return {}
+    major, minor = torch.cuda.get_device_capability(place)
+    return beside.milliseconds(case.facts(), case.tensors.depth, 10 * major + minor)
 
 
 def _plan(place: torch.device) -> Plan:
@@ -232,6 +242,8 @@ def run_measurements(listed: list[OperatorCase], count: int, budget: Budget, wri
     result = results.content(rows, machine, header)
     write(result)
     say(f"{len(rows)} cases measured, {len(not_run)} were not run")
+    if off := beside.error(rows):
+        say(f"the model's predictions: measured times are {times(off[0])} to {times(off[1])} those")
     return not results.wrong(result) and not any("skipped" in row for row in rows)
 
 
@@ -272,6 +284,7 @@ def line(row: dict[str, Any]) -> str:
     ]
     gains = {name: gain["step"] for name, gain in row["gain"].items() if "step" in gain and name != "eager"}
     parts += [f"{times(gain)} of eager by {name}" for name, gain in gains.items()]
+    parts += [f"{job} {times(ratio)} its prediction" for job, ratio in beside.ratios(row).items() if job != "step"]
     return f"{row['label']}: {', '.join(parts)}"
 
 
