@@ -181,7 +181,7 @@ struct relu_basis {
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
     static constexpr bool straight = true;
-    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
+    static constexpr double steepest = 1.0, sharpness = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(x <= broadcast<V>(0.0), broadcast<V>(0.0), x);
@@ -216,7 +216,7 @@ struct elu_basis {
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
     static constexpr bool straight = false;
-    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
+    static constexpr double steepest = 1.0, sharpness = 1.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = minimum(x, broadcast<V>(0.0));
@@ -461,7 +461,7 @@ struct softsign_basis {
     static constexpr bool smooth = false;
     static constexpr double kink = 0.0;
     static constexpr bool straight = false;
-    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
+    static constexpr double steepest = 1.0, sharpness = 2.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -542,7 +542,7 @@ struct softshrink_basis {
     static constexpr bool smooth = false;
     static constexpr double kink = 0.5;
     static constexpr bool straight = true;
-    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
+    static constexpr double steepest = 1.0, sharpness = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = select(absolute(x) <= broadcast<V>(0.5), broadcast<V>(0.0), x - v_copysign(broadcast<V>(0.5), x));
@@ -580,7 +580,7 @@ struct hardtanh_basis {
     static constexpr bool smooth = false;
     static constexpr double kink = 1.0;
     static constexpr bool straight = true;
-    static constexpr double steepest = 1.0, sharpness = __builtin_inf();
+    static constexpr double steepest = 1.0, sharpness = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = absolute(x);
@@ -615,7 +615,7 @@ struct hardsigmoid_basis {
     static constexpr bool smooth = false;
     static constexpr double kink = 3.0;
     static constexpr bool straight = true;
-    static constexpr double steepest = 0.16666666666666666, sharpness = __builtin_inf();
+    static constexpr double steepest = 0.16666666666666666, sharpness = 0.0;
     template <class V>
     static GRADNETS_INLINE void antiderivative(V x, V &out) {
         const auto t0 = x + broadcast<V>(3.0);

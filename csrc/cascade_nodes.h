@@ -2,7 +2,8 @@
 //
 // How many nodes that takes is decided by |u|·pace of each row and hidden unit alone: |u| times the greatest slope that
 // a z_l may have, over the distance from the real line at which the basis functions have a singularity.  The points
-// nodes_n·u of many rows lie one after another, so that vectors are full of them whatever the rules.
+// nodes_n·u of many rows lie one after another, so that vectors are full of them whatever the rules.  Functions with
+// kinks are for cascade_kinks.h.
 #pragma once
 
 #include "cascade.h"
@@ -13,7 +14,7 @@ namespace gradnets::GRADNETS_ISA {
 static constexpr int kListed = 48;
 
 // The pace of every hidden unit, [stride]: max_l D_l·max_k sharpness_k, where |dz_l/du| <= D_l = |scale_l| +
-// Σ_k |coef_{l−1,k}|·steepest_k·D_{l−1}.  Infinite, or NaN, with basis functions that have kinks.
+// Σ_k |coef_{l−1,k}|·steepest_k·D_{l−1}.
 template <class T> class Paces {
     using V = typename Simd<T>::Vector;
 

@@ -12,11 +12,14 @@ namespace gradnets::GRADNETS_ISA {
 // Intervals at most, of which the last takes what is left; as in reference/ridge.py.
 static constexpr int kMostPanels = 64;
 
-template <class Bases> struct IsStraight {
-    static constexpr bool value = false;
+// What the mixtures that this type stands for may be: piecewise linear, analytic, or neither.
+template <class Bases> struct Kinks {
+    static constexpr bool may_be_smooth = !is_same<Bases, SplineBases>;
+    static constexpr bool may_bend = is_same<Bases, MixedBasis>, may_be_straight = may_bend;
 };
-template <class B> struct IsStraight<SingleBasis<B>> {
-    static constexpr bool value = B::straight;
+template <class B> struct Kinks<SingleBasis<B>> {
+    static constexpr bool may_be_straight = B::straight, may_be_smooth = B::smooth && !B::straight;
+    static constexpr bool may_bend = !B::smooth && !B::straight;
 };
 
 // Whether all basis functions of a mixture are piecewise linear.
@@ -28,6 +31,14 @@ inline bool is_straight(int terms, const int *basis) {
         with_basis(basis[k], [&](auto b) { all = all && decltype(b)::straight; });
     }
     return all;
+}
+
+// Whether one of them has a kink.
+inline bool has_kinks(int terms, const int *basis) {
+    bool any = false;
+    for (int k = 0; k < terms; ++k)
+        with_basis(basis[k], [&](auto b) { any = any || !decltype(b)::smooth; });
+    return any;
 }
 
 template <class V> GRADNETS_INLINE V few_roundings() {
@@ -46,7 +57,7 @@ template <class B, class V> GRADNETS_INLINE void reach_kink(V z, V slope, V beyo
     }
 }
 
-// least: how far it is from t to beyond the next kink of all z_l; 1 at most, and a few roundings.
+// least: how far it is from t to beyond the next kink, were all z_l linear; 1 at most, and a few roundings.
 template <int N, class V, class Bases, class Parameters>
 GRADNETS_INLINE void reach_kinks(const ParameterIndex &index, const Bases &bases, const Parameters &parameter,
                                  const V (&u)[N], const V (&t)[N], V (&least)[N]) {

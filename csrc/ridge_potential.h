@@ -2,8 +2,7 @@
 // the caller adds the bias's part.
 #pragma once
 
-#include "cascade_nodes.h"
-#include "cascade_panels.h"
+#include "cascade_kinks.h"
 #include "cascade_potential.h"
 #include "spline.h"
 
@@ -53,11 +52,17 @@ template <class T> struct RidgePotentialStrips {
 
     // F or the gradients of the parameters, of layers in series.
     template <class Bases> void integrals(const HiddenTile<T> &tile, const Bases &bases, T *local) const {
-        constexpr bool may_be_straight = IsStraight<Bases>::value || is_same<Bases, MixedBasis>;
-        if constexpr (may_be_straight)
-            if (is_straight(cascade.phi->terms, cascade.phi->basis))
+        const int terms = cascade.phi->terms, *const basis = cascade.phi->basis;
+        if constexpr (Kinks<Bases>::may_be_straight)
+            if (is_straight(terms, basis))
                 return straight_integrals(tile, bases, local);
-        if constexpr (!IsStraight<Bases>::value && !is_same<Bases, SplineBases>)
+        if constexpr (Kinks<Bases>::may_bend)
+            if (has_kinks(terms, basis)) {
+                for (int64_t row = 0; row < tile.rows; row += kListed)
+                    between_kinks(tile, bases, row, local);
+                return;
+            }
+        if constexpr (Kinks<Bases>::may_be_smooth)
             for (int64_t row = 0; row < tile.rows; row += kListed)
                 gives_scalars ? potentials(tile, bases, row, local) : gradients(tile, bases, row, local);
     }
@@ -84,6 +89,44 @@ template <class T> struct RidgePotentialStrips {
             for (int i = 0; gives_scalars && i < N && row + i < tile.rows; ++i)
                 tile.scalars[row + i] += horizontal_sum<T>(total[i]);
         }
+    }
+
+    // The same of functions with kinks that are not, of the rows from `first` on.
+    template <class Bases>
+    void between_kinks(const HiddenTile<T> &tile, const Bases &bases, int64_t first, T *local) const {
+        const int rows = int(smaller(kListed, tile.rows - first)), count = cascade.index().count();
+        T *const node_gradients = node_sums(local), *const at = points(local);
+        T *const weights = at + NodeList<T>::room(*rules);
+        const ParameterGradients<T> to{node_gradients, lanes, cascade.scale, cascade.shift, cascade.coef};
+        const T *const of_rows = gives_scalars ? nullptr : weight + tile.first_row + first;
+        KinkList<T, Bases> list(*rules, cascade.index(), bases, at, weights);
+        double sums[kListed] = {};
+        for (int64_t j = 0; j < tile.units; ++j) {
+            constexpr int N = kInterleaved;
+            const UnitParameters<T> parameter = unit(tile.first_unit + j);
+            const auto block = [&](int64_t offset) {
+                V u[N], a[N];
+                GRADNETS_EACH {
+                    u[i] = load(at + offset + i * lanes);
+                    a[i] = load(weights + offset + i * lanes);
+                }
+                if (!gives_scalars)
+                    return block_gradient<N>(cascade.index(), bases, parameter, u, a, to, history(local));
+                block_value<N>(cascade.index(), bases, parameter, u);
+                GRADNETS_EACH store(at + offset + i * lanes, u[i]);
+            };
+            const auto done = [&] {
+                if (gives_scalars)
+                    list.add_integrals(sums);
+            };
+            fill_zero(node_gradients, count * lanes);
+            list.each_block(parameter, tile.u + first * tile.stride + j, tile.stride, rows, of_rows,
+                            paces[tile.first_unit + j], block, done);
+            for (int r = 0; !gives_scalars && r < count; ++r)
+                local[r * cascade.block + j] += horizontal_sum<T>(load(node_gradients + r * lanes));
+        }
+        for (int i = 0; gives_scalars && i < rows; ++i)
+            tile.scalars[first + i] += T(sums[i]);
     }
 
     // F of the rows from `first` on.

@@ -13,6 +13,7 @@ template <class T> struct Simd;
 template <> struct Simd<float> {
     typedef float Vector __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
     typedef int32_t Integers __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
+    typedef uint32_t Unsigned __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
     typedef float Unaligned __attribute__((vector_size(GRADNETS_VECTOR_BYTES), aligned(4), may_alias));
     static constexpr int lanes = GRADNETS_VECTOR_BYTES / 4;
 };
@@ -20,6 +21,7 @@ template <> struct Simd<float> {
 template <> struct Simd<double> {
     typedef double Vector __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
     typedef int64_t Integers __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
+    typedef uint64_t Unsigned __attribute__((vector_size(GRADNETS_VECTOR_BYTES)));
     typedef double Unaligned __attribute__((vector_size(GRADNETS_VECTOR_BYTES), aligned(8), may_alias));
     static constexpr int lanes = GRADNETS_VECTOR_BYTES / 8;
 };

@@ -236,20 +236,23 @@ def _to_either(z, kink):
     return tl.where(z <= -kink, -kink, kink) - z
 
 
+@triton.constexpr_function
+def kink(name):
+    """The number at which, or at whose negative, a derivative of the function jumps; None where all are continuous."""
+    others = {"softshrink": 0.5, "hardtanh": 1.0, "hardsigmoid": 3.0}
+    return 0.0 if name in ("relu", "elu", "softsign") else others.get(name)
+
+
 @triton.jit
-def _to_kink(z, slope, beyond, least, NAME: tl.constexpr):
-    """The minimum of `least` and of how long z, which moves at `slope`, takes to be beyond the next kink of b."""
-    if NAME == "identity":
+def _to_kink(z, slope, beyond, least, KINK: tl.constexpr):
+    """The minimum of `least` and of how long z, which moves at `slope`, takes to be beyond the next of ±KINK."""
+    if KINK is None:
         return least
     else:
         ahead = tl.where(slope < 0.0, -z, z)
         distance = -ahead
-        if NAME == "softshrink":
-            distance = _to_either(ahead, 0.5)
-        if NAME == "hardtanh":
-            distance = _to_either(ahead, 1.0)
-        if NAME == "hardsigmoid":
-            distance = _to_either(ahead, 3.0)
+        if KINK != 0.0:
+            distance = _to_either(ahead, KINK)
         speed = tl.abs(slope)
         nearer = (distance >= 0.0) & (distance + beyond < least * speed)
         return tl.where(nearer, (distance + beyond) / tl.where(nearer, speed, 1.0), least)
@@ -257,7 +260,7 @@ def _to_kink(z, slope, beyond, least, NAME: tl.constexpr):
 
 @triton.jit
 def to_kink(u, t, vectors, phi):
-    """How far it is from t to where a z_l of tu is beyond a kink, of piecewise linear b_k; 1 at most, and a little.
+    """How far it is from t to where a z_l of tu is beyond a kink, were all z_l linear; 1 at most, and a little.
 
     The least (kink − z_l)/(z_l' u) of kinks ahead; beyond them by a few roundings of z_l.
     """
@@ -271,10 +274,49 @@ def to_kink(u, t, vectors, phi):
         if l > 0:
             size += tl.abs(mixed)
         for k in tl.static_range(len(phi.basis)):
-            least = _to_kink(z, inner * u, FEW_ROUNDINGS * size, least, tl.constexpr(phi.basis[k]))
+            least = _to_kink(z, inner * u, FEW_ROUNDINGS * size, least, kink(tl.constexpr(phi.basis[k])))
         mixed, gain, _ = _layer(l, z, vectors, phi)
         passed = gain * inner
     return least + FEW_ROUNDINGS
+
+
+@triton.jit
+def _sides(u, vectors, phi):
+    """On which side of each kink each z_l of u is: the digits, 0 or 1, of a number in base 3, modulo 2³²."""
+    sides = tl.zeros(u.shape, tl.int32)
+    mixed = u
+    for l in tl.static_range(phi.layers):
+        z = _enter(l, u, mixed, vectors, phi)
+        for k in tl.static_range(len(phi.basis)):
+            KINK: tl.constexpr = kink(tl.constexpr(phi.basis[k]))
+            if KINK is not None:
+                sides = 3 * sides + (z > KINK).to(tl.int32)
+                sides = 3 * sides + (z > -KINK).to(tl.int32)
+        mixed, _, _ = _layer(l, z, vectors, phi)
+    return sides
+
+
+@triton.jit
+def cut_at_kink(u, t, end, vectors, phi):
+    """The first point between t and `end` at which a z_l of it times u is beyond a kink, or `end`.
+
+    By halving, until z_l is nearly linear between the ends, and then by steps of 15/16 of `to_kink`, which stay before
+    the kink, and a whole one.
+    """
+    before = _sides(t * u, vectors, phi)
+    cuts = _sides(end * u, vectors, phi) != before
+    if tl.max(tl.max(cuts.to(tl.int32), 1), 0) > 0:
+        low = t
+        high = end
+        for step in range(7):
+            middle = (low + high) * 0.5
+            if step >= 5:
+                middle = low + 0.9375 * to_kink(u, low, vectors, phi)
+            is_beyond = (middle >= high) | (_sides(middle * u, vectors, phi) != before)
+            low = tl.where(is_beyond, low, middle)
+            high = tl.where(is_beyond, tl.minimum(middle, high), high)
+        end = tl.where(cuts, tl.minimum(low + to_kink(u, low, vectors, phi), high), end)
+    return end
 
 
 @triton.jit

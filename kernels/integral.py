@@ -2,8 +2,8 @@
 
 One layer, and each head, has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β, Φ_k' = b_k, which cancels for small βu:
 there a rule of NEAR nodes on [0, u] serves.  For more layers in series it is one of FAR nodes, those of
-gradnets_fast/activations/quadrature.py, or, where all b_k are piecewise linear, the middles of the intervals on which φ
-is linear.
+gradnets_fast/activations/quadrature.py.  Where some b_k have kinks, it is the sum over the intervals between them,
+of NEAR nodes in each, or, where all b_k are piecewise linear, of its middle.
 
 rule: pointer to float32 numbers: NEAR nodes on [0, 1], their weights, FAR nodes, their weights.
 """
@@ -24,6 +24,19 @@ _MOST_PANELS = tl.constexpr(64)
 def _is_straight(basis):
     """Whether all basis functions are piecewise linear."""
     return all(name in ("identity", "relu", "softshrink", "hardtanh", "hardsigmoid") for name in basis)
+
+
+@triton.constexpr_function
+def _nodes(basis):
+    """Of the rule between kinks."""
+    return 1 if _is_straight(basis) else 16
+
+
+@triton.constexpr_function
+def _has_panels(basis):
+    """Whether one of them has a kink, or all are piecewise linear."""
+    kinks = ("relu", "elu", "softsign", "softshrink", "hardtanh", "hardsigmoid")
+    return any(name in kinks for name in basis) or all(name == "identity" for name in basis)
 
 
 @triton.jit
@@ -91,9 +104,21 @@ def _is_left(t):
 
 @triton.jit
 def _panel_end(u, t, panel, vectors, phi):
-    """As far as φ is linear along tu, from t on, and a few roundings further; 1 for the last of _MOST_PANELS."""
-    end = tl.minimum(t + cascade.to_kink(u, t, vectors, phi), 1.0)
-    return tl.where(panel < _MOST_PANELS, end, 1.0)
+    """As far from t as φ, along tu, is linear or has no kink, and a little further; 1 for the last of _MOST_PANELS."""
+    if _is_straight(phi.basis):
+        end = tl.minimum(t + cascade.to_kink(u, t, vectors, phi), 1.0)
+    else:
+        end = cascade.cut_at_kink(u, t, tl.minimum(t + 0.125, 1.0), vectors, phi)
+    return tl.where(panel < _MOST_PANELS, tl.minimum(end, 1.0), 1.0)
+
+
+@triton.jit
+def _node(rule, i, basis: tl.constexpr):
+    """Node and weight i on [0, 1] of the rule between kinks."""
+    if _is_straight(basis):
+        return 0.5, 1.0
+    else:
+        return tl.load(rule + i), tl.load(rule + NEAR + i)
 
 
 @triton.jit
@@ -107,8 +132,8 @@ def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
                 term, _, _ = _integrals(at, vectors, rule, phi, l, k, SMOOTH, 0.015625)
                 total += cascade.weighted(l * len(phi.basis) + k, term, vectors, phi)
         return total
-    elif _is_straight(phi.basis):
-        return _straight_value(u, vectors, phi)
+    elif _has_panels(phi.basis):
+        return _panelled_value(u, vectors, rule, phi)
     else:
         accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
         for i in range(FAR):
@@ -118,15 +143,17 @@ def value(u, vectors, rule, phi, SMOOTH: tl.constexpr):
 
 
 @triton.jit
-def _straight_value(u, vectors, phi):
-    """∫_0^u φ of piecewise linear b_k: u Σ_n (t_{n+1} − t_n) φ((t_n + t_{n+1}) u/2)."""
+def _panelled_value(u, vectors, rule, phi):
+    """∫_0^u φ of b_k with kinks: u Σ_p (t_{p+1} − t_p) Σ_i weight_i φ((t_p + node_i (t_{p+1} − t_p)) u)."""
     accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
     total = tl.zeros(u.shape, tl.float32)
     t = tl.zeros(u.shape, tl.float32)
     panel = 1
     while _is_left(t):
         end = _panel_end(u, t, panel, vectors, accurate)
-        total += (end - t) * cascade.value(0.5 * (t + end) * u, vectors, accurate)
+        for i in range(_nodes(phi.basis)):
+            node, weight = _node(rule, i, phi.basis)
+            total += weight * (end - t) * cascade.value((t + node * (end - t)) * u, vectors, accurate)
         t = end
         panel += 1
     return u * total
@@ -137,8 +164,8 @@ def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, 
     """`sums` + the gradients of Σ weight·∫_0^u φ(t) dt, summed over AXIS, for those of (β, s, C) that `needs` marks."""
     if phi.layers == 1 or phi.heads:
         return _closed_gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH, AXIS)
-    elif _is_straight(phi.basis):
-        return _straight_gradients(u, weight, vectors, sums, phi, needs, AXIS)
+    elif _has_panels(phi.basis):
+        return _panelled_gradients(u, weight, vectors, sums, rule, phi, needs, AXIS)
     else:
         accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
         for i in range(FAR):
@@ -149,16 +176,18 @@ def gradients(u, weight, vectors, sums, rule, phi, needs, SMOOTH: tl.constexpr, 
 
 
 @triton.jit
-def _straight_gradients(u, weight, vectors, sums, phi, needs, AXIS: tl.constexpr):
-    """`gradients` of `_straight_value`."""
+def _panelled_gradients(u, weight, vectors, sums, rule, phi, needs, AXIS: tl.constexpr):
+    """`gradients` of `_panelled_value`."""
     accurate: tl.constexpr = cascade.Cascade(phi.basis, phi.layers, "accurate", phi.scaled, phi.mixed, False)
     t = tl.zeros(u.shape, tl.float32)
     panel = 1
     while _is_left(t):
         end = _panel_end(u, t, panel, vectors, accurate)
-        factor = (end - t) * u * weight
-        middle = 0.5 * (t + end) * u
-        _, _, sums = cascade.value_and_gradients(middle, factor, vectors, sums, accurate, needs, AXIS, True)
+        for i in range(_nodes(phi.basis)):
+            node, share = _node(rule, i, phi.basis)
+            factor = share * (end - t) * u * weight
+            point = (t + node * (end - t)) * u
+            _, _, sums = cascade.value_and_gradients(point, factor, vectors, sums, accurate, needs, AXIS, True)
         t = end
         panel += 1
     return sums

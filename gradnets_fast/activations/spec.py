@@ -56,7 +56,7 @@ class Basis:
         continuous_derivatives: how many derivatives of b are continuous (`SMOOTH`: all).
         kink: where the others jump, at this number or its negative.
         strip: b is analytic within this distance of the real line, or converges under quadrature as if that were all;
-            0 where it has kinks.
+            where it has kinks, each of its pieces is.
         convex: whether b' is nondecreasing.
         fast: b, b', b'' in fewer GPU instructions, for 16-bit points: to 2⁻¹⁰ of the largest value; None where the
             others are fast enough.
@@ -227,7 +227,18 @@ def _relu() -> Basis:
     value = where(x <= 0.0, 0.0, x)
     step = where(x > 0.0, 1.0, 0.0)
     return Basis(
-        "relu", 0.5 * (value * value), value, step, _ZERO, _ZERO, (0.0, 1.0), 0, torch_module="ReLU", convex=True
+        "relu",
+        0.5 * (value * value),
+        value,
+        step,
+        _ZERO,
+        _ZERO,
+        (0.0, 1.0),
+        0,
+        0.0,
+        math.inf,
+        torch_module="ReLU",
+        convex=True,
     )
 
 
@@ -250,6 +261,7 @@ def _elu() -> Basis:
         where(x < 0.0, exp(negative), 0.0),
         (0.0, 1.0),
         1,
+        strip=1.0,
         torch_module="ELU",
         torch_settings={"alpha": 1.0},
         convex=True,
@@ -360,7 +372,7 @@ def _softsign() -> Basis:
     second = -2.0 * _sign(x) / (d * d * d)
     third = 6.0 * absolute(_sign(x)) / (d * d * d * d)
     return Basis(
-        *("softsign", antiderivative, x / d, 1.0 / (d * d), second, third, (0.0, 1.0), 1),
+        *("softsign", antiderivative, x / d, 1.0 / (d * d), second, third, (0.0, 1.0), 1, 0.0, 0.5),
         torch_module="Softsign",
         second_range=(-2.0, 2.0),
     )
@@ -384,7 +396,7 @@ def _softshrink() -> Basis:
     value = where(_ABS <= 0.5, 0.0, x - copysign(constant(0.5), x))
     step = where(_ABS <= 0.5, 0.0, 1.0)
     return Basis(
-        *("softshrink", 0.5 * (value * value), value, step, _ZERO, _ZERO, (0.0, 1.0), 0, 0.5),
+        *("softshrink", 0.5 * (value * value), value, step, _ZERO, _ZERO, (0.0, 1.0), 0, 0.5, math.inf),
         torch_module="Softshrink",
         torch_settings={"lambd": 0.5},
     )
@@ -396,7 +408,7 @@ def _hardtanh() -> Basis:
     antiderivative = where(_ABS > 1.0, _ABS - 0.5, 0.5 * (x * x))
     step = where(_ABS < 1.0, 1.0, 0.0)
     return Basis(
-        *("hardtanh", antiderivative, value, step, _ZERO, _ZERO, (0.0, 1.0), 0, 1.0),
+        *("hardtanh", antiderivative, value, step, _ZERO, _ZERO, (0.0, 1.0), 0, 1.0, math.inf),
         torch_module="Hardtanh",
         torch_settings={"min_val": -1.0, "max_val": 1.0},
     )
@@ -408,7 +420,7 @@ def _hardsigmoid() -> Basis:
     antiderivative = where(x > 3.0, x, where(x < -3.0, 0.0, (1.0 / 12.0) * (above * above)))
     step = where(_ABS < 3.0, 1.0 / 6.0, 0.0)
     return Basis(
-        *("hardsigmoid", antiderivative, value, step, _ZERO, _ZERO, (0.0, 1.0 / 6.0), 0, 3.0),
+        *("hardsigmoid", antiderivative, value, step, _ZERO, _ZERO, (0.0, 1.0 / 6.0), 0, 3.0, math.inf),
         torch_module="Hardsigmoid",
     )
 

@@ -38,8 +38,8 @@ def to_c(net: GradNet, path: str | os.PathLike[str], *, name: str = "gradnet", d
 
     Equivalent to, for one point:
         net(x), net.potential(x), net.jacobian(x), gradnets_fast.convex.inverse(net, y).x
-    up to rounding, but for the potential of cascades whose functions have kinks, which is by 128 nodes: of relu it is
-    some 1e-5 off.
+    up to rounding, but for the potential of cascades whose functions have kinks, which is by 128 nodes here: of relu it
+    is some 1e-5 off.
 
     Args:
         net: a `RidgeGradNet`, `GradNetC` or `GradNetM`, or their monotone kin, of at most 64 dimensions, without spline

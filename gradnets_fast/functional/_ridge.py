@@ -82,10 +82,10 @@ def ridge_potential(
 ) -> Tensor:
     """Potential of `ridge`: the F with ∇F = f and F(0) = 0, namely F(x) = Σ_j ∫_0^{u_j} φ_j(t) dt + bias·x.
 
-    One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β.  Deeper cascades of piecewise linear functions add
-    up the intervals of [0, u_j] between kinks, which is exact for up to 64 of them; others use Gauss–Legendre
-    quadrature with up to 16 nodes in each of 8 equal panels, and on a CPU with fewer where they do: at rounding level
-    while |β u_j| <= 16 for an analytic basis.
+    One layer has the closed form Σ_k C_k (Φ_k(βu + s) − Φ_k(s))/β.  Deeper cascades use Gauss–Legendre quadrature with
+    up to 16 nodes in each of 8 equal panels of [0, u_j], and on a CPU with fewer where they do: at rounding level while
+    |β u_j| <= 16 for an analytic basis.  Functions with kinks add up the intervals of [0, u_j] between kinks, up to 64
+    of them, with 16 nodes in each, or one where all are piecewise linear.
 
     Equivalent to, for one layer of tanh with β = C = 1:
         (log_cosh(x @ W.T + shift[0]) - log_cosh(shift[0])).sum(-1) + x @ bias

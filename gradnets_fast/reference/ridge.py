@@ -37,8 +37,12 @@ def quadrature_rule(panels: int) -> tuple[tuple[float, float], ...]:
 
 PANELLED_RULE = quadrature_rule(QUADRATURE_PANELS)
 SINGLE_PANEL_RULE = quadrature_rule(1)
+MIDDLE = ((0.5, 1.0),)
+"""The rule of one node, exact for linear functions."""
 MOST_PANELS = 64
 """Between kinks of a cascade, at most."""
+HALVINGS, STEPS = 5, 3
+"""Of an eighth of [0, u], in which z_l is nearly linear then, and towards a kink in it."""
 
 
 def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str], heads: bool = False) -> Tensor:
@@ -198,9 +202,9 @@ def cascade_integral(
         return sum_of_heads(lambda b, s, C: cascade_integral(u, b, s, C, basis), scale, shift, coef)
     parameters = (scale, shift, coef, basis)
     anchor = u.detach()
-    value = _quadrature if scale.shape[0] > 1 else _closed_form
-    if scale.shape[0] > 1 and STRAIGHT.issuperset(basis):
-        value = _between_kinks
+    value = _closed_form
+    if scale.shape[0] > 1:
+        value = _between_kinks if any(map(KINKS.__getitem__, basis)) else _quadrature
     # The integral from the anchor to u is 0, but its derivatives in u are φ, φ', … to rounding, whatever the error of
     # the value: so ∇F = f even where a kink defeats the quadrature.
     beyond = (u - anchor) * sum(w * cascade(anchor + t * (u - anchor), *parameters) for t, w in SINGLE_PANEL_RULE)
@@ -230,35 +234,70 @@ def _closed_form(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: S
 
 
 def _between_kinks(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
-    """∫_0^u φ(t) dt of piecewise linear functions, by the middles of the intervals where φ is linear.
+    """∫_0^u φ(t) dt of functions with kinks, by a rule on each of the intervals without a kink.
 
     The ends move with the parameters, but not the value with the ends, as φ is continuous: they have no derivative.
     """
+    rule = MIDDLE if STRAIGHT.issuperset(basis) else SINGLE_PANEL_RULE
     total = torch.zeros_like(u)
-    for middle, width in _panels(u.detach(), scale.detach(), shift.detach(), coef.detach(), basis):
-        total = total + width * cascade(middle * u, scale, shift, coef, basis)
+    for start, width in _panels(u.detach(), scale.detach(), shift.detach(), coef.detach(), basis):
+        for t, weight in rule:
+            total = total + weight * width * cascade((start + t * width) * u, scale, shift, coef, basis)
     return u * total
 
 
 def _panels(
     u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(middle, width) of intervals that make up [0, 1], on each of which t ↦ φ(tu) is linear, each of u's shape.
+    """(start, width) of intervals that make up [0, 1], on each of which t ↦ φ(tu) is analytic, each of u's shape.
 
-    From t on every z_l is linear as far as the nearest t + (kink − z_l)/(dz_l/dt) of all layers and kinks; a step goes
-    a few roundings of z_l further, so that the next one begins beyond it.  There are MOST_PANELS, of which the last
-    takes what is left, or fewer where it can be asked whether anything is left.
+    Piecewise linear φ is linear there; others have at most an eighth of [0, 1].  There are MOST_PANELS, of which the
+    last takes what is left, or fewer where it can be asked whether anything is left.
     """
+    parameters = (u, scale, shift, coef, basis)
+    straight = STRAIGHT.issuperset(basis)
     t = torch.zeros_like(scale[0] * u)
     fixed = not _has_values(t)
     for panel in range(MOST_PANELS):
         end = torch.ones_like(t)
         if panel < MOST_PANELS - 1:
-            end = torch.minimum(t + _reach(t, u, scale, shift, coef, basis), end)
-        yield (t + end) / 2, end - t
+            end = torch.minimum(t + _reach(t, *parameters) if straight else _cut(t, t + 0.125, *parameters), end)
+        yield t, end - t
         t = end
         if not fixed and bool((t >= 1).all()):
             return
+
+
+def _cut(t: Tensor, end: Tensor, u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+    """The first point between t and `end` at which a z_l is beyond a kink, or `end`.
+
+    By halving, until z_l is nearly linear between the ends, and then by steps of 15/16 of `_reach`, which stay before
+    the kink, and a whole one.  What comes and goes between t and `end` is not seen.
+    """
+    parameters = (u, scale, shift, coef, basis)
+    before = _sides(t, *parameters)
+    low, high = t, end
+    for step in range(HALVINGS + STEPS):
+        middle = (low + high) / 2 if step < HALVINGS else low + 0.9375 * _reach(low, *parameters)
+        is_beyond = (middle >= high) | (_sides(middle, *parameters) != before)
+        low, high = torch.where(is_beyond, low, middle), torch.where(is_beyond, torch.minimum(middle, high), high)
+    cut = torch.minimum(low + _reach(low, *parameters), high)
+    return torch.where(_sides(end, *parameters) != before, cut, end)
+
+
+def _sides(t: Tensor, u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
+    """On which side of each kink each z_l of tu is: the digits, 0 or 1, of a number in base 3, modulo 2⁶⁴."""
+    sides, mixed = torch.zeros_like(t, dtype=torch.int64), torch.zeros_like(t)
+    for layer in range(scale.shape[0]):
+        z = scale[layer] * (t * u) + shift[layer] + mixed
+        for kink in _kinks(basis):
+            sides = 3 * sides + (z > kink)
+        mixed = _mix(value, coef[layer], basis, z)
+    return sides
+
+
+def _kinks(basis: Sequence[str]) -> list[float]:
+    return sorted({kink for name in basis for kink in KINKS[name]})
 
 
 def _has_values(t: Tensor) -> bool:
@@ -271,15 +310,17 @@ def _has_values(t: Tensor) -> bool:
 
 
 def _reach(t: Tensor, u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
-    """How far it is from t to beyond the nearest kink of all layers; 1 if that is more, or there is none."""
+    """How far it is from t to beyond the nearest kink, were all z_l linear; 1 if that is more, or there is none.
+
+    The nearest (kink − z_l)/(dz_l/dt) of all layers and kinks, and a few roundings of z_l.
+    """
     few = 4 * torch.finfo(t.dtype).eps
-    kinks = sorted({kink for name in basis for kink in KINKS[name]})
     reach, mixed, passed = torch.ones_like(t), torch.zeros_like(t), torch.zeros_like(t)
     for layer in range(scale.shape[0]):
         z = scale[layer] * (t * u) + shift[layer] + mixed
         slope = scale[layer] * u + passed
         beyond = few * (z.abs() + shift[layer].abs() + mixed.abs())
-        for kink in kinks:
+        for kink in _kinks(basis):
             distance = torch.where(slope < 0, z - kink, kink - z)
             time = (distance + beyond) / slope.abs()
             reach = torch.where((distance >= 0) & (time < reach), time, reach)
@@ -297,8 +338,7 @@ def _quadrature(
 ) -> Tensor:
     """∫_0^u φ(t) dt by a rule on [0, 1], such as Gauss–Legendre nodes in equal panels of [0, u].
 
-    For tanh the error is at rounding level while a panel spans |βu| <= 2, and about 1e-6 relative where it spans 8;
-    for a basis with a kink it falls with the square of the panel's width only.
+    For tanh the error is at rounding level while a panel spans |βu| <= 2, and about 1e-6 relative where it spans 8.
     """
     total = torch.zeros_like(u)
     for t, weight in rule:
