@@ -65,9 +65,21 @@ class Gradients:
 
     def needed(self, h: int) -> Needed:
         """What is needed of a network with h hidden units."""
-        count = 0 if self.vectors is None else self.vectors.numel() // h
         x, v, W, bias = (memory is not None for memory in (self.x, self.v, self.W, self.bias))
-        return Needed(x, v, W, self.needs, count, bias)
+        return Needed(x, v, W, self.needs, self.count(h), bias)
+
+    def flags(self) -> dict[str, bool]:
+        """`needs` as kernels take it."""
+        return flags(self.needs)
+
+    def count(self, h: int) -> int:
+        """How many vectors of length h `vectors` holds."""
+        return 0 if self.vectors is None else self.vectors.numel() // h
+
+
+def flags(needs: tuple[bool, ...]) -> dict[str, bool]:
+    """Which gradients of (scale, shift, coef) are needed, as kernels take it."""
+    return dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), needs))
 
 
 class Needed(NamedTuple):
@@ -79,10 +91,6 @@ class Needed(NamedTuple):
     vectors: tuple[bool, ...] = (False, False, False)
     count: int = 0
     bias: bool = False
-
-    def flags(self) -> dict[str, bool]:
-        """`vectors` as kernels take it."""
-        return dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), self.vectors))
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -232,7 +240,7 @@ def backward_plan(
     if route == "wide":
         return None
     chosen = form or ("slope" if not needed.x else FORMS[quantity])
-    constants = mode.backward(quantity, d, h, needed.flags(), chosen)
+    constants = mode.backward(quantity, d, h, flags(needed.vectors), chosen)
     columns = 0 if not needed.W else d if route == "narrow" else configuration.padded(d)
     reduction = _reduction(len(x), h, constants, columns + needed.count)
     bias_splits = 0 if not needed.bias else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
@@ -367,8 +375,7 @@ def _wide_backward(mode: Mode, g: Tensor, x: Tensor, parameters: Parameters, int
     longest = min(chunks.step, len(x))
     rows_per_split = triton.cdiv(triton.cdiv(longest, 16), tiles["BM"]) * tiles["BM"]
     splits = triton.cdiv(longest, rows_per_split)
-    needed = into.needed(h)
-    sums = torch.zeros(splits, needed.count, h, dtype=torch.float32, device=x.device)
+    sums = torch.zeros(splits, into.count(h), h, dtype=torch.float32, device=x.device)
     dW = None if into.W is None else torch.zeros(W.shape, dtype=torch.float32, device=x.device)
     with torch.autocast(x.device.type, enabled=False):
         for start in chunks:
@@ -376,7 +383,7 @@ def _wide_backward(mode: Mode, g: Tensor, x: Tensor, parameters: Parameters, int
             u, a = x[part] @ W.T, g[part] @ W.T
             grid = (triton.cdiv(len(u), rows_per_split), triton.cdiv(h, tiles["BH"]))
             arguments = (u, a, *vectors, sums, len(u), h, rows_per_split)
-            launch(wide.backward, grid, arguments, mode.constants() | needed.flags() | tiles)
+            launch(wide.backward, grid, arguments, mode.constants() | into.flags() | tiles)
             if into.x is not None:
                 torch.mm(a, W, out=into.x.view(-1, W.shape[1])[part])
             if dW is not None:
