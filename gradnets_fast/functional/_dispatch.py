@@ -104,7 +104,7 @@ def _attempt_on_gpu(network: Network, quantity: str, points: Points, settings: S
     tensors = points + network.parameters() + _NO_MAXIMUM[network.family.of_modules] + ((bias,) if takes_bias else ())
     if any(map(autograd.is_of_another_kind, tensors)) or not (takes_bias or bias is None):
         return None
-    if points[0].is_cuda and is_autocast_enabled("cuda"):
+    if _nearest(points[0]) == "triton" and is_autocast_enabled("cuda"):
         return None
     result = shown(operator.registered, operator.kernels.attempt, tensors, settings)
     return None if result is None else autograd.recorded(operator, result, tensors, settings)

@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 
 def signature(tensors: Tensors) -> tuple[Any, ...]:
-    """Return all of the tensors but their numbers and where they are: what launches are compiled and laid out by."""
+    """Return all of the tensors but their numbers and where they are: what launches are compiled and laid out by.
+
+    Whatever the public functions check of tensors follows from it, and from the operator's settings.
+    """
     return tuple(
         [
             None
@@ -51,6 +54,22 @@ class Plans(Generic[T]):
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[id(mode), key] = plan, mode
+
+
+class Known:
+    """Calls that have been checked, by their settings and signatures: `_MOST` at most, like plans."""
+
+    def __init__(self) -> None:
+        self._calls: set[Any] = set()
+
+    def __contains__(self, call: object) -> bool:
+        return call in self._calls
+
+    def add(self, call: object) -> None:
+        """Remember a call."""
+        if len(self._calls) >= _MOST:
+            self._calls.clear()
+        self._calls.add(call)
 
 
 def is_current(device: int) -> bool:

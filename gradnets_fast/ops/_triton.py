@@ -21,7 +21,7 @@ from ..activations import TABLE
 from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from . import _prebuilt, recompute
 from ._kernels import capability_of, kernel_module
-from ._plans import Plans, signature
+from ._plans import Known, Plans, signature
 from ._triton_plans import BackwardPlan, ForwardPlan, backward_plan, forward_plan
 from .families import CONV_RIDGE, CONV_TRACE, FAMILIES, RIDGE, Gradients, Settings, Tensors
 from .operator import Kernels, Operator, present
@@ -216,33 +216,37 @@ class RidgeKernels(Kernels):
         self._operator, self._quantity, self._point_count = operator, operator.quantity, operator.point_count
         self._forward_plans: Plans[ForwardPlan] = Plans()
         self._backward_plans: Plans[BackwardPlan] = Plans()
+        self._checked = Known()
 
     def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
         """Return the result for tensors of a size, and all else that is checked, that has been checked before."""
-        mode = self._mode(tensors, settings)
-        plan = self._forward_plans.get(mode, signature(tensors))
-        return plan.run(tensors) if plan is not None and plan.is_checked else None
+        key = signature(tensors)
+        if (settings, key) not in self._checked:
+            return None
+        plan = self._forward_plans.get(self._mode(tensors, settings), key)
+        return None if plan is None else plan.run(tensors)
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
-        return self._forward(tensors, settings, is_checked=False)
+        return self._forward(tensors, settings, signature(tensors))
 
     def forward_of_checked(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result, and let `attempt` take the same way from now on."""
-        return self._forward(tensors, settings, is_checked=True)
+        key = signature(tensors)
+        self._checked.add((settings, key))
+        return self._forward(tensors, settings, key)
 
-    def _forward(self, tensors: Tensors, settings: Settings, is_checked: bool) -> Tensor:
+    def _forward(self, tensors: Tensors, settings: Settings, key: tuple[Any, ...]) -> Tensor:
         x = present(tensors[0])
         if not x.numel():
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
-        mode, key = self._mode(tensors, settings), signature(tensors)
+        mode = self._mode(tensors, settings)
         plan = self._forward_plans.get(mode, key)
         if plan is not None:
-            plan.is_checked |= is_checked
             return plan.run(tensors)
         if not self._has_kernels(mode, x):
             return recompute.forward(self._operator, tensors, settings)
-        plan = self._planned(mode, tensors, is_checked)
+        plan = self._planned(mode, tensors)
         if plan is not None:
             self._forward_plans.keep(mode, key, plan)
             return plan.run(tensors)
@@ -256,10 +260,10 @@ class RidgeKernels(Kernels):
                 result = launch.forward(mode, quantity, plain(x), parameters, bias, _rule(quantity, x))
         return result
 
-    def _planned(self, mode: Any, tensors: Tensors, is_checked: bool) -> ForwardPlan | None:
+    def _planned(self, mode: Any, tensors: Tensors) -> ForwardPlan | None:
         if not self._are_as_read(tensors):
             return None
-        return forward_plan(self._quantity.name, mode, tensors, quadrature, is_checked)
+        return forward_plan(self._quantity.name, mode, tensors, quadrature)
 
     def _are_as_read(self, tensors: Tensors) -> bool:
         """Return whether kernels read the tensors where they are: rows of points, and parameters that are dense."""

@@ -33,12 +33,10 @@ class ForwardPlan:
     Attributes:
         device: the GPU's number; -1 of the CPU.
         launch: the tensors of the operator -> the result, where the device is the current one.
-        is_checked: whether the public functions have found no fault with such tensors.
     """
 
     device: int
     launch: Callable[[Tensors], Tensor]
-    is_checked: bool
 
     def run(self, tensors: Tensors) -> Tensor:
         """Return the result."""
@@ -48,11 +46,11 @@ class ForwardPlan:
             return self.launch(tensors)
 
 
-def forward_plan(quantity: str, mode: Any, tensors: Tensors, rule: Rule, is_checked: bool) -> ForwardPlan | None:
+def forward_plan(quantity: str, mode: Any, tensors: Tensors, rule: Rule) -> ForwardPlan | None:
     """Return the plan for such tensors, or None where no one launch computes the quantity; rule: of potentials."""
     x = present(tensors[0])
     found = _of_jvp(mode, tensors) if quantity == "jvp" else _of_others(quantity, mode, tensors, rule)
-    return None if found is None else ForwardPlan(x.get_device(), found, is_checked)
+    return None if found is None else ForwardPlan(x.get_device(), found)
 
 
 def _of_others(quantity: str, mode: Any, tensors: Tensors, rule: Rule) -> Callable[[Tensors], Tensor] | None:
