@@ -342,6 +342,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "scaling.md": {
         "image_bands": _of_result(of.image_bands, "image_bands"),
         "largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu"),
+        "launch_cost": _of_result(of.launch_cost, "launch_cost"),
     },
     DOCS / "training.md": {
         "fit": _of_result(of.fit, "fit"),

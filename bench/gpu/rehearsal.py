@@ -78,8 +78,8 @@ def _by_interpreter(kernel: Any, grid: Any, arguments: Any, constants: Any) -> b
     return True
 
 
-def ran(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, in a rehearsal, with its results in a folder."""
+def ran(folder: Path, *words: str, **environment: str) -> int:
+    """The exit code of the command in a rehearsal, with its results in a folder."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     program = tools / "compute-sanitizer"
@@ -88,9 +88,7 @@ def ran(folder: Path, *words: str, **environment: str) -> subprocess.CompletedPr
     own = {"TRITON_INTERPRET": "1", _SWITCH: "1", "GRADNETS_FAST_BACKEND": "triton", "OMP_NUM_THREADS": "1"}
     own |= {"CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-m", "bench.gpu", "--out", str(folder), "--minutes", "3", "--workers", "2", *words]
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **own, **environment}, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **own, **environment}, check=False).returncode
 
 
 def faults(folder: Path, parts: dict[str, str]) -> list[str]:
@@ -114,9 +112,8 @@ def main() -> int:
     start, wrong = time.monotonic(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole = ran(folder)
-        print(whole.stdout, whole.stderr, sep="", flush=True)
-        wrong += faults(folder, FILES) + ([f"exit code {whole.returncode}"] if whole.returncode else [])
+        code = ran(folder)
+        wrong += faults(folder, FILES) + ([f"exit code {code}"] if code else [])
         for file in (folder / "interpreter").iterdir():
             file.unlink()
         wrong += _broken(folder)
@@ -128,11 +125,10 @@ def main() -> int:
 
 def _broken(folder: Path) -> list[str]:
     """What is wrong with a run one part of which breaks."""
-    run = ran(folder, "--part", "determinants", "fit", **{_BROKEN: "determinants"})
-    print(run.stdout, run.stderr, sep="", flush=True)
+    code = ran(folder, "--part", "determinants", "fit", **{_BROKEN: "determinants"})
     content = {name: folder / "interpreter" / f"{name}.json" for name in ("determinants", "fit")}
     rows = {name: json.loads(path.read_text(encoding="utf-8"))["rows"] for name, path in content.items()}
-    wrong = [] if run.returncode == 1 else [f"a part broke, and the exit code is {run.returncode}"]
+    wrong = [] if code == 1 else [f"a part broke, and the exit code is {code}"]
     if not rows["determinants"] or not all("code 3" in str(row["fault"]) for row in rows["determinants"]):
         wrong.append(f"a part broke, and its file has {rows['determinants']}")
     if not rows["fit"] or any(row["fault"] for row in rows["fit"]):
