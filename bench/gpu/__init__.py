@@ -19,7 +19,7 @@ without waiting for its compilation:
 
 The parts come in this order, the most important first, and so do the cases in each.  Each stops when its --minutes are
 over, and one that fails keeps no other from running; the files, in bench/results/<gpu>/, are written after each case,
-and name those that were not run.  Where a command may take ten minutes, give each part one of its own, with --minutes 8,
+and name those that were not run.  Where a command may take ten minutes, give each part one of its own by --minutes 8,
 and --out if only one folder is kept; --part takes several names.  `make gpu-rehearsal` tries all of it without a GPU.
 
 What is measured are the cases of `gradnets-fast bench --preset gpu`, each in a process with a time limit.  A smaller
