@@ -326,6 +326,26 @@ def test_a_launcher_looks_for_its_kernel_once_until_something_changes(monkeypatc
     assert ran == [(6, (3, 4))]
 
 
+def test_launches_by_plan_are_told_apart_by_all_that_triton_compiles_by() -> None:
+    launching.try_first(None)
+    kernel, x = _Kernel(), torch.zeros(64)
+    calls: list[tuple[Any, ...]] = [
+        ((3,), (x, 2), {"C": 7, "D": 8}),
+        ((4,), (x, 2), {"C": 7, "D": 8}),
+        ((3,), (x, 3), {"C": 7, "D": 8}),
+        ((3,), (x, None), {"C": 7, "D": 8}),
+        ((3,), (x, 2), {"C": 6, "D": 8}),
+        ((3,), (x.half(), 2), {"C": 7, "D": 8}),
+        ((3,), (x[1:], 2), {"C": 7, "D": 8}),
+    ]
+    for _ in range(2):
+        for grid, arguments, constants in calls:
+            launching.launch_by_plan(kernel, grid, arguments, constants)
+    assert [way for way, *_ in kernel.ways] == ["looked for"] * len(calls) + ["again"] * len(calls)
+    launching.launch_by_plan(kernel, (3,), (x[4:], 2), {"C": 7, "D": 8})  # another address, a multiple of 16 too
+    assert kernel.ways[-1][0] == "again"
+
+
 def test_parts_of_the_cost_add_up() -> None:
     jobs = ("forward", "forward without graph", "forward kernels", "both", "backward kernels")
     us = {name: 10.0 * (k + 1) ** 2 for k, name in enumerate(jobs)}

@@ -144,10 +144,12 @@ def products_of(x: Tensor) -> str:
     precision = _float32_precision()
     if precision != "none":
         return precision
-    kind: str = kernel_module("configuration").float32_kind(
-        0 if x.device.type == "cpu" else capability_of(x.get_device())
-    )
-    return kind
+    return _float32_kind(x.get_device())
+
+
+@lru_cache(maxsize=None)
+def _float32_kind(device: int) -> str:
+    return str(kernel_module("configuration").float32_kind(0 if device < 0 else capability_of(device)))
 
 
 _precision: Any = getattr(torch._C, "_get_fp32_precision_getter", None)
@@ -175,8 +177,7 @@ def ridge_mode(x: Tensor, layers: int, settings: Settings, kind: str | None = No
 
     kind: of the products, where they are not those of matrices.
     """
-    device, heads = -1 if x.device.type == "cpu" else x.get_device(), settings.heads and layers > 1
-    return _mode_of(device, kind or products_of(x), layers, settings.basis, heads)
+    return _mode_of(x.get_device(), kind or products_of(x), layers, settings.basis, settings.heads and layers > 1)
 
 
 @lru_cache(maxsize=None)
@@ -325,10 +326,8 @@ class RidgeKernels(Kernels):
         return kernel_module("launch").Parameters(W, scale, shift, coef)
 
     def _mode(self, tensors: Tensors, settings: Settings) -> Any:
-        W, _, shift, *_ = tensors[self._point_count :]
-        assert W is not None
-        assert shift is not None
-        return ridge_mode(present(tensors[0]), shift.numel() // W.shape[0], settings)
+        x, W, shift = present(tensors[0]), present(tensors[self._point_count]), present(tensors[self._point_count + 2])
+        return ridge_mode(x, shift.numel() // W.shape[0], settings)
 
     def _has_kernels(self, mode: Any, x: Tensor) -> bool:
         # f itself always has: what no tile holds goes the route of kernels/wide.py.
