@@ -18,6 +18,8 @@ Launch = Callable[[Any, Grid, Arguments, dict[str, Any]], "bool | Again"]
 """(kernel, grid, arguments, constants) → False if it did not run; True, or what makes the same launch again."""
 
 _first: Launch | None = None
+_changes = 0
+"""How often what launches go by has changed."""
 
 _SWITCHES = (
     *("runtime.debug", "runtime.add_stages_inspection_hook"),
@@ -37,7 +39,16 @@ _switches: Callable[[Any], Any] = attrgetter(*filter(_known, _SWITCHES))
 def try_first(launcher: Launch | None) -> None:
     """Have `launcher` asked before Triton from now on."""
     global _first
-    _first = launcher
+    if launcher is not _first:
+        _first = launcher
+        forget()
+
+
+def forget() -> None:
+    """Have every launch look for its kernel anew."""
+    global _changes
+    _changes += 1
+    _launchers.clear()
 
 
 def launch(kernel: Any, grid: Grid, arguments: Arguments, constants: dict[str, Any]) -> Again | None:
@@ -95,14 +106,14 @@ class Launcher:
 
     def __init__(self, kernel: Any, grid: Grid, constants: dict[str, Any]) -> None:
         self._kernel, self._grid, self._constants = kernel, grid, constants
-        self._again: tuple[Again, Launch | None, Any] | None = None
+        self._again: tuple[Again, int, Any] | None = None
 
     def __call__(self, stream: int, arguments: Arguments) -> None:
         """Run the kernel's programs on the current stream of its GPU, which is `stream`."""
         found = self._again
-        if found is not None and found[1] is _first and found[2] == _switches(knobs):
+        if found is not None and found[1] == _changes and found[2] == _switches(knobs):
             found[0](stream, arguments)
             return
-        by = _first, _switches(knobs)
+        by = _changes, _switches(knobs)
         again = launch(self._kernel, self._grid, arguments, self._constants)
         self._again = None if again is None else (again, *by)
