@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 Points = tuple[Tensor, ...]
 """x, and for J(x) v also v."""
 
+_SHORT_WAYS = (None, "cpp", "triton")
+"""Nothing that anybody asks for, and the backends that may be asked for, of which there is a short way."""
+
 _NO_MAXIMUM = {False: (), True: (None, None)}
 """Sharpness and offset of a sum, by whether the family is of modules."""
 
@@ -66,9 +69,9 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
     if is_compiling() or is_autocast_enabled("cpu"):
         return None
     if backend is None:
-        backend = _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE) or _nearest(points[0])
+        backend = _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE) or None
     is_sum = network.sharpness is None and network.offset is None
-    if backend not in ("cpp", "triton") or not is_sum or not autograd.no_transform_is_active():
+    if backend not in _SHORT_WAYS or not is_sum or not autograd.no_transform_is_active():
         return None
     try:
         settings = network.known_settings()
@@ -85,16 +88,18 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
     is_recorded = result is not None
     if result is None:
         result = operator.kernels.attempt(tensors, settings)
-    if result is None or not (takes_bias or _is_like(network.bias, points[0])):
+    if result is None:
+        of_gpu = backend is None and _is_on_gpu(points[0])
+        return _attempt_on_gpu(network, quantity, points, settings) if of_gpu else None
+    if not (takes_bias or _is_like(network.bias, points[0])):
         return None
     if not is_recorded:
         result = autograd.recorded(operator, result, tensors, settings)
     return result if takes_bias else _plus_bias(result, quantity, points[0], network.bias)
 
 
-def _nearest(x: Any) -> str:
-    """Return the backend that runs on the device of points, if any does."""
-    return "triton" if getattr(x, "is_cuda", False) else "cpp"
+def _is_on_gpu(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_cuda
 
 
 def _attempt_on_gpu(network: Network, quantity: str, points: Points, settings: Settings) -> Tensor | None:
@@ -104,7 +109,7 @@ def _attempt_on_gpu(network: Network, quantity: str, points: Points, settings: S
     tensors = points + network.parameters() + _NO_MAXIMUM[network.family.of_modules] + ((bias,) if takes_bias else ())
     if any(map(autograd.is_of_another_kind, tensors)) or not (takes_bias or bias is None):
         return None
-    if _nearest(points[0]) == "triton" and is_autocast_enabled("cuda"):
+    if _is_on_gpu(points[0]) and is_autocast_enabled("cuda"):
         return None
     result = shown(operator.registered, operator.kernels.attempt, tensors, settings)
     return None if result is None else autograd.recorded(operator, result, tensors, settings)
