@@ -118,18 +118,20 @@ def image_bands(result: dict[str, Any]) -> str:
 
 def launch_cost(result: dict[str, Any]) -> str:
     """What Python takes to launch a forward pass, a backward pass and a step, by parts."""
-    lines = ["| pass | Python's time | its parts |", "|---|---|---|"]
-    labels = {"forward": "`ridge`, forward", "backward": "`ridge`, backward", "step": "mGradNetC, a step with Adam"}
+    lines = ["| pass | Python's time | fastest tenth | its parts |", "|---|---|---|---|"]
+    labels = {"forward": "`ridge`, forward", "backward": "`ridge`, backward"}
+    labels |= {"gradients": "mGradNetC, a step: f, loss, gradients", "step": "the same step with Adam"}
     for name, total in result["microseconds"].items():
-        parts = ", ".join(f"{part} {us:.0f} µs" for part, us in result["parts"][name].items())
-        lines.append(f"| {labels[name]} | {total:.0f} µs | {parts} |")
+        parts = ", ".join(f"{part} {us:.0f} µs" for part, us in result["parts"].get(name, {}).items())
+        lines.append(f"| {labels[name]} | {total:.0f} µs | {result['fastest_tenth'][name]:.0f} µs | {parts} |")
     batch, d, h = result["batch, d, h"]
     note = (
         f"{result['layers']} layers, B = {batch}, d = {d}, h = {h}, float32, the gradients in all parameters. Measured "
         "without a GPU: CPU tensors in the place of the GPU's, with a driver that does nothing. So the time of the "
         "NVIDIA driver itself is not counted, and of PyTorch's own kernels what they compute on the CPU is; "
-        "`bench/launch_cost.py` says more. Medians of the processor's time. "
-        f"{_source(result['environment'], 'launch_cost')}."
+        "`bench/launch_cost.py` says more. Medians of the processor's time, and of the fastest tenth of the samples the "
+        f"slowest; {result['processors']} processors at a load of {result['load_average']:.1f}, where more than one for "
+        f"each makes everything slower. {_source(result['environment'], 'launch_cost')}."
     )
     return "\n".join([*lines, "", note])
 

@@ -11,6 +11,7 @@ squared error, its gradients in all parameters, and torch.optim.Adam(fused=True)
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -101,8 +102,8 @@ def sample(job: Job) -> float:
     return (time.process_time() - start) / CALLS
 
 
-def measured(rounds: int) -> dict[str, float]:
-    """The median of each job, in µs; "… , no launch" is that of one whose launches end where Triton begins."""
+def measured(rounds: int) -> dict[str, list[float]]:
+    """Samples of each job, in µs; "… , no launch" are those of one whose launches end where Triton begins."""
     batch, d, h = SIZE
     net, x, g = gf.mGradNetC(LAYERS, d, h), torch.randn(batch, d), torch.randn(batch, d)
     jobs = operator_jobs(net, x, g) | step_jobs(net, x, g)
@@ -113,7 +114,7 @@ def measured(rounds: int) -> dict[str, float]:
         launchless = ("forward", "both", "forward kernels", "backward kernels")
         samplers |= {f"{name}, no launch": _launchless(jobs[name]) for name in launchless}
         samples = interleaved(samplers, rounds, 120.0)
-    return {name: 1e6 * statistics.median(seconds) for name, seconds in samples.items()}
+    return {name: sorted(1e6 * s for s in seconds) for name, seconds in samples.items()}
 
 
 def _sampler(job: Job) -> Callable[[], float]:
@@ -158,10 +159,19 @@ def content(rounds: int) -> dict[str, Any]:
     """What the result file has."""
     torch.set_num_threads(1)
     with gpu():
-        us = measured(rounds)
-    totals = {"forward": us["forward"], "backward": us["both"] - us["forward"], "step": us["step"]}
-    setting = {"layers": LAYERS, "batch, d, h": SIZE, "dtype": "float32", "capability": CAPABILITY}
-    return setting | {"rounds": rounds, "calls": CALLS, "microseconds": totals, "parts": parts_of(us), "medians": us}
+        samples = measured(rounds)
+    medians = {name: statistics.median(us) for name, us in samples.items()}
+    fastest = {name: us[len(us) // 10] for name, us in samples.items()}
+    setting = {"layers": LAYERS, "batch, d, h": SIZE, "dtype": "float32", "capability": CAPABILITY, "calls": CALLS}
+    machine = {"processors": os.cpu_count(), "load_average": os.getloadavg()[0], "rounds": rounds}
+    found = {"microseconds": totals_of(medians), "fastest_tenth": totals_of(fastest), "parts": parts_of(medians)}
+    return setting | machine | found | {"medians": medians}
+
+
+def totals_of(us: dict[str, float]) -> dict[str, float]:
+    """A forward pass, a backward pass, and steps without and with the optimizer, in µs."""
+    backward = us["both"] - us["forward"]
+    return {"forward": us["forward"], "backward": backward, "gradients": us["gradients"], "step": us["step"]}
 
 
 def main(words: list[str] | None = None) -> None:
@@ -174,7 +184,8 @@ def main(words: list[str] | None = None) -> None:
     found = content(arguments.rounds)
     write_json(arguments.out, {"environment": where, **found})
     for name, total in found["microseconds"].items():
-        print(f"{name}: {total:.0f} µs = {', '.join(f'{p} {n:.0f}' for p, n in found['parts'][name].items())}")
+        parts = ", ".join(f"{part} {us:.0f}" for part, us in found["parts"].get(name, {}).items())
+        print(f"{name}: {total:.0f} µs, the fastest tenth {found['fastest_tenth'][name]:.0f}: {parts or 'no parts'}")
 
 
 if __name__ == "__main__":

@@ -355,6 +355,8 @@ def test_parts_of_the_cost_add_up() -> None:
     assert sum(parts["forward"].values()) == pytest.approx(us["forward"])
     assert sum(parts["backward"].values()) == pytest.approx(us["both"] - us["forward"])
     assert sum(parts["step"].values()) == pytest.approx(us["step"])
+    totals = launch_cost.totals_of(us)
+    assert (totals["backward"], totals["gradients"]) == (us["both"] - us["forward"], 80.0)
 
 
 @pytest.mark.slow
@@ -365,6 +367,6 @@ def test_the_cost_of_launches_is_measured_without_a_gpu(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert run.returncode == 0, run.stderr
     content = json.loads(file.read_text())
-    assert set(content["microseconds"]) == {"forward", "backward", "step"}
+    assert set(content["microseconds"]) == {"forward", "backward", "gradients", "step"}
     assert min(content["microseconds"].values()) > 0
     assert content["environment"]["commit"]
