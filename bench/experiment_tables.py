@@ -129,9 +129,9 @@ def launch_cost(result: dict[str, Any]) -> str:
         f"{result['layers']} layers, B = {batch}, d = {d}, h = {h}, float32, the gradients in all parameters. Measured "
         "without a GPU: CPU tensors in the place of the GPU's, with a driver that does nothing. So the time of the "
         "NVIDIA driver itself is not counted, and of PyTorch's own kernels what they compute on the CPU is; "
-        "`bench/launch_cost.py` says more. Medians of the processor's time, and of the fastest tenth of the samples the "
-        f"slowest; {result['processors']} processors at a load of {result['load_average']:.1f}, where more than one for "
-        f"each makes everything slower. {_source(result['environment'], 'launch_cost')}."
+        "`bench/launch_cost.py` says more. Medians of the processor's time, and what the fastest tenth of the samples "
+        f"took at most, on {result['processors']} processors at a load of {result['load_average']:.1f}; more than one "
+        f"for each makes everything slower. {_source(result['environment'], 'launch_cost')}."
     )
     return "\n".join([*lines, "", note])
 

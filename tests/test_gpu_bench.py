@@ -107,9 +107,13 @@ def test_the_budget_learns_what_work_costs() -> None:
     assert budget.longest["compile, max-autotune"] == 20.0
     now[0] += 50.0
     assert budget.affordable(both) == ["case"]
-    assert budget.within(180.0) == 40.0
+    assert budget.within(180.0) == budget.limit(180.0) == 40.0
     budget.spent("case", 11.0)
     assert budget.affordable(both) == []
+    now[0] += 20.0
+    assert budget.within(180.0) == 30.0
+    with pytest.raises(subprocess.TimeoutExpired, match="not begun"):
+        budget.limit(180.0)
 
 
 ENVIRONMENT = {

@@ -172,7 +172,7 @@ def sanitized(watched: list[Check], budget: Budget, write: Write, say: Say) -> b
         write({_SANITIZER: "not installed"})
         return True
     with pool(command("checks"), 1) as workers:  # compiles the kernels, which takes long under a program that watches
-        share(map(asdict, watched), workers, lambda: budget.within(_CHECK_SECONDS), lambda: True, lambda *_: None)
+        share(map(asdict, watched), workers, lambda: budget.within(_CHECK_SECONDS), budget.has_time, lambda *_: None)
     found: dict[str, Any] = {}
     for number, (tool, *options) in enumerate(_WATCHING):
         seconds = budget.within(budget.left() / (len(_WATCHING) - number))
@@ -217,7 +217,7 @@ def run_measurements(listed: list[OperatorCase], count: int, budget: Budget, wri
     header = {"preset": "gpu", "rounds": PRESETS["gpu"].plan.rounds, "not_run": not_run}
     rows: list[dict[str, Any]] = []
     with pool(command("measure"), 1, _FEW_COMPILERS) as (worker,):
-        machine = _rates(worker, sorted({case.dtype for case in listed}), say)
+        machine = _rates(worker, sorted({case.dtype for case in listed}), budget, say)
         for case in listed:
             if not budget.affordable(["case"]):
                 break
@@ -236,11 +236,11 @@ def run_measurements(listed: list[OperatorCase], count: int, budget: Budget, wri
     return not results.wrong(result) and not any("skipped" in row for row in rows)
 
 
-def _rates(worker: Worker, dtypes: list[str], say: Say) -> dict[str, Any]:
+def _rates(worker: Worker, dtypes: list[str], budget: Budget, say: Say) -> dict[str, Any]:
     """The machine's rates; empty where they cannot be measured, without which times are still worth having."""
     for _ in range(2):
         try:
-            return worker.ask({"dtypes": dtypes}, _RATES_SECONDS)
+            return worker.ask({"dtypes": dtypes}, budget.within(_RATES_SECONDS))
         except WorkerError as error:
             say(f"FAILED rates of the machine: {error}")
     return {}
@@ -303,13 +303,13 @@ def run_prebuilt(place: torch.device, count: int, budget: Budget, write: Write, 
 
     with pool(command("prebuilt"), count) as workers:
         tasks = [{"case": case} for case in prebuilt.cases()]
-        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), lambda: budget.left() > 0, done)
+        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), budget.has_time, done)
     content["results"]["not begun"] = [prebuilt.label(*task["case"]) for task in left]
     write(content)
     found = content["results"]
     say(", ".join(f"{len(value) if isinstance(value, list) else value} {name}" for name, value in found.items()))
     content["first_steps"] = []
-    for row in prebuilt.first_steps(place, budget.within, say):
+    for row in prebuilt.first_steps(place, budget.limit, say):
         content["first_steps"].append(row)
         write(content)
     right = not found["wrong"] and not found["not run"] and found["ran"] > 0
@@ -326,7 +326,7 @@ def run_memory(place: torch.device, budget: Budget, write: Write, say: Say) -> b
             task = {"network": network, "contender": contender, "batch": batch}
             return bool(worker.ask(task, budget.within(_CASE_SECONDS))["fits"])
 
-        return largest_batch.search(fits, gpu.memory_of(place), lambda: budget.left() > 0, write, say)
+        return largest_batch.search(fits, gpu.memory_of(place), budget.has_time, write, say)
 
 
 def run_determinants(budget: Budget, write: Write, say: Say) -> bool:
@@ -357,6 +357,6 @@ def _run_rows(role: str, module: Any, budget: Budget, write: Write, say: Say) ->
 
     with pool(command(role), 1) as workers:
         tasks = map(asdict, module.cases())
-        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), lambda: budget.left() > 0, done)
+        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), budget.has_time, done)
     write(content | {"not_run": [labels[tuple(task.values())] for task in left]})
     return all(row["fault"] is None for row in content["rows"])
