@@ -7,6 +7,7 @@
 #             cases of docs/reliability.md, which it writes (hours); what is done counts when it is started again
 # make ptx    runs the machine code that Triton makes of the kernels, without a GPU, and looks for races, accesses out of
 #             bounds and wrong results: all of the tile table, hours; what is done counts when it is started again
+# make gpu-rehearsal   runs all parts of python -m bench.gpu without a GPU, a little of each (minutes)
 # make bench  times the kernels, and writes bench/results/cpu.json, .csv and .png
 # make sanitize   runs every kernel under the address and undefined-behaviour sanitizers (ten minutes, most of them
 #                 compilation)
@@ -27,7 +28,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml constraints.txt lock.txt $(wildcard release/*.py)
 
-.PHONY: demo test test-all mutants fuzz reliability ptx lint bench sanitize aarch64 largest-batch training-gain wheel-check docs lock clean
+.PHONY: demo test test-all mutants fuzz reliability ptx gpu-rehearsal lint bench sanitize aarch64 largest-batch training-gain wheel-check docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradnets-fast train --field convex2d --arch mgradnet-c --layers 4 --embed-dim 7 --epochs 200 --out runs/demo --overwrite
@@ -49,6 +50,9 @@ reliability: $(VENV)/.installed
 
 ptx: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ptx $(PTX)
+
+gpu-rehearsal: $(VENV)/.installed
+	$(BIN)/python -m bench.gpu.rehearsal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -116,6 +116,26 @@ def image_bands(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def launch_cost(result: dict[str, Any]) -> str:
+    """What Python takes to launch a forward pass, a backward pass and a step, by parts."""
+    lines = ["| pass | Python's time | fastest tenth | its parts |", "|---|---|---|---|"]
+    labels = {"forward": "`ridge`, forward", "backward": "`ridge`, backward"}
+    labels |= {"gradients": "mGradNetC, a step: f, loss, gradients", "step": "the same step with Adam"}
+    for name, total in result["microseconds"].items():
+        parts = ", ".join(f"{part} {us:.0f} µs" for part, us in result["parts"].get(name, {}).items())
+        lines.append(f"| {labels[name]} | {total:.0f} µs | {result['fastest_tenth'][name]:.0f} µs | {parts} |")
+    batch, d, h = result["batch, d, h"]
+    note = (
+        f"{result['layers']} layers, B = {batch}, d = {d}, h = {h}, float32, the gradients in all parameters. Measured "
+        "without a GPU: CPU tensors in the place of the GPU's, with a driver that does nothing. So the time of the "
+        "NVIDIA driver itself is not counted, and of PyTorch's own kernels what they compute on the CPU is; "
+        "`bench/launch_cost.py` says more. Medians of the processor's time, and what the fastest tenth of the samples "
+        f"took at most, on {result['processors']} processors at a load of {result['load_average']:.1f}; more than one "
+        f"for each makes everything slower. {_source(result['environment'], 'launch_cost')}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def transport(result: dict[str, Any]) -> str:
     """The error of the map from a Gaussian to the standard normal one, by dimension."""
     kinds = {"mgradnet-c": "mGradNetC, 4 layers of 32", "mgradnet-m": "mGradNetM, 4 modules of 32"}

@@ -105,19 +105,25 @@ def search(
     write: Callable[[dict[str, Any]], None],
     say: Callable[[str], None],
 ) -> bool:
-    """Finds every network's largest batches, and writes them after each; whether there was time for all.
+    """Finds every network's largest batches, and writes them after each; whether there are those of all.
 
     limit: the bytes that there are, for the file.
     """
     rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     for name in NETWORKS:
         if not has_time():
             say(f"{name}: not run, for want of time")
             continue
-        found = {contender: largest(name, contender, fits) for contender in CONTENDERS}
-        rows.append({"network": name, "largest": found, "gain": found["ours"] / found["eager"]})
-        say(f"{name}: {found}, {rows[-1]['gain']:.1f} times")
-        write({"bytes": limit, "rows": rows})
+        try:
+            found = {contender: largest(name, contender, fits) for contender in CONTENDERS}
+            rows.append({"network": name, "largest": found, "gain": found["ours"] / found["eager"]})
+        except (RuntimeError, ZeroDivisionError) as error:  # a trial that broke, or not even the smallest batch fitted
+            failed[name] = f"{type(error).__name__}: {error}"
+            say(f"FAILED {name}: {failed[name]}")
+        else:
+            say(f"{name}: {found}, {rows[-1]['gain']:.1f} times")
+        write({"bytes": limit, "rows": rows} | ({"failed": failed} if failed else {}))
     return len(rows) == len(NETWORKS)
 
 

@@ -229,10 +229,12 @@ def gpus(folder: Path = RESULTS) -> str:
 def first_steps(result: dict[str, Any], name: str) -> str:
     """How long the first step of a process takes with kernels compiled ahead of time, and by Triton."""
     rows = result["first_steps"]
-    ways = list(rows[0]["seconds"])
+    ways = list(next((row["seconds"] for row in rows if "seconds" in row), {}))
     lines = [f"| first step of a process | {' | '.join(ways)} |", "|---" * (1 + len(ways)) + "|"]
     for row in rows:
         network, d, h, half = row["case"]
+        if row.get("fault"):
+            continue
         times = (f"{1e3 * row['seconds'][way]['median']:.0f} ms" for way in ways)
         lines.append(f"| {network}, d = {d}, h = {h}, {'bfloat16' if half else 'float32'} | {' | '.join(times)} |")
     where = result["environment"]
@@ -348,6 +350,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "scaling.md": {
         "image_bands": _of_result(of.image_bands, "image_bands"),
         "largest_batch_cpu": _of_result(of.largest_batch, "largest_batch_cpu"),
+        "launch_cost": _of_result(of.launch_cost, "launch_cost"),
     },
     DOCS / "training.md": {
         "fit": _of_result(of.fit, "fit"),

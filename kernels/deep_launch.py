@@ -90,7 +90,7 @@ def backward(mode: DeepMode, quantity: str, batch: Batch, theta: Tensor, into: G
 
 def _launched(kernel: object, programs: int, arguments: tuple[object, ...], constants: Constants) -> None:
     try:
-        launching.launch(kernel, (programs,), arguments, constants)
+        launching.launch_by_plan(kernel, (programs,), arguments, constants)
     except BaseException:
         launch.forget_counters()
         raise

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from . import configuration, entry, wide
-from .launching import launch
+from .launching import Launcher, current_stream, launch
 from .mode import FORMS, Mode
 
 _PROGRAMS = 512
@@ -63,13 +63,34 @@ class Gradients:
     bias: Tensor | None = None
     v: Tensor | None = None
 
+    def needed(self, h: int) -> Needed:
+        """What is needed of a network with h hidden units."""
+        x, v, W, bias = (memory is not None for memory in (self.x, self.v, self.W, self.bias))
+        return Needed(x, v, W, self.needs, self.count(h), bias)
+
     def flags(self) -> dict[str, bool]:
         """`needs` as kernels take it."""
-        return dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), self.needs))
+        return flags(self.needs)
 
     def count(self, h: int) -> int:
         """How many vectors of length h `vectors` holds."""
         return 0 if self.vectors is None else self.vectors.numel() // h
+
+
+def flags(needs: tuple[bool, ...]) -> dict[str, bool]:
+    """Which gradients of (scale, shift, coef) are needed, as kernels take it."""
+    return dict(zip(("NEEDS_SCALE", "NEEDS_SHIFT", "NEEDS_COEF"), needs))
+
+
+class Needed(NamedTuple):
+    """Which gradients are needed, those of (scale, shift, coef) by `vectors`; count: their vectors of length h."""
+
+    x: bool
+    v: bool = False
+    W: bool = False
+    vectors: tuple[bool, ...] = (False, False, False)
+    count: int = 0
+    bias: bool = False
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -82,20 +103,41 @@ def forward(
     mode: Mode, quantity: str, x: Tensor, parameters: Parameters, bias: Tensor | None = None, rule: Tensor | None = None
 ) -> Tensor:
     """f(x) ("value"), the potential without bias, the divergence or the Jacobian, for at least one row."""
-    (h, d), rows = parameters.W.shape, rows_of(x)
-    out = torch.empty(x.shape[:-1] + _LAST[quantity](d), dtype=x.dtype, device=x.device)
-    route = mode.route("forward", d) if quantity == "value" else "fused"
-    if route == "wide":
-        _wide_forward(mode, rows, parameters, bias, out.view(-1, d))
-        return out
-    constants = mode.forward(quantity, d, h)
-    launch(
-        entry.forward,
-        (triton.cdiv(rows.shape[0], constants["BM"]),),
-        (rows, *parameters, bias, rule, out, rows.shape[0], h, rows.stride(0)),
-        constants,
-    )
+    rows, W = rows_of(x), parameters.W
+    plan = forward_plan(mode, quantity, x, W.shape, rows.stride(0))
+    if plan is not None:
+        return plan(rows, (*parameters, bias, rule))
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _wide_forward(mode, rows, parameters, bias, out.view(-1, W.shape[1]))
     return out
+
+
+@dataclass(frozen=True)
+class ForwardPlan:
+    """A launch of `entry.forward` as far as sizes, strides and dtypes determine it.
+
+    shape: of the result.  numbers: the arguments that are no tensors.
+    """
+
+    shape: torch.Size
+    numbers: tuple[int, ...]
+    launcher: Launcher
+
+    def __call__(self, x: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """The result at points that are contiguous rows; others: W, scale, shift, coef, bias and rule, contiguous."""
+        out = torch.empty(self.shape, dtype=x.dtype, device=x.device)
+        self.launcher(current_stream(x.get_device()), (x, *others, out, *self.numbers))
+        return out
+
+
+def forward_plan(mode: Mode, quantity: str, x: Tensor, size: torch.Size, stride: int) -> ForwardPlan | None:
+    """The plan for points like x, `stride` numbers from row to row, and W (h, d) of this size; None if it is "wide"."""
+    h, d = size
+    if quantity == "value" and mode.route("forward", d) == "wide":
+        return None
+    constants, rows = mode.forward(quantity, d, h), x.numel() // d
+    launcher = Launcher(entry.forward, (triton.cdiv(rows, constants["BM"]),), constants)
+    return ForwardPlan(x.shape[:-1] + _LAST[quantity](d), (rows, h, stride), launcher)
 
 
 _LAST: dict[str, Callable[[int], tuple[int, ...]]] = {
@@ -135,57 +177,107 @@ def backward(
     form: str | None = None,
 ) -> None:
     """The gradients of the scalar that `quantity` names in `ridge`, for at least one row."""
-    (h, d), x = parameters.W.shape, rows_of(batch.x)
+    x = rows_of(batch.x)
     g, v = (t if t is None or quantity == "jacobian" else rows_of(t) for t in (batch.g, batch.v))
-    route = mode.route("backward", d) if quantity == "value" else "fused"
-    if route == "wide":
+    h = parameters.W.shape[0]
+    plan = backward_plan(mode, quantity, (x, g, v), parameters.W.shape, into.needed(h), form)
+    if plan is None:
         assert g is not None
         _wide_backward(mode, g, x, parameters, into)
         return
-    chosen = form or ("slope" if into.x is None else FORMS[quantity])
-    constants = mode.backward(quantity, d, h, into.flags(), chosen)
-    columns = 0 if into.W is None else d if route == "narrow" else configuration.padded(d)
-    reduction = _reduction(x, h, constants, columns + into.count(h))
-    bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
+    plan((x, g, v, batch.weight, *parameters, rule), (into.x, into.v, into.W, into.vectors, into.bias))
+
+
+@dataclass(frozen=True)
+class BackwardPlan:
+    """A launch of `entry.backward` as far as sizes, strides, dtypes and the gradients that are needed determine it.
+
+    Attributes:
+        partials, bias_partials: how many numbers the programs' parts of sums are.
+        counters: how many.
+        numbers: the arguments that are no tensors.
+    """
+
+    partials: int
+    bias_partials: int
+    counters: int
+    numbers: tuple[int, ...]
+    launcher: Launcher
+
+    def __call__(self, read: tuple[Tensor | None, ...], into: tuple[Tensor | None, ...]) -> None:
+        """Compute gradients.
+
+        read: x, g and v, rows that are contiguous, weight, W, scale, shift, coef and rule, contiguous.  into: memory
+        for those of x, v, W, the vectors and the bias.
+        """
+        x = read[0]
+        assert x is not None
+        device = x.device
+        stream = current_stream(x.get_device())
+        partials = torch.empty(self.partials, dtype=torch.float32, device=device)
+        of_bias = partials
+        if self.bias_partials:
+            of_bias = torch.empty(self.bias_partials, dtype=torch.float32, device=device)
+        arrivals = counters(device, self.counters, stream)
+        try:
+            self.launcher(stream, (*read, *into, partials, of_bias, arrivals, *self.numbers))
+        except BaseException:
+            forget_counters()
+            raise
+
+
+def backward_plan(
+    mode: Mode,
+    quantity: str,
+    points: tuple[Tensor, Tensor | None, Tensor | None],
+    size: torch.Size,
+    needed: Needed,
+    form: str | None = None,
+) -> BackwardPlan | None:
+    """The plan for points x, g and v, matrices of contiguous rows, and W (h, d) of this size; None if it is "wide"."""
+    (h, d), (x, g, v) = size, points
+    route = mode.route("backward", d) if quantity == "value" else "fused"
+    if route == "wide":
+        return None
+    chosen = form or ("slope" if not needed.x else FORMS[quantity])
+    constants = mode.backward(quantity, d, h, flags(needed.vectors), chosen)
+    columns = 0 if not needed.W else d if route == "narrow" else configuration.padded(d)
+    reduction = _reduction(len(x), h, constants, columns + needed.count)
+    bias_splits = 0 if not needed.bias else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
     bias_rows = triton.cdiv(triton.cdiv(len(x), max(bias_splits, 1)), constants["BM"]) * constants["BM"]
-    bias_partials = torch.empty(bias_splits * configuration.padded(d), dtype=torch.float32, device=x.device)
-    points = 0 if into.x is None and into.v is None else triton.cdiv(len(x), constants["BM"])
-    arguments = (
-        *(x, g, v, batch.weight, *parameters, rule, into.x, into.v, into.W, into.vectors, into.bias),
-        *(reduction.partials, bias_partials, reduction.counters, len(x), h),
-        *(x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
+    of_points = 0 if not (needed.x or needed.v) else triton.cdiv(len(x), constants["BM"])
+    numbers = (
+        *(len(x), h, x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
         *(reduction.programs, reduction.splits, reduction.rows, bias_splits, bias_rows),
     )
-    try:
-        launch(entry.backward, (reduction.programs + bias_splits + points,), arguments, constants)
-    except BaseException:
-        forget_counters()
-        raise
+    programs = reduction.programs + bias_splits + of_points
+    launcher = Launcher(entry.backward, (programs,), constants)
+    bias_partials = bias_splits * configuration.padded(d)
+    return BackwardPlan(reduction.partials, bias_partials, reduction.blocks + 1, numbers, launcher)
 
 
 @dataclass(frozen=True)
 class _Reduction:
     """Split-K layout of the parameters' gradients, in `programs` programs.
 
-    Each tile of BH hidden units is summed by `splits` programs of `rows` rows of the batch; the last of them to arrive
-    adds up their partial sums.
+    Each of `blocks` tiles of BH hidden units is summed by `splits` programs of `rows` rows of the batch; the last of
+    them to arrive adds up their partial sums, `partials` numbers in all.
     """
 
     programs: int
     splits: int
     rows: int
-    partials: Tensor
-    counters: Tensor
+    blocks: int
+    partials: int
 
 
-def _reduction(x: Tensor, h: int, tiles: dict[str, Any], numbers: int) -> _Reduction:
+def _reduction(batch: int, h: int, tiles: dict[str, Any], numbers: int) -> _Reduction:
     """The layout for `numbers` gradients (columns of W and vectors) of each hidden unit."""
     blocks = triton.cdiv(h, tiles["BH_WEIGHTS"]) if numbers else 0
     size = tiles["BH_WEIGHTS"] * numbers
-    most = max(1, isqrt(len(x) * tiles["BH_WEIGHTS"] // _PART))
-    splits, rows = split(len(x), tiles["BM_WEIGHTS"], blocks, size, most)
-    partials = torch.empty(blocks * splits * size, dtype=torch.float32, device=x.device)
-    return _Reduction(blocks * splits, splits, rows, partials, counters(x.device, blocks + 1))
+    most = max(1, isqrt(batch * tiles["BH_WEIGHTS"] // _PART))
+    splits, rows = split(batch, tiles["BM_WEIGHTS"], blocks, size, most)
+    return _Reduction(blocks * splits, splits, rows, blocks, blocks * splits * size)
 
 
 def split(batch: int, rows: int, blocks: int, size: int, most: int = _PROGRAMS) -> tuple[int, int]:
@@ -205,12 +297,14 @@ def split(batch: int, rows: int, blocks: int, size: int, most: int = _PROGRAMS) 
 _zeroed: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def counters(device: torch.device, count: int) -> Tensor:
+def counters(device: torch.device, count: int, stream: int | None = None) -> Tensor:
     """Zeros to count arrivals with, which every launch leaves as zeros.
 
-    One set serves all launches of a stream, because they come one after the other.
+    One set serves all launches of a stream, because they come one after the other.  stream: the device's current one,
+    where it is known.
     """
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if stream is None:
+        stream = current_stream(-1 if device.index is None else device.index)
     if stream and torch.cuda.is_current_stream_capturing():
         # A graph owns its memory, and may be gone before the next launch.
         return torch.zeros(count, dtype=torch.int32, device=device)

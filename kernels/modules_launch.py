@@ -61,7 +61,7 @@ def forward(mode: ModulesMode, quantity: str, x: Tensor, network: Network, bias:
     (count, h, d), rows = network.W.shape, launch.rows_of(x)
     out = torch.empty(x.shape if quantity == "value" else x.shape[:-1], dtype=x.dtype, device=x.device)
     constants = mode.forward(quantity, d, h, network.negative is not None)
-    launching.launch(
+    launching.launch_by_plan(
         modules_entry.forward,
         (triton.cdiv(len(rows), constants["BM"]),),
         (rows, *network.pointers(), bias, out, len(rows), h, count, rows.stride(0)),
@@ -98,7 +98,7 @@ def backward(
         return torch.empty(shape, dtype=torch.float32, device=x.device)
 
     try:
-        launching.launch(
+        launching.launch_by_plan(
             modules_entry.backward,
             (rows + bias_splits + scalar_splits + count * blocks * splits,),
             (

@@ -19,18 +19,19 @@ import pytest
 import torch
 
 import gradnets_fast
-from bench import tables
+from bench import largest_batch, tables
 from bench.gpu import __main__ as command
-from bench.gpu import checks, determinants, fitting, images, parts, prebuilt, suite
+from bench.gpu import checks, determinants, fitting, images, parts, prebuilt, rehearsal, suite
 from bench.gpu.calls import operators, prepared
 from bench.gpu.checks import Check, Finding
 from bench.gpu.workers import Answer, Budget, Worker, WorkerError, pool, share
 from covering import slow_but
 from gradnets_fast import functional
+from gradnets_fast.apps import environment
 from gradnets_fast.apps.accuracy import FLOOR_ULPS
 from gradnets_fast.apps.bench import results
 from gradnets_fast.apps.bench.cases import Case
-from gradnets_fast.apps.bench.gpu import TANH_PER_CLOCK
+from gradnets_fast.apps.bench.gpu import TANH_PER_CLOCK, special_function_rate
 from gradnets_fast.apps.bench.machine import rates
 from gradnets_fast.apps.bench.measurement import Plan
 from gradnets_fast.apps.bench.precision import PRECISIONS
@@ -106,9 +107,13 @@ def test_the_budget_learns_what_work_costs() -> None:
     assert budget.longest["compile, max-autotune"] == 20.0
     now[0] += 50.0
     assert budget.affordable(both) == ["case"]
-    assert budget.within(180.0) == 40.0
+    assert budget.within(180.0) == budget.limit(180.0) == 40.0
     budget.spent("case", 11.0)
     assert budget.affordable(both) == []
+    now[0] += 20.0
+    assert budget.within(180.0) == 30.0
+    with pytest.raises(subprocess.TimeoutExpired, match="not begun"):
+        budget.limit(180.0)
 
 
 ENVIRONMENT = {
@@ -490,8 +495,86 @@ def test_a_part_that_fails_keeps_no_other_from_running(
     monkeypatch.setattr(command, "run", run)
     assert command.main([]) == 1
     out, error = capsys.readouterr()
-    assert out.split() == ["checks", "prebuilt", "memory", "determinants", "fit", "images", "tables"]
+    assert out.split() == ["checks", "fit", "memory", "images", "determinants", "prebuilt", "tables"]
     assert error.startswith("bench.gpu: measure: CalledProcessError: ")
+
+
+def test_a_network_whose_trial_breaks_keeps_no_other_from_being_tried() -> None:
+    first, second, *_ = largest_batch.NETWORKS
+    written: list[dict[str, Any]] = []
+    said: list[str] = []
+
+    def fits(network: str, contender: str, batch: int) -> bool:
+        if network == first:
+            raise WorkerError("the process ended with code -11")
+        return batch <= (500 if network == second and contender == "eager" else 2000)
+
+    networks = len(largest_batch.NETWORKS)
+    assert not largest_batch.search(fits, 7, lambda: True, written.append, said.append)
+    assert said[0] == f"FAILED {first}: WorkerError: the process ended with code -11"
+    assert said[1].startswith(f"FAILED {second}: ZeroDivisionError")  # not even the smallest batch fits by eager
+    assert len(written) == networks
+    assert set(written[-1]["failed"]) == {first, second}
+    assert [row["gain"] for row in written[-1]["rows"]] == [1.0] * (networks - 2)
+
+
+def test_times_are_kept_where_the_machine_s_rates_cannot_be_measured(
+    without_gpu: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Here.ask
+
+    def without_rates(worker: Here, task: dict[str, Any], seconds: float) -> dict[str, Any]:
+        if "dtypes" in task:
+            raise WorkerError("the process ended with code 1")
+        return ask(worker, task, seconds)
+
+    monkeypatch.setattr(Here, "ask", without_rates)
+    written: list[dict[str, Any]] = []
+    said: list[str] = []
+    parts.run_measurements(without_gpu, 1, Budget(60.0), written.append, said.append)
+    assert said[:2] == ["FAILED rates of the machine: the process ended with code 1"] * 2
+    assert len(written[-1]["rows"]) == 3
+    assert written[-1]["machine"] == {}
+    assert written[-1]["rows"][0]["contenders"]["ours"]["milliseconds"]["forward"]["median"] > 0
+    assert "forward " in said[2]
+    assert "%" not in said[2]
+
+
+def test_without_an_answer_of_nvidia_smi_special_functions_bound_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> str:
+        raise FileNotFoundError("nvidia-smi")
+
+    for answer in (absent, lambda *_: "[N/A]", lambda *_: ""):
+        monkeypatch.setattr("gradnets_fast.apps.bench.gpu.queried", answer)
+        assert special_function_rate(CPU) is None
+    monkeypatch.setattr("gradnets_fast.apps.environment.queried", absent)
+    assert environment._driver(CPU) is None
+    few = {name: rate for name, rate in H100.items() if name != "special_g_per_s"}
+    case = _case(d=64, h=1024, dtype="bfloat16")
+    needs = bounds(case.problem(batch=_FEW).work, "forward", rates(few, "bfloat16"))
+    assert needs["special functions"] == 0
+    assert needs["products"] > 0
+
+
+def test_a_first_step_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prebuilt, "_FIRST", "import sys; sys.exit(4)")
+    said: list[str] = []
+    rows = list(prebuilt.first_steps(CPU, lambda seconds: seconds, said.append))
+    assert ["returned non-zero exit status 4" in row["fault"] for row in rows] == [True, True]
+    assert len(said) == 2
+    assert tables.first_steps({"first_steps": rows, "environment": ENVIRONMENT}, "x").startswith("| first step")
+
+
+def test_a_rehearsal_knows_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "interpreter").mkdir()
+    assert rehearsal.faults(tmp_path, {"fit": "fit.json"}) == ["fit: no fit.json"]
+    (tmp_path / "interpreter" / "fit.json").write_text(json.dumps({"rows": [], "not_run": ["a case"]}))
+    assert rehearsal.faults(tmp_path, {"fit": "fit.json"}) == ["fit: not run: ['a case']"]
+
+
+@pytest.mark.slow
+def test_a_part_that_breaks_in_the_rehearsal_leaves_its_file_and_the_next_one_runs(tmp_path: Path) -> None:
+    assert rehearsal._broken(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from bench.gpu.calls import BACKEND, Call, Function, prepared
 from gradnets_fast.apps import accuracy
 from gradnets_fast.apps.accuracy import evaluated, step
 from gradnets_fast.apps.draws import quantity
+from gradnets_fast.kernels import launching
 
 _SLEEP_CYCLES = 50_000_000
 """Some 30 ms: long after a kernel that ignores its stream would have run."""
@@ -156,7 +157,9 @@ def _is_fused(kernel: str, call: Call, names: dict[str, list[str]]) -> bool:
 
 
 def launched(job: Callable[[], object]) -> list[str]:
-    """The names of what the GPU did for a job."""
+    """The names of what the GPU did for a job; without a GPU, of the kernels that were launched by the package."""
+    if not torch.cuda.is_available():
+        return _interpreted(job)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as record:
         job()
@@ -164,28 +167,57 @@ def launched(job: Callable[[], object]) -> list[str]:
     return [e.name for e in record.events() if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
 
 
+def _interpreted(job: Callable[[], object]) -> list[str]:
+    names: list[str] = []
+
+    def note(kernel: Any, *_: object) -> bool:
+        names.append(kernel.fn.__name__)
+        return False
+
+    launching.try_first(note)
+    try:
+        job()
+    finally:
+        launching.try_first(None)
+    return names
+
+
 def graph(call: Call) -> Finding:
     """Captured in a CUDA graph with its gradients, and replayed on other points."""
     leaves = [t.detach().clone().requires_grad_() for t in call.tensors]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            step(call.ours, leaves, call.g)
-    torch.cuda.current_stream().wait_stream(side)
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        got = step(call.ours, leaves, call.g)
+    got, replay = _captured(lambda: step(call.ours, leaves, call.g))
     others = [call.tensors[0].flip(0), *call.tensors[1:]]
     with torch.no_grad():
         leaves[0].copy_(others[0])
-    captured.replay()
+    replay()
     first = [t.clone() for t in got]
-    captured.replay()
+    replay()
     if not all(torch.equal(a, b) for a, b in zip(first, got)):
         return Finding("two replays differ")
     exact = evaluated(call.exact, [t.double() for t in others], call.g.double())
     return judged(call, first, evaluated(call.eager, others, call.g), exact)
+
+
+def _captured(job: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
+    """Results of a job, and what computes them anew in their place; without a GPU the job itself does."""
+    if not torch.cuda.is_available():
+        results = job()
+
+        def again() -> None:
+            for mine, other in zip(results, job()):
+                mine.copy_(other)
+
+        return results, again
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            job()
+    torch.cuda.current_stream().wait_stream(side)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        results = job()
+    return results, captured.replay
 
 
 def compiled(call: Call) -> Finding:
@@ -207,20 +239,30 @@ def stream(call: Call) -> Finding:
     """On another stream than the default one, on numbers that appear there late."""
     evaluated(call.ours, call.tensors, call.g)  # compilation would outlast the sleep
     late = [torch.full_like(t, math.nan) for t in call.tensors]
+    with _side_stream():
+        for mine, number in zip(late, call.tensors):
+            mine.copy_(number)
+        got = evaluated(call.ours, late, call.g)
+    return judged(call, got, evaluated(call.eager, call.tensors, call.g), call.truth())
+
+
+@contextmanager
+def _side_stream() -> Iterator[None]:
+    """A stream of its own that begins late, and is waited for; without a GPU none."""
+    if not torch.cuda.is_available():
+        yield
+        return
     side = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
         torch.cuda._sleep(_SLEEP_CYCLES)
-        for mine, number in zip(late, call.tensors):
-            mine.copy_(number)
-        got = evaluated(call.ours, late, call.g)
+        yield
     side.synchronize()
-    return judged(call, got, evaluated(call.eager, call.tensors, call.g), call.truth())
 
 
 def device(call: Call) -> Finding:
     """On a GPU that is not the current one."""
-    other = torch.device("cuda", torch.cuda.device_count() - 1)
+    other = torch.device("cuda", torch.cuda.device_count() - 1) if torch.cuda.is_available() else call.g.device
     got = evaluated(call.ours, [t.to(other) for t in call.tensors], call.g.to(other))
     if any(t.device != other for t in got):
         return Finding(f"results on {[str(t.device) for t in got]}, not on {other}")

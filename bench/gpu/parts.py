@@ -19,6 +19,7 @@ import gradnets_fast
 from bench import largest_batch
 from bench.environment import ROOT
 from bench.gpu import checks, determinants, fitting, images, prebuilt
+from bench.gpu import device as gpu
 from bench.gpu.calls import BACKEND
 from bench.gpu.checks import Check
 from bench.gpu.workers import Answer, Budget, Task, Worker, WorkerError, command, pool, share
@@ -181,7 +182,7 @@ def sanitized(watched: list[Check], budget: Budget, write: Write, say: Say) -> b
         write({_SANITIZER: "not installed"})
         return True
     with pool(command("checks"), 1) as workers:  # compiles the kernels, which takes long under a program that watches
-        share(map(asdict, watched), workers, lambda: budget.within(_CHECK_SECONDS), lambda: True, lambda *_: None)
+        share(map(asdict, watched), workers, lambda: budget.within(_CHECK_SECONDS), budget.has_time, lambda *_: None)
     found: dict[str, Any] = {}
     for number, (tool, *options) in enumerate(_WATCHING):
         seconds = budget.within(budget.left() / (len(_WATCHING) - number))
@@ -226,7 +227,7 @@ def run_measurements(listed: list[OperatorCase], count: int, budget: Budget, wri
     header = {"preset": "gpu", "rounds": PRESETS["gpu"].plan.rounds, "not_run": not_run}
     rows: list[dict[str, Any]] = []
     with pool(command("measure"), 1, _FEW_COMPILERS) as (worker,):
-        machine = worker.ask({"dtypes": sorted({case.dtype for case in listed})}, _RATES_SECONDS)
+        machine = _rates(worker, sorted({case.dtype for case in listed}), budget, say)
         for case in listed:
             if not budget.affordable(["case"]):
                 break
@@ -237,14 +238,30 @@ def run_measurements(listed: list[OperatorCase], count: int, budget: Budget, wri
                 whole = _row(worker, case, ("ours", "eager", "authors", *works), budget)
                 rows[-1] = rows[-1] | {"compilers": whole["skipped"]} if "skipped" in whole else whole
             not_run.remove(case.label)
-            write(results.content(rows, machine, header))
-            say(line(results.derived(rows[-1], machine)))
-    result = results.content(rows, machine, header)
+            write(_content(rows, machine, header))
+            say(line(results.derived(rows[-1], machine) if machine else rows[-1]))
+    result = _content(rows, machine, header)
     write(result)
     say(f"{len(rows)} cases measured, {len(not_run)} were not run")
     if off := beside.error(rows):
         say(f"the model's predictions: measured times are {times(off[0])} to {times(off[1])} those")
     return not results.wrong(result) and not any("skipped" in row for row in rows)
+
+
+def _rates(worker: Worker, dtypes: list[str], budget: Budget, say: Say) -> dict[str, Any]:
+    """The machine's rates; empty where they cannot be measured, without which times are still worth having."""
+    for _ in range(2):
+        try:
+            return worker.ask({"dtypes": dtypes}, budget.within(_RATES_SECONDS))
+        except WorkerError as error:
+            say(f"FAILED rates of the machine: {error}")
+    return {}
+
+
+def _content(rows: list[dict[str, Any]], machine: dict[str, Any], header: dict[str, Any]) -> dict[str, Any]:
+    if machine:
+        return results.content(rows, machine, header)
+    return {**header, "machine": {}, "rows": [{**row, "gain": {}} for row in rows]}
 
 
 def _warm(listed: list[OperatorCase], count: int, budget: Budget) -> None:
@@ -279,10 +296,10 @@ def line(row: dict[str, Any]) -> str:
     if "milliseconds" not in own:
         return f"{row['label']}: FAILED {row.get('skipped') or own.get('reason')}"
     parts = [
-        f"{job} {duration(spread['median'])} ({percent(own['of_bound'][job])})"
+        f"{job} {duration(spread['median'])}" + (f" ({percent(own['of_bound'][job])})" if "of_bound" in own else "")
         for job, spread in own["milliseconds"].items()
     ]
-    gains = {name: gain["step"] for name, gain in row["gain"].items() if "step" in gain and name != "eager"}
+    gains = {name: gain["step"] for name, gain in row.get("gain", {}).items() if "step" in gain and name != "eager"}
     parts += [f"{times(gain)} of eager by {name}" for name, gain in gains.items()]
     parts += [f"{job} {times(ratio)} its prediction" for job, ratio in beside.ratios(row).items() if job != "step"]
     return f"{row['label']}: {', '.join(parts)}"
@@ -299,13 +316,17 @@ def run_prebuilt(place: torch.device, count: int, budget: Budget, write: Write, 
 
     with pool(command("prebuilt"), count) as workers:
         tasks = [{"case": case} for case in prebuilt.cases()]
-        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), lambda: budget.left() > 0, done)
+        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), budget.has_time, done)
     content["results"]["not begun"] = [prebuilt.label(*task["case"]) for task in left]
     write(content)
     found = content["results"]
     say(", ".join(f"{len(value) if isinstance(value, list) else value} {name}" for name, value in found.items()))
-    write(content | {"first_steps": prebuilt.first_steps(budget.within, say)})
-    return not found["wrong"] and not found["not run"] and found["ran"] > 0
+    content["first_steps"] = []
+    for row in prebuilt.first_steps(place, budget.limit, say):
+        content["first_steps"].append(row)
+        write(content)
+    right = not found["wrong"] and not found["not run"] and found["ran"] > 0
+    return right and not any("fault" in row for row in content["first_steps"])
 
 
 def run_memory(place: torch.device, budget: Budget, write: Write, say: Say) -> bool:
@@ -313,11 +334,12 @@ def run_memory(place: torch.device, budget: Budget, write: Write, say: Say) -> b
     with pool(command("memory"), 1) as (worker,):
 
         def fits(network: str, contender: str, batch: int) -> bool:
+            if budget.left() <= 0:
+                raise WorkerError("there was no time left")
             task = {"network": network, "contender": contender, "batch": batch}
             return bool(worker.ask(task, budget.within(_CASE_SECONDS))["fits"])
 
-        memory = torch.cuda.get_device_properties(place).total_memory
-        return largest_batch.search(fits, memory, lambda: budget.left() > 0, write, say)
+        return largest_batch.search(fits, gpu.memory_of(place), budget.has_time, write, say)
 
 
 def run_determinants(budget: Budget, write: Write, say: Say) -> bool:
@@ -348,6 +370,6 @@ def _run_rows(role: str, module: Any, budget: Budget, write: Write, say: Say) ->
 
     with pool(command(role), 1) as workers:
         tasks = map(asdict, module.cases())
-        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), lambda: budget.left() > 0, done)
+        left = share(tasks, workers, lambda: budget.within(_CASE_SECONDS), budget.has_time, done)
     write(content | {"not_run": [labels[tuple(task.values())] for task in left]})
     return all(row["fault"] is None for row in content["rows"])

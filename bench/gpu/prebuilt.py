@@ -29,6 +29,7 @@ from gradnets_fast.ops._kernels import capability_of
 Say = Callable[[str], None]
 ROWS = 3000
 REPEATS = 3
+_LAUNCHED: Callable[..., object] = _prebuilt.launched
 WAYS = ("ahead of time", "compiled", "compiled earlier")
 """By kernels compiled ahead of time; by Triton with nothing in its cache; by Triton with all of it there."""
 
@@ -78,7 +79,7 @@ def compared(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
     ran, refused = [], []
 
     def counted(kernel: Any, *launch: Any) -> bool:
-        done: bool = _prebuilt.launched(kernel, *launch)
+        done = bool(_LAUNCHED(kernel, *launch))  # no more than that: each launch is to be counted
         (ran if done else refused).append(_prebuilt.name_of(kernel))
         return done
 
@@ -124,37 +125,55 @@ def add(results: dict[str, Any], case: str, answer: dict[str, Any] | Exception, 
 _FIRST = """
 import json, sys, time
 import torch
-from bench.gpu import prebuilt
+from bench.gpu import prebuilt, rehearsal
+rehearsal.shrink()
 name, d, h, half = json.loads(sys.argv[1])
-device = torch.device("cuda", 0)
+device = torch.device(sys.argv[2])
 torch.zeros(1, device=device) @ torch.zeros(1, device=device)
-torch.cuda.synchronize()
+wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+wait()
 start = time.perf_counter()
 prebuilt.step(name, d, h, half, device)
-torch.cuda.synchronize()
+wait()
 print(time.perf_counter() - start)
 """
 
 
-def first_steps(limit: Callable[[float], float], say: Say) -> list[dict[str, Any]]:
-    """Seconds that the first step of a process takes, its imports and the GPU's start left out; limit: of a process."""
-    rows = []
-    for case in (("mGradNetC, 4 layers, tanh", 2, 256, False), ("mGradNetC, 4 layers, tanh", 64, 1024, True)):
-        with tempfile.TemporaryDirectory() as folder:
-            seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-            for repeat in range(REPEATS):
-                cache = str(Path(folder, str(repeat)))
-                for way, switch, own in zip(WAYS, "100", (cache + "-ahead", cache, cache)):
-                    seconds[way].append(_first_step(case, switch, own, limit(_FIRST_SECONDS)))
-        medians = {way: vars(Spread.of(values)) for way, values in seconds.items()}
-        rows.append({"case": case, "seconds": medians})
+FIRST = (("mGradNetC, 4 layers, tanh", 2, 256, False), ("mGradNetC, 4 layers, tanh", 64, 1024, True))
+"""The cases whose first step is timed."""
+
+
+def first_steps(device: torch.device, limit: Callable[[float], float], say: Say) -> Iterator[dict[str, Any]]:
+    """Seconds that the first step of a process takes, its imports and the GPU's start left out; limit: of a process.
+
+    A case whose process fails, or takes too long, says so, and keeps no other from being timed.
+    """
+    for case in FIRST:
+        try:
+            medians = _first_steps_of(case, device, limit)
+        except (subprocess.SubprocessError, ValueError, LookupError) as error:
+            say(f"FAILED first step of {case}: {error}")
+            yield {"case": case, "fault": f"{type(error).__name__}: {error}"}
+            continue
         say(f"first step of {case}: " + ", ".join(f"{way} {m['median']:.3f} s" for way, m in medians.items()))
-    return rows
+        yield {"case": case, "seconds": medians}
 
 
-def _first_step(case: tuple[Any, ...], switch: str, cache: str, seconds: float) -> float:
+def _first_steps_of(
+    case: tuple[Any, ...], device: torch.device, limit: Callable[[float], float]
+) -> dict[str, dict[str, float]]:
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(REPEATS):
+            cache = str(Path(folder, str(repeat)))
+            for way, switch, own in zip(WAYS, "100", (cache + "-ahead", cache, cache)):
+                seconds[way].append(_first_step(case, device, switch, own, limit(_FIRST_SECONDS)))
+    return {way: vars(Spread.of(values)) for way, values in seconds.items()}
+
+
+def _first_step(case: tuple[Any, ...], device: torch.device, switch: str, cache: str, seconds: float) -> float:
     environment = {**os.environ, _SWITCH: switch, "TRITON_CACHE_DIR": cache}
-    command = [sys.executable, "-c", _FIRST, json.dumps(case)]
+    command = [sys.executable, "-c", _FIRST, json.dumps(case), str(device)]
     run = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment, timeout=seconds
     )

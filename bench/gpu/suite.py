@@ -74,6 +74,15 @@ def watched(place: torch.device) -> list[Check]:
     return [*found, *_product(of_ridge, slice(0, 1), WATCHED[:1], ("plain",), _SOME[1:])]
 
 
+def rehearsed() -> list[Check]:
+    """One check of every kind, and every operator by one: for a rehearsal in the interpreter."""
+    values, derived = _values_and_derived(torch.device("cpu"))
+    kinds = (*ON_GPU, "device", "large", "compiled")
+    first = Check(values[0], variants(values[0])[0], "float32", (9, 3, 5), kinds)
+    others = _product([*values, *derived], slice(0, 1), ((5, 3, 4),), ("plain", "accuracy"), _SOME[1:])
+    return [first, *others]
+
+
 def _product(
     names: Sequence[str],
     which: slice,

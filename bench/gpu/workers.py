@@ -141,9 +141,23 @@ class Budget:
         """Seconds until the end."""
         return self._end - self.now()
 
+    def has_time(self) -> bool:
+        """Whether there is any left."""
+        return self.left() > 0
+
     def within(self, seconds: float) -> float:
         """A limit for a task that may take so long: not far beyond the end."""
         return min(seconds, max(0.0, self.left()) + _GRACE_SECONDS)
+
+    def limit(self, seconds: float) -> float:
+        """A limit for a process that may take so long.
+
+        Raises:
+            subprocess.TimeoutExpired: there is no time left to begin it.
+        """
+        if self.left() <= 0:
+            raise subprocess.TimeoutExpired("a process that was not begun", 0.0)
+        return self.within(seconds)
 
     def spent(self, work: str, seconds: float) -> None:
         """Learns how long some work took."""

@@ -59,8 +59,16 @@ def _description(device: torch.device) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "memory": properties.total_memory,
         "cuda": torch.version.cuda,
-        "driver": queried("driver_version", device),
+        "driver": _driver(device),
     }
+
+
+def _driver(device: torch.device) -> str | None:
+    """The driver's version; None where there is no nvidia-smi to say it, or no answer in it."""
+    try:
+        return queried("driver_version", device)
+    except (OSError, subprocess.SubprocessError, LookupError):
+        return None
 
 
 def queried(field: str, device: torch.device) -> str:

@@ -1,7 +1,8 @@
 """The way of every call from its arguments to a backend.
 
 `run` is called by the methods of `Network`.  It takes the short way where it can: one attempt of the C++ kernels, which
-check their arguments themselves.  Else it checks the arguments in Python, asks gradnets_fast/backend.py which backend
+check their arguments themselves, or on a GPU of the Triton kernels, for tensors like those of a call that has been
+checked.  Else it checks the arguments in Python, asks gradnets_fast/backend.py which backend
 runs, and calls that one: the reference, or an operator of gradnets_fast/ops, whose autograd.py records the derivatives.
 """
 
@@ -17,7 +18,8 @@ from torch.compiler import is_compiling
 
 from .. import backend as _backend
 from ..ops import _cpp, autograd
-from ..ops.operator import PLAIN_TYPES
+from ..ops.families import Settings
+from ..ops.operator import PLAIN_TYPES, shown
 from ._checks import checked_direction
 from ._ranks import is_distributed, over_ranks, whole
 from ._soft_maximum import combined
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 Points = tuple[Tensor, ...]
 """x, and for J(x) v also v."""
+
+_SHORT_WAYS = (None, "cpp", "triton")
+"""Nothing that anybody asks for, and the backends that may be asked for, of which there is a short way."""
+
+_NO_MAXIMUM = {False: (), True: (None, None)}
+"""Sharpness and offset of a sum, by whether the family is of modules."""
 
 
 def run(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor:
@@ -53,7 +61,7 @@ def run(network: Network, quantity: str, points: Points, backend: str | None) ->
 
 
 def _attempt(network: Network, quantity: str, points: Points, backend: str | None) -> Tensor | None:
-    """Return the result of the C++ kernels without any check in Python, or None if the call is out of the ordinary.
+    """Return the result of kernels without any check in Python, or None if the call is out of the ordinary.
 
     Out of the ordinary means torch.compile, a tracer, autocast, a transform, a soft maximum, another backend, or a
     tensor that the kernels refuse; the caller then takes the checked way.
@@ -61,9 +69,9 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
     if is_compiling() or is_autocast_enabled("cpu"):
         return None
     if backend is None:
-        backend = _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE) or "cpp"
+        backend = _backend.block_request() or _cpp.environment(_backend.ENVIRONMENT_VARIABLE) or None
     is_sum = network.sharpness is None and network.offset is None
-    if backend != "cpp" or not is_sum or not autograd.no_transform_is_active():
+    if backend not in _SHORT_WAYS or not is_sum or not autograd.no_transform_is_active():
         return None
     try:
         settings = network.known_settings()
@@ -71,6 +79,8 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
         return None
     if settings is None:
         return None
+    if backend == "triton":
+        return _attempt_on_gpu(network, quantity, points, settings)
     operator = network.operators[quantity].cpp
     takes_bias = operator.quantity.takes_bias
     tensors = points + network.parameters() + ((network.bias,) if takes_bias else ())
@@ -78,11 +88,31 @@ def _attempt(network: Network, quantity: str, points: Points, backend: str | Non
     is_recorded = result is not None
     if result is None:
         result = operator.kernels.attempt(tensors, settings)
-    if result is None or not (takes_bias or _is_like(network.bias, points[0])):
+    if result is None:
+        of_gpu = backend is None and _is_on_gpu(points[0])
+        return _attempt_on_gpu(network, quantity, points, settings) if of_gpu else None
+    if not (takes_bias or _is_like(network.bias, points[0])):
         return None
     if not is_recorded:
         result = autograd.recorded(operator, result, tensors, settings)
     return result if takes_bias else _plus_bias(result, quantity, points[0], network.bias)
+
+
+def _is_on_gpu(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_cuda
+
+
+def _attempt_on_gpu(network: Network, quantity: str, points: Points, settings: Settings) -> Tensor | None:
+    """Return the result of the Triton kernels for tensors like those of a call that has been checked, or None."""
+    operator = network.operators[quantity].triton
+    takes_bias, bias = operator.quantity.takes_bias, network.bias
+    tensors = points + network.parameters() + _NO_MAXIMUM[network.family.of_modules] + ((bias,) if takes_bias else ())
+    if any(map(autograd.is_of_another_kind, tensors)) or not (takes_bias or bias is None):
+        return None
+    if _is_on_gpu(points[0]) and is_autocast_enabled("cuda"):
+        return None
+    result = shown(operator.registered, operator.kernels.attempt, tensors, settings)
+    return None if result is None else autograd.recorded(operator, result, tensors, settings)
 
 
 def _is_like(bias: Tensor | None, x: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -64,8 +64,10 @@ _known: dict[Any, list[_Kernel]] = {}
 _failures: dict[int, str] = {}
 
 
-def launched(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> bool:
-    """Runs a kernel that was compiled ahead of time; whether one serves these arguments."""
+def launched(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]
+) -> bool | Callable[[int, tuple[Any, ...]], None]:
+    """Runs a kernel that was compiled ahead of time; False if none serves these arguments, else what runs it again."""
     if not arguments[0].is_cuda or why_not(arguments[0].get_device()) is not None:
         return False
     device = arguments[0].get_device()
@@ -78,8 +80,21 @@ def launched(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], con
         if candidate.driver is None and not _loads(candidate):
             return False
         if candidate.launch(grid, arguments):
-            return True
+            return _again(candidate, kernel, grid, constants)
     return False
+
+
+def _again(
+    candidate: _Kernel, kernel: Any, grid: tuple[int, ...], constants: dict[str, Any]
+) -> Callable[[int, tuple[Any, ...]], None]:
+    """What launches a kernel that has run, on a stream, with arguments of the same types and alignment."""
+    (x, y), run = (*grid, 1)[:2], candidate.driver.launch
+
+    def again(stream: int, arguments: tuple[Any, ...]) -> None:
+        if not run(x, y, stream, arguments):  # it asks for the alignment itself
+            kernel_module("launching").launch(kernel, grid, arguments, constants)
+
+    return again
 
 
 def _loads(candidate: _Kernel) -> bool:
@@ -130,6 +145,7 @@ def forget() -> None:
     _failures.clear()
     _why_not_installed.cache_clear()
     kernel_module("prebuilt").installed.cache_clear()
+    kernel_module("launching").forget()
 
 
 def describe(device: int, kernels: Mapping[str, tuple[str, dict[str, Any]]]) -> str:

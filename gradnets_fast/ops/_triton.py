@@ -21,6 +21,8 @@ from ..activations import TABLE
 from ..activations.quadrature import PANELLED_RULE, SINGLE_PANEL_RULE
 from . import _prebuilt, recompute
 from ._kernels import capability_of, kernel_module
+from ._plans import Known, Plans, signature
+from ._triton_plans import BackwardPlan, ForwardPlan, backward_plan, forward_plan
 from .families import CONV_RIDGE, CONV_TRACE, FAMILIES, RIDGE, Gradients, Settings, Tensors
 from .operator import Kernels, Operator, present
 
@@ -142,16 +144,22 @@ def products_of(x: Tensor) -> str:
     precision = _float32_precision()
     if precision != "none":
         return precision
-    kind: str = kernel_module("configuration").float32_kind(
-        0 if x.device.type == "cpu" else capability_of(x.get_device())
-    )
-    return kind
+    return _float32_kind(x.get_device())
+
+
+@lru_cache(maxsize=None)
+def _float32_kind(device: int) -> str:
+    return str(kernel_module("configuration").float32_kind(0 if device < 0 else capability_of(device)))
+
+
+_precision: Any = getattr(torch._C, "_get_fp32_precision_getter", None)
+"""What answers torch.backends.cuda.matmul.fp32_precision, in a tenth of its time, from torch 2.9 on."""
 
 
 def _float32_precision() -> str:
     """What PyTorch is told of float32 products: "tf32", "ieee", or "none" where nobody has asked for either."""
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch 2.9
-        return str(torch.backends.cuda.matmul.fp32_precision)
+    if _precision is not None:
+        return str(_precision("cuda", "matmul"))
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "none"
 
 
@@ -169,8 +177,7 @@ def ridge_mode(x: Tensor, layers: int, settings: Settings, kind: str | None = No
 
     kind: of the products, where they are not those of matrices.
     """
-    device, heads = -1 if x.device.type == "cpu" else x.get_device(), settings.heads and layers > 1
-    return _mode_of(device, kind or products_of(x), layers, settings.basis, heads)
+    return _mode_of(x.get_device(), kind or products_of(x), layers, settings.basis, settings.heads and layers > 1)
 
 
 @lru_cache(maxsize=None)
@@ -200,37 +207,94 @@ def current_device(device: torch.device) -> Any:
 
 
 class RidgeKernels(Kernels):
-    """The Triton kernels of one operator of the ridge family; tensors as in `Operator.arguments`."""
+    """The Triton kernels of one operator of the ridge family; tensors as in `Operator.arguments`.
+
+    The first call of a size goes the long way, which makes tensors such as kernels read, and leaves a plan where they
+    were such; later calls take the plan.
+    """
 
     def __init__(self, operator: Operator) -> None:
         self._operator, self._quantity, self._point_count = operator, operator.quantity, operator.point_count
+        self._forward_plans: Plans[ForwardPlan] = Plans()
+        self._backward_plans: Plans[BackwardPlan] = Plans()
+        self._checked = Known()
+
+    def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
+        """Return the result for tensors of a size, and all else that is checked, that has been checked before."""
+        key = signature(tensors)
+        if (settings, key) not in self._checked:
+            return None
+        plan = self._forward_plans.get(self._mode(tensors, settings), key)
+        return None if plan is None else plan.run(tensors)
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
+        return self._forward(tensors, settings, signature(tensors))
+
+    def forward_of_checked(self, tensors: Tensors, settings: Settings) -> Tensor:
+        """Return the result, and let `attempt` take the same way from now on."""
+        key = signature(tensors)
+        self._checked.add((settings, key))
+        return self._forward(tensors, settings, key)
+
+    def _forward(self, tensors: Tensors, settings: Settings, key: tuple[Any, ...]) -> Tensor:
         x = present(tensors[0])
         if not x.numel():
             return torch.empty(self._quantity.result_shape(x.shape), dtype=x.dtype, device=x.device)
-        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
+        mode = self._mode(tensors, settings)
+        plan = self._forward_plans.get(mode, key)
+        if plan is not None:
+            return plan.run(tensors)
         if not self._has_kernels(mode, x):
             return recompute.forward(self._operator, tensors, settings)
-        launch, quantity = kernel_module("launch"), self._quantity.name
+        plan = self._planned(mode, tensors)
+        if plan is not None:
+            self._forward_plans.keep(mode, key, plan)
+            return plan.run(tensors)
+        launch, quantity, parameters = kernel_module("launch"), self._quantity.name, self._parameters(tensors)
         result: Tensor
         with current_device(x.device):
             if quantity == "jvp":
                 result = launch.jvp(mode, plain(x), plain(present(tensors[1]).to(x.dtype)), parameters)
             else:
                 bias = dense(tensors[-1]) if self._quantity.takes_bias else None
-                result = launch.forward(mode, quantity, plain(x), parameters, bias, self._rule(x))
+                result = launch.forward(mode, quantity, plain(x), parameters, bias, _rule(quantity, x))
         return result
+
+    def _planned(self, mode: Any, tensors: Tensors) -> ForwardPlan | None:
+        if not self._are_as_read(tensors):
+            return None
+        return forward_plan(self._quantity.name, mode, tensors, quadrature)
+
+    def _are_as_read(self, tensors: Tensors) -> bool:
+        """Return whether kernels read the tensors where they are: rows of points, and parameters that are dense."""
+        points, parameters = tensors[: self._point_count], tensors[self._point_count :]
+        dtype = present(points[0]).dtype
+        return all(t is not None and t.dtype is dtype and _are_rows(t) for t in points) and all(
+            t is None or _is_dense(t) for t in parameters
+        )
 
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result> in the tensors that `needs` marks."""
-        x, targets = present(tensors[0]), those_needed(tensors, needs)
+        x = present(tensors[0])
         if not x.numel():
-            return zeros_for(targets)
-        parameters, mode = self._parameters(tensors), self._mode(tensors, settings)
+            return zeros_for(those_needed(tensors, needs))
+        mode, key = self._mode(tensors, settings), (*needs, *signature((g, *tensors)))
+        plan = self._backward_plans.get(mode, key)
+        if plan is not None:
+            return plan.run(g, tensors)
         if not self._has_kernels(mode, x):
             return recompute.backward(self._operator, g, tensors, settings, needs)
+        of_rows = self._quantity.result == "vector"
+        if self._are_as_read(tensors) and g.dtype is x.dtype and (_are_rows(g) if of_rows else _is_dense(g)):
+            plan = backward_plan(self._quantity, mode, g, tensors, needs, quadrature)
+            if plan is not None:
+                self._backward_plans.keep(mode, key, plan)
+                return plan.run(g, tensors)
+        return self._backward(mode, g, tensors, needs)
+
+    def _backward(self, mode: Any, g: Tensor, tensors: Tensors, needs: Sequence[bool]) -> Gradients:
+        x, targets, parameters = present(tensors[0]), those_needed(tensors, needs), self._parameters(tensors)
         launch, quantity, count = kernel_module("launch"), self._quantity, self._point_count
         points, (W, *vectors) = targets[:count], targets[count : count + len(RIDGE.parameters)]
         bias = memory_for(targets[-1]) if quantity.takes_bias else None
@@ -238,7 +302,7 @@ class RidgeKernels(Kernels):
         into = gradients_memory(points[0], W, vectors, bias=bias, v=v)
         with current_device(x.device):
             batch = self._batch(launch, plain(g), tensors)
-            launch.backward(mode, quantity.name, batch, parameters, into, self._rule(x))
+            launch.backward(mode, quantity.name, batch, parameters, into, _rule(quantity.name, x))
         of_bias = (into.bias,) if quantity.takes_bias else ()
         return *(into.x, into.v)[:count], into.W, *parts(into.vectors, vectors), *of_bias
 
@@ -262,17 +326,25 @@ class RidgeKernels(Kernels):
         return kernel_module("launch").Parameters(W, scale, shift, coef)
 
     def _mode(self, tensors: Tensors, settings: Settings) -> Any:
-        W, _, shift, *_ = tensors[self._point_count :]
-        assert W is not None
-        assert shift is not None
-        return ridge_mode(present(tensors[0]), shift.numel() // W.shape[0], settings)
+        x, W, shift = present(tensors[0]), present(tensors[self._point_count]), present(tensors[self._point_count + 2])
+        return ridge_mode(x, shift.numel() // W.shape[0], settings)
 
     def _has_kernels(self, mode: Any, x: Tensor) -> bool:
         # f itself always has: what no tile holds goes the route of kernels/wide.py.
         return self._quantity.name == "value" or has_tiles(self._operator.name, mode, x.shape[-1])
 
-    def _rule(self, x: Tensor) -> Tensor | None:
-        return quadrature(x.device) if self._quantity.name == "potential" else None
+
+def _rule(quantity: str, x: Tensor) -> Tensor | None:
+    return quadrature(x.device) if quantity == "potential" else None
+
+
+def _is_dense(t: Tensor) -> bool:
+    return t.is_contiguous() and not t.is_neg()
+
+
+def _are_rows(t: Tensor) -> bool:
+    """Return whether kernels read the points where they are."""
+    return not t.is_neg() and bool(kernel_module("launch").rows_of(t).data_ptr() == t.data_ptr())
 
 
 _rules: dict[torch.device, Tensor] = {}

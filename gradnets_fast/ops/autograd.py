@@ -42,7 +42,7 @@ def run(operator: Operator, tensors: Tensors, settings: Settings) -> Tensor:
         compiled: Tensor = getattr(_registered, operator.registered)(*tensors, settings.text())
         return compiled
     if no_transform_is_active() and not any(map(is_of_another_kind, tensors)):
-        found = shown(operator.registered, operator.kernels.forward, tensors, settings)
+        found = shown(operator.registered, operator.kernels.forward_of_checked, tensors, settings)
         return recorded(operator, found, tensors, settings)
     transforms = torch._C._functorch.get_interpreter_stack() or ()
     if any(transform.key() == _FUNCTIONALIZE for transform in transforms):

@@ -44,11 +44,18 @@ class Kernels(Protocol):
     """The compiled kernels of one operator.  tensors: the operator's arguments, in their order."""
 
     def attempt(self, tensors: Tensors, settings: Settings) -> Tensor | None:
-        """Return the result for tensors that have not been checked; None, as here, if the kernels do not check them."""
+        """Return the result for tensors that have not been checked.
+
+        None, as here, if the kernels neither check them nor know that such tensors have been checked before.
+        """
         return None
 
     def forward(self, tensors: Tensors, settings: Settings) -> Tensor:
         """Return the result."""
+
+    def forward_of_checked(self, tensors: Tensors, settings: Settings) -> Tensor:
+        """Return `forward` of tensors that have been checked, which `attempt` may remember."""
+        return self.forward(tensors, settings)
 
     def backward(self, g: Tensor, tensors: Tensors, settings: Settings, needs: Sequence[bool]) -> Gradients:
         """Return the gradients of <g, result>, None where `needs` is False."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -84,7 +85,13 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def special_function_rate(device: torch.device) -> float:
-    """Evaluations of tanh a second that the special-function units of a GPU begin at its highest clock."""
-    hertz = 1e6 * float(queried("clocks.max.sm", device).split()[0])
+def special_function_rate(device: torch.device) -> float | None:
+    """Evaluations of tanh a second that the special-function units of a GPU begin at its highest clock.
+
+    None where nvidia-smi is not there, or does not know the clock.
+    """
+    try:
+        hertz = 1e6 * float(queried("clocks.max.sm", device).split()[0])
+    except (OSError, subprocess.SubprocessError, LookupError, ValueError):
+        return None
     return TANH_PER_CLOCK * torch.cuda.get_device_properties(device).multi_processor_count * hertz

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -56,7 +57,9 @@ class Machine:
         z, out = torch.randn(2, evaluated, device=self._device).unbind()
         self._take("tanh_g_per_s", float(evaluated), lambda: torch.tanh(z, out=out))
         if self._device.type == "cuda":
-            self._rates["special_g_per_s"] = [1e-9 * special_function_rate(self._device)]
+            rate = special_function_rate(self._device)
+            if rate is not None:
+                self._rates["special_g_per_s"] = [1e-9 * rate]
         else:
             # The cheapest function with an exponential and a quotient, which tanh needs too; on one thread, times all.
             cheapest = partial(torch.sigmoid, z[:_OF_ONE_THREAD], out=out[:_OF_ONE_THREAD])
@@ -79,7 +82,8 @@ def _products_key(precision: str) -> str:
 def rates(machine: Mapping[str, Mapping[str, float]], dtype: str, quantile: str = "median") -> dict[str, float]:
     """How much of each resource there is a second, for cases of a dtype.
 
-    machine: what `to_json` gave.  quantile: one of a `Spread`.
+    machine: what `to_json` gave; without the rate of special functions where nothing tells it, which bounds nothing
+    then.  quantile: one of a `Spread`.
 
     >>> machine = {"mm_gflops": 3.0, "mm_tf32_gflops": 12.0, "copy_gb_per_s": 2.0, "special_g_per_s": 1.0}
     >>> rates({name: {"median": rate} for name, rate in machine.items()}, "float32")
@@ -87,5 +91,6 @@ def rates(machine: Mapping[str, Mapping[str, float]], dtype: str, quantile: str 
     """
     measured = {precision: machine.get(_products_key(precision)) for precision in _BY_PRODUCTS_OF[dtype]}
     best = max(r[quantile] / _BY_PRODUCTS_OF[dtype][p] for p, r in measured.items() if r is not None)
-    found = (best, machine["copy_gb_per_s"][quantile], machine["special_g_per_s"][quantile])
+    special = machine["special_g_per_s"][quantile] if "special_g_per_s" in machine else math.inf
+    found = (best, machine["copy_gb_per_s"][quantile], special)
     return dict(zip(RESOURCES, (1e9 * rate for rate in found)))
