@@ -194,6 +194,14 @@ def test_bent_functions_are_exact_across_kinks(basis: tuple[str, ...], layers: i
             assert (ours - true).abs().max() < BENT_ERROR * true.abs().max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("basis", [("elu",), ("relu", "tanh"), ("hardtanh", "identity")], ids="+".join)
+def test_triton_kernels_between_kinks(basis: tuple[str, ...]) -> None:
+    tensors = draw(basis, 2, rows=12, h=9)
+    tensors[0] = tensors[0][:10]
+    check(tensors, basis, torch.float32, "triton")
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 def test_kinks_at_the_origin_and_scales_of_zero(backend: str) -> None:
     """Where the first interval begins at a kink, and where a layer does not move."""
