@@ -161,7 +161,8 @@ def backward(
     AWAITED: tl.constexpr = db is not None or dscalars is not None
     program = tl.program_id(0)
     programs_in_all = tl.num_programs(0)
-    arrivals = counters + 4
+    # Before them are tickets, exits, and the arrivals of those that add up scalars and the bias.
+    arrivals = counters + reduction.OTHERS
     if AWAITED:
         program = tl.atomic_add(counters, 1, sem="relaxed", scope="gpu")
         if program == programs_in_all - 1:
@@ -194,8 +195,10 @@ def backward(
             )
     elif place < bias_splits + scalar_splits:
         if dscalars is not None:
-            for split in range(splits):
-                reduction.wait_for(arrivals + split, _blocks(split, rows_per_split, B, BM))
+            begin = (place - bias_splits).to(tl.int64) * scalar_rows
+            end = tl.minimum(begin + scalar_rows, B)
+            for awaited in range(begin // rows_per_split, tl.cdiv(end, rows_per_split)):
+                reduction.wait_for(arrivals + awaited, _blocks(awaited, rows_per_split, B, BM))
             of_scalars: tl.constexpr = Products(COLUMNS, BC, PRECISION, ARITHMETIC, EVEN)
             reduction.columns(
                 *(row_scalars, dscalars, scalar_partials, counters + 2, B, COLUMNS),
@@ -209,10 +212,9 @@ def backward(
         reduction.wait_for(arrivals + split, _blocks(split, rows_per_split, B, BM))
         SIZE: tl.constexpr = BH_WEIGHTS * (1 + (BD if dW is not None else 0))
         first_unit = m.to(tl.int64) * h
-        first_tile = (m * tiles).to(tl.int64)
         into = Into(None if dW is None else dW + first_unit * D, db + first_unit)
-        here = partials + first_tile * splits * SIZE
-        part = Part(here, arrivals + splits + first_tile, tile % tiles, split, splits, rows_per_split)
+        part = Part(partials, arrivals + splits, tile % tiles, split, splits, rows_per_split)
+        part = reduction.with_tiles_before(part, m * tiles, SIZE)
         programs.units_program(
             *(batch, modules.load_module(network, m, D), into, part, Memory(factors, None, B, COLUMNS, SLOTS)),
             *(m, form, products, QUANTITY, BM_WEIGHTS, BH_WEIGHTS),

@@ -214,6 +214,8 @@ def sample() -> list[Case]:
         ("half", "transformed_modules", (40, 16, 40), "half_square", 2),
         ("half", "deep", (40, 8, 20), "layers", 2),
         ("half", "deep_potential", (40, 8, 20), "skips", 2),
+        ("half", "softmax_modules", (2300, 16, 20), "weighted softmax", 1),
+        ("ieee", "ridge", (2300, 2, 7), "tanh", 1),
     ]
     return [Case((80, 90)[i % 2], *one) for i, one in enumerate(chosen)]
 
@@ -240,6 +242,9 @@ def everything(architecture: int) -> Iterator[Case]:
         for operator, depth in product(("conv_ridge", "conv_ridge_jvp"), (1, 2)):
             if depth == 1 or form == "strips, circular":
                 yield Case(architecture, kind, operator, (2, 40, 20), form, depth)
+    # So many rows that their sums are added up group by group.
+    yield Case(architecture, "ieee", "ridge", (2300, 2, 7), "tanh", 1)
+    yield Case(architecture, "half", "softmax_modules", (2300, 16, 20), "weighted softmax", 1)
     for d in (1, 3, 5, 17):
         yield Case(architecture, "ieee", "symmetric_slogdet", (9, d, 0), "matrices")
 
