@@ -74,15 +74,20 @@ def expm1(x):
 
 
 @triton.jit
+def _sigmoid_of_double(x):
+    """1/(1 + e^{−2|x|}): one reciprocal for `tanh` and `sech_squared` of the same x, and as one for the compiler."""
+    return 1.0 / (1.0 + tl.exp(-2.0 * tl.abs(x)))
+
+
+@triton.jit
 def tanh(x):
-    """The hyperbolic jvp, from e^{−2|x|} − 1 because e^{−2|x|} alone loses the neighbourhood of 0."""
-    e = expm1(-2.0 * tl.abs(x))
-    return copysign(e / (2.0 + e), x)
+    """The hyperbolic tangent (1 − e)/(1 + e), e = e^{−2|x|}; from e − 1, because e alone loses what is near 0."""
+    return copysign(expm1(-2.0 * tl.abs(x)) * _sigmoid_of_double(x), x)
 
 
 @triton.jit
 def approximate_tanh(x, ARITHMETIC: tl.constexpr):
-    """The hyperbolic jvp to 2⁻¹⁰ relative, in one instruction of the special-function unit."""
+    """The hyperbolic tangent to 2⁻¹⁰ relative, in one instruction of the special-function unit."""
     if ARITHMETIC == "fast":
         return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -92,8 +97,8 @@ def approximate_tanh(x, ARITHMETIC: tl.constexpr):
 @triton.jit
 def sech_squared(x):
     """1 − tanh² x = 4e/(1 + e)², e = e^{−2|x|}, because the difference loses the tail."""
-    e = tl.exp(-2.0 * tl.abs(x))
-    return 4.0 * e / ((1.0 + e) * (1.0 + e))
+    r = _sigmoid_of_double(x)
+    return 4.0 * tl.exp(-2.0 * tl.abs(x)) * (r * r)
 
 
 @triton.jit
@@ -135,7 +140,7 @@ def erfc(x):
 
 @triton.jit
 def atan(x):
-    """The inverse jvp: odd polynomial for |x| <= tan(π/8), two argument reductions beyond."""
+    """The inverse tangent: odd polynomial for |x| <= tan(π/8), two argument reductions beyond."""
     a = tl.abs(x)
     far = a > 2.414213562373095
     middle = a > 0.4142135623730950
