@@ -60,11 +60,13 @@ def forward(
     for m in range(count):
         module = modules.load_module(network, m, D)
         found = modules.statistics(points, points, module, form, products, ALONG, BH)
-        potential = modules.potential(found, module, form)
-        result = potential
+        result = total
         if QUANTITY == "value":
             result = modules.gradient(found, module, form)
+        elif not form.combined:
+            result = modules.potential(found, module, form)
         if form.combined:
+            potential = modules.exact_potential(found, module, form)
             maximum = programs.with_module(maximum, programs.score(potential, network, m), result)
         else:
             total += result
@@ -72,7 +74,7 @@ def forward(
         if QUANTITY == "value":
             total = maximum.more / maximum.total[:, None]
         else:
-            total = (maximum.top + tl.log(maximum.total)) / tl.load(sharpness).to(tl.float32)
+            total = programs.soft_maximum(maximum, network).to(tl.float32)
     if QUANTITY == "value":
         if bias is not None:
             lanes = tl.arange(0, BD)
