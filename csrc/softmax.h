@@ -40,6 +40,14 @@ template <class T> struct LogSum {
     T peak, log;
 };
 
+// What stands for the logarithm beside an infinite peak: 0, or NaN where there is one.
+template <class T> __attribute__((noinline, cold)) T infinite_log(const T *v, int64_t h) {
+    for (int64_t j = 0; j < h; ++j)
+        if (__builtin_isnan(v[j]))
+            return v[j];
+    return T(0);
+}
+
 // out = softmax(factor·v) over the first h values of a strip, and 0 after them.
 template <class T>
 __attribute__((noinline)) LogSum<T> softmax_strip(const T *v, T factor, int64_t h, int64_t width, T *out) {
@@ -55,6 +63,8 @@ __attribute__((noinline)) LogSum<T> softmax_strip(const T *v, T factor, int64_t 
     const T total = horizontal_sum<T>(sums), scale = T(1) / total;
     for (int64_t j = 0; j < width; j += lanes)
         store(out + j, load(out + j) * scale);
+    if (__builtin_expect(__builtin_isinf(peak), 0))
+        return {peak, infinite_log(v, h)};
     return {peak, T(__builtin_log(double(total)))};
 }
 

@@ -301,24 +301,24 @@ def gelu_value_first_second(x):
 
 @triton.jit
 def sin_antiderivative(x):
-    t0 = tl.sin(0.5 * x)
+    t0 = common.sin(0.5 * x)
     return 2.0 * (t0 * t0)
 
 
 @triton.jit
 def sin_value(x):
-    return tl.sin(x)
+    return common.sin(x)
 
 
 @triton.jit
 def sin_value_first(x):
-    return tl.sin(x), tl.cos(x)
+    return common.sin(x), common.cos(x)
 
 
 @triton.jit
 def sin_value_first_second(x):
-    t0 = tl.sin(x)
-    return t0, tl.cos(x), -t0
+    t0 = common.sin(x)
+    return t0, common.cos(x), -t0
 
 
 @triton.jit

@@ -74,15 +74,20 @@ def expm1(x):
 
 
 @triton.jit
+def _sigmoid_of_double(x):
+    """1/(1 + e^{−2|x|}): one reciprocal for `tanh` and `sech_squared` of the same x, and as one for the compiler."""
+    return 1.0 / (1.0 + tl.exp(-2.0 * tl.abs(x)))
+
+
+@triton.jit
 def tanh(x):
-    """The hyperbolic jvp, from e^{−2|x|} − 1 because e^{−2|x|} alone loses the neighbourhood of 0."""
-    e = expm1(-2.0 * tl.abs(x))
-    return copysign(e / (2.0 + e), x)
+    """The hyperbolic tangent (1 − e)/(1 + e), e = e^{−2|x|}; from e − 1, because e alone loses what is near 0."""
+    return copysign(expm1(-2.0 * tl.abs(x)) * _sigmoid_of_double(x), x)
 
 
 @triton.jit
 def approximate_tanh(x, ARITHMETIC: tl.constexpr):
-    """The hyperbolic jvp to 2⁻¹⁰ relative, in one instruction of the special-function unit."""
+    """The hyperbolic tangent to 2⁻¹⁰ relative, in one instruction of the special-function unit."""
     if ARITHMETIC == "fast":
         return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -92,8 +97,8 @@ def approximate_tanh(x, ARITHMETIC: tl.constexpr):
 @triton.jit
 def sech_squared(x):
     """1 − tanh² x = 4e/(1 + e)², e = e^{−2|x|}, because the difference loses the tail."""
-    e = tl.exp(-2.0 * tl.abs(x))
-    return 4.0 * e / ((1.0 + e) * (1.0 + e))
+    r = _sigmoid_of_double(x)
+    return 4.0 * tl.exp(-2.0 * tl.abs(x)) * (r * r)
 
 
 @triton.jit
@@ -135,7 +140,7 @@ def erfc(x):
 
 @triton.jit
 def atan(x):
-    """The inverse jvp: odd polynomial for |x| <= tan(π/8), two argument reductions beyond."""
+    """The inverse tangent: odd polynomial for |x| <= tan(π/8), two argument reductions beyond."""
     a = tl.abs(x)
     far = a > 2.414213562373095
     middle = a > 0.4142135623730950
@@ -149,6 +154,112 @@ def atan(x):
     series = 0.19999536871910095 + r2 * series
     series = -0.3333333134651184 + r2 * series
     return copysign(offset + (r + r * r2 * series), x)
+
+
+_INTERPRETED = tl.constexpr(not isinstance(tl.sum, triton.runtime.JITFunction))
+"""Whether kernels run in Triton's interpreter, by what it made of its own functions when it was imported."""
+
+_NEAR_ANGLE = tl.constexpr(3000.0)
+"""Up to here the multiples of π/2's first three parts are exact."""
+
+
+@triton.jit
+def reduced_angle(x):
+    """r and n, or n mod 4, with x = n·π/2 + r and |r| <= π/4; NaN for an infinite x.
+
+    A tile that has far numbers is rare, and all threads of a program agree that it has.
+    """
+    is_far = (tl.abs(x) > _NEAR_ANGLE) & (tl.abs(x) < float("inf"))
+    if tl.max(is_far.to(tl.int32), None) == 0:
+        r, turns = _reduced_near_angle(x)
+    elif _INTERPRETED:
+        near, near_turns = _reduced_near_angle(x)
+        far, far_turns = _reduced_far_angle(x)
+        r, turns = tl.where(is_far, far, near), tl.where(is_far, far_turns, near_turns)
+    else:
+        # One number after the other, for a tile of what this takes does not fit into registers.
+        r, turns = tl.map_elementwise(_reduced_one_angle, x)
+    return r, turns
+
+
+@triton.jit
+def _reduced_one_angle(x):
+    """`reduced_angle` of one number."""
+    if (tl.abs(x) > _NEAR_ANGLE) & (tl.abs(x) < float("inf")):
+        r, turns = _reduced_far_angle(x)
+    else:
+        r, turns = _reduced_near_angle(x)
+    return r, turns
+
+
+@triton.jit
+def _reduced_near_angle(x):
+    """`reduced_angle` of |x| <= _NEAR_ANGLE, by π/2 in four parts; NaN for an infinite x."""
+    # Adding 1.5·2²³ rounds to the nearest integer, and leaves it in the lowest bits.
+    shifted = x * 0.6366197723675814 + 12582912.0
+    n = shifted - 12582912.0
+    r = (x - n * 1.570556640625) - n * 0.0002396702766418457
+    r = (r - n * 1.5890691429376602e-08) - n * 2.5633440682570896e-12
+    return r, shifted.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _word(place, FIRST: tl.constexpr, SECOND: tl.constexpr, THIRD: tl.constexpr, FOURTH: tl.constexpr):
+    """One of four numbers of 32 bits, by place, in 64 bits."""
+    return tl.where(place < 2, tl.where(place < 1, FIRST, SECOND), tl.where(place < 3, THIRD, FOURTH)).to(tl.uint64)
+
+
+@triton.jit
+def _reduced_far_angle(x):
+    """`reduced_angle` of 1 <= |x| < ∞, exact to 2⁻⁶⁰ quarter turns, in whole numbers.
+
+    x = ±m 2^{e − 23} in whole numbers m < 2²⁴.  Of 2/π those bits matter whose multiples by x are below 4, and 96 of
+    them suffice.  The words below are 25 zeros and its first 199 bits; the 96 begin at bit e.
+    """
+    bits = tl.abs(x).to(tl.uint32, bitcast=True)
+    m = ((bits & 0x7FFFFF) | 0x800000).to(tl.uint64)
+    e = (bits >> 23) - 127
+    place, shift = e >> 5, (e & 31).to(tl.uint64)
+    first = _word(place, 0x51, 0x7CC1B727, 0x220A94FE, 0x13ABE8FA)
+    second = _word(place, 0x7CC1B727, 0x220A94FE, 0x13ABE8FA, 0x9A6EE06D)
+    third = _word(place, 0x220A94FE, 0x13ABE8FA, 0x9A6EE06D, 0xB14ACC9E)
+    fourth = _word(place, 0x13ABE8FA, 0x9A6EE06D, 0xB14ACC9E, 0x21C820FF)
+    high = (((first << 32) | second) << shift) >> 32
+    middle = (((second << 32) | third) << shift) >> 32
+    low = (((third << 32) | fourth) << shift) >> 32
+    # Quarter turns mod 4, in multiples of 2⁻⁶².
+    quarters = ((m * high) << 32) + m * middle + ((m * low) >> 32)
+    turns = ((quarters + 0x2000000000000000) >> 62).to(tl.int32)
+    rest = (quarters << 2).to(tl.int64, bitcast=True).to(tl.float32)
+    # π/2 · 2⁻⁶⁴ in two parts.
+    r = tl.fma(rest, 8.515304187176306e-20, rest * -2.36959920011902e-27)
+    return tl.where(x < 0.0, -r, r), tl.where(x < 0.0, -turns, turns)
+
+
+@triton.jit
+def _turned(x, QUARTERS: tl.constexpr):
+    """sin(x + QUARTERS·π/2), by minimax polynomials on |r| <= π/4: 2⁻²⁸ in the sine, 2⁻³³ in the cosine."""
+    r, turns = reduced_angle(x)
+    turns += QUARTERS
+    r2 = r * r
+    sine = r + (r * r2) * (-0.166666545 + r2 * (0.00833215605 + r2 * -0.000195146316))
+    cosine = (1.0 - 0.5 * r2) + (r2 * r2) * (0.0416666456 + r2 * (-0.00138873099 + r2 * 2.44324139e-05))
+    # The sum has lost the sign of −0.
+    sine = sine.to(tl.int32, bitcast=True) | (r.to(tl.int32, bitcast=True) & -0x80000000)
+    magnitude = tl.where((turns & 1) == 0, sine, cosine.to(tl.int32, bitcast=True))
+    return (magnitude ^ ((turns & 2) << 30)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def sin(x):
+    """sin x, x in radians."""
+    return _turned(x, 0)
+
+
+@triton.jit
+def cos(x):
+    """cos x, x in radians."""
+    return _turned(x, 1)
 
 
 @triton.jit

@@ -81,12 +81,17 @@ def _patch(image, row, columns, net, shape):
 @triton.jit
 def _filters(units, t1, net, shape):
     """Where K[units, i, t_1, t_2] lie, (BC, TAPS), and which of them there are."""
-    taps = tl.arange(0, shape.taps)[None, :]
+    return _filter(units[:, None], tl.arange(0, shape.taps)[None, :], t1, net, shape)
+
+
+@triton.jit
+def _filter(units, taps, t1, net, shape):
+    """Where K[units, i, t_1, t_2] lie, and which of them there are; taps: rows (i, t_2) of a patch."""
     i = taps // shape.kx
     t = taps % shape.kx
     SIZE: tl.constexpr = shape.k1 * shape.k2
-    at = units[:, None] * (shape.inputs * SIZE) + i * SIZE + t1 * shape.k2 + t
-    return at, (units < net.h)[:, None] & (i < shape.inputs) & (t < shape.k2)
+    at = units * (shape.inputs * SIZE) + i * SIZE + t1 * shape.k2 + t
+    return at, (units < net.h) & (i < shape.inputs) & (t < shape.k2)
 
 
 @triton.jit
@@ -251,7 +256,6 @@ def weights_program(
     dK,
     dvectors,
     dbias,
-    bias_partials,
     part,
     net,
     shape,
@@ -308,52 +312,54 @@ def weights_program(
                 totals = _add_products(totals, u, x, row, columns, net, shape, products)
                 totals = _add_products(totals, a, images.v + offset, row, columns, net, shape, products)
                 totals = _add_products(totals, p, g, row, columns, net, shape, products)
-    if dbias is not None:
-        # Programs of other channels sum the same, and store it where nothing reads it.
-        own = bias_partials + (part.tile * part.splits + part.split) * (shape.taps // shape.kx)
-        tl.store(own + inputs, tl.sum(of_bias, 1))
-    _reduce(dK, dvectors, dbias, bias_partials, totals, sums, part, units, net, shape, needs, KNOTS)
+    _reduce(dK, dvectors, dbias, totals, sums, tl.sum(of_bias, 1), part, net, shape, needs, KNOTS, BC)
 
 
 @triton.jit
-def _reduce(dK, dvectors, dbias, bias_partials, totals, sums, part, units, net, shape, needs, KNOTS: tl.constexpr):
+def _reduce(dK, dvectors, dbias, totals, sums, of_bias, part, net, shape, needs, KNOTS: tl.constexpr, BC: tl.constexpr):
     """Saves this program's sums; the last program of its channels adds up those of all, in order."""
-    BC: tl.constexpr = units.shape[0]
     MATRIX: tl.constexpr = BC * shape.taps
-    lines = tl.arange(0, BC)
-    block = lines[:, None] * shape.taps + tl.arange(0, shape.taps)[None, :]
     vectors, table = sums, ()
     if KNOTS > 0:
         vectors, table = _of_spline(sums, needs)
+    COUNT: tl.constexpr = len(vectors)
+    BT: tl.constexpr = table[0].shape[1] if len(table) > 0 else 1
     VECTORS: tl.constexpr = len(totals) * MATRIX
-    TABLE: tl.constexpr = VECTORS + len(vectors) * BC
-    SIZE: tl.constexpr = TABLE + (BC * table[0].shape[1] if len(table) > 0 else 0)
-    partials = part.partials + part.tile.to(tl.int64) * part.splits * SIZE
-    own = partials + part.split.to(tl.int64) * SIZE
+    TABLE: tl.constexpr = VECTORS + COUNT * BC
+    BIAS: tl.constexpr = TABLE + len(table) * BC * BT
+    CHANNELS: tl.constexpr = shape.taps // shape.kx
+    SIZE: tl.constexpr = BIAS + (CHANNELS if dbias is not None else 0)
+    own = reduction.memory_of(part, SIZE) + part.split.to(tl.int64) * SIZE
+    lines = tl.arange(0, BC)
     for t1 in tl.static_range(len(totals)):
-        tl.store(own + t1 * MATRIX + block, totals[t1])
-    for i in tl.static_range(len(vectors)):
+        tl.store(own + t1 * MATRIX + lines[:, None] * shape.taps + tl.arange(0, shape.taps)[None, :], totals[t1])
+    for i in tl.static_range(COUNT):
         tl.store(own + VECTORS + i * BC + lines, vectors[i])
     if len(table) > 0:
-        knots = tl.arange(0, table[0].shape[1])[None, :]
-        cells = lines[:, None] * table[0].shape[1] + knots
-        tl.store(own + TABLE + cells, table[0])
-    if reduction.is_last(part.counters + part.tile, part.splits):
-        for t1 in tl.static_range(len(totals)):
-            at, inside = _filters(units, t1, net, shape)
-            tl.store(dK + at, reduction.total_of(partials + t1 * MATRIX + block, part.splits, SIZE), mask=inside)
-        for i in tl.static_range(len(vectors)):
-            vector = reduction.total_of(partials + VECTORS + i * BC + lines, part.splits, SIZE)
-            tl.store(dvectors + i * net.h + units, vector, mask=units < net.h)
-        if len(table) > 0:
-            total = reduction.total_of(partials + TABLE + cells, part.splits, SIZE)
-            at = (len(vectors) + knots) * net.h + units[:, None]
-            tl.store(dvectors + at, total, mask=(units < net.h)[:, None] & (knots < KNOTS))
-        if dbias is not None:
-            # Of the first channels: those of others are the same.
-            inputs = tl.arange(0, shape.taps // shape.kx)
-            total = reduction.total_of(bias_partials + inputs, part.splits, shape.taps // shape.kx)
-            tl.store(dbias + inputs, total, mask=(inputs < shape.inputs) & (part.tile + inputs * 0 == 0))
+        tl.store(own + TABLE + lines[:, None] * BT + tl.arange(0, BT)[None, :], table[0])
+    if dbias is not None:
+        tl.store(own + BIAS + tl.arange(0, CHANNELS), of_bias)
+    found, count = reduction.left_to_add(part, SIZE)
+    if count > 0:
+        start = part.tile * BC
+        for first in range(0, SIZE, reduction.WIDTH):
+            lanes = first + tl.arange(0, reduction.WIDTH)
+            total = reduction.total_of(found + lanes, lanes < SIZE, count, SIZE)
+            if len(totals) > 0:
+                unit, taps = start + lanes % MATRIX // shape.taps, lanes % shape.taps
+                at, inside = _filter(unit, taps, lanes // MATRIX, net, shape)
+                tl.store(dK + at, total, mask=inside & (lanes < VECTORS))
+            if COUNT > 0:
+                reduction.store_vectors(dvectors, total, lanes - VECTORS, start, net.h, COUNT, BC)
+            if len(table) > 0:
+                unit, knot = start + (lanes - TABLE) // BT, (lanes - TABLE) % BT
+                inside = (lanes >= TABLE) & (lanes < BIAS) & (unit < net.h) & (knot < KNOTS)
+                tl.store(dvectors + (COUNT + knot) * net.h + unit, total, mask=inside)
+            if dbias is not None:
+                # Of the first channels: those of others are the same.
+                channel = lanes - BIAS
+                inside = (channel >= 0) & (channel < shape.inputs) & (part.tile + channel * 0 == 0)
+                tl.store(dbias + channel, total, mask=inside)
 
 
 @triton.jit
@@ -424,7 +430,6 @@ def backward(
     dvectors,
     dbias,
     partials,
-    bias_partials,
     counters,
     count,
     h,
@@ -464,9 +469,10 @@ def backward(
     images = Images(x, g, v, count)
     if program < weight_programs:
         if dK is not None or dvectors is not None:
-            part = reduction.Part(partials, counters, program // splits, program % splits, splits, per_program)
+            arrived = counters + reduction.OTHERS
+            part = reduction.Part(partials, arrived, program // splits, program % splits, splits, per_program)
             weights_program(
-                *(images, dK, dvectors, dbias, bias_partials, part, net, shape, phi, needs, products),
+                *(images, dK, dvectors, dbias, part, net, shape, phi, needs, products),
                 *(KNOTS, BT, QUANTITY, BC_WEIGHTS),
             )
     else:

@@ -7,7 +7,6 @@ Called by `gradnets_fast.ops`; calls the kernels of `conv_strip`.
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from . import configuration, conv_strip
 from .conv_launch import Convolution
-from .launch import Batch, Gradients, Parameters, counters, forget_counters, split
+from .launch import Batch, Gradients, Parameters, counters, forget_counters, layout_of
 from .launching import launch
 from .mode import Mode
 
@@ -25,9 +24,6 @@ QUANTITIES = ("value", "jvp")
 
 _PROGRAMS = 264
 """Programs into which the rows of images are divided where there are enough of them: two for each multiprocessor."""
-
-_PART = 512
-"""How many pairs of a hidden unit and a channel a program takes as long for as the last one takes to add a part."""
 
 
 def why_not(mode: Mode, quantity: str, convolution: Convolution) -> str | None:
@@ -85,20 +81,20 @@ def backward(
     count, h, n1, n2 = _sizes(x, parameters)
     columns, tile = _numbers(constants, into), constants["BC_WEIGHTS"]
     blocks, positions = triton.cdiv(h, tile) if columns else 0, count * n1 * triton.cdiv(n2, constants["FILTERS"][5])
-    most = max(1, isqrt(positions * constants["FILTERS"][5] * tile // _PART))
-    splits, per_program = split(positions, 1, blocks, tile * columns, most)
-    partials = torch.empty(blocks * splits * tile * columns, dtype=torch.float32, device=x.device)
     channels = constants["FILTERS"][4] // constants["FILTERS"][3]
     bias = into.bias if columns else None
-    bias_partials = torch.empty(blocks * splits * channels, dtype=torch.float32, device=x.device)
+    size = tile * columns + (0 if bias is None else channels)
+    layout = layout_of(positions, 1, blocks, size, constants["FILTERS"][5] * tile)
+    partials = torch.empty(layout.partials, dtype=torch.float32, device=x.device)
+    arrivals = counters(x.device, layout.counters)
     strips = programs if into.x is not None or into.v is not None else 0
     arguments = (
         *(x, batch.g, batch.v, K, parameters.scale, parameters.shift, parameters.coef),
-        *(into.x, into.v, into.W, into.vectors, bias, partials, bias_partials, counters(x.device, blocks + 1)),
-        *(count, h, n1, n2, constants["FILTERS"][1], rows, blocks * splits, splits, per_program),
+        *(into.x, into.v, into.W, into.vectors, bias, partials, arrivals),
+        *(count, h, n1, n2, constants["FILTERS"][1], rows, layout.programs, layout.splits, layout.rows),
     )
     try:
-        launch(conv_strip.backward, (blocks * splits + strips,), arguments, constants | into.flags())
+        launch(conv_strip.backward, (layout.programs + strips,), arguments, constants | into.flags())
     except BaseException:
         forget_counters()
         raise

@@ -132,7 +132,8 @@ def backward(
     if program < weight_programs:
         if dW is not None or dvectors is not None:
             into = Into(dW, dvectors)
-            part = Part(partials, counters, program // splits, program % splits, splits, rows_per_split)
+            arrived = counters + reduction.OTHERS
+            part = Part(partials, arrived, program // splits, program % splits, splits, rows_per_split)
             if NARROW:
                 narrow.weights_program(batch, W, at, into, part, h, phi, needs, products, BM_WEIGHTS, BH_WEIGHTS)
             elif QUANTITY == "jacobian":
@@ -145,7 +146,7 @@ def backward(
     elif program < weight_programs + bias_splits:
         if dbias is not None:
             reduction.columns(
-                *(g, dbias, bias_partials, counters + weight_programs // splits, B, g_stride),
+                *(g, dbias, bias_partials, counters, B, g_stride),
                 *(program - weight_programs, bias_splits, bias_rows, products, BM),
             )
     else:

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import isqrt
+from math import sqrt
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from . import configuration, entry, wide
+from . import configuration, entry, reduction, wide
 from .launching import Launcher, current_stream, launch
 from .mode import FORMS, Mode
 
 _PROGRAMS = 512
 """Programs that sum the gradients of the weights: enough for the largest GPU, and fixed, so that sums are too."""
 
-_PART = 512
-"""How many pairs of a row and a hidden unit a program takes as long for as the last one takes to add a part.
+_CLOCKS_OF_PAIR, _NUMBERS_IN_CLOCK = 0.5, 8
+"""What a program takes for a pair of a row and a hidden unit, and how many partial sums it adds up in a clock.
 
-An estimate from the code: some 100 clocks, the second-level cache's latency over four loads in flight, for each vector.
+Estimates from the code: few programs are faster at pairs; 8192 sums, loaded at once, take 500 clocks to come from the
+second-level cache, and the first of them some hundreds more.
 """
 
 _PARTIAL_BYTES = 64 << 20
@@ -242,52 +243,61 @@ def backward_plan(
     chosen = form or ("slope" if not needed.x else FORMS[quantity])
     constants = mode.backward(quantity, d, h, flags(needed.vectors), chosen)
     columns = 0 if not needed.W else d if route == "narrow" else configuration.padded(d)
-    reduction = _reduction(len(x), h, constants, columns + needed.count)
+    size = constants["BH_WEIGHTS"] * (columns + needed.count)
+    blocks = triton.cdiv(h, constants["BH_WEIGHTS"]) if size else 0
+    sums = layout_of(len(x), constants["BM_WEIGHTS"], blocks, size, constants["BH_WEIGHTS"])
     bias_splits = 0 if not needed.bias else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
     bias_rows = triton.cdiv(triton.cdiv(len(x), max(bias_splits, 1)), constants["BM"]) * constants["BM"]
     of_points = 0 if not (needed.x or needed.v) else triton.cdiv(len(x), constants["BM"])
     numbers = (
         *(len(x), h, x.stride(0), 0 if g is None else g.stride(0), 0 if v is None else v.stride(0)),
-        *(reduction.programs, reduction.splits, reduction.rows, bias_splits, bias_rows),
+        *(sums.programs, sums.splits, sums.rows, bias_splits, bias_rows),
     )
-    programs = reduction.programs + bias_splits + of_points
+    programs = sums.programs + bias_splits + of_points
     launcher = Launcher(entry.backward, (programs,), constants)
     bias_partials = bias_splits * configuration.padded(d)
-    return BackwardPlan(reduction.partials, bias_partials, reduction.blocks + 1, numbers, launcher)
+    return BackwardPlan(sums.partials, bias_partials, sums.counters, numbers, launcher)
 
 
 @dataclass(frozen=True)
-class _Reduction:
-    """Split-K layout of the parameters' gradients, in `programs` programs.
+class Layout:
+    """How sums over the batch are divided among programs; `reduction` has what they do.
 
-    Each of `blocks` tiles of BH hidden units is summed by `splits` programs of `rows` rows of the batch; the last of
-    them to arrive adds up their partial sums, `partials` numbers in all.
+    Attributes:
+        programs: of all tiles of hidden units.
+        splits: programs of a tile, each for one part of the batch.
+        rows: of the batch in each part.
+        partials: how many numbers the sums of programs and of their groups are.
+        counters: how many: `reduction.OTHERS`, and then those of the parts, and of the tiles and groups.
     """
 
     programs: int
     splits: int
     rows: int
-    blocks: int
     partials: int
+    counters: int
 
 
-def _reduction(batch: int, h: int, tiles: dict[str, Any], numbers: int) -> _Reduction:
-    """The layout for `numbers` gradients (columns of W and vectors) of each hidden unit."""
-    blocks = triton.cdiv(h, tiles["BH_WEIGHTS"]) if numbers else 0
-    size = tiles["BH_WEIGHTS"] * numbers
-    most = max(1, isqrt(batch * tiles["BH_WEIGHTS"] // _PART))
-    splits, rows = split(batch, tiles["BM_WEIGHTS"], blocks, size, most)
-    return _Reduction(blocks * splits, splits, rows, blocks, blocks * splits * size)
+def layout_of(batch: int, rows: int, blocks: int, size: int, units: int, of_parts: int = 0) -> Layout:
+    """The layout for `size` sums in each of `blocks` tiles.
+
+    Shapes alone decide, so that sums are reproducible.  rows: of a tile, whose multiple a part has.  units: of a tile.
+    of_parts: counters for each part, which come before those of the tiles.
+    """
+    splits, rows = split(batch, rows, blocks, size, units)
+    groups = triton.cdiv(splits, reduction.GROUP.value)
+    arrivals = reduction.OTHERS.value + of_parts * splits + blocks * (1 + groups)
+    return Layout(blocks * splits, splits, rows, blocks * (splits + groups) * size, arrivals)
 
 
-def split(batch: int, rows: int, blocks: int, size: int, most: int = _PROGRAMS) -> tuple[int, int]:
-    """The number of parts that the batch is split into, `most` at most, and the rows of each.
+def split(batch: int, rows: int, blocks: int, size: int, units: int) -> tuple[int, int]:
+    """The number of parts that the batch is split into, and the rows of each; arguments as in `layout_of`.
 
-    Shapes alone decide, so that sums are reproducible.  rows: of a tile.  blocks: tiles of hidden units.  size: numbers
-    that a part saves for each of them.
+    More parts are no faster than those of which a program takes as long as the last one takes to add up its groups.
     """
     if blocks == 0:
         return 1, rows
+    most = max(1, int(sqrt(_CLOCKS_OF_PAIR * batch * units * reduction.GROUP.value * _NUMBERS_IN_CLOCK / size)))
     most = min(most, max(1, _PROGRAMS // blocks), max(1, _PARTIAL_BYTES // (4 * blocks * size)))
     splits = min(most, triton.cdiv(batch, 4 * rows))
     rows_per_split = triton.cdiv(triton.cdiv(batch, splits), rows) * rows

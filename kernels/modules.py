@@ -61,7 +61,8 @@ class Statistics(NamedTuple):
     """Of one module and each row (BM,): max z and max −z, or T and T; totals; what `statistics` sums along with each.
 
     total: Σ_j e^{z_j − max z}.  It stands apart from the maximum, beside which its logarithm would lose digits.
-    Of softmax modules, positive belongs to p and negative to q; without q they are the same.
+    Of softmax modules, positive belongs to p and negative to q; without q they are the same.  Of transformed sums total
+    is what T lacks of the exact sum, for a soft maximum, and else 0.
     """
 
     positive: tl.tensor
@@ -124,14 +125,26 @@ def scaled(total, factor):
 
 
 @triton.jit
+def shrinkage(top, highest):
+    """e^{top − highest}, for highest >= top; 1 where both are the same infinity."""
+    return tl.where(top == highest, 1.0, tl.exp((top - highest).to(tl.float32)))
+
+
+@triton.jit
+def origin(highest):
+    """What exponents are relative to: the largest one, or 0 where that is infinite."""
+    return tl.where(tl.abs(highest) == float("inf"), 0.0, highest)
+
+
+@triton.jit
 def _add_exponentials(top, total, along, z, a, W_tile, products, ALONG: tl.constexpr):
     """Add a tile to the running sums Σ_j e^{z_j − top} and, along with it, Σ_j e^{z_j − top} w_j or a_j.
 
     top is the largest z so far; the sums are rescaled where it grows.
     """
     highest = tl.maximum(top, tl.max(z, 1))
-    shrink = tl.exp(top - highest)
-    e = tl.exp(z - highest[:, None])
+    shrink = shrinkage(top, highest)
+    e = tl.exp(z - origin(highest)[:, None])
     along = _add_along(scaled(along, shrink), e, a, W_tile, products, ALONG)
     return highest, total * shrink + tl.sum(e, 1), along
 
@@ -152,6 +165,20 @@ def zeros(BM: tl.constexpr, BD: tl.constexpr, ALONG: tl.constexpr):
 
 
 @triton.jit
+def _exact_sums(tile):
+    """The sums of a tile's rows, in float64, to twice the digits of float32.
+
+    Adding and subtracting M rounds all numbers of a row to multiples of a unit so large that their sum is exact.
+    """
+    size = tl.sum(tl.abs(tile), 1)
+    power = (size.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    # Numbers out of all proportion, and NaN, are added up as they are.
+    M = tl.where(size < 1e30, 6.0 * power, 0.0)[:, None]
+    high = (tile + M) - M
+    return tl.sum(high, 1).to(tl.float64) + tl.sum(tile - high, 1).to(tl.float64)
+
+
+@triton.jit
 def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, BH: tl.constexpr):
     """The statistics of rows, points (BM, BD), and sums along with them, by ALONG.
 
@@ -165,6 +192,7 @@ def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, 
     total_2 = total
     along = zeros(BM, products.BD, ALONG)
     along_2 = along
+    exact = tl.zeros((BM,), tl.float64)
     for start in range(0, module.h, BH):
         W_tile, b = weights(module, start, products, BH)
         v = common.times(points, tl.trans(W_tile), empty, products) + b[None, :]
@@ -181,12 +209,21 @@ def statistics(points, cotangents, module, form, products, ALONG: tl.constexpr, 
                 top_2, total_2, along_2 = _add_exponentials(top_2, total_2, along_2, near, a, W_tile, products, ALONG)
         else:
             summand = activations.antiderivative(v, form.basis, form.arithmetic)
-            total += tl.sum(common.inside(summand, start, module.h, 0.0, products), 1)
+            summand = common.inside(summand, start, module.h, 0.0, products)
+            if form.combined:
+                exact += _exact_sums(summand)
+            else:
+                total += tl.sum(summand, 1)
             if ALONG != "":
                 sigma = common.inside(activations.value(v, form.basis, form.arithmetic), start, module.h, 0.0, products)
                 along = _add_along(along, sigma, a, W_tile, products, ALONG)
     if form.basis != "":
-        return Statistics(total, total, total, total, along, along)
+        lost = total_2
+        if form.combined:
+            total = exact.to(tl.float32)
+            lost = (exact - origin(total).to(tl.float64)).to(tl.float32)
+            lost = tl.where(tl.abs(total) == float("inf"), 0.0, lost)
+        return Statistics(total, total, lost, lost, along, along)
     elif form.two_signs:
         return Statistics(
             *(top, top_2, total, total_2, scaled(along, 1.0 / total), scaled(along_2, 1.0 / total_2)),
@@ -206,6 +243,29 @@ def potential(found, module, form):
         if form.two_signs:
             F += module.negative * log_sum_exp(found.negative, found.total_negative)
         return F / module.temperature
+
+
+@triton.jit
+def exact_potential(found, module, form):
+    """F in float64, (BM,): an absolute error of κF is a relative one of a module's share in the soft maximum."""
+    if form.transform == "identity" or form.transform == "half_square":
+        total = found.positive.to(tl.float64) + found.total_positive.to(tl.float64)
+        return module.positive.to(tl.float64) * activations.transform_value(total, form.transform)
+    elif form.basis != "":
+        first, _ = activations.transform_first_second(found.positive, form.transform)
+        rho = activations.transform_value(found.positive, form.transform).to(tl.float64)
+        return module.positive.to(tl.float64) * (rho + (first * found.total_positive).to(tl.float64))
+    else:
+        F = module.positive.to(tl.float64) * _exact_log_sum_exp(found.positive, found.total_positive)
+        if form.two_signs:
+            F += module.negative.to(tl.float64) * _exact_log_sum_exp(found.negative, found.total_negative)
+        return F / module.temperature.to(tl.float64)
+
+
+@triton.jit
+def _exact_log_sum_exp(top, total):
+    """`log_sum_exp` in float64; the logarithm is small beside the top where the top is large."""
+    return top.to(tl.float64) + tl.log(total).to(tl.float64)
 
 
 @triton.jit

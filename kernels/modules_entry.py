@@ -60,11 +60,13 @@ def forward(
     for m in range(count):
         module = modules.load_module(network, m, D)
         found = modules.statistics(points, points, module, form, products, ALONG, BH)
-        potential = modules.potential(found, module, form)
-        result = potential
+        result = total
         if QUANTITY == "value":
             result = modules.gradient(found, module, form)
+        elif not form.combined:
+            result = modules.potential(found, module, form)
         if form.combined:
+            potential = modules.exact_potential(found, module, form)
             maximum = programs.with_module(maximum, programs.score(potential, network, m), result)
         else:
             total += result
@@ -72,7 +74,7 @@ def forward(
         if QUANTITY == "value":
             total = maximum.more / maximum.total[:, None]
         else:
-            total = (maximum.top + tl.log(maximum.total)) / tl.load(sharpness).to(tl.float32)
+            total = programs.soft_maximum(maximum, network).to(tl.float32)
     if QUANTITY == "value":
         if bias is not None:
             lanes = tl.arange(0, BD)
@@ -161,7 +163,8 @@ def backward(
     AWAITED: tl.constexpr = db is not None or dscalars is not None
     program = tl.program_id(0)
     programs_in_all = tl.num_programs(0)
-    arrivals = counters + 4
+    # Before them are tickets, exits, and the arrivals of those that add up scalars and the bias.
+    arrivals = counters + reduction.OTHERS
     if AWAITED:
         program = tl.atomic_add(counters, 1, sem="relaxed", scope="gpu")
         if program == programs_in_all - 1:
@@ -194,8 +197,10 @@ def backward(
             )
     elif place < bias_splits + scalar_splits:
         if dscalars is not None:
-            for split in range(splits):
-                reduction.wait_for(arrivals + split, _blocks(split, rows_per_split, B, BM))
+            begin = (place - bias_splits).to(tl.int64) * scalar_rows
+            end = tl.minimum(begin + scalar_rows, B)
+            for awaited in range(begin // rows_per_split, tl.cdiv(end, rows_per_split)):
+                reduction.wait_for(arrivals + awaited, _blocks(awaited, rows_per_split, B, BM))
             of_scalars: tl.constexpr = Products(COLUMNS, BC, PRECISION, ARITHMETIC, EVEN)
             reduction.columns(
                 *(row_scalars, dscalars, scalar_partials, counters + 2, B, COLUMNS),
@@ -209,10 +214,9 @@ def backward(
         reduction.wait_for(arrivals + split, _blocks(split, rows_per_split, B, BM))
         SIZE: tl.constexpr = BH_WEIGHTS * (1 + (BD if dW is not None else 0))
         first_unit = m.to(tl.int64) * h
-        first_tile = (m * tiles).to(tl.int64)
         into = Into(None if dW is None else dW + first_unit * D, db + first_unit)
-        here = partials + first_tile * splits * SIZE
-        part = Part(here, arrivals + splits + first_tile, tile % tiles, split, splits, rows_per_split)
+        part = Part(partials, arrivals + splits, tile % tiles, split, splits, rows_per_split)
+        part = reduction.with_tiles_before(part, m * tiles, SIZE)
         programs.units_program(
             *(batch, modules.load_module(network, m, D), into, part, Memory(factors, None, B, COLUMNS, SLOTS)),
             *(m, form, products, QUANTITY, BM_WEIGHTS, BH_WEIGHTS),

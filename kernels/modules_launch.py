@@ -15,8 +15,6 @@ from . import configuration, launch, launching, modules_entry
 from .mode import ModulesMode, padded_columns
 
 _SUM_ROWS, _SUM_PROGRAMS = 1024, 64
-_OWN_COUNTERS = 4
-"""Counters besides those of tiles: tickets, exits, and the arrivals of those that add up scalars and the bias."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,8 @@ def backward(
     blocks = triton.cdiv(h, constants["BH_WEIGHTS"]) if into.b is not None else 0
     size = constants["BH_WEIGHTS"] * (1 + (0 if into.W is None else configuration.padded(d)))
     step = max(constants["BM"], constants["BM_WEIGHTS"])
-    splits, rows_per_split = launch.split(len(x), step, count * blocks, size)
-    if not blocks:
-        rows_per_split = triton.cdiv(len(x), step) * step
+    sums = launch.layout_of(len(x), step, count * blocks, size, constants["BH_WEIGHTS"], of_parts=1)
+    rows_per_split = sums.rows if blocks else triton.cdiv(len(x), step) * step
     scalar_splits = 0 if into.scalars is None else min(triton.cdiv(len(x), _SUM_ROWS), _SUM_PROGRAMS)
     bias_splits = 0 if into.bias is None else min(triton.cdiv(len(x), _SUM_ROWS), _SUM_PROGRAMS)
     rows = triton.cdiv(len(x), constants["BM"])
@@ -100,15 +97,16 @@ def backward(
     try:
         launching.launch_by_plan(
             modules_entry.backward,
-            (rows + bias_splits + scalar_splits + count * blocks * splits,),
+            (rows + bias_splits + scalar_splits + sums.programs,),
             (
                 *(x, g, weight, *network.pointers(), into.x, into.W, into.b, into.scalars, into.bias),
                 memory(count * (4 if network.negative is None else 8), len(x)),
                 None if into.scalars is None else memory(len(x), columns),
-                memory(count * blocks * splits * size),
+                memory(sums.partials),
                 *(memory(scalar_splits * padded_columns(columns)), memory(bias_splits * configuration.padded(d))),
-                launch.counters(x.device, _OWN_COUNTERS + splits + count * blocks),
-                *(len(x), h, count, x.stride(0), 0 if g is None else g.stride(0), rows, blocks, splits, rows_per_split),
+                launch.counters(x.device, sums.counters),
+                *(len(x), h, count, x.stride(0), 0 if g is None else g.stride(0)),
+                *(rows, blocks, sums.splits, rows_per_split),
                 *(scalar_splits, _rows_per_split(len(x), scalar_splits, constants["BM"])),
                 *(bias_splits, _rows_per_split(len(x), bias_splits, constants["BM"])),
             ),

@@ -18,7 +18,7 @@ from .modules import Factors, Statistics
 class SoftMaximum(NamedTuple):
     """The running soft maximum (log-sum-exp) of a row's scores s_m = κ F_m + c_m, over the modules so far.
 
-    top = max_m s_m,  total = Σ_m e^{s_m − top},  more = Σ_m e^{s_m − top} y_m, where y_m is what is averaged.
+    top = max_m s_m, in float64;  total = Σ_m e^{s_m − top};  more = Σ_m e^{s_m − top} y_m, where y_m is averaged.
     """
 
     top: tl.tensor
@@ -30,23 +30,29 @@ class SoftMaximum(NamedTuple):
 def empty_maximum(more):
     """The soft maximum over no module; more: zeros of y's shape."""
     empty = tl.zeros((more.shape[0],), tl.float32)
-    return SoftMaximum(empty + float("-inf"), empty, more)
+    return SoftMaximum(empty.to(tl.float64) + float("-inf"), empty, more)
 
 
 @triton.jit
 def with_module(maximum, of_module, more):
     """The soft maximum with another module, whose s_m is of_module and whose y_m is `more`."""
     highest = tl.maximum(maximum.top, of_module)
-    shrink = tl.exp(maximum.top - highest)
-    e = tl.exp(of_module - highest)
+    shrink = modules.shrinkage(maximum.top, highest)
+    e = tl.exp((of_module - modules.origin(highest)).to(tl.float32))
     total = maximum.total * shrink + e
     return SoftMaximum(highest, total, modules.scaled(maximum.more, shrink) + modules.scaled(more, e))
 
 
 @triton.jit
 def score(potential, network, m):
-    """s_m = κ F_m + c_m."""
-    return tl.load(network.sharpness).to(tl.float32) * potential + tl.load(network.offset + m).to(tl.float32)
+    """s_m = κ F_m + c_m, in float64 as the potential is."""
+    return tl.load(network.sharpness).to(tl.float64) * potential + tl.load(network.offset + m).to(tl.float64)
+
+
+@triton.jit
+def soft_maximum(maximum, network):
+    """LSE_m(s_m)/κ, in float64."""
+    return (maximum.top + tl.log(maximum.total).to(tl.float64)) / tl.load(network.sharpness).to(tl.float64)
 
 
 class Memory(NamedTuple):
@@ -178,7 +184,7 @@ def _find_statistics(
         found = modules.statistics(points, cotangents, module, form, products, ALONG, BH)
         _save_statistics(memory, m, rows, found, form)
         if form.combined:
-            potential = modules.potential(found, module, form)
+            potential = modules.exact_potential(found, module, form)
             more = maximum.more
             if QUANTITY == "value":
                 more = modules.gradient(found, module, form)
@@ -192,11 +198,11 @@ def _of_module(found, module, network, m, maximum, weight, form, QUANTITY: tl.co
     zeros = tl.zeros(weight.shape, tl.float32)
     if form.combined:
         kappa = tl.load(network.sharpness).to(tl.float32)
-        potential = modules.potential(found, module, form)
-        softmax = tl.exp(score(potential, network, m) - maximum.top) / maximum.total
+        potential = modules.exact_potential(found, module, form)
+        softmax = tl.exp((score(potential, network, m) - maximum.top).to(tl.float32)) / maximum.total
         # Relative to the network's potential, which changes nothing because Σ_m of_score = 0, and keeps digits where
         # potentials are large.
-        rise = potential - (maximum.top + tl.log(maximum.total)) / kappa
+        rise = (potential - soft_maximum(maximum, network)).to(tl.float32)
         if QUANTITY == "value":
             of_score = softmax * (modules.gradient(found, module, form) - maximum.more / maximum.total)
             return softmax, kappa * of_score, of_score, of_score * rise

@@ -136,15 +136,20 @@ def _save(totals, sums, into, part, h, D: tl.constexpr, BH: tl.constexpr):
         vectors = vectors + (tl.sum(totals[c], 0),)
     vectors = vectors + sums
     COUNT: tl.constexpr = len(vectors)
-    lanes = tl.arange(0, BH)
-    units = part.tile * BH + lanes
-    partials = part.partials + part.tile.to(tl.int64) * part.splits * COUNT * BH
+    SIZE: tl.constexpr = COUNT * BH
+    own = reduction.memory_of(part, SIZE) + part.split.to(tl.int64) * SIZE
     for i in tl.static_range(COUNT):
-        tl.store(partials + part.split.to(tl.int64) * COUNT * BH + i * BH + lanes, vectors[i])
-    if reduction.is_last(part.counters + part.tile, part.splits):
-        for i in tl.static_range(COUNT):
-            vector = reduction.total_of(partials + i * BH + lanes, part.splits, COUNT * BH)
-            if i < W_COLUMNS:
-                tl.store(into.W + units * D + i, vector, mask=units < h)
-            else:
-                tl.store(into.vectors + (i - W_COLUMNS) * h + units, vector, mask=units < h)
+        tl.store(own + i * BH + tl.arange(0, BH), vectors[i])
+    found, count = reduction.left_to_add(part, SIZE)
+    if count > 0:
+        start = part.tile * BH
+        for first in range(0, SIZE, reduction.WIDTH):
+            lanes = first + tl.arange(0, reduction.WIDTH)
+            total = reduction.total_of(found + lanes, lanes < SIZE, count, SIZE)
+            if W_COLUMNS > 0:
+                unit = start + lanes % BH
+                inside = (lanes < W_COLUMNS * BH) & (unit < h)
+                tl.store(into.W + unit * D + lanes // BH, total, mask=inside)
+            if COUNT > W_COLUMNS:
+                of_vectors = lanes - W_COLUMNS * BH
+                reduction.store_vectors(into.vectors, total, of_vectors, start, h, COUNT - W_COLUMNS, BH)

@@ -1,6 +1,9 @@
 """Σ over a batch, by many programs: each saves its partial sum, and the last to arrive adds them up in order.
 
 So a sum has the same bits at every run, and needs neither memory of zeros nor a second launch.
+
+Programs come in groups of GROUP.  The last of a group to arrive adds up the group's sums, and the last of those the
+groups' sums, so that of S programs none adds more than GROUP + S/GROUP sums; it loads several of them at once.
 """
 
 from typing import NamedTuple
@@ -9,6 +12,14 @@ import triton
 import triton.language as tl
 
 from . import common
+
+GROUP = tl.constexpr(16)
+
+OTHERS = tl.constexpr(4)
+"""How many counters of a launch come before those of its tiles."""
+
+WIDTH = tl.constexpr(512)
+"""How many numbers of GROUP partial sums are loaded at once: 32 KiB, 64 registers of a thread of four warps."""
 
 
 class Into(NamedTuple):
@@ -24,7 +35,8 @@ class Into(NamedTuple):
 class Part(NamedTuple):
     """One program's part of a tile's reduction: part `split` of `splits`, with `rows` rows of the batch.
 
-    partials: memory for all programs' partial sums.  counters: one for each tile, to count arrivals.
+    partials: for each tile, memory for the partial sums of its programs, and of their groups.  counters: for each tile
+    one to count the groups that have arrived, and then one for each group, to count its programs.
     """
 
     partials: tl.tensor
@@ -61,11 +73,11 @@ def arrive(counter):
 def wait_for(counter, count):
     """Wait until `count` programs have arrived: all that they stored before is then visible.
 
-    The last poll must be an acquire: it drops what this multiprocessor's first-level cache holds of their memory.
+    An acquire empties this multiprocessor's first-level cache, which other programs use: there is one, after the polls.
     """
-    arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
-    while arrived < count:
-        arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
+    while tl.atomic_add(counter, 0, sem="relaxed", scope="gpu") < count:
+        pass
+    tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
     tl.debug_barrier()
 
 
@@ -73,16 +85,23 @@ def wait_for(counter, count):
 def leave(arrivals, splits, exits, count):
     """Count this program out; the last of `count` resets the `splits` counters that others waited for to 0."""
     if is_last(exits, count):
-        for split in range(splits):
-            tl.store(arrivals + split, 0)
+        lanes = tl.arange(0, WIDTH)
+        for start in range(0, splits, WIDTH):
+            tl.store(arrivals + start + lanes, 0, mask=start + lanes < splits)
 
 
 @triton.jit
-def total_of(pointers, count, stride):
-    """Σ_{i < count} of the numbers at pointers + i·stride, in this order."""
-    total = tl.load(pointers, cache_modifier=".cg")
-    for i in range(1, count):
-        total += tl.load(pointers + i * stride, cache_modifier=".cg")
+def total_of(pointers, there, count, stride):
+    """Σ_{i < count} of the numbers at pointers + i·stride, GROUP at once; pointers: (N,).
+
+    there: which of them there are, (N,).
+    """
+    total = tl.zeros(pointers.shape, tl.float32)
+    for start in range(0, count, GROUP):
+        parts = start + tl.arange(0, GROUP)
+        at = pointers[None, :] + parts[:, None] * stride
+        inside = there[None, :] & (parts < count)[:, None]
+        total += tl.sum(tl.load(at, mask=inside, other=0.0, cache_modifier=".cg"), 0)
     return total
 
 
@@ -98,7 +117,49 @@ def columns(pointer, out, partials, counter, count, stride, split, splits, rows_
         total += tl.sum(rows.to(tl.float32), 0)
     tl.store(partials + split * BD + lanes, total)
     if is_last(counter, splits):
-        tl.store(out + lanes, total_of(partials + lanes, splits, BD), mask=lanes < products.D)
+        total = total_of(partials + lanes, lanes < BD, splits, BD)
+        tl.store(out + lanes, total, mask=lanes < products.D)
+
+
+@triton.jit
+def with_tiles_before(part, tiles, SIZE: tl.constexpr):
+    """The part with memory and counters that come after those of so many tiles."""
+    groups = tl.cdiv(part.splits, GROUP)
+    partials = part.partials + tiles.to(tl.int64) * (part.splits + groups) * SIZE
+    return Part(partials, part.counters + tiles * (1 + groups), part.tile, part.split, part.splits, part.rows)
+
+
+@triton.jit
+def memory_of(part, SIZE: tl.constexpr):
+    """Where the partial sums of a tile's programs lie, SIZE numbers each, and those of its groups after them."""
+    return with_tiles_before(part, part.tile, SIZE).partials
+
+
+@triton.jit
+def left_to_add(part, SIZE: tl.constexpr):
+    """Where sums of SIZE numbers lie that this program has to add up, and how many; none unless it comes last.
+
+    They are those of all programs of the tile, or of their groups if there are several.
+    """
+    partials = memory_of(part, SIZE)
+    of_groups = partials + part.splits.to(tl.int64) * SIZE
+    groups = tl.cdiv(part.splits, GROUP)
+    group = part.split // GROUP
+    members = tl.minimum(part.splits - group * GROUP, GROUP)
+    arrived = with_tiles_before(part, part.tile, SIZE).counters
+    count = group * 0
+    if is_last(arrived + 1 + group, members):
+        count = members
+        if groups > 1:
+            of_members = partials + (group * GROUP).to(tl.int64) * SIZE
+            into = of_groups + group.to(tl.int64) * SIZE
+            for start in range(0, SIZE, WIDTH):
+                lanes = start + tl.arange(0, WIDTH)
+                total = total_of(of_members + lanes, lanes < SIZE, members, SIZE)
+                tl.store(into + lanes, total, mask=lanes < SIZE)
+            count = tl.where(is_last(arrived, groups), groups, 0)
+            partials = of_groups
+    return partials, count
 
 
 @triton.jit
@@ -110,18 +171,32 @@ def matrix_and_vectors(matrix, vectors, into, part, h, D: tl.constexpr, BH: tl.c
     MATRIX: tl.constexpr = BH * BD if into.W is not None else 0
     COUNT: tl.constexpr = len(vectors)
     SIZE: tl.constexpr = MATRIX + COUNT * BH
-    partials = part.partials + part.tile.to(tl.int64) * part.splits * SIZE
-    own = partials + part.split.to(tl.int64) * SIZE
+    own = memory_of(part, SIZE) + part.split.to(tl.int64) * SIZE
     lines = tl.arange(0, BH)
-    block = lines[:, None] * BD + tl.arange(0, BD)[None, :]
     if into.W is not None:
-        tl.store(own + block, matrix)
+        tl.store(own + lines[:, None] * BD + tl.arange(0, BD)[None, :], matrix)
     for i in tl.static_range(COUNT):
         tl.store(own + MATRIX + i * BH + lines, vectors[i])
-    if is_last(part.counters + part.tile, part.splits):
+    sums, count = left_to_add(part, SIZE)
+    if count > 0:
         start = part.tile * BH
-        if into.W is not None:
-            common.store_rows(into.W, total_of(partials + block, part.splits, SIZE), start, h, D, BH, BD)
-        for i in tl.static_range(COUNT):
-            vector = total_of(partials + MATRIX + i * BH + lines, part.splits, SIZE)
-            tl.store(into.vectors + i * h + start + lines, vector, mask=start + lines < h)
+        for first in range(0, SIZE, WIDTH):
+            lanes = first + tl.arange(0, WIDTH)
+            total = total_of(sums + lanes, lanes < SIZE, count, SIZE)
+            if into.W is not None:
+                unit, column = start + lanes // BD, lanes % BD
+                inside = (lanes < MATRIX) & (unit < h) & (column < D)
+                tl.store(into.W + unit.to(tl.int64) * D + column, total, mask=inside)
+            if COUNT > 0:
+                store_vectors(into.vectors, total, lanes - MATRIX, start, h, COUNT, BH)
+
+
+@triton.jit
+def store_vectors(into, total, lanes, start, h, COUNT: tl.constexpr, BH: tl.constexpr):
+    """Stores those of `total` that belong to COUNT vectors `into` (COUNT, h), of the units `start` …, (BH,).
+
+    lanes: the places of `total` among these COUNT · BH numbers; what lies outside belongs to none.
+    """
+    unit = start + lanes % BH
+    inside = (lanes >= 0) & (lanes < COUNT * BH) & (unit < h)
+    tl.store(into + (lanes // BH) * h + unit, total, mask=inside)

@@ -103,6 +103,37 @@ def test_derivatives_and_their_gradients(family: str, backend: str, suffix: str)
     check(family, suffix, backend, tensors, g if suffix == "_jvp" else cotangent(suffix[1:], g))
 
 
+@pytest.mark.parametrize(("backend", "of_eager"), [("cpp", 0.8), ("triton", 0.5)])
+def test_shares_of_large_scores(backend: str, of_eager: float) -> None:
+    """Of scores of a thousand the last digits are a share's first ones: sums and scores have more than float32's."""
+    errors = torch.zeros(2)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        tensors = draw("quadratic", (33, 4, 256), torch.float32)
+        tensors[1] *= 2
+        tensors[-2] = torch.tensor(5.0)
+        truth = call("quadratic", "", "reference")(doubles(tensors))
+        found = [call("quadratic", "", which)(tensors) for which in (backend, "reference")]
+        errors += torch.stack([(f.double() - truth).square().mean().sqrt() for f in found]).float()
+    assert errors[0] <= of_eager * errors[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("soft", [False, True], ids=["sum", "soft maximum"])
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's words for overflow
+def test_potentials_that_overflow_have_a_sign(sign: int, soft: bool, backend: str) -> None:
+    """−∞ − (−∞) must not come up: eager PyTorch's potential is ±∞ there."""
+    x = torch.tensor([[sign * torch.finfo(torch.float32).max / 4] * 9, [0.1] * 9])
+    W, b, ones = torch.ones(2, 5, 9), torch.zeros(2, 5), torch.ones(2)
+    more = {"sharpness": torch.tensor(3.0), "offset": torch.zeros(2)} if soft else {}
+    found = gradnets_fast.softmax_modules_potential(x, W, b, ones, ones, None, None, backend=backend, **more)
+    expected = reference.softmax_modules_potential(x, W, b, ones, ones, None, None, **more)
+    assert expected[0] == sign * float("inf")
+    assert found[0] == expected[0]
+    torch.testing.assert_close(found[1], expected[1])
+
+
 @each_family
 @each_backend
 def test_second_derivatives(family: str, backend: str) -> None:

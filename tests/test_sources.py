@@ -86,7 +86,7 @@ def test_words_and_layout_do_not_count(folder: Path) -> None:
     [
         ("_activations_gen", "return t0, 1.0 - (t0 * t0)", "return t0, 1.0 - t0", {*KERNELS} - {"wide.forward"}),
         ("_activations_gen", "def relu_value(x):\n    return", "def relu_value(x):\n    return 2 *", set()),
-        ("common", "4.0 * e /", "2.0 * e /", {*KERNELS} - {"wide.forward"}),
+        ("common", "4.0 * tl.exp(", "2.0 * tl.exp(", {*KERNELS} - {"wide.forward"}),
         ("integral", "FAR = tl.constexpr(128)", "FAR = tl.constexpr(64)", {"entry.forward", "entry.backward"}),
         (
             "cascade",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import math
 import os
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import torch._inductor.graph
+import triton.language as tl
 from torch import Tensor
 
 import gradnets_fast
 from covering import in_turn, slow_but_few
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, quadrature
-from gradnets_fast.kernels import launch, launching
+from gradnets_fast.kernels import launch, launching, reduction
 from gradnets_fast.ops import _triton
 from oracle import assert_as_good_as_eager, outputs_and_gradients, second_gradients
 from test_operators import Call, check_vectors_in_float32, compare, drawn, ridge_call
@@ -111,6 +113,75 @@ def test_every_activation(name: str, size: tuple[int, int, int], dtype: torch.dt
     tensors, g = drawn(call, size, dtype)
     result = compare(call, tensors, g)
     assert_as_good_as_eager(result.ours, result.eager, result.exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("d", [2, 9])
+def test_sines_of_any_angle(d: int, dtype: torch.dtype) -> None:
+    """One hidden unit, which is the first coordinate: f = sin, ∇f = cos and −sin of numbers that nothing rounds."""
+    generator = torch.Generator().manual_seed(d)
+    exponents = torch.linspace(-120, 127.99, 400) if dtype != torch.float16 else torch.linspace(-14, 15.9, 400)
+    angles = torch.cat([2**exponents, 6000 * torch.rand(400, generator=generator), 1e4 * 3.0 ** torch.arange(20)])
+    # The float32 that comes nearest to a multiple of π/2, and those at which the way to reduce angles changes.
+    angles = torch.cat([angles, torch.tensor([16367173 * 2.0**72, 3000.0, 3000.0001220703125, 3.4e38])]).to(dtype)
+    angles = angles[angles.isfinite()]
+    x = torch.zeros(2 * len(angles), d, dtype=dtype)
+    x[:, 0] = torch.cat([angles, -angles])
+    W, v = torch.eye(1, d, dtype=dtype), torch.eye(1, d, dtype=dtype).expand_as(x)
+    given = {"scale": None, "shift": torch.zeros(1, 1, dtype=dtype), "coef": None, "basis": "sin"}
+    x.requires_grad_()
+    with gradnets_fast.use_backend("triton"):
+        f = gradnets_fast.ridge(x, W, bias=None, **given)
+        slope = gradnets_fast.ridge_jvp(x, v, W, **given)
+        (of_f,) = torch.autograd.grad(f[:, 0].sum(), x)
+        (bent,) = torch.autograd.grad(slope[:, 0].sum(), x)
+    exact = x.detach()[:, 0].double()
+    least = torch.finfo(dtype).tiny
+    # The interpreter rounds towards 0 to bfloat16.
+    eps = 3 * 2.0**-24 if dtype == torch.float32 else torch.finfo(dtype).eps
+    for got, truth in ((f, exact.sin()), (slope, exact.cos()), (of_f, exact.cos()), (bent, -exact.sin())):
+        error = (got.detach()[:, 0].double() - truth).abs()
+        assert (error <= eps * truth.abs() + least).all(), error.max()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's words for ∞ − ∞
+@pytest.mark.parametrize("d", [2, 9])
+def test_sines_far_out_leave_their_neighbours_alone(d: int) -> None:
+    x = torch.rand(40, d, generator=torch.Generator().manual_seed(0))
+    W, shift = torch.eye(1, d), torch.zeros(1, 1)
+    with gradnets_fast.use_backend("triton"):
+        usual = gradnets_fast.ridge(x, W, None, shift, None, basis="sin")
+        x[3, 0], x[5, 0], x[7, 0], x[9, 0] = math.inf, -math.inf, math.nan, 1e30
+        mixed = gradnets_fast.ridge(x, W, None, shift, None, basis="sin")
+    assert mixed[[3, 5, 7], 0].isnan().all()
+    assert mixed[9, 0] == torch.tensor(1e30).double().sin().float()
+    others = [row for row in range(40) if row not in (3, 5, 7, 9)]
+    assert torch.equal(mixed[others], usual[others])
+
+
+_COMPILED_SINES = """
+from gradnets_fast.kernels import compiler, configuration, offline
+from gradnets_fast.kernels.mode import Mode
+for architecture, kind, d, layers, variant in [
+    (80, "half", 64, 1, "forward"), (90, "half", 64, 1, "backward"), (90, "ieee", 2, 1, "narrow.backward"),
+    (100, "tf32x3", 32, 1, "forward"),
+]:
+    mode = Mode(architecture, kind, ("sin",), layers)
+    tiles = configuration.options(variant, architecture, kind, d, layers)
+    made = compiler.compiled(offline.launch(variant, mode, d, tiles, even=True, absent=()), architecture)
+    assert ".local" not in made.asm["ptx"], variant
+    assert compiler.Resources.of(made).stack == 0, variant
+    print(variant)
+"""
+
+
+@pytest.mark.slow
+def test_sines_take_no_memory_of_a_threads_own() -> None:
+    """The reduction of angles in CUDA's mathematical library keeps an array there, in every kernel that has a sine."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", _COMPILED_SINES], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 4
 
 
 @in_turn("call, size, dtype", DTYPES[1:], CALLS, SMALL)
@@ -362,11 +433,58 @@ def test_a_triton_that_does_not_start_is_refused_where_no_kernel_is_compiled(hop
     assert _answer_of_driver(99000, hopper) is None
 
 
-def test_the_last_program_adds_no_more_parts_than_its_own_work_is_worth() -> None:
-    tiles = {"BH_WEIGHTS": 32, "BM_WEIGHTS": 32}
-    small, large = (launch._reduction(batch, h, tiles, 14) for batch, h in ((65536, 64), (1 << 20, 1024)))
-    assert (small.splits, small.rows) == (64, 1024)
-    assert (large.splits, large.programs) == (16, 512)
+@pytest.mark.parametrize(
+    ("batch", "size", "splits", "rows"),
+    [
+        ((65536, 32), (2, 14 * 32, 32), 256, 256),
+        ((65536, 32), (1, 44 * 64, 64), 293, 224),
+        ((65536, 32), (1, 131 * 64, 64), 171, 384),
+        ((1 << 20, 32), (16, 76 * 64, 64), 32, 1 << 15),
+        ((70, 32), (2, 14 * 32, 32), 1, 96),
+        ((70, 32), (0, 0, 32), 1, 32),
+    ],
+    ids=str,
+)
+def test_the_last_program_adds_no_more_parts_than_its_own_work_is_worth(
+    batch: tuple[int, int], size: tuple[int, int, int], splits: int, rows: int
+) -> None:
+    layout = launch.layout_of(*batch, *size)
+    groups = -(-splits // 16)
+    assert (layout.splits, layout.rows, layout.programs) == (splits, rows, size[0] * splits)
+    assert layout.partials == size[0] * (splits + groups) * size[1]
+    assert layout.counters >= 4 + size[0] * (1 + groups)
+
+
+IN_GROUPS = [
+    (ridge_call(2, ("tanh",), "triton"), (640, 3, 5)),
+    (ridge_call(1, ("softplus", "identity"), "triton"), (700, 12, 5)),
+]
+
+
+@pytest.mark.parametrize(("call", "size"), IN_GROUPS, ids=str)
+def test_sums_by_several_groups_of_programs(
+    call: Call, size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the machine has take long in the interpreter, so that groups are smaller here."""
+    monkeypatch.setattr(reduction, "GROUP", tl.constexpr(2))
+    tensors, g = drawn(call, size, torch.float32)
+    counted: list[int] = []
+
+    def record(kernel: Any, _: Any, arguments: tuple[Any, ...], constants: Any) -> bool:
+        names = (name for name in kernel.arg_names if name not in constants)
+        counted.append(dict(zip(names, arguments)).get("splits", 0))
+        return False
+
+    launching.try_first(record)
+    try:
+        result = compare(call, tensors, g)
+    finally:
+        launching.try_first(None)
+    assert max(counted) > 2
+    assert max(counted) % 2 == 1
+    assert_as_good_as_eager(result.ours, result.eager, result.exact)
+    again = compare(call, tensors, g)
+    assert all(torch.equal(a, b) for a, b in zip(result.ours, again.ours))
 
 
 def test_no_tensor_of_ones_stands_for_what_is_absent() -> None:

@@ -127,8 +127,8 @@ def _triton_call(node: Expression, operands: list[str]) -> str:
     if node.op == "neg":
         return f"(-{operands[0]})"
     operands = list(map(strip, operands))
-    known = {"abs": "tl.abs", "where": "tl.where", "exp": "tl.exp", "log": "tl.log", "sin": "tl.sin"}
-    known |= {"cos": "tl.cos", "erf": "tl.erf", "min": "common.minimum"}
+    known = {"abs": "tl.abs", "where": "tl.where", "exp": "tl.exp", "log": "tl.log"}
+    known |= {"erf": "tl.erf", "min": "common.minimum"}
     if node.op == "approximate_tanh":
         operands.append("ARITHMETIC")
     return f"{known.get(node.op, f'common.{node.op}')}({', '.join(operands)})"

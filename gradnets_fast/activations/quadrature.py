@@ -71,8 +71,8 @@ def rules_by_reach(dtype: str) -> tuple[tuple[float, Rule], ...]:
     """Return (reach, rule) pairs, ascending: where |u|·pace <= reach the rule is exact to the dtype's rounding.
 
     The pace of a cascade is the greatest slope |dz_l/du| of a layer's argument over `Basis.strip`; the convergence is
-    geometric, at a rate that this ratio decides.  The last rule serves all others; between kinks, one of 16 nodes on each
-    eighth.
+    geometric, at a rate that this ratio decides.  The last rule serves all others; between kinks,
+    one of 16 nodes on each eighth.
     """
     return (*((reach, rule(*sizes)) for reach, *sizes in _REACHES[dtype]), (math.inf, PANELLED_RULE))
 

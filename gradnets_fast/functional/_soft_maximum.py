@@ -29,7 +29,8 @@ def combined(network: Network, quantity: str, points: tuple[Tensor, ...], settin
     assert network.offset is not None
     parameters = [None if t is None else t.to(dtype) for t in network.parameters()]
     wide_points = [point.to(dtype) for point in points]
-    sharpness, offset = network.sharpness.to(dtype), network.offset.to(dtype)
+    # An absolute error of a score is a relative one of its module's share.
+    sharpness, offset = network.sharpness.double(), network.offset.double()
     function = SOFT_MAXIMUM[quantity]
     result = function(_by_kernels(network, settings), *wide_points, parameters, sharpness, offset)
     if network.bias is not None and quantity in ("value", "potential"):
@@ -46,7 +47,10 @@ def _by_kernels(network: Network, settings: Settings) -> ModuleFunctions:
 
     def value_and_potential(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         result = kernel("value_and_potential")(*tensors)
-        return result[..., :-1], result[..., -1]
+        return result[..., :-1], result[..., -1].double()
 
-    potential, jvp, divergence, jacobian = map(kernel, ("potential", "jvp", "divergence", "jacobian"))
+    def potential(*tensors: Tensor | None) -> Tensor:
+        return kernel("potential")(*tensors).double()
+
+    jvp, divergence, jacobian = map(kernel, ("jvp", "divergence", "jacobian"))
     return ModuleFunctions(value_and_potential, potential, jvp, divergence, jacobian)

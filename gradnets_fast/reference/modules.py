@@ -435,7 +435,8 @@ def _shares_and_gradients(
 ) -> tuple[Tensor, Tensor]:
     """s, (…, M), and G, (…, M, d)."""
     gradients, potentials = zip(*(module.value_and_potential(x, *one) for one in _each_module(parameters)))
-    return (sharpness * torch.stack(potentials, -1) + offset).softmax(-1), torch.stack(gradients, -2)
+    s, G = (sharpness * torch.stack(potentials, -1) + offset).softmax(-1), torch.stack(gradients, -2)
+    return s.to(torch.promote_types(G.dtype, torch.float32)), G
 
 
 def _module_functions(

@@ -115,6 +115,15 @@ def _ridge(case: Case, normal: Callable[..., Tensor]) -> dict[str, Tensor]:
     return _points(case, normal) | parameters | _bias(case, normal(d))
 
 
+def _sines(case: Case, normal: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """Of the first coordinate alone, which nothing rounds: every other number is far."""
+    rows, d, h = case.size
+    x = (normal(rows, d) * 2.0 ** (torch.arange(rows) % 2 * torch.arange(rows) % 120)[:, None]).to(case.dtype).double()
+    W = torch.zeros(h, d, dtype=torch.float64)
+    W[0, 0] = 1
+    return {"x": x, "W": W, "scale": torch.ones(1, h), "shift": torch.zeros(1, h), "coef": torch.ones(1, 1, h)}
+
+
 def _bias(case: Case, bias: Tensor) -> dict[str, Tensor]:
     return {"bias": bias} if quantity(case.operator) in ("value", "potential") else {}
 
@@ -170,6 +179,7 @@ def _matrices(case: Case, normal: Callable[..., Tensor]) -> dict[str, Tensor]:
 
 _FORMS: dict[str, tuple[Draw, Callable[[Case], dict[str, Any]]]] = {
     "tanh": (_ridge, lambda case: {"basis": "tanh"}),
+    "far sines": (_sines, lambda case: {"basis": "sin"}),
     "softplus and sin": (_ridge, lambda case: {"basis": ("softplus", "sin")}),
     "heads": (_ridge, lambda case: {"basis": ("softplus", "hardtanh"), "heads": True}),
     "softmax": (_modules, lambda case: {"negative": None}),
@@ -214,6 +224,10 @@ def sample() -> list[Case]:
         ("half", "transformed_modules", (40, 16, 40), "half_square", 2),
         ("half", "deep", (40, 8, 20), "layers", 2),
         ("half", "deep_potential", (40, 8, 20), "skips", 2),
+        ("ieee", "ridge", (150, 2, 3), "far sines", 1),
+        ("half", "ridge", (150, 16, 3), "far sines", 1),
+        ("half", "softmax_modules", (2300, 16, 20), "weighted softmax", 1),
+        ("ieee", "ridge", (2300, 2, 7), "tanh", 1),
     ]
     return [Case((80, 90)[i % 2], *one) for i, one in enumerate(chosen)]
 
@@ -240,6 +254,11 @@ def everything(architecture: int) -> Iterator[Case]:
         for operator, depth in product(("conv_ridge", "conv_ridge_jvp"), (1, 2)):
             if depth == 1 or form == "strips, circular":
                 yield Case(architecture, kind, operator, (2, 40, 20), form, depth)
+    for kind, d in (("ieee", 2), ("half", 2), ("half", 16)):
+        yield Case(architecture, kind, "ridge", (150, d, 3), "far sines", 1)
+    # So many rows that their sums are added up group by group.
+    yield Case(architecture, "ieee", "ridge", (2300, 2, 7), "tanh", 1)
+    yield Case(architecture, "half", "softmax_modules", (2300, 16, 20), "weighted softmax", 1)
     for d in (1, 3, 5, 17):
         yield Case(architecture, "ieee", "symmetric_slogdet", (9, d, 0), "matrices")
 
