@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 import gradnets_fast
-from covering import in_turn, slow_but_few
+from covering import in_turn, label, slow_but_few
 from gradnets_fast import reference
 from gradnets_fast.activations import TABLE, quadrature
 from gradnets_fast.kernels import launch, launching, reduction
@@ -461,7 +461,7 @@ IN_GROUPS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "size"), IN_GROUPS, ids=str)
+@pytest.mark.parametrize(("call", "size"), IN_GROUPS, ids=label)
 def test_sums_by_several_groups_of_programs(
     call: Call, size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
