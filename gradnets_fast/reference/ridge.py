@@ -261,7 +261,8 @@ def _panels(
     for panel in range(MOST_PANELS):
         end = torch.ones_like(t)
         if panel < MOST_PANELS - 1:
-            end = torch.minimum(t + _reach(t, *parameters) if straight else _cut(t, t + 0.125, *parameters), end)
+            eighth = (torch.floor(8 * t) + 1) / 8
+            end = torch.minimum(t + _reach(t, *parameters) if straight else _cut(t, eighth, *parameters), end)
         yield t, end - t
         t = end
         if not fixed and bool((t >= 1).all()):
