@@ -51,7 +51,7 @@ for kind, at_least in json.loads(sys.argv[3]).items():
 """
 
 DEEP = [80, "deep", [40, 8, 20], "layers", 2]
-RIDGE = [90, "ridge", [300, 16, 40], "tanh", 1]
+RIDGE = [90, "ridge", [300, 16, 300], "tanh", 1]
 
 
 @pytest.mark.slow
