@@ -22,7 +22,7 @@ from gradnets_fast.nn import GradNet
 
 CASES = (
     *((gf.mGradNetC, "tanh", layers, 32, 128) for layers in (2, 4, 8)),
-    *((gf.mGradNetC, activation, 4, 32, 128) for activation in ("softplus", "relu")),
+    *((gf.mGradNetC, activation, 4, 32, 128) for activation in ("softplus", "relu", "elu")),
     (gf.mGradNetC, "tanh", 4, 2, 64),
     (gf.GradNetC, "tanh", 4, 32, 128),
 )

@@ -47,6 +47,8 @@ template <class T, class Bases> class KinkList {
     using U = typename Simd<T>::Unsigned;
     static constexpr int lanes = Simd<T>::lanes, N = kInterleaved, together = N * lanes;
     static constexpr int kEighths = 8, kMostIntervals = kListed * kEighths, kMostCuts = 56;
+    static constexpr int kHalvings = 5, kSteps = sizeof(T) == 4 ? 3 : 6;
+    static constexpr int kFewestNodes = 4, kMostPoints = kListed * 128, kMostListed = kMostPoints / kFewestNodes;
     static constexpr int kVectors = (kMostIntervals + together) / lanes;
 
   public:
@@ -153,8 +155,8 @@ template <class T, class Bases> class KinkList {
             low[i] = start_[first + i];
             high[i] = end_[first + i];
         }
-        for (int step = 0; step < 8; ++step) {
-            if (step < 5) {
+        for (int step = 0; step < kHalvings + kSteps; ++step) {
+            if (step < kHalvings) {
                 GRADNETS_EACH middle[i] = (low[i] + high[i]) * broadcast<V>(0.5);
             } else {
                 reach_kinks(index_, bases_, parameter, u, low, reach);
@@ -190,7 +192,7 @@ template <class T, class Bases> class KinkList {
 
     template <class Body, class Done>
     void list(int row, T start, T width, const NodeRule<T> &rule, const Body &body, const Done &done) {
-        if (size_ + rule.count > kListed * 128)
+        if (size_ + rule.count > kMostPoints || intervals_ == kMostListed)
             flush(body, done);
         const T u = u_[row], own = u * row_weight_[row];
         for (int n = 0; n < rule.count; ++n) {
@@ -219,7 +221,7 @@ template <class T, class Bases> class KinkList {
     T u_[kListed + together], row_weight_[kListed], pace_ = 0;
     int64_t size_ = 0;
     int intervals_ = 0, pending_ = 0;
-    int row_[kMostIntervals], of_row_[kListed * 128], count_[kListed * 128];
+    int row_[kMostIntervals], of_row_[kMostListed], count_[kMostListed];
     V start_[kVectors] = {}, end_[kVectors] = {}, own_[kVectors] = {}, cut_[kVectors];
     U before_[kVectors] = {}, after_[kVectors] = {}, between_[kVectors];
 };

@@ -308,7 +308,7 @@ def cut_at_kink(u, t, end, vectors, phi):
     if tl.max(tl.max(cuts.to(tl.int32), 1), 0) > 0:
         low = t
         high = end
-        for step in range(7):
+        for step in range(8):
             middle = (low + high) * 0.5
             if step >= 5:
                 middle = low + 0.9375 * to_kink(u, low, vectors, phi)

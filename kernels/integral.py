@@ -108,7 +108,7 @@ def _panel_end(u, t, panel, vectors, phi):
     if _is_straight(phi.basis):
         end = tl.minimum(t + cascade.to_kink(u, t, vectors, phi), 1.0)
     else:
-        end = cascade.cut_at_kink(u, t, tl.minimum(t + 0.125, 1.0), vectors, phi)
+        end = cascade.cut_at_kink(u, t, (tl.floor(8.0 * t) + 1.0) * 0.125, vectors, phi)
     return tl.where(panel < _MOST_PANELS, tl.minimum(end, 1.0), 1.0)
 
 

@@ -243,9 +243,9 @@ def backward_plan(
     chosen = form or ("slope" if not needed.x else FORMS[quantity])
     constants = mode.backward(quantity, d, h, flags(needed.vectors), chosen)
     columns = 0 if not needed.W else d if route == "narrow" else configuration.padded(d)
-    size = constants["BH_WEIGHTS"] * (columns + needed.count)
-    blocks = triton.cdiv(h, constants["BH_WEIGHTS"]) if size else 0
-    sums = layout_of(len(x), constants["BM_WEIGHTS"], blocks, size, constants["BH_WEIGHTS"])
+    of_tile = constants["BH_WEIGHTS"] * (columns + needed.count)
+    blocks = triton.cdiv(h, constants["BH_WEIGHTS"]) if of_tile else 0
+    sums = layout_of(len(x), constants["BM_WEIGHTS"], blocks, of_tile, constants["BH_WEIGHTS"])
     bias_splits = 0 if not needed.bias else min(triton.cdiv(len(x), _BIAS_ROWS), _BIAS_PROGRAMS)
     bias_rows = triton.cdiv(triton.cdiv(len(x), max(bias_splits, 1)), constants["BM"]) * constants["BM"]
     of_points = 0 if not (needed.x or needed.v) else triton.cdiv(len(x), constants["BM"])

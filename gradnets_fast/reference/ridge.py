@@ -41,8 +41,10 @@ MIDDLE = ((0.5, 1.0),)
 """The rule of one node, exact for linear functions."""
 MOST_PANELS = 64
 """Between kinks of a cascade, at most."""
-HALVINGS, STEPS = 5, 3
+HALVINGS, STEPS = 5, 6
 """Of an eighth of [0, u], in which z_l is nearly linear then, and towards a kink in it."""
+MOST_TRACED = 24
+"""Intervals where it cannot be asked whether any is left, of functions that are not piecewise linear."""
 
 
 def cascade(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str], heads: bool = False) -> Tensor:
@@ -239,10 +241,12 @@ def _between_kinks(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis:
     The ends move with the parameters, but not the value with the ends, as φ is continuous: they have no derivative.
     """
     rule = MIDDLE if STRAIGHT.issuperset(basis) else SINGLE_PANEL_RULE
+    nodes, weights = u.new_tensor(rule).T
+    nodes = nodes.view(-1, *(1,) * u.dim())
     total = torch.zeros_like(u)
     for start, width in _panels(u.detach(), scale.detach(), shift.detach(), coef.detach(), basis):
-        for t, weight in rule:
-            total = total + weight * width * cascade((start + t * width) * u, scale, shift, coef, basis)
+        values = cascade((start + nodes * width) * u, scale, shift, coef, basis)
+        total = total + width * torch.tensordot(weights, values, 1)
     return u * total
 
 
@@ -252,15 +256,17 @@ def _panels(
     """(start, width) of intervals that make up [0, 1], on each of which t ↦ φ(tu) is analytic, each of u's shape.
 
     Piecewise linear φ is linear there; others have at most an eighth of [0, 1].  There are MOST_PANELS, of which the
-    last takes what is left, or fewer where it can be asked whether anything is left.
+    last takes what is left, or fewer where it can be asked whether anything is left.  A graph of those of others that
+    does not ask has MOST_TRACED.
     """
     parameters = (u, scale, shift, coef, basis)
     straight = STRAIGHT.issuperset(basis)
     t = torch.zeros_like(scale[0] * u)
     fixed = not _has_values(t)
-    for panel in range(MOST_PANELS):
+    most = MOST_TRACED if fixed and not straight else MOST_PANELS
+    for panel in range(most):
         end = torch.ones_like(t)
-        if panel < MOST_PANELS - 1:
+        if panel < most - 1:
             eighth = (torch.floor(8 * t) + 1) / 8
             end = torch.minimum(t + _reach(t, *parameters) if straight else _cut(t, eighth, *parameters), end)
         yield t, end - t

@@ -50,17 +50,10 @@ def cases(draw: st.DrawFn) -> Case:
         h=draw(_UNITS) + (family == "softmax_modules"),
         layouts=tuple(draw(st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=5))),
         needs=tuple(draw(st.lists(st.booleans(), min_size=1, max_size=6))),
-        scale=min(draw(st.sampled_from(_SCALES)), _largest_scale(quantity, variant)),
+        scale=draw(st.sampled_from(_SCALES)),
         mode=mode,
         seed=seed,
     )
-
-
-def _largest_scale(quantity: str, variant: Variant) -> float:
-    """1 where far points take more than sixteen nodes between kinks: float64 is then no oracle of float64."""
-    bends = any(not TABLE[name].smooth and not TABLE[name].straight for name in variant.basis if name in TABLE)
-    bends |= len({TABLE[name].smooth for name in variant.basis if name in TABLE}) > 1
-    return 1.0 if quantity == "potential" and variant.depth > 1 and bends else math.inf
 
 
 @st.composite
