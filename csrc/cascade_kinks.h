@@ -3,8 +3,9 @@
 // many nodes as each needs (cascade_nodes.h).
 //
 // Where a z_l is not on one side of a kink at both ends of an eighth, the first kink is found by halving, until z_l is
-// nearly linear between the ends, then by steps of 15/16 of what it would take a linear z_l to get there, which stay
-// before it, and a whole one.  What crosses a kink and comes back within an eighth is not seen.
+// nearly linear between the ends, then by steps of 15/16 of what it would take a linear z_l to get there, most of which
+// stay before it (one that is too long is made a halving), and a whole one.  What crosses a kink and comes back within
+// an eighth is not seen.
 #pragma once
 
 #include "cascade_nodes.h"
@@ -156,16 +157,18 @@ template <class T, class Bases> class KinkList {
             high[i] = end_[first + i];
         }
         for (int step = 0; step < kHalvings + kSteps; ++step) {
-            if (step < kHalvings) {
-                GRADNETS_EACH middle[i] = (low[i] + high[i]) * broadcast<V>(0.5);
-            } else {
+            GRADNETS_EACH middle[i] = (low[i] + high[i]) * broadcast<V>(0.5);
+            if (step >= kHalvings) {
                 reach_kinks(index_, bases_, parameter, u, low, reach);
-                GRADNETS_EACH middle[i] = low[i] + reach[i] * broadcast<V>(0.9375);
+                GRADNETS_EACH {
+                    const V near = low[i] + reach[i] * broadcast<V>(0.9375);
+                    middle[i] = select(near < high[i], near, middle[i]);
+                }
             }
             find_sides(index_, bases_, parameter, u, middle, sides);
             GRADNETS_EACH {
-                const auto is_beyond = (middle[i] >= high[i]) | (sides[i] != before_[first + i]);
-                high[i] = select(is_beyond, minimum(middle[i], high[i]), high[i]);
+                const auto is_beyond = sides[i] != before_[first + i];
+                high[i] = select(is_beyond, middle[i], high[i]);
                 low[i] = select(is_beyond, low[i], middle[i]);
             }
         }

@@ -300,8 +300,8 @@ def _sides(u, vectors, phi):
 def cut_at_kink(u, t, end, vectors, phi):
     """The first point between t and `end` at which a z_l of it times u is beyond a kink, or `end`.
 
-    By halving, until z_l is nearly linear between the ends, and then by steps of 15/16 of `to_kink`, which stay before
-    the kink, and a whole one.
+    By halving, until z_l is nearly linear between the ends, then by steps of 15/16 of `to_kink`, most of which stay
+    before the kink (one that is too long is made a halving), and a whole one.
     """
     before = _sides(t * u, vectors, phi)
     cuts = _sides(end * u, vectors, phi) != before
@@ -311,10 +311,11 @@ def cut_at_kink(u, t, end, vectors, phi):
         for step in range(8):
             middle = (low + high) * 0.5
             if step >= 5:
-                middle = low + 0.9375 * to_kink(u, low, vectors, phi)
-            is_beyond = (middle >= high) | (_sides(middle * u, vectors, phi) != before)
+                near = low + 0.9375 * to_kink(u, low, vectors, phi)
+                middle = tl.where(near < high, near, middle)
+            is_beyond = _sides(middle * u, vectors, phi) != before
             low = tl.where(is_beyond, low, middle)
-            high = tl.where(is_beyond, tl.minimum(middle, high), high)
+            high = tl.where(is_beyond, middle, high)
         end = tl.where(cuts, tl.minimum(low + to_kink(u, low, vectors, phi), high), end)
     return end
 

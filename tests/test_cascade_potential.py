@@ -194,6 +194,21 @@ def test_bent_functions_are_exact_across_kinks(basis: tuple[str, ...], layers: i
             assert (ours - true).abs().max() < BENT_ERROR * true.abs().max()
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_kinks_nearer_than_they_seem(backend: str) -> None:
+    """Of −85 the second kink is nearer than 15/16 of what the slope at the first one promises."""
+    scale = torch.tensor([[0.7379], [0.9940], [1.1566], [1.3499]])
+    shift = torch.tensor([[0.1782], [1.3549], [-0.0112], [0.5928]])
+    coef = torch.tensor([[[-0.0668], [-0.4176]], [[0.4928], [-0.0026]], [[-0.0472], [-0.5618]], [[-0.3256], [0.2847]]])
+    u, W = torch.linspace(-85.0, 75.0, 32)[:, None], torch.ones(1, 1)
+    tensors, basis = [t.double() for t in (u, W, scale, shift, coef)], ("identity", "elu")
+    ones = torch.ones(32, dtype=torch.float64)
+    exact = outputs_and_gradients(partial(exact_potential, basis=basis), tensors, ones)
+    found = outputs_and_gradients(partial(potential, basis=basis, backend=backend), tensors, ones)
+    for ours, true in zip(found, exact):
+        assert (ours - true).abs().max() < BENT_ERROR * true.abs().max()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("basis", [("elu",), ("relu", "tanh"), ("hardtanh", "identity")], ids="+".join)
 def test_triton_kernels_between_kinks(basis: tuple[str, ...]) -> None:

@@ -246,7 +246,7 @@ def _between_kinks(u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis:
     total = torch.zeros_like(u)
     for start, width in _panels(u.detach(), scale.detach(), shift.detach(), coef.detach(), basis):
         values = cascade((start + nodes * width) * u, scale, shift, coef, basis)
-        total = total + width * torch.tensordot(weights, values, 1)
+        total = total + width * torch.tensordot(weights.to(values), values, 1)
     return u * total
 
 
@@ -278,16 +278,20 @@ def _panels(
 def _cut(t: Tensor, end: Tensor, u: Tensor, scale: Tensor, shift: Tensor, coef: Tensor, basis: Sequence[str]) -> Tensor:
     """The first point between t and `end` at which a z_l is beyond a kink, or `end`.
 
-    By halving, until z_l is nearly linear between the ends, and then by steps of 15/16 of `_reach`, which stay before
-    the kink, and a whole one.  What comes and goes between t and `end` is not seen.
+    By halving, until z_l is nearly linear between the ends, then by steps of 15/16 of `_reach`, most of which stay
+    before the kink (one that is too long is made a halving), and a whole one.  What comes and goes between t and `end`
+    is not seen.
     """
     parameters = (u, scale, shift, coef, basis)
     before = _sides(t, *parameters)
     low, high = t, end
     for step in range(HALVINGS + STEPS):
-        middle = (low + high) / 2 if step < HALVINGS else low + 0.9375 * _reach(low, *parameters)
-        is_beyond = (middle >= high) | (_sides(middle, *parameters) != before)
-        low, high = torch.where(is_beyond, low, middle), torch.where(is_beyond, torch.minimum(middle, high), high)
+        middle = (low + high) / 2
+        if step >= HALVINGS:
+            near = low + 0.9375 * _reach(low, *parameters)
+            middle = torch.where(near < high, near, middle)
+        is_beyond = _sides(middle, *parameters) != before
+        low, high = torch.where(is_beyond, low, middle), torch.where(is_beyond, middle, high)
     cut = torch.minimum(low + _reach(low, *parameters), high)
     return torch.where(_sides(end, *parameters) != before, cut, end)
 
