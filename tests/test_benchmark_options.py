@@ -105,8 +105,9 @@ def test_every_activation_can_be_chosen(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_every_transform_can_be_chosen(name: str) -> None:
+    """With few hidden units: the error of an exponential is that of its argument times the argument's size."""
     for operator in (o for o in chosen.OPERATORS if draws.family(o) == "transformed_modules"):
-        (case,) = chosen.cases(Choice((operator,), shape=("60x4x5",), activation="softplus", transform=name), CPU)
+        (case,) = chosen.cases(Choice((operator,), shape=("60x4x2",), activation="softplus", transform=name), CPU)
         assert faults(case, ("eager", "cpp")) == {"eager": None, "cpp": None}, operator
 
 

@@ -171,4 +171,5 @@ def _plus_bias(result: Tensor, quantity: str, x: Tensor, bias: Tensor | None) ->
             _plus_bias(part, q, x, bias) for part, q in ((result[..., :-1], "value"), (result[..., -1], "potential"))
         )
         return torch.cat([f, F.unsqueeze(-1)], -1)
-    return (result + (bias if quantity == "value" else x @ bias.to(x.dtype))).to(x.dtype)
+    # Not x @ bias, whose gradient some libraries sum in another order for each number of threads.
+    return (result + (bias if quantity == "value" else (x * bias).sum(-1))).to(x.dtype)

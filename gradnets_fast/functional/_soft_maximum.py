@@ -35,7 +35,7 @@ def combined(network: Network, quantity: str, points: tuple[Tensor, ...], settin
     result = function(_by_kernels(network, settings), *wide_points, parameters, sharpness, offset)
     if network.bias is not None and quantity in ("value", "potential"):
         bias = network.bias.to(dtype)
-        result = result + (bias if quantity == "value" else wide_points[0] @ bias)
+        result = result + (bias if quantity == "value" else (wide_points[0] * bias).sum(-1))
     return result.to(x.dtype)
 
 

@@ -263,7 +263,8 @@ def init_positive(
     Source: Hoedt and Klambauer, "Principled Weight Initialisation for Input-Convex Neural Networks", 2023, for ReLU.
     """
     n = weight.shape[-1]
-    mean, square = _moment(basis, 0.0) ** 0.5, _moment(basis, 1.0)
+    # The moment of an odd function is 0 but for rounding, whose sign depends on the processor.
+    mean, square = math.sqrt(max(_moment(basis, 0.0), 0.0)), _moment(basis, 1.0)
     mixed = sum(_moment(basis, rho) for rho in correlations) / len(correlations)
     squared_mean = 0.5 / (n * (square - mean * mean) + n * (n - 1) * (mixed - mean * mean))
     of_logarithm = math.log1p(0.5 / (n * square) / squared_mean)
