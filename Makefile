@@ -60,6 +60,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(filter-out %_gen.h,$(wildcard csrc/*.h csrc/*.cpp tests/*.h tests/*.cpp))
 	$(BIN)/python -m gradnets_fast.activations.codegen --check
+	$(BIN)/python -m tests.mutants --check
 
 bench: $(VENV)/.installed
 	$(BIN)/gradnets-fast bench --preset full --out bench/results --overwrite
