@@ -3,6 +3,7 @@
 #include "conv.h"
 #include "conv_linear.h"
 #include "deep.h"
+#include "float_mode.h"
 #include "modules.h"
 #include "ridge.h"
 
@@ -38,8 +39,19 @@ inline void evaluate_transforms(int transform, int which, int64_t count, const d
     });
 }
 
+template <class P, bool (*kernel)(const P &)> bool without_subnormals(const P &problem) {
+    const FloatMode mode(FloatMode::without_subnormals());
+    return kernel(problem);
+}
+
+// Matrices to factor may be of subnormal numbers altogether.
 template <class S> constexpr Kernels<S> kernels() {
-    return {ridge<S>, modules<S>, deep<S>, conv<S>, linear_conv<S>, cholesky<Sum<S>>};
+    return {without_subnormals<Ridge<S>, ridge<S>>,
+            without_subnormals<Modules<S>, modules<S>>,
+            without_subnormals<Deep<S>, deep<S>>,
+            without_subnormals<Conv<S>, conv<S>>,
+            without_subnormals<LinearConv<S>, linear_conv<S>>,
+            cholesky<Sum<S>>};
 }
 
 #ifdef GRADNETS_BF16_DOT

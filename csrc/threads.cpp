@@ -4,6 +4,7 @@
 #include "threads.h"
 
 #include "common.h"
+#include "float_mode.h"
 
 #include <atomic>
 #include <cstring>
@@ -73,8 +74,10 @@ struct Loop {
     int64_t count;
     std::atomic<int64_t> next{0};
     std::atomic<int> workers{0};
+    unsigned mode = float_mode(); // the caller's
 
     void work() {
+        const FloatMode as_the_caller(mode);
         const int worker = workers.fetch_add(1, std::memory_order_relaxed);
         for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
             task(context, i, worker);
@@ -104,6 +107,8 @@ void parallel_for(int threads, int64_t count, void (*task)(void *, int64_t, int)
         return;
     }
     Loop loop{task, context, count};
+    // What threads are started with they keep, and here they may be started.
+    const FloatMode of_new_threads(FloatMode::with_subnormals());
     if (const Parallel parallel = runtime().parallel)
         parallel([](void *data) { static_cast<Loop *>(data)->work(); }, &loop, unsigned(threads), 0);
     else

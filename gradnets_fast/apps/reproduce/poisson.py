@@ -101,7 +101,7 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     wrong = {name: unpacked(of_contender(rows[:1], name)[0]["difference"]) for name in (KERNELS, CASCADE)}
     largest = float(max(difference.abs().max() for difference in wrong.values()))
     panels: dict[str, tuple[Any, ...]] = {"the solution u": (solution(square(SIDE)), "viridis", None, None)}
-    titles = ("error, deep, two layers of 64", f"error, {CASCADE}")
+    titles = ("error, deep, two layers of 64", "error, GradNetC of sines")
     panels |= {title: (of, "RdBu", -largest, largest) for title, of in zip(titles, wrong.values())}
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for axes, (title, (values, colours, low, high)) in zip(figure.subplots(1, 3), panels.items()):

@@ -329,9 +329,9 @@ EXPERIMENT = Experiment(
     "2106.01954, for the measures of the mixtures, which are our own",
     settings={
         "seeds": 3,
-        "gaussian_d": [2, 8, 16],
+        "gaussian_d": [2, 8, 16, 32, 64],
         "gaussian_steps": 1000,
-        "mixture_d": [2, 4, 8, 16],
+        "mixture_d": [2, 4, 8, 16, 32, 64],
         "samples": 20_000,
         "steps": 400,
         "batch": 500,
