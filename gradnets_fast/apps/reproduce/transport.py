@@ -296,7 +296,7 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     """The ring and where it is carried, beside the target; and the unexplained variance of the mixtures."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     carried = next(row for row in rows if row["task"] == "ring")
     x, moved, y = (unpacked(carried[name]) for name in ("points", "images", "targets"))
@@ -318,7 +318,7 @@ def figures(rows: Sequence[Row], settings: Settings) -> Mapping[str, Figure]:
     right.set_xticks(settings["mixture_d"], [str(d) for d in settings["mixture_d"]])
     right.minorticks_off()
     right.grid(alpha=0.3)
-    right.legend(frameon=False, fontsize="small")
+    right.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return {"transport": figure}
 
 
@@ -329,7 +329,7 @@ EXPERIMENT = Experiment(
     "2106.01954, for the measures of the mixtures, which are our own",
     settings={
         "seeds": 3,
-        "gaussian_d": [2, 8, 16, 32, 64],
+        "gaussian_d": [2, 8, 16],
         "gaussian_steps": 1000,
         "mixture_d": [2, 4, 8, 16, 32, 64],
         "samples": 20_000,
