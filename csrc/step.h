@@ -1,6 +1,7 @@
 // A training step's parts besides the kernels: the squared error between a forward and a backward pass, and Adam.
 #pragma once
 
+#include "float_mode.h"
 #include "problems.h"
 
 #include <cmath>
@@ -16,6 +17,8 @@ template <class F> void each_part(int64_t count, int threads, const F &body) {
         const F &body;
         int64_t count;
     } job{body, count};
+    // Adam's moments of a parameter without gradients decay to subnormal numbers, and stay there.
+    const FloatMode mode(FloatMode::without_subnormals());
     parallel_for(
         count < kKeepGil ? 1 : threads, kStepParts,
         [](void *context, int64_t part, int) {
