@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
-from bench.environment import RESULTS
 from gradnets_fast.apps.readable import duration, times
 
 
@@ -156,36 +153,6 @@ def transport(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def densities(result: dict[str, Any], folder: Path = RESULTS) -> str:
-    """−log p of test points by contender: the mean of the seeds, and what a step of training takes, of another run."""
-    timed = json.loads((folder / "densities_times.json").read_text(encoding="utf-8"))
-    contenders_of = {row["set"]: row["contenders"] for row in timed["rows"]}
-    names = [*result["rows"][0]["mean"]]
-    lines = [f"| density | d | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
-    for row in result["rows"]:
-        cells = []
-        for name in names:
-            runs = row["contenders"][name]
-            nats = ", ".join(f"{run['nats']:.2f}" for run in runs)
-            took = next(key for key in ("step_ms", "fit_ms") if key in runs[0])
-            spent = statistics.median(run[took] for run in contenders_of[row["set"]][name])
-            what = f"{runs[0]['parameters']} parameters, {'a step' if took == 'step_ms' else 'a fit'} {spent:.1f} ms"
-            cells.append(f"**{row['mean'][name]:.2f}** ({nats}); {what}")
-        lines.append(f"| {row['set']} | {row['d']} | {' | '.join(cells)} |")
-    where = result["environment"]
-    note = (
-        f"Mean of −log p of test points in nats, in brackets of each seed; {result['steps']} steps. By a script that "
-        f"is `gradnets-fast reproduce density` now, on {machine_of(where)}, zuko {result['zuko']}, scikit-learn "
-        f"{result['sklearn']} ([result file](bench/results/densities.json)); times of "
-        f"{timed['steps']} steps [with nothing beside them](bench/results/densities_times.json)."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def _percent(part: float) -> str:
-    return f"{100 * part:.0f} %" if part >= 0.1 else f"{100 * part:.2g} %"
-
-
 def published_2d(result: dict[str, Any]) -> str:
     """Errors in dB beside the published ones."""
     lines = ["| network | field | learning rate | ours, dB | published, dB |", "|---|---|---|---|---|"]
@@ -249,28 +216,6 @@ def three_digits(count: int) -> int:
     return count // unit * unit
 
 
-def denoising(result: dict[str, Any]) -> str:
-    """The ratios of each picture, and what the training took."""
-    rows = [(row["picture"], row["psnr_db"]) for row in result["rows"]]
-    names = list(rows[0][1])
-    rows.append(("mean", {name: statistics.mean(ratios[name] for _, ratios in rows) for name in names}))
-    heads = [f"{name} R" if name in result["training"] else name for name in names]
-    lines = [f"| peak signal-to-noise ratio, dB | {' | '.join(heads)} |", "|---" * (1 + len(names)) + "|"]
-    lines += [f"| {of} | {' | '.join(f'{ratios[name]:.2f}' for name in names)} |" for of, ratios in rows]
-    where, settings = result["environment"], result["settings"]
-    training = "; ".join(
-        f"{kind} R, {found['parameters']} parameters, in {found['seconds']:.0f} s, "
-        f"where a step by the reference, which is plain PyTorch, takes {times(found['step']['gain'])} as long"
-        for kind, found in result["training"].items()
-    )
-    note = (
-        f"Noise of standard deviation 25/255; total variation has the best weight on each picture. Trained by "
-        f"{settings['training_steps']} steps: {training}. By a script that is `gradnets-fast reproduce denoise` now, "
-        f"on {machine_of(where)} ([result file](bench/results/denoising.json))."
-    )
-    return "\n".join([*lines, "", note])
-
-
 def backends(result: dict[str, Any]) -> str:
     """What kernels compute of each operator and what PyTorch, and the largest error of each backend."""
     found = {(row["operator"], row["backend"]): row["found"] for row in result["rows"]}
@@ -295,49 +240,6 @@ def backends(result: dict[str, Any]) -> str:
     note = (
         "kernel: a kernel of that backend; PyTorch: its operators, in pieces of the batch. Cases, and the largest "
         f"error in units of the largest exact value, float32: {worst}. {_source(where, 'backends')}."
-    )
-    return "\n".join([*lines, "", note])
-
-
-DEMONSTRATIONS = {
-    "muller_brown": "Müller–Brown potential from 100 gradients",
-    "two_body": "two bodies, a Hamiltonian from its field",
-    "torus": "signed distance of a torus, eikonal loss",
-    "transport": "transport of a Gaussian, Monge–Ampère loss",
-    "poisson": "Poisson's equation, loss of the Laplacian",
-}
-"""The comparisons of deep networks, by the names of their result files, in the order of the table."""
-COMMANDS = {
-    "muller_brown": "energies",
-    "two_body": "hamiltonian",
-    "torus": "surface",
-    "transport": "transport",
-    "poisson": "poisson",
-}
-"""The experiment that each of them is; the files were written by the scripts that the experiments were before."""
-
-
-def demonstrations(folder: Path = RESULTS / "deep") -> str:
-    """Errors and times of what deep networks are good for: each script's networks after the same training."""
-    lines = ["| task | network | parameters | error | a step, of ours |", "|---|---|---|---|---|"]
-    where: list[str] = []
-    for name, task in DEMONSTRATIONS.items():
-        result = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for row in result["rows"]:
-            of = f"{task}, d = {row['d']}" if "d" in row else task
-            for network, found in row["contenders"].items():
-                quantity, errors = next(iter(found["errors"].items()))
-                error = f"{quantity} {', '.join(f'{e:.2g}' for e in errors)}"
-                ratio = times(found["of_ours"]) if network != "ours" else duration(found["step_ms"])
-                lines.append(f"| {of} | {network} | {found['parameters']} | {error} | {ratio} |")
-        where.append(f"[{name}](bench/results/deep/{name}.json)")
-    machine = result["environment"]
-    note = (
-        "Errors of each seed after the same number of steps on the same batches. The last column is the median time of "
-        "a step, over ours of the same turns; for ours itself the time. By scripts that are `gradnets-fast reproduce` "
-        f"`{'`, `'.join(COMMANDS.values())}` now, on "
-        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; result files with their "
-        f"commits: {', '.join(where)}."
     )
     return "\n".join([*lines, "", note])
 

@@ -333,16 +333,11 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "calculus.md": {
         "calculus": _of_result(of.calculus, "calculus"),
         "potential": _of_result(of.potential, "potential"),
-        "densities": _of_result(of.densities, "densities"),
     },
     DOCS / "experiments.md": {
         path.stem: partial(experiment, path) for path in sorted((RESULTS / "reproduce").glob("*.json"))
     },
-    DOCS / "deep.md": {
-        "one_pass": _of_result(of.one_pass, "one_pass"),
-        "demonstrations": of.demonstrations,
-    },
-    DOCS / "imaging.md": {"denoising": _of_result(of.denoising, "denoising")},
+    DOCS / "deep.md": {"one_pass": _of_result(of.one_pass, "one_pass")},
     DOCS / "reproduction.md": {
         "published_2d": _of_result(of.published_2d, "published_2d"),
         "polymax": _of_result(of.polymax, "polymax"),

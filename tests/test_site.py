@@ -86,14 +86,14 @@ def test_every_public_name_has_an_entry(module: str) -> None:
 def test_links_follow_to_the_site() -> None:
     copied: set[str] = set()
     text = (
-        "[a](../CONTRIBUTING.md#b) [c](../examples/transport.py) ![d](torus.png) [e](https://a.b/c.md) [f](#g)\n"
+        "[a](../CONTRIBUTING.md#b) [c](../examples/transport.py) ![d](surface.png) [e](https://a.b/c.md) [f](#g)\n"
         "```python\nx[a](../LICENSE)\n```\n[h](../csrc) [i](../bench/results/fit.json) [j](README.md)"
     )
     assert staging.linked("docs/use.md", text, copied) == (
-        "[a](contributing.md#b) [c](gallery/transport.rst) ![d](files/docs/torus.png) [e](https://a.b/c.md) [f](#g)\n"
+        "[a](contributing.md#b) [c](gallery/transport.rst) ![d](files/docs/surface.png) [e](https://a.b/c.md) [f](#g)\n"
         "```python\nx[a](../LICENSE)\n```\nh [i](files/bench/results/fit.json) [j](index.md)"
     )
-    assert copied == {"files/docs/torus.png", "files/bench/results/fit.json"}
+    assert copied == {"files/docs/surface.png", "files/bench/results/fit.json"}
 
 
 def test_every_page_is_in_the_navigation() -> None:
