@@ -54,14 +54,15 @@ def build(name: str, factory: pytest.TempPathFactory, *options: str) -> Path:
 def kernels() -> Path:
     """The build folder with the kernels of the present sources: the editable installation's, brought up to date.
 
-    Minutes of compilation, which an installation by `make` has done.
+    Minutes of compilation, which an installation by `make` has done; its options stay, or it would compile all anew.
     """
     folder = ROOT / "build" / "editable"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        alone = [] if (folder / "CMakeCache.txt").exists() else ["-DGRADNETS_MODULE=OFF"]
-        run("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DGRADNETS_WERROR=ON", *alone)
+        options = ["-DGRADNETS_MODULE=OFF", "-DGRADNETS_WERROR=ON"]
+        made = (folder / "CMakeCache.txt").exists()
+        run("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *(() if made else options))
         sets = sorted(path.stem for path in (folder / "CMakeFiles").glob("kernels_*.dir"))
         run("cmake", "--build", str(folder), "--target", *sets)
     return folder
