@@ -34,6 +34,15 @@ def case_of(mode: str) -> Case:
     return Case("ridge", variant, "float32", (3, 2), 5, 7, ("strided", "transposed"), (True,), 1.0, mode, 0)
 
 
+@pytest.mark.parametrize("family", ["softmax_modules", "transformed_modules"])
+def test_autocast_rounds_the_arguments_of_combined_modules_alone(family: str) -> None:
+    """Found by `make fuzz`: the products of the modules' slopes were rounded too."""
+    basis, transform = (("tanh",), "identity") if family == "transformed_modules" else ((), "")
+    variant = Variant(family, 2, basis, transform, combined=True)
+    for quantity in ("", "_jvp", "_potential", "_divergence", "_jacobian"):
+        judge(Case(family + quantity, variant, "float32", (3,), 2, 2, ("plain",), (False,), 1.0, "autocast", 0))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_judge_finds_a_wrong_result(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     judge(case_of(mode))

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..ops import autograd
 from ..ops.families import Settings
 from ..reference.modules import SOFT_MAXIMUM, ModuleFunctions
+from ._checks import without_autocast
 
 if TYPE_CHECKING:
     from ._network import Network
@@ -32,7 +33,8 @@ def combined(network: Network, quantity: str, points: tuple[Tensor, ...], settin
     # An absolute error of a score is a relative one of its module's share.
     sharpness, offset = network.sharpness.double(), network.offset.double()
     function = SOFT_MAXIMUM[quantity]
-    result = function(_by_kernels(network, settings), *wide_points, parameters, sharpness, offset)
+    with without_autocast(x):  # which has rounded the points and W already, and would round the modules' slopes too
+        result = function(_by_kernels(network, settings), *wide_points, parameters, sharpness, offset)
     if network.bias is not None and quantity in ("value", "potential"):
         bias = network.bias.to(dtype)
         result = result + (bias if quantity == "value" else (wide_points[0] * bias).sum(-1))
