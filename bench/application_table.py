@@ -115,6 +115,12 @@ def _of_experiments() -> Iterator[Row]:
     yield _experiment(job, measure, "colour", "distance", source="rocket", target="coffee")
 
 
+def _rows(name: str, case: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an experiment found in the cases of these settings."""
+    rows = rows_of(read(RESULTS / "reproduce" / f"{name}.json"))
+    return [row for row in rows if all(row.get(key) == value for key, value in case.items())]
+
+
 def _ratio(task: str, row: dict[str, Any]) -> float:
     """The mean peak signal-to-noise ratio of the pictures that a network restored."""
     return statistics.mean(ratio for picture, ratio in row["psnr_db"][task].items() if "before" not in picture)
@@ -131,11 +137,7 @@ def _experiment(
     **case: Any,
 ) -> Row:
     """The best of our networks beside the best of the others, and the one after it; most: whether more is better."""
-    rows = [
-        row
-        for row in rows_of(read(RESULTS / "reproduce" / f"{name}.json"))
-        if all(row.get(k) == v for k, v in case.items())
-    ]
+    rows = _rows(name, case)
     found: dict[str, list[float]] = {}
     for row in rows:
         if row["network"] not in (*but, "exact score"):
@@ -191,7 +193,10 @@ _ENERGIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("Müller–Brown potential from 100 gradients", "energies", {}),
     ("two bodies, a Hamiltonian from its field", "hamiltonian", {"system": "two bodies"}),
     ("signed distance of a torus, eikonal loss", "surface", {}),
-    *((f"transport of a Gaussian, Monge–Ampère loss, d = {d}", "transport", {"d": d}) for d in (2, 16)),
+    *(
+        (f"transport of a Gaussian, Monge–Ampère loss, d = {d}", "transport", {"task": "Gaussian", "d": d})
+        for d in (2, 16)
+    ),
     ("Poisson's equation, loss of the Laplacian", "poisson", {}),
 )
 
@@ -199,12 +204,9 @@ _ENERGIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 def _energies() -> Iterator[Row]:
     """One deep energy by these kernels and by autograd, trained to the same error."""
     for job, name, case in _ENERGIES:
+        rows = [row["contenders"] for row in _rows(name, case)]
         spent = {
-            of: statistics.median(
-                row["contenders"][network]["step_ms"]
-                for row in rows_of(read(RESULTS / "reproduce" / f"{name}.json"))
-                if "contenders" in row and all(row[k] == v for k, v in case.items())
-            )
+            of: statistics.median(row[network]["step_ms"] for row in rows)
             for of, network in ((OURS, KERNELS), ("autograd", AUTOGRAD))
         }
         yield _timed(job, "a step, to the same error", spent, f"reproduce/{name}")
